@@ -1,0 +1,88 @@
+//! Clear key material. Enter through [`ClearBytes`].
+//!
+//! Invariant: clear bytes live only here. The type has no `Clone`, no `Serialize`, its `Debug`
+//! says only the length, its memory is overwritten on drop, and every reader is named
+//! [`ClearBytes::expose`], so `grep expose` is the audit.
+
+use std::fmt;
+
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+/// Clear key bytes on the heap; overwritten when dropped.
+///
+/// ```compile_fail
+/// # use km_core::material::ClearBytes;
+/// let key = ClearBytes::from_vec(vec![7; 32]);
+/// let copy = key.clone();
+/// ```
+/// ```compile_fail
+/// # use km_core::material::ClearBytes;
+/// fn persist<T: serde::Serialize>(_: T) {}
+/// persist(ClearBytes::from_vec(vec![7; 32]));
+/// ```
+pub struct ClearBytes(Zeroizing<Vec<u8>>);
+
+impl ClearBytes {
+    /// Takes ownership of `bytes` without copying them.
+    pub fn from_vec(bytes: Vec<u8>) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+
+    /// Copies `bytes`; the caller stays answerable for the original.
+    pub fn copy_from(bytes: &[u8]) -> Self {
+        Self(Zeroizing::new(bytes.to_vec()))
+    }
+
+    /// The one door to the bytes. They must not outlive the closure.
+    pub fn expose<R>(&self, read: impl FnOnce(&[u8]) -> R) -> R {
+        read(&self.0)
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// A copy of `range` as material of its own; `None` when it reaches past the end.
+    pub fn slice(&self, range: std::ops::Range<usize>) -> Option<Self> {
+        self.0.get(range).map(Self::copy_from)
+    }
+}
+
+impl fmt::Debug for ClearBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ClearBytes({} bytes)", self.0.len())
+    }
+}
+
+/// Constant-time in the bytes (the length is public).
+impl PartialEq for ClearBytes {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+impl Eq for ClearBytes {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_says_only_the_length() {
+        let text = format!("{:?}", ClearBytes::from_vec(vec![0xAB; 3]));
+        assert_eq!(text, "ClearBytes(3 bytes)");
+    }
+
+    #[test]
+    fn slices_stay_inside() {
+        let key = ClearBytes::from_vec((0..8).collect());
+        assert_eq!(key.slice(2..4).unwrap(), ClearBytes::from_vec(vec![2, 3]));
+        assert!(key.slice(6..9).is_none());
+    }
+}

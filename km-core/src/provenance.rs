@@ -1,0 +1,100 @@
+//! How key material came to be, and the one level that follows from it. Enter through
+//! [`Provenance::grade`]; a grade is derived, never set.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{ClusterId, LinkId};
+
+/// Where the bits were born.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Origin {
+    /// A QKD link.
+    Qkd(LinkId),
+    /// The token's random number generator.
+    HsmRng,
+    /// An application brought it (KMIP Register).
+    Registered,
+}
+
+/// The cipher of one relay hop (clause 6.2c: announced in the metadata).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HopCipher {
+    /// One-time pad with information-theoretic authentication.
+    Otp,
+    /// AES-256-GCM under a hop key.
+    Aes256Gcm,
+}
+
+/// One relay hop.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hop {
+    /// The cluster the hop leads to.
+    pub to: ClusterId,
+    /// Its cipher.
+    pub cipher: HopCipher,
+}
+
+/// How material came to be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// Where the bits were born.
+    pub origin: Origin,
+    /// The relay path, empty for a direct link.
+    pub path: Vec<Hop>,
+}
+
+/// What may be claimed for the way the bits travelled. Sealing in the HSM and delivery over TLS
+/// are computational in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Grade {
+    /// Rests on a computational assumption somewhere between the two ends.
+    Computational,
+    /// Only QKD and one-time pad with information-theoretic authentication on the way.
+    ItsRelay,
+}
+
+impl Grade {
+    /// The name in metadata, metrics and KMIP attributes.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Grade::Computational => "computational",
+            Grade::ItsRelay => "its-relay",
+        }
+    }
+}
+
+impl Provenance {
+    /// Straight from a QKD link, no hop.
+    pub fn direct(link: LinkId) -> Self {
+        Self { origin: Origin::Qkd(link), path: Vec::new() }
+    }
+    /// Made by or brought to this KM alone.
+    pub fn local(origin: Origin) -> Self {
+        Self { origin, path: Vec::new() }
+    }
+    /// The level that follows.
+    pub fn grade(&self) -> Grade {
+        let its_path = self.path.iter().all(|hop| hop.cipher == HopCipher::Otp);
+        match self.origin {
+            Origin::Qkd(_) if its_path => Grade::ItsRelay,
+            _ => Grade::Computational,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_aes_hop_lowers_the_grade() {
+        let mut way = Provenance::direct(LinkId::parse("l1").unwrap());
+        assert_eq!(way.grade(), Grade::ItsRelay);
+        let to = ClusterId::parse("west").unwrap();
+        way.path.push(Hop { to: to.clone(), cipher: HopCipher::Otp });
+        assert_eq!(way.grade(), Grade::ItsRelay);
+        way.path.push(Hop { to, cipher: HopCipher::Aes256Gcm });
+        assert_eq!(way.grade(), Grade::Computational);
+    }
+}
