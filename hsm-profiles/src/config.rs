@@ -1,0 +1,235 @@
+//! Which token to use and how to log in. Enter through [`TokenConfig`] (part of the KM's TOML).
+
+use std::fs::{File, Metadata};
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use km_core::hsm::HsmError;
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+/// No PKCS#11 token takes a longer PIN than this.
+const MAX_PIN_BYTES: usize = 255;
+
+/// One token, as an operator writes it down.
+///
+/// ```
+/// let text = r#"
+///     profile = "softhsm2"
+///     token = { label = "north" }
+///     pin = { file = "/etc/qkm/north.pin" }
+///     create_kek = true
+/// "#;
+/// let config: hsm_profiles::TokenConfig = toml::from_str(text).unwrap();
+/// assert_eq!(config.deadline_ms, 5000);
+/// ```
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenConfig {
+    /// The PKCS#11 library; when absent the profile's candidates are tried.
+    #[serde(default)]
+    pub library: Option<PathBuf>,
+    /// Name of a built-in profile, or the path of a `.toml` file.
+    pub profile: String,
+    /// Which of the library's tokens.
+    pub token: TokenSelector,
+    /// Where the user PIN is.
+    pub pin: PinSource,
+    /// Label prefix of the key-encryption keys; a number follows (`qkm-kek-1`).
+    #[serde(default = "default_kek_label")]
+    pub kek_label: String,
+    /// Generate a first KEK when the token has none.
+    #[serde(default)]
+    pub create_kek: bool,
+    /// Working sessions, each with its thread; absent means what the profile suggests.
+    #[serde(default)]
+    pub sessions: Option<usize>,
+    /// Longest time one operation may take, waiting included: 10 to 120000 ms.
+    #[serde(default = "default_deadline_ms")]
+    pub deadline_ms: u64,
+}
+
+fn default_kek_label() -> String {
+    "qkm-kek-".to_owned()
+}
+
+fn default_deadline_ms() -> u64 {
+    5_000
+}
+
+/// How a token is told from the others. Never by slot: slot numbers change between starts.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenSelector {
+    /// By its label, which must be unique among the tokens of the library.
+    Label(String),
+    /// By its serial number.
+    Serial(String),
+}
+
+impl std::fmt::Display for TokenSelector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Label(label) => write!(f, "label {label:?}"),
+            Self::Serial(serial) => write!(f, "serial {serial:?}"),
+        }
+    }
+}
+
+/// Where the PIN is. It is read at each login and kept nowhere.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PinSource {
+    /// A file that only its owner can read.
+    File(PathBuf),
+    /// A systemd credential (`LoadCredential=`), by name.
+    Credential(String),
+}
+
+impl TokenConfig {
+    /// Refuses values out of range, naming the field.
+    pub fn check(&self) -> Result<(), HsmError> {
+        let fail = |what: &str| Err(HsmError::Setup(format!("HSM configuration: {what}")));
+        if !(10..=120_000).contains(&self.deadline_ms) {
+            return fail("deadline_ms must be 10 to 120000");
+        }
+        if self.sessions.is_some_and(|n| n == 0) {
+            return fail("sessions must be at least 1; leave it out for the profile's number");
+        }
+        if self.kek_label.is_empty() || self.kek_label.len() > 24 {
+            return fail("kek_label must have 1 to 24 characters");
+        }
+        Ok(())
+    }
+}
+
+impl PinSource {
+    /// The file to read. Credentials are looked up where systemd says they are.
+    pub(crate) fn path(&self) -> Result<PathBuf, HsmError> {
+        match self {
+            Self::File(path) => Ok(path.clone()),
+            Self::Credential(name) => {
+                if name.is_empty() || name.contains('/') || name.starts_with('.') {
+                    return Err(HsmError::Setup(format!(
+                        "HSM configuration: the credential name {name:?} is not a plain file name"
+                    )));
+                }
+                let folder = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or_else(|| {
+                    HsmError::Setup(format!(
+                        "the HSM PIN should come from the credential {name:?}, but systemd passed \
+                         none: add LoadCredential={name}:PATH to the unit, or use pin = {{ file = \
+                         \"...\" }}"
+                    ))
+                })?;
+                Ok(Path::new(&folder).join(name))
+            }
+        }
+    }
+
+    /// Reads the PIN; a final newline is not part of it.
+    pub(crate) fn read(&self) -> Result<Zeroizing<Vec<u8>>, HsmError> {
+        let path = self.path()?;
+        let shown = path.display();
+        let fail = |what: String| HsmError::Setup(format!("the HSM PIN file {shown} {what}"));
+        let meta = std::fs::metadata(&path)
+            .map_err(|e| fail(format!("cannot be read: {e}; check pin")))?;
+        self.check_mode(&meta).map_err(&fail)?;
+        // One byte more than allowed, so that the vector never grows and leaves a copy behind.
+        let mut pin = Zeroizing::new(Vec::with_capacity(MAX_PIN_BYTES + 3));
+        let mut file =
+            File::open(&path).map_err(|e| fail(format!("cannot be read: {e}; check its owner")))?;
+        let mut chunk = Zeroizing::new([0u8; MAX_PIN_BYTES + 3]);
+        while pin.len() < chunk.len() {
+            let room = chunk.len() - pin.len();
+            match file.read(&mut chunk[..room]).map_err(|e| fail(format!("cannot be read: {e}")))? {
+                0 => break,
+                n => pin.extend_from_slice(&chunk[..n]),
+            }
+        }
+        if pin.last() == Some(&b'\n') {
+            pin.pop();
+            if pin.last() == Some(&b'\r') {
+                pin.pop();
+            }
+        }
+        match pin.len() {
+            0 => Err(fail("is empty: write the user PIN into it".to_owned())),
+            1..=MAX_PIN_BYTES => Ok(pin),
+            _ => Err(fail(format!("is longer than {MAX_PIN_BYTES} bytes: it holds no PIN"))),
+        }
+    }
+
+    /// systemd shows the access list of a credential as group bits, so those pass there.
+    fn check_mode(&self, meta: &Metadata) -> Result<(), String> {
+        if !meta.is_file() {
+            return Err("is not a regular file".to_owned());
+        }
+        let forbidden = match self {
+            Self::File(_) => 0o077,
+            Self::Credential(_) => 0o037,
+        };
+        let mode = meta.permissions().mode() & 0o777;
+        if mode & forbidden != 0 {
+            return Err(format!(
+                "is open to other users (mode {mode:04o}): run chmod 600 on it, and change the \
+                 PIN if others may have read it"
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{Permissions, set_permissions, write};
+
+    fn pin_file(content: &[u8], mode: u32) -> (tempfile::TempDir, PinSource) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pin");
+        write(&path, content).unwrap();
+        set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        (dir, PinSource::File(path))
+    }
+
+    #[test]
+    fn one_final_newline_is_trimmed() {
+        for content in ["12 34", "12 34\n", "12 34\r\n"] {
+            let (_dir, pin) = pin_file(content.as_bytes(), 0o600);
+            assert_eq!(pin.read().unwrap().as_slice(), b"12 34");
+        }
+    }
+
+    #[test]
+    fn open_modes_and_wrong_sizes_are_refused() {
+        for mode in [0o640, 0o604, 0o620, 0o644] {
+            let (_dir, pin) = pin_file(b"1234", mode);
+            let error = pin.read().unwrap_err().to_string();
+            assert!(error.contains("chmod 600") && !error.contains("1234"), "{error}");
+        }
+        for content in [&b""[..], b"\n", &[b'1'; 256], &[b'1'; 5000]] {
+            let (_dir, pin) = pin_file(content, 0o600);
+            assert!(pin.read().is_err());
+        }
+        let (dir, _) = pin_file(b"1234", 0o600);
+        let error = PinSource::File(dir.path().to_owned()).read().unwrap_err();
+        assert!(error.to_string().contains("regular file"), "{error}");
+    }
+
+    #[test]
+    fn a_credential_is_a_plain_name() {
+        for name in ["../pin", "", ".pin", "a/b"] {
+            assert!(PinSource::Credential(name.to_owned()).read().is_err());
+        }
+    }
+
+    #[test]
+    fn slots_and_typos_are_refused() {
+        let good = "profile = 'softhsm2'\ntoken = { label = 'n' }\npin = { file = 'p' }\n";
+        toml::from_str::<TokenConfig>(good).unwrap().check().unwrap();
+        for (from, to) in [("label", "slot"), ("profile", "profil"), ("file", "value")] {
+            assert!(toml::from_str::<TokenConfig>(&good.replace(from, to)).is_err());
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! The key-encryption keys in the token. Enter through [`KekSet::find`].
+//!
+//! A KEK is an AES-256 key made in the token: sensitive, never extractable, and unable to wrap.
+//! Its label is the configured prefix and a number; the highest number seals, all of them open.
+//!
+//! **How much one KEK may seal.** Nonces are 96 random bits. Among n of them the chance that two
+//! are equal is about n²/2⁹⁷; NIST SP 800-38D (8.3) draws the line at 2³² seals per key, where
+//! it is 2⁻³³. Each process counts its own seals and stops at that line. This is a backstop, not
+//! the bound itself: other processes and earlier runs sealed under the same KEK. The bound over
+//! the life of a KEK is kept by rotation (a new KEK per epoch).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use cryptoki::error::Error;
+use cryptoki::mechanism::Mechanism;
+use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
+use cryptoki::session::Session;
+use km_core::hsm::{HsmError, KekId};
+
+use crate::lane::OpError;
+
+/// Seals under one KEK in one process, at most (SP 800-38D, 8.3).
+pub(crate) const MAX_SEALS: u64 = 1 << 32;
+const KEK_BYTES: u64 = 32;
+const KEK_ID_BYTES: u32 = 16;
+
+/// Seal counts by KEK; they outlive a lost connection.
+pub(crate) type SealCounts = HashMap<KekId, SealCount>;
+
+/// How often this process has sealed under one KEK.
+#[derive(Clone, Default)]
+pub(crate) struct SealCount(Arc<AtomicU64>);
+
+impl SealCount {
+    /// Counts one more seal; false at the bound.
+    fn one_more(&self) -> bool {
+        let within = self.0.fetch_add(1, Ordering::Relaxed) < MAX_SEALS;
+        if !within {
+            self.0.fetch_sub(1, Ordering::Relaxed);
+        }
+        within
+    }
+}
+
+/// One KEK, by the handle that is valid for one login.
+#[derive(Clone)]
+pub(crate) struct Kek {
+    pub(crate) id: KekId,
+    pub(crate) number: u64,
+    pub(crate) handle: ObjectHandle,
+    seals: SealCount,
+}
+
+impl Kek {
+    /// Counts one more seal, or refuses it at the bound.
+    pub(crate) fn count_seal(&self) -> Result<(), HsmError> {
+        if self.seals.one_more() {
+            return Ok(());
+        }
+        Err(HsmError::Unsupported(format!(
+            "KEK {} has sealed 2^32 messages, the most that is safe with random nonces: create a \
+             new KEK",
+            self.id.0
+        )))
+    }
+}
+
+/// All KEKs under the prefix, oldest first; never empty once connected.
+#[derive(Clone)]
+pub(crate) struct KekSet(Vec<Kek>);
+
+impl KekSet {
+    /// Looks the KEKs up. Slow on tokens with many objects: done once per login.
+    pub(crate) fn find(
+        session: &Session,
+        prefix: &str,
+        counts: &mut SealCounts,
+    ) -> Result<Self, OpError> {
+        let template = [
+            Attribute::Class(ObjectClass::SECRET_KEY),
+            Attribute::KeyType(KeyType::AES),
+            Attribute::Token(true),
+        ];
+        let mut keks = Vec::new();
+        for handle in session.find_objects(&template)? {
+            if let Some((label, number)) = numbered(session, handle, prefix)? {
+                let id = checked(session, handle, &label)?;
+                let seals = counts.entry(id.clone()).or_default().clone();
+                keks.push(Kek { id, number, handle, seals });
+            }
+        }
+        // The identifier breaks a tie, so that two KMs that both made a KEK 1 agree on it.
+        keks.sort_by(|a, b| (a.number, &a.id.0).cmp(&(b.number, &b.id.0)));
+        Ok(Self(keks))
+    }
+
+    pub(crate) fn current(&self) -> Option<&Kek> {
+        self.0.last()
+    }
+
+    pub(crate) fn get(&self, id: &KekId) -> Option<&Kek> {
+        self.0.iter().rev().find(|kek| kek.id == *id)
+    }
+
+    pub(crate) fn ids(&self) -> Vec<KekId> {
+        self.0.iter().map(|kek| kek.id.clone()).collect()
+    }
+
+    /// The number the next KEK gets.
+    pub(crate) fn next_number(&self) -> u64 {
+        self.current().map_or(1, |kek| kek.number.saturating_add(1))
+    }
+}
+
+/// Label and number of the object when its label is `prefix` and a number.
+fn numbered(
+    session: &Session,
+    handle: ObjectHandle,
+    prefix: &str,
+) -> Result<Option<(String, u64)>, Error> {
+    let found = session.get_attributes(handle, &[AttributeType::Label])?;
+    let Some(Attribute::Label(label)) = found.into_iter().next() else { return Ok(None) };
+    let Ok(label) = String::from_utf8(label) else { return Ok(None) };
+    let number = label.strip_prefix(prefix).and_then(|digits| digits.parse().ok());
+    Ok(number.map(|number| (label, number)))
+}
+
+/// The identifier of a KEK that has every property a KEK must have.
+fn checked(session: &Session, handle: ObjectHandle, label: &str) -> Result<KekId, OpError> {
+    let wanted = [
+        AttributeType::Id,
+        AttributeType::Sensitive,
+        AttributeType::Extractable,
+        AttributeType::Encrypt,
+        AttributeType::Decrypt,
+        AttributeType::ValueLen,
+    ];
+    let mut id = None;
+    let mut wrong = Vec::new();
+    for attribute in session.get_attributes(handle, &wanted)? {
+        match attribute {
+            Attribute::Id(bytes) if !bytes.is_empty() => id = Some(KekId(hex::encode(bytes))),
+            Attribute::Sensitive(false) => wrong.push("is not sensitive"),
+            Attribute::Extractable(true) => wrong.push("can be extracted"),
+            Attribute::Encrypt(false) | Attribute::Decrypt(false) => {
+                wrong.push("may not both encrypt and decrypt");
+            }
+            Attribute::ValueLen(len) if u64::from(len) != KEK_BYTES => {
+                wrong.push("is not 256 bits long");
+            }
+            _ => {}
+        }
+    }
+    match id {
+        Some(id) if wrong.is_empty() => Ok(id),
+        id => {
+            if id.is_none() {
+                wrong.push("has no CKA_ID");
+            }
+            Err(OpError::Answer(HsmError::Setup(format!(
+                "the key {label:?} in the token {}: it was not made by this KM; delete or rename \
+                 it, or set another hsm.kek_label",
+                wrong.join(" and ")
+            ))))
+        }
+    }
+}
+
+/// Makes the KEK `prefix``number` in the token.
+pub(crate) fn generate(session: &Session, prefix: &str, number: u64) -> Result<KekId, Error> {
+    let id = session.generate_random_vec(KEK_ID_BYTES)?;
+    let name = KekId(hex::encode(&id));
+    let template = [
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::KeyType(KeyType::AES),
+        Attribute::ValueLen(KEK_BYTES.try_into()?),
+        Attribute::Label(format!("{prefix}{number}").into_bytes()),
+        Attribute::Id(id),
+        Attribute::Token(true),
+        Attribute::Private(true),
+        Attribute::Sensitive(true),
+        Attribute::Extractable(false),
+        Attribute::Encrypt(true),
+        Attribute::Decrypt(true),
+        Attribute::Wrap(false),
+        Attribute::Unwrap(false),
+        Attribute::Sign(false),
+        Attribute::Verify(false),
+        Attribute::Derive(false),
+    ];
+    session.generate_key(&Mechanism::AesKeyGen, &template)?;
+    Ok(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kek_stops_sealing_at_the_bound() {
+        let seals = SealCount(Arc::new(AtomicU64::new(MAX_SEALS - 1)));
+        assert!(seals.one_more());
+        assert!(!seals.one_more());
+        assert!(!seals.one_more());
+        assert_eq!(seals.0.load(Ordering::Relaxed), MAX_SEALS);
+    }
+}

@@ -1,0 +1,150 @@
+//! One session at work: seal, open, random. Enter through [`Lane`].
+//!
+//! cryptoki asks for the output length before each operation. In every library at hand the
+//! answer is computed on the host, without cryptography or a device round trip, so it stays
+//! (measured in `examples/hsm_speed.rs`).
+
+use std::sync::Arc;
+
+use cryptoki::error::{Error, RvError};
+use cryptoki::mechanism::Mechanism;
+use cryptoki::mechanism::aead::GcmParams;
+use cryptoki::object::ObjectHandle;
+use cryptoki::session::{Session, SessionState};
+use km_core::hsm::{HsmError, KekId, Sealed};
+use km_core::material::ClearBytes;
+
+use crate::kek::Kek;
+use crate::library::Held;
+use crate::link::{Connection, Link};
+
+/// GCM nonce length in bytes.
+pub(crate) const IV_BYTES: usize = 12;
+/// GCM tag length in bytes.
+pub(crate) const TAG_BYTES: usize = 16;
+const TAG_BITS: u64 = 128;
+/// Nonces fetched at once: one token call for 64 seals.
+const IV_BATCH: usize = 64;
+const PROBE_BYTES: usize = 32;
+
+/// Why an operation in the token failed.
+pub(crate) enum OpError {
+    /// The token said no; the session is to be closed.
+    Token(Error),
+    /// The answer for the caller; the session is fine.
+    Answer(HsmError),
+}
+
+impl From<Error> for OpError {
+    fn from(error: Error) -> Self {
+        Self::Token(error)
+    }
+}
+
+/// A session and the connection whose key handles it may use.
+pub(crate) struct Lane {
+    held: Held,
+    pub(crate) connection: Arc<Connection>,
+    ivs: Vec<[u8; IV_BYTES]>,
+}
+
+impl Lane {
+    /// Opens a session, which must find the login that the anchor holds.
+    pub(crate) fn open(link: &Link, connection: Arc<Connection>) -> Result<Self, Error> {
+        let held = Held::open(&link.library, connection.slot)?;
+        let info = held.get()?.get_session_info()?;
+        if !matches!(info.session_state(), SessionState::RwUser | SessionState::RoUser) {
+            return Err(Error::Pkcs11(
+                RvError::UserNotLoggedIn,
+                cryptoki::context::Function::GetSessionInfo,
+            ));
+        }
+        Ok(Self { held, connection, ivs: Vec::new() })
+    }
+
+    pub(crate) fn session(&self) -> Result<&Session, Error> {
+        self.held.get()
+    }
+
+    pub(crate) fn seal(&mut self, aad: &[u8], clear: &ClearBytes) -> Result<Sealed, OpError> {
+        let kek = self.connection.keks.current().cloned().ok_or_else(no_kek)?;
+        self.seal_under(&kek, aad, clear)
+    }
+
+    fn seal_under(&mut self, kek: &Kek, aad: &[u8], clear: &ClearBytes) -> Result<Sealed, OpError> {
+        kek.count_seal().map_err(OpError::Answer)?;
+        let iv = self.next_iv()?;
+        let ciphertext = clear.expose(|bytes| {
+            with_gcm(iv, aad, |gcm| self.session()?.encrypt(gcm, kek.handle, bytes))
+        })?;
+        if ciphertext.len() != clear.len() + TAG_BYTES {
+            return Err(Error::InvalidValue.into());
+        }
+        Ok(Sealed { kek: kek.id.clone(), iv: iv.to_vec(), ciphertext })
+    }
+
+    /// cryptoki's output vector becomes the [`ClearBytes`] as it is, spare capacity included.
+    pub(crate) fn open_sealed(&self, aad: &[u8], sealed: &Sealed) -> Result<ClearBytes, OpError> {
+        let iv: [u8; IV_BYTES] = sealed.iv.as_slice().try_into().map_err(Error::TryFromSlice)?;
+        let handle = self.handle(&sealed.kek)?;
+        let clear =
+            with_gcm(iv, aad, |gcm| self.session()?.decrypt(gcm, handle, &sealed.ciphertext))?;
+        let clear = ClearBytes::from_vec(clear);
+        if clear.len() + TAG_BYTES != sealed.ciphertext.len() {
+            return Err(Error::InvalidValue.into());
+        }
+        Ok(clear)
+    }
+
+    fn handle(&self, id: &KekId) -> Result<ObjectHandle, OpError> {
+        self.connection.keks.get(id).map(|kek| kek.handle).ok_or_else(|| {
+            OpError::Answer(HsmError::Unsupported(format!(
+                "the token does not hold KEK {}: restore that key, or connect the token that \
+                 sealed this data",
+                id.0
+            )))
+        })
+    }
+
+    pub(crate) fn random(&self, len: u32) -> Result<ClearBytes, OpError> {
+        Ok(ClearBytes::from_vec(self.session()?.generate_random_vec(len)?))
+    }
+
+    /// Seals and opens fresh random bytes under the KEK `id`, or the current one.
+    pub(crate) fn round_trip(&mut self, id: Option<&KekId>) -> Result<(), OpError> {
+        let keks = &self.connection.keks;
+        let kek = id.map_or_else(|| keks.current(), |id| keks.get(id)).cloned();
+        let kek = kek.ok_or_else(no_kek)?;
+        let clear = self.random(PROBE_BYTES as u32)?;
+        let sealed = self.seal_under(&kek, b"qkm probe", &clear)?;
+        let opened = self.open_sealed(b"qkm probe", &sealed)?;
+        if opened != clear || clear.expose(|bytes| bytes.iter().all(|b| *b == 0)) {
+            return Err(Error::InvalidValue.into());
+        }
+        Ok(())
+    }
+
+    /// A nonce from the token's generator, never used before.
+    fn next_iv(&mut self) -> Result<[u8; IV_BYTES], Error> {
+        if let Some(iv) = self.ivs.pop() {
+            return Ok(iv);
+        }
+        let mut bytes = [0u8; IV_BYTES * IV_BATCH];
+        self.session()?.generate_random_slice(&mut bytes)?;
+        let (ivs, _) = bytes.as_chunks::<IV_BYTES>();
+        self.ivs.extend_from_slice(ivs);
+        self.ivs.pop().ok_or(Error::InvalidValue)
+    }
+}
+
+fn no_kek() -> OpError {
+    OpError::Answer(HsmError::Unsupported("the token holds no KEK".to_owned()))
+}
+
+fn with_gcm<T>(
+    mut iv: [u8; IV_BYTES],
+    aad: &[u8],
+    run: impl FnOnce(&Mechanism) -> Result<T, Error>,
+) -> Result<T, Error> {
+    run(&Mechanism::AesGcm(GcmParams::new(&mut iv, aad, TAG_BITS.try_into()?)?))
+}

@@ -1,0 +1,178 @@
+//! The bounded queue between the asynchronous callers and the session threads.
+//! Callers [`Queue::push`], workers [`Queue::take`].
+//!
+//! A worker that has just finished takes the next jobs without sleeping, and a push wakes a
+//! thread only when one sleeps: under load no system call is spent on hand-over.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use km_core::hsm::{HsmError, KekId, Sealed};
+use km_core::material::ClearBytes;
+use tokio::sync::oneshot;
+
+const MAX_JOBS: usize = 1024;
+/// Bounds the memory of waiting messages.
+const MAX_BYTES: usize = 32 << 20;
+/// Jobs one worker takes at a time, at most: more would let one thread hoard while others idle.
+const MAX_BATCH: usize = 8;
+
+/// Where the answer goes.
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, HsmError>>;
+
+/// What a worker can be asked to do.
+pub(crate) enum Work {
+    Seal { aad: Vec<u8>, clear: ClearBytes, reply: Reply<Sealed> },
+    Open { aad: Vec<u8>, sealed: Sealed, reply: Reply<ClearBytes> },
+    Random { len: u32, reply: Reply<ClearBytes> },
+    Probe { reply: Reply<()> },
+    CreateKek { reply: Reply<KekId> },
+}
+
+/// One request with the time after which nobody waits for it.
+pub(crate) struct Job {
+    pub(crate) work: Work,
+    pub(crate) deadline: Instant,
+    pub(crate) bytes: usize,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    bytes: usize,
+    sleeping: usize,
+    closed: bool,
+}
+
+/// What [`Queue::take`] came back with.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    Jobs,
+    /// The nap was over before a job came.
+    Nap,
+    Closed,
+}
+
+pub(crate) struct Queue {
+    state: Mutex<State>,
+    wake: Condvar,
+    workers: usize,
+}
+
+impl Queue {
+    pub(crate) fn new(workers: usize) -> Self {
+        Self { state: Mutex::default(), wake: Condvar::new(), workers: workers.max(1) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a job, or refuses it at once when the queue is full.
+    pub(crate) fn push(&self, job: Job) -> Result<(), HsmError> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err(HsmError::Unavailable("the HSM connection is shutting down".to_owned()));
+        }
+        if state.jobs.len() >= MAX_JOBS || state.bytes + job.bytes > MAX_BYTES {
+            return Err(HsmError::Unavailable(format!(
+                "{} requests are waiting for the HSM already: send fewer at once, or raise \
+                 hsm.sessions",
+                state.jobs.len()
+            )));
+        }
+        state.bytes += job.bytes;
+        state.jobs.push_back(job);
+        let wake = state.sleeping > 0;
+        drop(state);
+        if wake {
+            self.wake.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Moves a fair share of the waiting jobs into `batch`; sleeps when there are none.
+    pub(crate) fn take(&self, batch: &mut Vec<Job>, nap: Option<Duration>) -> Taken {
+        let mut state = self.lock();
+        while state.jobs.is_empty() {
+            if state.closed {
+                return Taken::Closed;
+            }
+            state.sleeping += 1;
+            let mut over = false;
+            state = match nap {
+                None => self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(nap) => {
+                    let woken =
+                        self.wake.wait_timeout(state, nap).unwrap_or_else(PoisonError::into_inner);
+                    over = woken.1.timed_out();
+                    woken.0
+                }
+            };
+            state.sleeping -= 1;
+            if over && state.jobs.is_empty() {
+                return Taken::Nap;
+            }
+        }
+        let share = (state.jobs.len() / self.workers).clamp(1, MAX_BATCH);
+        for _ in 0..share {
+            let Some(job) = state.jobs.pop_front() else { break };
+            state.bytes -= job.bytes;
+            batch.push(job);
+        }
+        Taken::Jobs
+    }
+
+    /// Lets the workers finish what waits, and takes nothing more.
+    pub(crate) fn close(&self) {
+        self.lock().closed = true;
+        self.wake.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(bytes: usize) -> Job {
+        let (reply, _) = oneshot::channel();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        Job { work: Work::Random { len: 1, reply }, deadline, bytes }
+    }
+
+    #[test]
+    fn jobs_and_bytes_are_bounded() {
+        let queue = Queue::new(1);
+        for _ in 0..MAX_JOBS {
+            queue.push(job(1)).unwrap();
+        }
+        assert!(matches!(queue.push(job(1)), Err(HsmError::Unavailable(_))));
+        let queue = Queue::new(1);
+        queue.push(job(MAX_BYTES)).unwrap();
+        assert!(queue.push(job(1)).is_err());
+        assert_eq!(queue.take(&mut Vec::new(), None), Taken::Jobs);
+        queue.push(job(1)).unwrap();
+    }
+
+    #[test]
+    fn a_worker_takes_its_share_and_no_more() {
+        let queue = Queue::new(4);
+        for _ in 0..12 {
+            queue.push(job(1)).unwrap();
+        }
+        let mut batch = Vec::new();
+        queue.take(&mut batch, None);
+        assert_eq!(batch.len(), 3);
+    }
+
+    #[test]
+    fn closing_drains_then_ends() {
+        let queue = Queue::new(1);
+        queue.push(job(1)).unwrap();
+        queue.close();
+        assert!(queue.push(job(1)).is_err());
+        assert_eq!(queue.take(&mut Vec::new(), None), Taken::Jobs);
+        assert_eq!(queue.take(&mut Vec::new(), None), Taken::Closed);
+    }
+}

@@ -1,0 +1,88 @@
+//! Finding the token and what it can do. Enter through [`find_token`].
+
+use cryptoki::error::Error;
+use cryptoki::slot::{Slot, TokenInfo};
+use km_core::hsm::HsmError;
+
+use crate::config::TokenSelector;
+use crate::library::Library;
+use crate::profile::Profile;
+
+/// The one token `selector` names, or an error that lists those present.
+pub(crate) fn find_token(
+    library: &Library,
+    selector: &TokenSelector,
+) -> Result<(Slot, TokenInfo), HsmError> {
+    let shown = library.path.display();
+    let tokens = present(library)
+        .map_err(|e| HsmError::Setup(format!("{shown} does not list its tokens: {e}")))?;
+    let mut matching = tokens.iter().filter(|(_, info)| match selector {
+        TokenSelector::Label(label) => info.label() == label,
+        TokenSelector::Serial(serial) => info.serial_number() == serial,
+    });
+    let first = matching.next();
+    if matching.next().is_some() {
+        return Err(HsmError::Setup(format!(
+            "several tokens of {shown} have {selector}: choose one by serial; present: {}",
+            list(&tokens)
+        )));
+    }
+    first.cloned().ok_or_else(|| {
+        HsmError::Setup(format!(
+            "no token with {selector} in {shown}; present: {}; correct hsm.token, or initialise \
+             the token",
+            list(&tokens)
+        ))
+    })
+}
+
+fn present(library: &Library) -> Result<Vec<(Slot, TokenInfo)>, Error> {
+    let slots = library.pkcs11.get_slots_with_token()?;
+    let mut tokens = Vec::with_capacity(slots.len());
+    for slot in slots {
+        // A slot that answers with an error must not hide the others.
+        if let Ok(info) = library.pkcs11.get_token_info(slot) {
+            if info.token_initialized() {
+                tokens.push((slot, info));
+            }
+        }
+    }
+    Ok(tokens)
+}
+
+fn list(tokens: &[(Slot, TokenInfo)]) -> String {
+    if tokens.is_empty() {
+        return "none".to_owned();
+    }
+    let named = |(_, info): &(Slot, TokenInfo)| {
+        format!("{:?} (serial {})", info.label(), info.serial_number())
+    };
+    tokens.iter().map(named).collect::<Vec<_>>().join(", ")
+}
+
+/// Refuses a token that lacks a mechanism the profile needs, naming all that are missing.
+pub(crate) fn check_mechanisms(
+    library: &Library,
+    slot: Slot,
+    profile: &Profile,
+    token: &str,
+) -> Result<(), HsmError> {
+    let offered = library.pkcs11.get_mechanism_list(slot).map_err(|e| {
+        HsmError::Unavailable(format!("token {token:?} does not list its mechanisms: {e}"))
+    })?;
+    let sealing = profile.seal.mechanism.required();
+    let missing: Vec<_> = std::iter::once(&sealing)
+        .chain(&profile.requires)
+        .filter(|wanted| !offered.contains(&wanted.kind))
+        .map(|wanted| format!("CKM_{}", wanted.name))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(HsmError::Unsupported(format!(
+        "token {token:?} lacks {}, which the profile {} needs: enable it in the HSM's policy, or \
+         choose another profile",
+        missing.join(" and "),
+        profile.name
+    )))
+}

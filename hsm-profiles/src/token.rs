@@ -1,0 +1,237 @@
+//! The HSM as the rest of the KM uses it. Enter through [`Token::open`].
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{Builder, JoinHandle, available_parallelism, sleep};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use km_core::hsm::{Hsm, HsmError, HsmStatus, KekId, Sealed};
+use km_core::material::ClearBytes;
+use tokio::sync::oneshot;
+
+use crate::config::TokenConfig;
+use crate::lane::{IV_BYTES, TAG_BYTES};
+use crate::library;
+use crate::link::Link;
+use crate::profile::Profile;
+use crate::queue::{Job, Queue, Reply, Work};
+use crate::worker;
+
+/// What a request occupies in the queue besides its message.
+const JOB_BYTES: usize = 256;
+/// How long dropping a token waits for a thread that is inside the library.
+const CLOSE_WAIT: Duration = Duration::from_secs(2);
+
+/// One PKCS#11 token with its threads, sessions and KEKs. Dropping it closes them.
+pub struct Token {
+    link: Arc<Link>,
+    queue: Arc<Queue>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    deadline: Duration,
+}
+
+impl Token {
+    /// Loads the library, finds the token, logs in, finds the KEKs (or makes the first one when
+    /// `create_kek` says so), does a round trip, and starts the session threads.
+    ///
+    /// Blocks on the HSM: call it before serving, or from a blocking task.
+    ///
+    /// The login belongs to the process: a second `Token` of the same token is let in by the
+    /// login of the first, and its PIN is not tried.
+    ///
+    /// # Errors
+    /// [`HsmError::Setup`] or [`HsmError::Unsupported`] say what to change,
+    /// [`HsmError::Unavailable`] what to wait for.
+    pub fn open(config: TokenConfig) -> Result<Arc<Self>, HsmError> {
+        config.check()?;
+        let profile = Profile::load(&config.profile)?;
+        let library = library::load(config.library.as_deref(), &profile)?;
+        let deadline = Duration::from_millis(config.deadline_ms);
+        let link = Arc::new(Link::open(config, profile, library)?);
+        let sessions = sessions(&link)?;
+        worker::round_trip(&link)?;
+        let queue = Arc::new(Queue::new(sessions));
+        let token = Arc::new(Self { link, queue, threads: Mutex::new(Vec::new()), deadline });
+        token.start(sessions)?;
+        Ok(token)
+    }
+
+    fn start(&self, sessions: usize) -> Result<(), HsmError> {
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        for n in 0..sessions {
+            let (link, queue) = (Arc::clone(&self.link), Arc::clone(&self.queue));
+            let thread = Builder::new()
+                .name(format!("hsm-{n}"))
+                .spawn(move || worker::run(link, queue))
+                .map_err(|e| HsmError::Setup(format!("cannot start an HSM thread: {e}")))?;
+            threads.push(thread);
+        }
+        Ok(())
+    }
+
+    /// Makes a new KEK in the token; from now on it seals. Older ones still open what they sealed.
+    ///
+    /// # Errors
+    /// Those of the token.
+    pub async fn create_kek(&self) -> Result<KekId, HsmError> {
+        self.ask(0, |reply| Work::CreateKek { reply }).await
+    }
+
+    /// The KEKs the token held at the last login, oldest first; the last one seals. Blocks while
+    /// a lost login is being renewed.
+    ///
+    /// # Errors
+    /// [`HsmError::Unavailable`] while the token is away.
+    pub fn keks(&self) -> Result<Vec<KekId>, HsmError> {
+        self.link.connection().map(|connection| connection.keks.ids())
+    }
+
+    fn push(&self, bytes: usize, work: Work) -> Result<Instant, HsmError> {
+        let deadline = Instant::now() + self.deadline;
+        self.queue.push(Job { work, deadline, bytes: bytes + JOB_BYTES })?;
+        Ok(deadline)
+    }
+
+    async fn ask<T>(
+        &self,
+        bytes: usize,
+        work: impl FnOnce(Reply<T>) -> Work,
+    ) -> Result<T, HsmError> {
+        let (reply, answer) = oneshot::channel();
+        let deadline = self.push(bytes, work(reply))?;
+        match tokio::time::timeout_at(deadline.into(), answer).await {
+            Ok(answered) => answered.unwrap_or_else(|_| Err(stopped())),
+            Err(_) => Err(self.overdue()),
+        }
+    }
+
+    /// No answer in time: overload when others got theirs, a hanging library when nobody did.
+    fn overdue(&self) -> HsmError {
+        let ms = self.deadline.as_millis();
+        if !self.link.health.silent_for(self.deadline) {
+            return HsmError::Unavailable(format!(
+                "no answer within {ms} ms, the token is overloaded: send fewer requests at once"
+            ));
+        }
+        let why = format!(
+            "the token has answered nothing for {ms} ms: check the device and its service; if \
+             they are well, restart this KM"
+        );
+        self.link.health.failed(&why);
+        HsmError::Unavailable(why)
+    }
+
+    fn check_sizes(&self, aad: &[u8], message: usize) -> Result<(), HsmError> {
+        let limits = &self.link.profile.limits;
+        if message == 0 {
+            return Err(HsmError::Unsupported("an empty message cannot be sealed".to_owned()));
+        }
+        if message > limits.message_bytes || aad.len() > limits.aad_bytes {
+            return Err(HsmError::Unsupported(format!(
+                "a message of {message} bytes with {} bytes of header is over the limits of the \
+                 profile {} ({} and {} bytes)",
+                aad.len(),
+                self.link.profile.name,
+                limits.message_bytes,
+                limits.aad_bytes
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// Working sessions: as configured, within what profile and token allow; one more is the anchor.
+fn sessions(link: &Link) -> Result<usize, HsmError> {
+    let limits = &link.profile.limits;
+    let of_token = link.connection()?.session_limit.unwrap_or(usize::MAX);
+    let most = limits.sessions.min(of_token).saturating_sub(1);
+    if most == 0 {
+        return Err(HsmError::Setup(format!(
+            "the token with {} allows {of_token} session(s), but two are needed: close other \
+             applications, or raise its limit",
+            link.config.token
+        )));
+    }
+    match link.config.sessions {
+        Some(n) if n > most => Err(HsmError::Setup(format!(
+            "hsm.sessions is {n}, but the profile {} and the token allow at most {most} beside \
+             the one that holds the login",
+            link.profile.name
+        ))),
+        Some(n) => Ok(n),
+        None => {
+            let processors = available_parallelism().map_or(1, usize::from);
+            Ok(limits.default_sessions.unwrap_or(processors).clamp(1, most))
+        }
+    }
+}
+
+fn stopped() -> HsmError {
+    HsmError::Unavailable("the HSM threads have stopped".to_owned())
+}
+
+#[async_trait]
+impl Hsm for Token {
+    fn current_kek(&self) -> KekId {
+        self.link.current_kek()
+    }
+
+    async fn seal(&self, aad: &[u8], clear: &ClearBytes) -> Result<Sealed, HsmError> {
+        self.check_sizes(aad, clear.len())?;
+        let (aad, clear) = (aad.to_vec(), clear.expose(ClearBytes::copy_from));
+        self.ask(aad.len() + clear.len(), |reply| Work::Seal { aad, clear, reply }).await
+    }
+
+    async fn open(&self, aad: &[u8], sealed: &Sealed) -> Result<ClearBytes, HsmError> {
+        let message = sealed.ciphertext.len().saturating_sub(TAG_BYTES);
+        if sealed.iv.len() != IV_BYTES || message == 0 {
+            return Err(HsmError::Refused(format!(
+                "{} bytes with a nonce of {} bytes is no sealed message",
+                sealed.ciphertext.len(),
+                sealed.iv.len()
+            )));
+        }
+        self.check_sizes(aad, message)?;
+        let (aad, sealed) = (aad.to_vec(), sealed.clone());
+        self.ask(aad.len() + message, |reply| Work::Open { aad, sealed, reply }).await
+    }
+
+    async fn random(&self, len: usize) -> Result<ClearBytes, HsmError> {
+        self.check_sizes(&[], len)?;
+        let len = u32::try_from(len).map_err(|e| HsmError::Unsupported(e.to_string()))?;
+        self.ask(len as usize, |reply| Work::Random { len, reply }).await
+    }
+
+    async fn probe(&self) -> HsmStatus {
+        // The workers record success and failure; only a missing answer is left to note.
+        match self.ask(0, |reply| Work::Probe { reply }).await {
+            Ok(()) => self.status(),
+            Err(error) => HsmStatus { ready: false, detail: error.to_string(), ..self.status() },
+        }
+    }
+
+    fn status(&self) -> HsmStatus {
+        let ready = self.link.health.is_ready();
+        let shown = self.link.health.shown();
+        let detail = if ready { shown.library } else { shown.trouble };
+        HsmStatus { ready, token: shown.token, serial: shown.serial, detail }
+    }
+}
+
+impl Drop for Token {
+    /// Waits for the threads, so that no session is in use when the process ends, but not for
+    /// ever: a hanging library must not hold up the shutdown.
+    fn drop(&mut self) {
+        self.queue.close();
+        let until = Instant::now() + CLOSE_WAIT;
+        let threads = self.threads.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for thread in threads.drain(..) {
+            while !thread.is_finished() && Instant::now() < until {
+                sleep(Duration::from_millis(1));
+            }
+            if thread.is_finished() {
+                drop(thread.join());
+            }
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! The session threads. Enter through [`run`], one call per thread.
+//!
+//! Each thread owns one session ([`Lane`]). Whatever error the token answers, the session is
+//! closed; [`Fault`] says what else to do before the request is tried again.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use km_core::hsm::{HsmError, Sealed};
+use km_core::material::ClearBytes;
+
+use crate::fault::{Fault, classify};
+use crate::lane::{Lane, OpError};
+use crate::link::{Connection, Link, code};
+use crate::queue::{Job, Queue, Reply, Taken, Work};
+
+/// New session, new login, one more: no error needs a fourth try.
+const TRIES: usize = 3;
+/// How often idle workers look whether a lost token is back.
+const RECOVERY_PERIOD: Duration = Duration::from_millis(250);
+
+/// Serves the queue until it is closed.
+pub(crate) fn run(link: Arc<Link>, queue: Arc<Queue>) {
+    let mut worker = Worker { link, lane: None };
+    let mut batch = Vec::new();
+    loop {
+        let nap = (!worker.link.health.is_ready()).then_some(RECOVERY_PERIOD);
+        match queue.take(&mut batch, nap) {
+            Taken::Closed => return,
+            Taken::Nap => drop(worker.attempt(|lane| lane.round_trip(None), OnData::Retry)),
+            Taken::Jobs => batch.drain(..).for_each(|job| worker.serve(job)),
+        }
+    }
+}
+
+/// One round trip on the calling thread. Mechanism lists do not show everything: only this proves
+/// that sealing works.
+pub(crate) fn round_trip(link: &Arc<Link>) -> Result<(), HsmError> {
+    Worker { link: Arc::clone(link), lane: None }.retried(|lane| lane.round_trip(None))
+}
+
+/// What a data error means to the running operation.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum OnData {
+    /// The sealed data is suspect.
+    Stop,
+    /// No sealed data is at stake, so the token is suspect.
+    Retry,
+}
+
+enum Stop {
+    Data(String),
+    Answer(HsmError),
+}
+
+struct Worker {
+    link: Arc<Link>,
+    lane: Option<Lane>,
+}
+
+impl Worker {
+    fn serve(&mut self, job: Job) {
+        let late = Instant::now() >= job.deadline;
+        match job.work {
+            Work::Seal { aad, clear, reply } => {
+                self.answer(late, reply, |w| w.retried(|lane| lane.seal(&aad, &clear)));
+            }
+            Work::Open { aad, sealed, reply } => {
+                self.answer(late, reply, |w| w.open(&aad, &sealed));
+            }
+            Work::Random { len, reply } => {
+                self.answer(late, reply, |w| w.retried(|lane| lane.random(len)));
+            }
+            Work::Probe { reply } => {
+                self.answer(late, reply, |w| w.retried(|lane| lane.round_trip(None)));
+            }
+            Work::CreateKek { reply } => {
+                let link = Arc::clone(&self.link);
+                self.answer(late, reply, |w| w.retried(|lane| link.create_kek(lane)));
+            }
+        }
+    }
+
+    /// Runs `work` unless nobody waits for it any more. A panic costs one request, not a thread.
+    fn answer<T>(
+        &mut self,
+        late: bool,
+        reply: Reply<T>,
+        work: impl FnOnce(&mut Self) -> Result<T, HsmError>,
+    ) {
+        if late || reply.is_closed() {
+            let why = "the request waited for the HSM past its deadline: send fewer at once";
+            drop(reply.send(Err(HsmError::Unavailable(why.to_owned()))));
+            return;
+        }
+        let done = catch_unwind(AssertUnwindSafe(|| work(self))).unwrap_or_else(|_| {
+            self.lane = None;
+            Err(HsmError::Unavailable("the HSM worker failed on this request".to_owned()))
+        });
+        drop(reply.send(done));
+    }
+
+    /// A bad tag, or a sick token that says so of good data: only a round trip under the same
+    /// KEK tells them apart.
+    fn open(&mut self, aad: &[u8], sealed: &Sealed) -> Result<ClearBytes, HsmError> {
+        let first = self.attempt(|lane| lane.open_sealed(aad, sealed), OnData::Stop);
+        let Err(Stop::Data(_)) = first else { return finish(first) };
+        self.retried(|lane| lane.round_trip(Some(&sealed.kek)))?;
+        finish(self.attempt(|lane| lane.open_sealed(aad, sealed), OnData::Stop))
+    }
+
+    fn retried<T>(
+        &mut self,
+        op: impl FnMut(&mut Lane) -> Result<T, OpError>,
+    ) -> Result<T, HsmError> {
+        finish(self.attempt(op, OnData::Retry))
+    }
+
+    fn attempt<T>(
+        &mut self,
+        mut op: impl FnMut(&mut Lane) -> Result<T, OpError>,
+        on_data: OnData,
+    ) -> Result<T, Stop> {
+        let mut last = None;
+        for _ in 0..TRIES {
+            let connection = self.connection().map_err(Stop::Answer)?;
+            let generation = connection.generation;
+            let done = self.lane(connection).and_then(&mut op);
+            let error = match done {
+                Ok(value) => {
+                    self.link.succeeded();
+                    return Ok(value);
+                }
+                Err(OpError::Answer(error)) => return Err(Stop::Answer(error)),
+                Err(OpError::Token(error)) => error,
+            };
+            self.lane = None;
+            let why = code(&error);
+            match classify(&error, &self.link.profile.errors) {
+                Fault::Data if on_data == OnData::Stop => return Err(Stop::Data(why)),
+                Fault::Request => return Err(Stop::Answer(self.cannot(&why))),
+                // The same answer after a new session is the token's fault.
+                Fault::Session | Fault::Data if last.is_none() => {}
+                _ => self.link.lost(generation, &why),
+            }
+            last = Some(error);
+        }
+        let error = last.map_or_else(
+            || HsmError::Unavailable("no session".to_owned()),
+            |e| self.link.explain("the token does not work", &e),
+        );
+        Err(Stop::Answer(error))
+    }
+
+    /// The connection of this worker's lane while it lasts, else the newest. Takes no lock as
+    /// long as nothing was lost.
+    fn connection(&mut self) -> Result<Arc<Connection>, HsmError> {
+        match &self.lane {
+            Some(lane) if self.link.is_current(lane.connection.generation) => {
+                Ok(Arc::clone(&lane.connection))
+            }
+            _ => {
+                self.lane = None;
+                self.link.connection()
+            }
+        }
+    }
+
+    fn lane(&mut self, connection: Arc<Connection>) -> Result<&mut Lane, OpError> {
+        let lane = match self.lane.take() {
+            Some(lane) => lane,
+            None => Lane::open(&self.link, connection)?,
+        };
+        Ok(self.lane.insert(lane))
+    }
+
+    fn cannot(&self, why: &str) -> HsmError {
+        HsmError::Unsupported(format!(
+            "the token with {} refuses the request: {why}; check the profile {} and the KEK's \
+             attributes",
+            self.link.config.token, self.link.profile.name
+        ))
+    }
+}
+
+fn finish<T>(done: Result<T, Stop>) -> Result<T, HsmError> {
+    done.map_err(|stop| match stop {
+        Stop::Answer(error) => error,
+        Stop::Data(why) => HsmError::Refused(format!(
+            "it was changed, or belongs to another record, or was sealed elsewhere ({why}; the \
+             KEK itself works)"
+        )),
+    })
+}

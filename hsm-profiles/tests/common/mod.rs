@@ -1,0 +1,94 @@
+//! Runs a test body in a process that has its own SoftHSM token.
+//!
+//! SoftHSM reads `SOFTHSM2_CONF` once per process, so the test makes a token, then runs itself
+//! again as a child with the variable set; the body runs in the child.
+#![allow(dead_code, unreachable_pub)]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use cryptoki::context::Pkcs11;
+use cryptoki::session::Session;
+use hsm_profiles::softhsm::{CONF_VARIABLE, provision};
+use hsm_profiles::{PinSource, Profile, Token, TokenConfig, TokenSelector};
+
+const FOLDER_VARIABLE: &str = "QKM_TEST_FOLDER";
+pub const LABEL: &str = "north";
+
+/// The child's view: its folder and its token.
+pub struct Room {
+    pub dir: PathBuf,
+}
+
+pub fn init_command() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_qkm-softhsm-init"))
+}
+
+/// `name` is the full name of the calling test.
+pub fn with_token(name: &str, body: impl FnOnce(Room)) {
+    if let Some(dir) = std::env::var_os(FOLDER_VARIABLE) {
+        return body(Room { dir: dir.into() });
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let made = provision(dir.path(), LABEL, init_command()).unwrap();
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args([name, "--exact", "--nocapture", "--test-threads=1"])
+        .env(FOLDER_VARIABLE, dir.path())
+        .env(CONF_VARIABLE, &made.conf)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("1 passed") && output.status.success(), "{name}: {output:#?}");
+}
+
+pub fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+impl Room {
+    pub fn pin_file(&self) -> PathBuf {
+        self.dir.join(format!("{LABEL}.pin"))
+    }
+
+    pub fn pin(&self) -> String {
+        std::fs::read_to_string(self.pin_file()).unwrap().trim().to_owned()
+    }
+
+    pub fn config(&self) -> TokenConfig {
+        TokenConfig {
+            library: None,
+            profile: "softhsm2".to_owned(),
+            token: TokenSelector::Label(LABEL.to_owned()),
+            pin: PinSource::File(self.pin_file()),
+            kek_label: "qkm-kek-".to_owned(),
+            create_kek: true,
+            sessions: Some(3),
+            deadline_ms: 20_000,
+        }
+    }
+
+    pub fn open(&self) -> std::sync::Arc<Token> {
+        Token::open(self.config()).unwrap()
+    }
+
+    /// The library as another part of this process would hold it. It is initialized already.
+    pub fn other_handle(&self) -> Pkcs11 {
+        Pkcs11::new(library()).unwrap()
+    }
+
+    pub fn other_session(&self) -> Session {
+        let pkcs11 = self.other_handle();
+        let slot = pkcs11
+            .get_slots_with_token()
+            .unwrap()
+            .into_iter()
+            .find(|slot| pkcs11.get_token_info(*slot).unwrap().label() == LABEL)
+            .unwrap();
+        pkcs11.open_rw_session(slot).unwrap()
+    }
+}
+
+pub fn library() -> PathBuf {
+    let profile = Profile::load("softhsm2").unwrap();
+    profile.libraries.iter().find(|p| Path::new(p).exists()).unwrap().clone()
+}

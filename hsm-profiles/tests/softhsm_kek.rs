@@ -1,0 +1,102 @@
+//! The KEK as others see it, and how a newer one takes over.
+
+mod common;
+
+use std::process::Command;
+
+use common::{Room, library, runtime, with_token};
+use cryptoki::object::{Attribute, AttributeType, ObjectClass};
+use hsm_profiles::Token;
+use km_core::hsm::Hsm;
+use km_core::material::ClearBytes;
+
+#[test]
+fn the_kek_cannot_leave_the_token() {
+    with_token("the_kek_cannot_leave_the_token", |room| {
+        let token = room.open();
+        let session = room.other_session();
+        let id = (0..16)
+            .map(|i| u8::from_str_radix(&token.current_kek().0[2 * i..2 * i + 2], 16).unwrap())
+            .collect();
+        let found = session
+            .find_objects(&[Attribute::Class(ObjectClass::SECRET_KEY), Attribute::Id(id)])
+            .unwrap();
+        let [kek] = found[..] else { panic!("one KEK: {found:?}") };
+        let wanted = [
+            (AttributeType::Token, Attribute::Token(true)),
+            (AttributeType::Private, Attribute::Private(true)),
+            (AttributeType::Sensitive, Attribute::Sensitive(true)),
+            (AttributeType::AlwaysSensitive, Attribute::AlwaysSensitive(true)),
+            (AttributeType::Extractable, Attribute::Extractable(false)),
+            (AttributeType::NeverExtractable, Attribute::NeverExtractable(true)),
+            (AttributeType::Local, Attribute::Local(true)),
+            (AttributeType::Encrypt, Attribute::Encrypt(true)),
+            (AttributeType::Decrypt, Attribute::Decrypt(true)),
+            (AttributeType::Wrap, Attribute::Wrap(false)),
+            (AttributeType::Unwrap, Attribute::Unwrap(false)),
+            (AttributeType::Derive, Attribute::Derive(false)),
+            (AttributeType::ValueLen, Attribute::ValueLen(32.into())),
+        ];
+        for (kind, value) in wanted {
+            assert_eq!(session.get_attributes(kek, &[kind]).unwrap(), [value]);
+        }
+        let value = session.get_attributes(kek, &[AttributeType::Value]);
+        assert!(!matches!(value.as_deref(), Ok([Attribute::Value(_)])), "the KEK can be read");
+    });
+}
+
+fn pkcs11_tool(room: &Room, arguments: &[&str]) -> String {
+    let output = Command::new("pkcs11-tool")
+        .arg("--module")
+        .arg(library())
+        .args(["--token-label", common::LABEL, "--login", "--pin", "env:TEST_PIN"])
+        .env("TEST_PIN", room.pin())
+        .args(arguments)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn pkcs11_tool_sees_a_secret_key_that_never_leaves() {
+    with_token("pkcs11_tool_sees_a_secret_key_that_never_leaves", |room| {
+        let token = room.open();
+        let seen = pkcs11_tool(&room, &["--list-objects", "--type", "secrkey"]);
+        for words in ["Secret Key Object; AES length 32", "qkm-kek-1", "never extractable"] {
+            assert!(seen.contains(words), "{words:?} is not in {seen}");
+        }
+        assert!(seen.contains("sensitive"), "{seen}");
+        assert!(seen.contains(&token.current_kek().0), "{seen}");
+        assert!(!seen.contains("wrap"), "{seen}");
+    });
+}
+
+#[test]
+fn the_newest_kek_seals_and_all_open() {
+    with_token("the_newest_kek_seals_and_all_open", |room| {
+        let token = room.open();
+        let first = token.current_kek();
+        let clear = ClearBytes::copy_from(&[3; 32]);
+        runtime().block_on(async {
+            let old = token.seal(b"", &clear).await.unwrap();
+            let second = token.create_kek().await.unwrap();
+            assert_ne!(first, second);
+            assert_eq!(token.current_kek(), second);
+            assert_eq!(token.keks().unwrap(), [first.clone(), second.clone()]);
+            // Ten KEKs: the order is by number, not by letters.
+            let mut last = second;
+            for _ in 3..=10 {
+                last = token.create_kek().await.unwrap();
+            }
+            let new = token.seal(b"", &clear).await.unwrap();
+            assert_eq!((&old.kek, &new.kek), (&first, &last));
+            drop(token);
+            let token = Token::open(room.config()).unwrap();
+            assert_eq!(token.current_kek(), last);
+            for sealed in [&old, &new] {
+                assert_eq!(token.open(b"", sealed).await.unwrap(), clear);
+            }
+        });
+    });
+}

@@ -1,0 +1,114 @@
+//! The token is lost behind the KM's back; service resumes without a restart.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::{Room, runtime, with_token};
+use hsm_profiles::Token;
+use km_core::hsm::{Hsm, HsmError, Sealed};
+use km_core::material::ClearBytes;
+
+async fn sealed(token: &Token) -> Sealed {
+    token.seal(b"before", &ClearBytes::copy_from(&[5; 40])).await.unwrap()
+}
+
+/// What was sealed before the loss opens, new data seals, and the status says so.
+async fn works(token: &Token, before: &Sealed) {
+    let opened = token.open(b"before", before).await.unwrap();
+    assert_eq!(opened, ClearBytes::copy_from(&[5; 40]));
+    sealed(token).await;
+    assert!(token.status().ready);
+}
+
+/// `break_it` must be survived by every one of the next requests.
+fn survives(room: &Room, break_it: impl Fn(&Room)) {
+    let token = room.open();
+    let kek = token.current_kek();
+    runtime().block_on(async {
+        let before = sealed(&token).await;
+        for _ in 0..5 {
+            break_it(room);
+            works(&token, &before).await;
+        }
+        assert_eq!(token.current_kek(), kek);
+    });
+}
+
+#[test]
+fn a_logout_is_survived() {
+    with_token("a_logout_is_survived", |room| {
+        survives(&room, |room| room.other_session().logout().unwrap());
+    });
+}
+
+#[test]
+fn a_restarted_library_is_survived() {
+    with_token("a_restarted_library_is_survived", |room| {
+        survives(&room, |room| room.other_handle().finalize().unwrap());
+    });
+}
+
+#[test]
+fn a_logout_under_load_fails_no_request() {
+    with_token("a_logout_under_load_fails_no_request", |room| {
+        let token = room.open();
+        runtime().block_on(async {
+            let before = sealed(&token).await;
+            let load: Vec<_> = (0..8)
+                .map(|_| {
+                    let (token, before) = (token.clone(), before.clone());
+                    tokio::spawn(async move {
+                        let mut refused = 0;
+                        for _ in 0..200 {
+                            match token.open(b"before", &before).await {
+                                Ok(clear) => assert_eq!(clear.len(), 40),
+                                Err(HsmError::Unavailable(_)) => refused += 1,
+                                Err(other) => panic!("good data must never be blamed: {other}"),
+                            }
+                        }
+                        refused
+                    })
+                })
+                .collect();
+            for _ in 0..3 {
+                room.other_session().logout().unwrap();
+                works(&token, &before).await;
+            }
+            let mut refused = 0;
+            for task in load {
+                refused += task.await.unwrap();
+            }
+            assert!(refused < 800, "{refused} of 1600 requests were turned away");
+            works(&token, &before).await;
+        });
+    });
+}
+
+#[test]
+fn a_token_that_goes_away_comes_back_without_requests() {
+    with_token("a_token_that_goes_away_comes_back_without_requests", |room| {
+        let token = room.open();
+        let (here, away) = (room.dir.join("softhsm"), room.dir.join("away"));
+        runtime().block_on(async {
+            let before = sealed(&token).await;
+            std::fs::rename(&here, &away).unwrap();
+            std::fs::create_dir(&here).unwrap();
+            room.other_handle().finalize().unwrap();
+            let answer = token.open(b"before", &before).await;
+            assert!(matches!(answer, Err(HsmError::Unavailable(_))), "{answer:?}");
+            let status = token.status();
+            assert!(!status.ready && status.detail.contains("present: none"), "{status:?}");
+            std::fs::remove_dir(&here).unwrap();
+            std::fs::rename(&away, &here).unwrap();
+            // SoftHSM looks at its folder when it starts.
+            room.other_handle().finalize().unwrap();
+            let until = Instant::now() + Duration::from_secs(30);
+            while !token.status().ready {
+                assert!(Instant::now() < until, "{:?}", token.status());
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            works(&token, &before).await;
+        });
+    });
+}

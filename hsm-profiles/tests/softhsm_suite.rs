@@ -1,0 +1,116 @@
+//! The conformance suite, load, and several tokens, on a real SoftHSM token.
+
+mod common;
+
+use std::sync::Arc;
+
+use common::{runtime, with_token};
+use hsm_profiles::softhsm::{CONF_VARIABLE, provision};
+use hsm_profiles::suite::hsm_suite;
+use km_core::hsm::{Hsm, HsmError};
+use km_core::material::ClearBytes;
+
+#[test]
+fn passes_the_suite() {
+    with_token("passes_the_suite", |room| runtime().block_on(hsm_suite(&*room.open())));
+}
+
+#[test]
+fn concurrent_tasks_get_their_own_answers() {
+    with_token("concurrent_tasks_get_their_own_answers", |room| {
+        let token = room.open();
+        let busy = |token: Arc<hsm_profiles::Token>, task: u32| async move {
+            for op in 0..100u32 {
+                let aad = format!("task {task} op {op}");
+                let clear = ClearBytes::from_vec([task, op].map(u32::to_be_bytes).concat());
+                let sealed = token.seal(aad.as_bytes(), &clear).await.unwrap();
+                assert_eq!(token.open(aad.as_bytes(), &sealed).await.unwrap(), clear);
+            }
+        };
+        runtime().block_on(async {
+            let tasks: Vec<_> =
+                (0..64).map(|task| tokio::spawn(busy(Arc::clone(&token), task))).collect();
+            for task in tasks {
+                task.await.unwrap();
+            }
+        });
+        assert!(token.status().ready);
+    });
+}
+
+#[test]
+fn bad_data_among_good_harms_nobody_else() {
+    with_token("bad_data_among_good_harms_nobody_else", |room| {
+        let token = room.open();
+        let clear = ClearBytes::copy_from(&[9; 48]);
+        runtime().block_on(async {
+            let mut bad = token.seal(b"r", &clear).await.unwrap();
+            bad.ciphertext[3] ^= 4;
+            let attack = tokio::spawn({
+                let token = Arc::clone(&token);
+                async move {
+                    for _ in 0..100 {
+                        let answer = token.open(b"r", &bad).await;
+                        assert!(matches!(answer, Err(HsmError::Refused(_))), "{answer:?}");
+                    }
+                }
+            });
+            for _ in 0..300 {
+                let sealed = token.seal(b"r", &clear).await.unwrap();
+                assert_eq!(token.open(b"r", &sealed).await.unwrap(), clear);
+            }
+            attack.await.unwrap();
+        });
+    });
+}
+
+#[test]
+fn two_tokens_share_one_library() {
+    with_token("two_tokens_share_one_library", |room| {
+        let made = std::process::Command::new(env!("CARGO_BIN_EXE_qkm-softhsm-init"))
+            .arg("south")
+            .arg(room.dir.join("south.pin"))
+            .status()
+            .unwrap();
+        assert!(made.success());
+        let mut config = room.config();
+        config.token = hsm_profiles::TokenSelector::Label("south".to_owned());
+        config.pin = hsm_profiles::PinSource::File(room.dir.join("south.pin"));
+        let south = hsm_profiles::Token::open(config).unwrap();
+        let (north, north_again) = (room.open(), room.open());
+        assert_eq!(north.current_kek(), north_again.current_kek());
+        assert_ne!(north.current_kek(), south.current_kek());
+        runtime().block_on(async {
+            let clear = ClearBytes::copy_from(&[1; 32]);
+            let sealed = north.seal(b"", &clear).await.unwrap();
+            assert!(matches!(south.open(b"", &sealed).await, Err(HsmError::Unsupported(_))));
+            drop(north);
+            assert_eq!(north_again.open(b"", &sealed).await.unwrap(), clear);
+            assert!(south.probe().await.ready);
+        });
+        let mut by_serial = room.config();
+        by_serial.token = hsm_profiles::TokenSelector::Serial(south.status().serial);
+        by_serial.pin = hsm_profiles::PinSource::File(room.dir.join("south.pin"));
+        let again = hsm_profiles::Token::open(by_serial).unwrap();
+        assert_eq!(again.status().token, "south");
+    });
+}
+
+#[test]
+fn a_provisioned_token_is_private_and_unique() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let made = provision(dir.path(), "north", common::init_command()).unwrap();
+    let mode = |path: &std::path::Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&made.pin_file), 0o600);
+    assert_eq!(mode(&dir.path().join("softhsm")), 0o700);
+    let pin = std::fs::read_to_string(&made.pin_file).unwrap();
+    let error = provision(dir.path(), "north", common::init_command()).unwrap_err();
+    assert!(error.to_string().contains("north"), "{error}");
+    assert_eq!(std::fs::read_to_string(&made.pin_file).unwrap(), pin, "the PIN is untouched");
+    std::fs::rename(&made.pin_file, dir.path().join("old.pin")).unwrap();
+    let error = provision(dir.path(), "north", common::init_command()).unwrap_err();
+    assert!(error.to_string().contains("exists already"), "{error}");
+    assert!(!made.pin_file.exists(), "no PIN is left for a token that was not made");
+    assert!(std::env::var_os(CONF_VARIABLE).is_none());
+}
