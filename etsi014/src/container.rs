@@ -1,0 +1,260 @@
+//! Keys on their way (clause 6.3). Read with [`KeyContainer::parse`], write with
+//! [`ContainerWriter`].
+//!
+//! Invariants: all key bytes of a container lie in one buffer that is sized before the first is
+//! written and overwritten on drop; no error quotes the text.
+
+use std::{fmt, ops::Range};
+
+use base64ct::{Base64, Encoding};
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use zeroize::Zeroizing;
+
+use crate::{
+    FormatError,
+    escape::plain,
+    name::{KeyName, MAX_KEY_NAME},
+};
+
+/// Most keys in one container.
+pub const MAX_KEYS: usize = 65_536;
+
+const HEAD: &[u8] = br#"{"keys":["#;
+const BEFORE_NAME: &[u8] = br#"{"key_ID":""#;
+const BEFORE_KEY: &[u8] = br#"","key":""#;
+const AFTER_KEY: &[u8] = br#""}"#;
+const TAIL: &[u8] = b"]}";
+
+/// Keys with their identifiers, in order. No `Clone`; `Debug` says only how many.
+pub struct KeyContainer {
+    names: Vec<(KeyName, Range<usize>)>,
+    bytes: Zeroizing<Vec<u8>>,
+}
+
+impl KeyContainer {
+    /// Reads an answer; the caller bounds its length. `Keys` is accepted for `keys`, as one of the
+    /// standard's tables prints it.
+    pub fn parse(json: &[u8]) -> Result<Self, FormatError> {
+        let plain = plain(json);
+        let json = plain.as_ref();
+        // Base64 is longer than what it stands for, so this is never outgrown.
+        let bytes = Zeroizing::new(Vec::with_capacity(json.len() / 4 * 3));
+        let mut container = Self { names: Vec::new(), bytes };
+        let mut reader = serde_json::Deserializer::from_slice(json);
+        Document(&mut container)
+            .deserialize(&mut reader)
+            .and_then(|()| reader.end())
+            .map_err(|e| FormatError::silent("key container", &e))?;
+        Ok(container)
+    }
+
+    /// Number of keys.
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// Each key with its identifier, in order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&KeyName, &[u8])> {
+        self.names.iter().map(|(name, range)| (name, &self.bytes[range.clone()]))
+    }
+
+    /// The JSON text.
+    pub fn to_json(&self) -> Zeroizing<Vec<u8>> {
+        let longest = self.names.iter().map(|(_, range)| range.len()).max().unwrap_or(0);
+        let mut writer = ContainerWriter::new(self.len(), longest);
+        for (name, key) in self.iter() {
+            // The writer was sized for exactly these.
+            let _ = writer.push(name, key);
+        }
+        writer.finish()
+    }
+}
+
+impl fmt::Debug for KeyContainer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KeyContainer({} keys)", self.names.len())
+    }
+}
+
+/// The key does not fit the sizes the writer was made for; nothing was written.
+#[derive(Debug, Clone, Copy, thiserror::Error, PartialEq, Eq)]
+#[error("the key container is full")]
+pub struct Full;
+
+/// Writes the JSON of a container straight into the buffer that is sent.
+pub struct ContainerWriter {
+    out: Zeroizing<Vec<u8>>,
+    left: usize,
+    key_bytes: usize,
+}
+
+impl ContainerWriter {
+    /// Room for `keys` keys of at most `key_bytes` bytes each.
+    pub fn new(keys: usize, key_bytes: usize) -> Self {
+        let marks = BEFORE_NAME.len() + BEFORE_KEY.len() + AFTER_KEY.len() + 1;
+        let each = marks + MAX_KEY_NAME + base64_len(key_bytes);
+        let room = HEAD.len() + keys * each + TAIL.len();
+        let mut out = Zeroizing::new(Vec::with_capacity(room));
+        out.extend_from_slice(HEAD);
+        Self { out, left: keys, key_bytes }
+    }
+
+    /// Appends a key.
+    pub fn push(&mut self, name: &KeyName, key: &[u8]) -> Result<(), Full> {
+        if self.left == 0 || key.len() > self.key_bytes {
+            return Err(Full);
+        }
+        self.left -= 1;
+        if self.out.len() > HEAD.len() {
+            self.out.push(b',');
+        }
+        self.out.extend_from_slice(BEFORE_NAME);
+        name.with_str(|text| self.out.extend_from_slice(text.as_bytes()));
+        self.out.extend_from_slice(BEFORE_KEY);
+        let start = self.out.len();
+        self.out.resize(start + base64_len(key.len()), 0);
+        // The room is exact, the one way this can fail.
+        Base64::encode(key, &mut self.out[start..]).map_err(|_| Full)?;
+        self.out.extend_from_slice(AFTER_KEY);
+        Ok(())
+    }
+
+    /// The finished text.
+    pub fn finish(mut self) -> Zeroizing<Vec<u8>> {
+        self.out.extend_from_slice(TAIL);
+        self.out
+    }
+}
+
+fn base64_len(bytes: usize) -> usize {
+    bytes.div_ceil(3) * 4
+}
+
+/// `{"keys": [...], ...}`
+struct Document<'c>(&'c mut KeyContainer);
+
+impl<'de> DeserializeSeed<'de> for Document<'_> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Document<'_> {
+    type Value = ();
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key container")
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let mut seen = false;
+        while let Some(member) = map.next_key::<&str>()? {
+            if !matches!(member, "keys" | "Keys") {
+                map.next_value::<IgnoredAny>()?;
+            } else if std::mem::replace(&mut seen, true) {
+                return Err(A::Error::duplicate_field("keys"));
+            } else {
+                map.next_value_seed(List(self.0))?;
+            }
+        }
+        if seen { Ok(()) } else { Err(A::Error::missing_field("keys")) }
+    }
+}
+
+/// `[{...}, ...]`
+struct List<'c>(&'c mut KeyContainer);
+
+impl<'de> DeserializeSeed<'de> for List<'_> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for List<'_> {
+    type Value = ();
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a list of at most {MAX_KEYS} keys")
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        while list.next_element_seed(Entry(self.0))?.is_some() {
+            if self.0.names.len() > MAX_KEYS {
+                return Err(A::Error::custom("too many keys"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `{"key_ID": "...", "key": "..."}`
+struct Entry<'c>(&'c mut KeyContainer);
+
+impl<'de> DeserializeSeed<'de> for Entry<'_> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Entry<'_> {
+    type Value = ();
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key with its key_ID")
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let (mut name, mut range) = (None, None);
+        while let Some(member) = map.next_key::<&str>()? {
+            let again = match member {
+                "key_ID" => name.replace(map.next_value::<KeyName>()?).is_some(),
+                "key" => range.replace(map.next_value_seed(Key(&mut self.0.bytes))?).is_some(),
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                    false
+                }
+            };
+            if again {
+                return Err(A::Error::custom("a member is given twice"));
+            }
+        }
+        let name = name.ok_or_else(|| A::Error::missing_field("key_ID"))?;
+        let range = range.ok_or_else(|| A::Error::missing_field("key"))?;
+        self.0.names.push((name, range));
+        Ok(())
+    }
+}
+
+/// Base64, decoded to the end of the buffer.
+struct Key<'b>(&'b mut Vec<u8>);
+
+impl<'de> DeserializeSeed<'de> for Key<'_> {
+    type Value = Range<usize>;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Key<'_> {
+    type Value = Range<usize>;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("base64 without escapes")
+    }
+    /// Only text borrowed from the input: other text went through a buffer that nobody overwrites.
+    fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Self::Value, E> {
+        let start = self.0.len();
+        let padding = text.bytes().rev().take(2).filter(|b| *b == b'=').count();
+        let length = (text.len() / 4 * 3).saturating_sub(padding);
+        if length == 0 || start + length > self.0.capacity() {
+            return Err(E::custom("not base64"));
+        }
+        self.0.resize(start + length, 0);
+        let decoded = Base64::decode(text, &mut self.0[start..]).map(<[u8]>::len);
+        if decoded != Ok(length) {
+            return Err(E::custom("not base64"));
+        }
+        Ok(start..start + length)
+    }
+}
