@@ -175,7 +175,7 @@ pub(crate) fn generate(session: &Session, prefix: &str, number: u64) -> Result<K
     let template = [
         Attribute::Class(ObjectClass::SECRET_KEY),
         Attribute::KeyType(KeyType::AES),
-        Attribute::ValueLen(KEK_BYTES.try_into()?),
+        Attribute::ValueLen(KEK_BYTES.into()),
         Attribute::Label(format!("{prefix}{number}").into_bytes()),
         Attribute::Id(id),
         Attribute::Token(true),

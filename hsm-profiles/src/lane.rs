@@ -146,5 +146,5 @@ fn with_gcm<T>(
     aad: &[u8],
     run: impl FnOnce(&Mechanism) -> Result<T, Error>,
 ) -> Result<T, Error> {
-    run(&Mechanism::AesGcm(GcmParams::new(&mut iv, aad, TAG_BITS.try_into()?)?))
+    run(&Mechanism::AesGcm(GcmParams::new(&mut iv, aad, TAG_BITS.into())?))
 }

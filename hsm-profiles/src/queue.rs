@@ -1,8 +1,9 @@
 //! The bounded queue between the asynchronous callers and the session threads.
 //! Callers [`Queue::push`], workers [`Queue::take`].
 //!
-//! A worker that has just finished takes the next jobs without sleeping, and a push wakes a
-//! thread only when one sleeps: under load no system call is spent on hand-over.
+//! A worker that has just finished takes the next jobs without sleeping, a push wakes a thread
+//! only when one sleeps, and the answers of one batch leave together: under load few system
+//! calls are spent on hand-over.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -15,8 +16,10 @@ use tokio::sync::oneshot;
 const MAX_JOBS: usize = 1024;
 /// Bounds the memory of waiting messages.
 const MAX_BYTES: usize = 32 << 20;
-/// Jobs one worker takes at a time, at most: more would let one thread hoard while others idle.
-const MAX_BATCH: usize = 8;
+/// Jobs one worker takes at a time, at most, and the bytes after which it takes no more. Their
+/// answers leave together, so this is also what an answer may wait for others: well under 1 ms.
+const MAX_BATCH: usize = 16;
+const MAX_BATCH_BYTES: usize = 32 << 10;
 
 /// Where the answer goes.
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, HsmError>>;
@@ -28,6 +31,26 @@ pub(crate) enum Work {
     Random { len: u32, reply: Reply<ClearBytes> },
     Probe { reply: Reply<()> },
     CreateKek { reply: Reply<KekId> },
+}
+
+/// An outcome on its way to whoever waits for it.
+pub(crate) enum Answer {
+    Sealed(Reply<Sealed>, Result<Sealed, HsmError>),
+    Clear(Reply<ClearBytes>, Result<ClearBytes, HsmError>),
+    Probed(Reply<()>, Result<(), HsmError>),
+    Kek(Reply<KekId>, Result<KekId, HsmError>),
+}
+
+impl Answer {
+    /// Hands it over; a caller that left loses nothing but the answer.
+    pub(crate) fn send(self) {
+        match self {
+            Self::Sealed(reply, done) => drop(reply.send(done)),
+            Self::Clear(reply, done) => drop(reply.send(done)),
+            Self::Probed(reply, done) => drop(reply.send(done)),
+            Self::Kek(reply, done) => drop(reply.send(done)),
+        }
+    }
 }
 
 /// One request with the time after which nobody waits for it.
@@ -116,9 +139,11 @@ impl Queue {
             }
         }
         let share = (state.jobs.len() / self.workers).clamp(1, MAX_BATCH);
-        for _ in 0..share {
+        let mut bytes = 0;
+        while batch.len() < share && bytes < MAX_BATCH_BYTES {
             let Some(job) = state.jobs.pop_front() else { break };
             state.bytes -= job.bytes;
+            bytes += job.bytes;
             batch.push(job);
         }
         Taken::Jobs
@@ -164,6 +189,13 @@ mod tests {
         let mut batch = Vec::new();
         queue.take(&mut batch, None);
         assert_eq!(batch.len(), 3);
+        let queue = Queue::new(1);
+        for _ in 0..12 {
+            queue.push(job(MAX_BATCH_BYTES / 2)).unwrap();
+        }
+        batch.clear();
+        queue.take(&mut batch, None);
+        assert_eq!(batch.len(), 2);
     }
 
     #[test]

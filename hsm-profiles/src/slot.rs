@@ -41,10 +41,10 @@ fn present(library: &Library) -> Result<Vec<(Slot, TokenInfo)>, Error> {
     let mut tokens = Vec::with_capacity(slots.len());
     for slot in slots {
         // A slot that answers with an error must not hide the others.
-        if let Ok(info) = library.pkcs11.get_token_info(slot) {
-            if info.token_initialized() {
-                tokens.push((slot, info));
-            }
+        if let Ok(info) = library.pkcs11.get_token_info(slot)
+            && info.token_initialized()
+        {
+            tokens.push((slot, info));
         }
     }
     Ok(tokens)

@@ -13,7 +13,7 @@ use km_core::material::ClearBytes;
 use crate::fault::{Fault, classify};
 use crate::lane::{Lane, OpError};
 use crate::link::{Connection, Link, code};
-use crate::queue::{Job, Queue, Reply, Taken, Work};
+use crate::queue::{Answer, Job, Queue, Taken, Work};
 
 /// New session, new login, one more: no error needs a fourth try.
 const TRIES: usize = 3;
@@ -23,13 +23,16 @@ const RECOVERY_PERIOD: Duration = Duration::from_millis(250);
 /// Serves the queue until it is closed.
 pub(crate) fn run(link: Arc<Link>, queue: Arc<Queue>) {
     let mut worker = Worker { link, lane: None };
-    let mut batch = Vec::new();
+    let (mut batch, mut answers) = (Vec::new(), Vec::new());
     loop {
         let nap = (!worker.link.health.is_ready()).then_some(RECOVERY_PERIOD);
         match queue.take(&mut batch, nap) {
             Taken::Closed => return,
             Taken::Nap => drop(worker.attempt(|lane| lane.round_trip(None), OnData::Retry)),
-            Taken::Jobs => batch.drain(..).for_each(|job| worker.serve(job)),
+            Taken::Jobs => {
+                answers.extend(batch.drain(..).map(|job| worker.serve(job)));
+                answers.drain(..).for_each(Answer::send);
+            }
         }
     }
 }
@@ -60,45 +63,50 @@ struct Worker {
 }
 
 impl Worker {
-    fn serve(&mut self, job: Job) {
+    fn serve(&mut self, job: Job) -> Answer {
         let late = Instant::now() >= job.deadline;
         match job.work {
             Work::Seal { aad, clear, reply } => {
-                self.answer(late, reply, |w| w.retried(|lane| lane.seal(&aad, &clear)));
+                let done = self.unless(late || reply.is_closed(), |w| {
+                    w.retried(|lane| lane.seal(&aad, &clear))
+                });
+                Answer::Sealed(reply, done)
             }
             Work::Open { aad, sealed, reply } => {
-                self.answer(late, reply, |w| w.open(&aad, &sealed));
+                let done = self.unless(late || reply.is_closed(), |w| w.open(&aad, &sealed));
+                Answer::Clear(reply, done)
             }
             Work::Random { len, reply } => {
-                self.answer(late, reply, |w| w.retried(|lane| lane.random(len)));
+                let done =
+                    self.unless(late || reply.is_closed(), |w| w.retried(|lane| lane.random(len)));
+                Answer::Clear(reply, done)
             }
             Work::Probe { reply } => {
-                self.answer(late, reply, |w| w.retried(|lane| lane.round_trip(None)));
+                let done = self.unless(late, |w| w.retried(|lane| lane.round_trip(None)));
+                Answer::Probed(reply, done)
             }
             Work::CreateKek { reply } => {
                 let link = Arc::clone(&self.link);
-                self.answer(late, reply, |w| w.retried(|lane| link.create_kek(lane)));
+                let done = self.unless(late, |w| w.retried(|lane| link.create_kek(lane)));
+                Answer::Kek(reply, done)
             }
         }
     }
 
     /// Runs `work` unless nobody waits for it any more. A panic costs one request, not a thread.
-    fn answer<T>(
+    fn unless<T>(
         &mut self,
         late: bool,
-        reply: Reply<T>,
         work: impl FnOnce(&mut Self) -> Result<T, HsmError>,
-    ) {
-        if late || reply.is_closed() {
+    ) -> Result<T, HsmError> {
+        if late {
             let why = "the request waited for the HSM past its deadline: send fewer at once";
-            drop(reply.send(Err(HsmError::Unavailable(why.to_owned()))));
-            return;
+            return Err(HsmError::Unavailable(why.to_owned()));
         }
-        let done = catch_unwind(AssertUnwindSafe(|| work(self))).unwrap_or_else(|_| {
+        catch_unwind(AssertUnwindSafe(|| work(self))).unwrap_or_else(|_| {
             self.lane = None;
             Err(HsmError::Unavailable("the HSM worker failed on this request".to_owned()))
-        });
-        drop(reply.send(done));
+        })
     }
 
     /// A bad tag, or a sick token that says so of good data: only a round trip under the same

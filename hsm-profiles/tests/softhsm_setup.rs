@@ -1,5 +1,7 @@
 //! Each setup mistake ends in an error that says what to change.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod common;
 
 use std::os::unix::fs::PermissionsExt;

@@ -2,7 +2,7 @@
 //!
 //! SoftHSM reads `SOFTHSM2_CONF` once per process, so the test makes a token, then runs itself
 //! again as a child with the variable set; the body runs in the child.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
