@@ -1,7 +1,26 @@
-//! The domain of qkm.
+//! The domain of qkm: key material and its life, pools, vault, supply, managed objects.
+//!
+//! No sockets here. The doors are traits: [`hsm::Hsm`] (implemented in `hsm-profiles`),
+//! [`store::Store`] (the embedded one is here), [`module::ModuleSource`] (`qkd-ingest`) and
+//! [`peer::PeerLink`] (`relay`). Fronts enter through [`supply::Supply`] for pool keys and
+//! [`objects::Objects`] for managed objects.
+
+pub mod block;
+pub mod clock;
 pub mod hsm;
 pub mod ids;
+pub mod journal;
 pub mod key_id;
+pub mod ledger;
 pub mod material;
+pub mod module;
+pub mod objects;
+pub mod peer;
+pub mod pool;
 pub mod provenance;
+pub mod records;
+pub mod registry;
+pub mod run;
 pub mod store;
+pub mod supply;
+pub mod vault;

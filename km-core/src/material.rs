@@ -4,10 +4,10 @@
 //! says only the length, its memory is overwritten on drop, and every reader is named
 //! [`ClearBytes::expose`], so `grep expose` is the audit.
 
-use std::fmt;
+use std::{fmt, ops::Range};
 
 use subtle::ConstantTimeEq;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 /// Clear key bytes on the heap; overwritten when dropped.
 ///
@@ -50,8 +50,16 @@ impl ClearBytes {
     }
 
     /// A copy of `range` as material of its own; `None` when it reaches past the end.
-    pub fn slice(&self, range: std::ops::Range<usize>) -> Option<Self> {
+    pub fn slice(&self, range: Range<usize>) -> Option<Self> {
         self.0.get(range).map(Self::copy_from)
+    }
+
+    /// Overwrites `range` with zeros; what reaches past the end is left out.
+    pub fn wipe(&mut self, range: Range<usize>) {
+        let end = range.end.min(self.0.len());
+        if let Some(part) = self.0.get_mut(range.start..end) {
+            part.zeroize();
+        }
     }
 }
 

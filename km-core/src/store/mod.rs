@@ -4,6 +4,7 @@
 //! objects is written once above it. What goes in is sealed or public metadata, and authenticated
 //! ([`crate::vault`]); the store itself never judges a value.
 
+pub mod faulty;
 mod sqlite;
 pub mod suite;
 
@@ -17,8 +18,11 @@ pub use sqlite::SqliteStore;
 pub const MAX_OPS: usize = 100;
 /// Most bytes (keys and values) one [`Commit`] may carry.
 pub const MAX_COMMIT_BYTES: usize = 1 << 20;
-/// Most records one [`Store::range`] call returns, whatever limit was asked.
+/// Most records one [`Store::range`] call returns, whatever limit was asked. A page shorter than
+/// both this and the limit asked for is the last one.
 pub const MAX_RANGE: usize = 1000;
+/// Longest key in bytes; the shortest has one.
+pub const MAX_KEY_BYTES: usize = 1024;
 
 /// A record's version: grows with every change of that key, never reused within a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,7 +48,19 @@ pub enum Check {
     Is(Vec<u8>, Version),
 }
 
+impl Check {
+    /// The key that is checked.
+    pub fn key(&self) -> &[u8] {
+        match self {
+            Check::Absent(key) | Check::Is(key, _) => key,
+        }
+    }
+}
+
 /// One atomic change. Build with the methods, hand to [`Store::commit`].
+///
+/// Checks see the state before the change. A key put twice gets the last value; a key both put
+/// and deleted ends up deleted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Commit {
     /// All must hold, or nothing happens.
@@ -86,10 +102,38 @@ impl Commit {
     pub fn ops(&self) -> usize {
         self.checks.len() + self.puts.len() + self.deletes.len()
     }
+    /// Makes the commit happen only while `session` is alive.
+    pub fn fenced(mut self, session: SessionId) -> Self {
+        self.session = Some(session);
+        self
+    }
     /// Number of bytes, as counted against [`MAX_COMMIT_BYTES`].
     pub fn bytes(&self) -> usize {
         self.puts.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>()
             + self.deletes.iter().map(Vec::len).sum::<usize>()
+            + self.checks.iter().map(|c| c.key().len()).sum::<usize>()
+    }
+    /// Refuses what breaks a limit of this module. Every store calls it first.
+    pub fn within_limits(&self) -> Result<(), StoreError> {
+        let refuse = |what: String| Err(StoreError::TooLarge(what));
+        if self.ops() > MAX_OPS {
+            return refuse(format!("{} operations in one commit, at most {MAX_OPS}", self.ops()));
+        }
+        if self.bytes() > MAX_COMMIT_BYTES {
+            return refuse(format!(
+                "{} bytes in one commit, at most {MAX_COMMIT_BYTES}",
+                self.bytes()
+            ));
+        }
+        let puts = self.puts.iter().map(|(key, _)| key.as_slice());
+        let deletes = self.deletes.iter().map(Vec::as_slice);
+        let mut keys = self.checks.iter().map(Check::key).chain(puts).chain(deletes);
+        match keys.find(|key| key.is_empty() || key.len() > MAX_KEY_BYTES) {
+            Some(key) => {
+                refuse(format!("a key of {} bytes, allowed are 1 to {MAX_KEY_BYTES}", key.len()))
+            }
+            None => Ok(()),
+        }
     }
 }
 
@@ -165,9 +209,11 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Vec<Record>, StoreError>;
 
     /// Applies a change atomically. `Committed` means durable: it survives a crash right after.
+    /// A caller that drops the future before it answers knows no more than after `Unknown`.
     async fn commit(&self, commit: Commit) -> Result<Outcome, StoreError>;
 
-    /// Changes under `prefix` from now on, in order.
+    /// Changes under `prefix` from now on, in order. A watcher that falls too far behind gets
+    /// [`Event::Compacted`] as its last event; it lists again and watches anew.
     async fn watch(&self, prefix: &[u8]) -> Result<tokio::sync::mpsc::Receiver<Event>, StoreError>;
 
     /// Opens a session that ends when `ttl` passes without a keep-alive.
@@ -179,7 +225,8 @@ pub trait Store: Send + Sync + 'static {
     /// Ends a session at once.
     async fn end_session(&self, session: SessionId) -> Result<(), StoreError>;
 
-    /// Deletes every record under `prefix` (in as many commits as it takes).
+    /// Deletes every record under `prefix` (in as many commits as it takes, so others see it
+    /// happen). A record written under `prefix` meanwhile may stay.
     async fn purge(&self, prefix: &[u8]) -> Result<(), StoreError>;
 
     /// Writes a consistent copy to `to`, which must not exist.

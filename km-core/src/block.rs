@@ -1,0 +1,147 @@
+//! Blocks: about 64 KiB of agreed key bits, sealed once, carved lazily. Enter through
+//! [`BlockHeader`]; the life of a block is the table [`Phase::after`].
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    hsm::Sealed,
+    ids::{BlockId, ClusterId},
+    provenance::Provenance,
+};
+
+/// Most usable bytes in a block. Offsets and lengths fit 16 bits.
+pub const MAX_BLOCK: usize = 65_472;
+/// Bytes of module key spent on the two agreement tags of a block (a 256-bit one-time Poly1305
+/// key each way).
+pub const TAG_KEYS: usize = 64;
+
+/// Public metadata of a block (6.1.1a: ID, size, type, module, time stamps). Authenticated as
+/// associated data of the seal, so a sealed block cannot be passed off as another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockHeader {
+    /// Its address.
+    pub id: BlockId,
+    /// Usable bytes, at most [`MAX_BLOCK`].
+    pub len: u16,
+    /// How the bits came to be.
+    pub provenance: Provenance,
+    /// The module (or peer KM) they were taken from, as configured here.
+    pub module: String,
+    /// Milliseconds since the Unix epoch when this KM received the last of them.
+    pub received_ms: u64,
+}
+
+/// A block as it may be stored or replicated. Only [`crate::vault::Vault`] makes one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealedBlock {
+    header: BlockHeader,
+    sealed: Sealed,
+}
+
+impl SealedBlock {
+    pub(crate) fn new(header: BlockHeader, sealed: Sealed) -> Self {
+        Self { header, sealed }
+    }
+    /// The public metadata.
+    pub fn header(&self) -> &BlockHeader {
+        &self.header
+    }
+    pub(crate) fn sealed(&self) -> &Sealed {
+        &self.sealed
+    }
+}
+
+/// Where a block is in its life. What is Received but not Agreed is never stored; what is
+/// Consumed is erased in the same commit, so neither has a phase here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Phase {
+    /// Sealed here; it is not known whether the other end kept its copy.
+    Agreed,
+    /// Sealed at both ends; its owner may assign from it.
+    Stored,
+    /// An operator or an incident stopped its use (6.2f).
+    Held,
+}
+
+/// What can happen to a stored block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The other end is known to have stored it.
+    Confirm,
+    /// Stop using it.
+    Hold,
+    /// Use it again.
+    Release,
+    /// The last byte is delivered or burned: erase it.
+    Erase,
+}
+
+/// A step the life of a block does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a block that is {from:?} cannot {step:?}")]
+pub struct BadStep {
+    /// The phase it is in.
+    pub from: Phase,
+    /// What was asked.
+    pub step: Step,
+}
+
+impl Phase {
+    /// The one table of a block's life. `None`: the block is erased.
+    pub fn after(self, step: Step) -> Result<Option<Phase>, BadStep> {
+        use {Phase::*, Step::*};
+        Ok(match (self, step) {
+            (Agreed, Confirm) | (Stored, Confirm) => Some(Stored),
+            (Stored, Hold) => Some(Held),
+            (Held, Release) => Some(Stored),
+            (Agreed | Stored | Held, Erase) => None,
+            (from, step) => return Err(BadStep { from, step }),
+        })
+    }
+
+    /// Whether bytes may be assigned or delivered from it.
+    pub fn usable(self) -> bool {
+        self == Phase::Stored
+    }
+}
+
+/// The small, changing record beside the immutable [`SealedBlock`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockState {
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// The end that alone assigns from it.
+    pub owner: ClusterId,
+    /// How often it changed its owner while untouched; the newer claim wins at both ends.
+    pub transfers: u16,
+    /// Usable bytes, as in the header.
+    pub len: u16,
+    /// Bytes before this are assigned or burned; never goes back.
+    pub cursor: u16,
+}
+
+impl BlockState {
+    /// Bytes nobody was promised yet.
+    pub fn remaining(&self) -> u16 {
+        self.len - self.cursor
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_held_block_is_not_usable_until_released() {
+        let held = Phase::Stored.after(Step::Hold).unwrap().unwrap();
+        assert!(!held.usable());
+        assert!(held.after(Step::Confirm).is_err());
+        assert_eq!(held.after(Step::Release).unwrap(), Some(Phase::Stored));
+    }
+
+    #[test]
+    fn an_agreed_block_is_not_usable_before_the_other_end_confirmed() {
+        assert!(!Phase::Agreed.usable());
+        assert_eq!(Phase::Agreed.after(Step::Confirm).unwrap(), Some(Phase::Stored));
+    }
+}

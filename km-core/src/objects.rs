@@ -1,0 +1,368 @@
+//! Managed objects: named, sealed one by one, with a KMIP life cycle. Enter through [`Objects`].
+//!
+//! What an object means to a protocol (its attributes) is opaque here; what the domain must know
+//! (owner, state, provenance, where its sealed bytes are) is not.
+
+use std::ops::Bound;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    clock::now_ms,
+    hsm::HsmError,
+    ids::SaeId,
+    material::ClearBytes,
+    provenance::Provenance,
+    records::{RecordError, Records},
+    store::{Commit, MAX_RANGE, Outcome, Version},
+    vault::{SealedObject, Vault},
+};
+
+/// Longest Unique Identifier, in bytes.
+pub const MAX_UID: usize = 64;
+/// Most bytes of attributes kept with an object.
+pub const MAX_ATTRIBUTES: usize = 64 << 10;
+/// Most search terms of an object, and most bytes in one.
+pub const MAX_TERMS: usize = 64;
+const MAX_TERM: usize = 512;
+
+/// State of a managed object (KMIP, "State" attribute).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ObjectState {
+    /// Not to be used yet.
+    PreActive,
+    /// In use.
+    Active,
+    /// Only to process what was protected before.
+    Deactivated,
+    /// Known or feared to be disclosed.
+    Compromised,
+    /// Its bytes are gone.
+    Destroyed,
+    /// Disclosed, and its bytes are gone.
+    DestroyedCompromised,
+}
+
+/// What can happen to a managed object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ObjectStep {
+    /// Activate, or its activation date came.
+    Activate,
+    /// Revoke for any reason but compromise, or its deactivation date came.
+    Deactivate,
+    /// Revoke for compromise.
+    Compromise,
+    /// Destroy.
+    Destroy,
+}
+
+/// A step the life of an object does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an object that is {from:?} cannot {step:?}")]
+pub struct BadObjectStep {
+    /// Its state.
+    pub from: ObjectState,
+    /// What was asked.
+    pub step: ObjectStep,
+}
+
+impl ObjectState {
+    /// The one table of an object's life (KMIP 1.0 to 2.1, state transitions).
+    pub fn after(self, step: ObjectStep) -> Result<Self, BadObjectStep> {
+        use {ObjectState::*, ObjectStep as Step};
+        Ok(match (self, step) {
+            (PreActive, Step::Activate) => Active,
+            (Active, Step::Deactivate) => Deactivated,
+            (PreActive | Active | Deactivated, Step::Compromise) => Compromised,
+            (PreActive | Deactivated, Step::Destroy) => Destroyed,
+            (Compromised, Step::Destroy) => DestroyedCompromised,
+            (Destroyed, Step::Compromise) => DestroyedCompromised,
+            (from, step) => return Err(BadObjectStep { from, step }),
+        })
+    }
+
+    /// Whether the bytes are gone.
+    pub fn is_destroyed(self) -> bool {
+        matches!(self, Self::Destroyed | Self::DestroyedCompromised)
+    }
+}
+
+/// An object as stored: sealed bytes and public metadata.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Object {
+    /// Unique Identifier.
+    pub uid: String,
+    /// The application it belongs to.
+    pub owner: SaeId,
+    /// State.
+    pub state: ObjectState,
+    /// Its bytes; `None` once destroyed.
+    pub sealed: Option<SealedObject>,
+    /// How the bytes came to be.
+    pub provenance: Provenance,
+    /// Milliseconds since the Unix epoch.
+    pub created_ms: u64,
+    /// What the protocol knows about it, in the protocol's own encoding.
+    pub attributes: Vec<u8>,
+    /// Exact-match search terms, such as `name:alpha`.
+    pub terms: Vec<String>,
+}
+
+/// An object about to be made.
+#[derive(Debug)]
+pub struct NewObject {
+    /// Unique Identifier; see [`Objects::fresh_uid`].
+    pub uid: String,
+    /// The application it will belong to.
+    pub owner: SaeId,
+    /// Its first state.
+    pub state: ObjectState,
+    /// How the bytes came to be.
+    pub provenance: Provenance,
+    /// Opaque metadata, at most [`MAX_ATTRIBUTES`] bytes.
+    pub attributes: Vec<u8>,
+    /// Search terms, at most [`MAX_TERMS`].
+    pub terms: Vec<String>,
+}
+
+/// Why an object operation failed; nothing changed unless it says so.
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
+pub enum ObjectError {
+    /// No such object of this owner.
+    #[error("there is no object {0}")]
+    NotFound(String),
+    /// The identifier is taken.
+    #[error("an object {0} exists already")]
+    Exists(String),
+    /// Its bytes were destroyed.
+    #[error("object {0} was destroyed")]
+    Destroyed(String),
+    /// Somebody changed it at the same time; read it again.
+    #[error("object {0} changed at the same time")]
+    Conflict(String),
+    /// A bound of this module.
+    #[error("{0}")]
+    TooLarge(String),
+    /// The state machine says no.
+    #[error(transparent)]
+    Step(#[from] BadObjectStep),
+    /// The HSM did not seal or open.
+    #[error(transparent)]
+    Hsm(#[from] HsmError),
+    /// The store did not read or write.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// Nobody knows whether the change happened; read it again.
+    #[error("it is not known whether the change to object {0} was stored")]
+    Unknown(String),
+}
+
+/// The managed objects of a cluster.
+#[derive(Clone)]
+pub struct Objects {
+    records: Records,
+    vault: Vault,
+}
+
+const OBJECT: &[u8] = b"object/";
+const INDEX: &[u8] = b"index/";
+
+fn object_key(uid: &str) -> Vec<u8> {
+    [OBJECT, uid.as_bytes()].concat()
+}
+
+/// Every object of `owner` that has `term`, in order of identifier. The empty term is in all.
+fn index_prefix(owner: &SaeId, term: &str) -> Vec<u8> {
+    [INDEX, owner.as_str().as_bytes(), b"\0", term.as_bytes(), b"\0"].concat()
+}
+
+impl Object {
+    fn index_keys(&self) -> impl Iterator<Item = Vec<u8>> + '_ {
+        std::iter::once("").chain(self.terms.iter().map(String::as_str)).map(|term| {
+            let mut key = index_prefix(&self.owner, term);
+            key.extend_from_slice(self.uid.as_bytes());
+            key
+        })
+    }
+}
+
+impl Objects {
+    /// Objects over these records and this vault.
+    pub fn new(records: Records, vault: Vault) -> Self {
+        Self { records, vault }
+    }
+
+    /// The vault the objects are sealed in.
+    pub fn vault(&self) -> &Vault {
+        &self.vault
+    }
+
+    /// A new identifier: a UUIDv7, so that new objects are neighbours in the store.
+    pub fn fresh_uid() -> String {
+        uuid::Uuid::now_v7().to_string()
+    }
+
+    /// Seals the object and gives the records that make it exist, for a commit of the caller's.
+    pub async fn prepare(
+        &self,
+        new: NewObject,
+        clear: &ClearBytes,
+    ) -> Result<(Object, Vec<(Vec<u8>, Option<Vec<u8>>)>), ObjectError> {
+        let too_large = |what: &str| Err(ObjectError::TooLarge(what.to_owned()));
+        if new.uid.is_empty() || new.uid.len() > MAX_UID {
+            return too_large("a Unique Identifier has 1 to 64 bytes");
+        }
+        if new.attributes.len() > MAX_ATTRIBUTES {
+            return too_large("the attributes of the object take more than 64 KiB");
+        }
+        check_terms(&new.terms)?;
+        let sealed = self.vault.seal_object(&new.uid, new.owner.as_str(), clear).await?;
+        let object = Object {
+            uid: new.uid,
+            owner: new.owner,
+            state: new.state,
+            sealed: Some(sealed),
+            provenance: new.provenance,
+            created_ms: now_ms(),
+            attributes: new.attributes,
+            terms: new.terms,
+        };
+        let key = object_key(&object.uid);
+        let mut puts = vec![(key.clone(), Some(self.records.encode(&key, &object)))];
+        for key in object.index_keys() {
+            let value = self.records.encode(&key, &());
+            puts.push((key, Some(value)));
+        }
+        Ok((object, puts))
+    }
+
+    /// Creates an object; durable on return.
+    pub async fn create(&self, new: NewObject, clear: &ClearBytes) -> Result<Object, ObjectError> {
+        let (object, puts) = self.prepare(new, clear).await?;
+        let mut commit = Commit::new().absent(object_key(&object.uid));
+        commit.puts = puts.into_iter().filter_map(|(k, v)| Some((k, v?))).collect();
+        match self.commit(commit).await? {
+            Outcome::Committed(_) => Ok(object),
+            Outcome::Conflict => Err(ObjectError::Exists(object.uid)),
+            Outcome::Unknown => Err(ObjectError::Unknown(object.uid)),
+        }
+    }
+
+    /// Reads the object `uid` if it belongs to `owner`.
+    pub async fn get(&self, owner: &SaeId, uid: &str) -> Result<(Object, Version), ObjectError> {
+        let missing = || ObjectError::NotFound(uid.chars().take(MAX_UID).collect());
+        if uid.is_empty() || uid.len() > MAX_UID {
+            return Err(missing());
+        }
+        let key = object_key(uid);
+        let record = self.records.store().get(&key).await.map_err(RecordError::from)?;
+        let record = record.ok_or_else(missing)?;
+        let object: Object = self.records.decode(&key, &record.value)?;
+        if object.owner == *owner { Ok((object, record.version)) } else { Err(missing()) }
+    }
+
+    /// The clear bytes of an object.
+    pub async fn open(&self, object: &Object) -> Result<ClearBytes, ObjectError> {
+        let sealed = object.sealed.as_ref();
+        let sealed = sealed.ok_or_else(|| ObjectError::Destroyed(object.uid.clone()))?;
+        Ok(self.vault.open_object(&object.uid, object.owner.as_str(), sealed).await?)
+    }
+
+    /// Writes a changed object back if nobody else did since `version`; durable on return.
+    /// Its identifier and owner must be as read.
+    pub async fn update(
+        &self,
+        old: &Object,
+        version: Version,
+        new: &Object,
+    ) -> Result<(), ObjectError> {
+        check_terms(&new.terms)?;
+        let key = object_key(&new.uid);
+        let value = self.records.encode(&key, new);
+        let mut commit = Commit::new().unchanged(key.clone(), version).put(key, value);
+        let before: Vec<Vec<u8>> = old.index_keys().collect();
+        let after: Vec<Vec<u8>> = new.index_keys().collect();
+        for key in before.iter().filter(|key| !after.contains(key)) {
+            commit = commit.delete(key.clone());
+        }
+        for key in after.iter().filter(|key| !before.contains(key)) {
+            let value = self.records.encode(key, &());
+            commit = commit.put(key.clone(), value);
+        }
+        match self.commit(commit).await? {
+            Outcome::Committed(_) => Ok(()),
+            Outcome::Conflict => Err(ObjectError::Conflict(new.uid.clone())),
+            Outcome::Unknown => Err(ObjectError::Unknown(new.uid.clone())),
+        }
+    }
+
+    /// Takes one step of the state machine and writes it; a Destroy erases the sealed bytes in
+    /// the same commit. `change` may adjust the metadata.
+    pub async fn step(
+        &self,
+        owner: &SaeId,
+        uid: &str,
+        step: ObjectStep,
+        change: impl FnOnce(&mut Object),
+    ) -> Result<Object, ObjectError> {
+        let (old, version) = self.get(owner, uid).await?;
+        let mut new = old.clone();
+        new.state = old.state.after(step)?;
+        if new.state.is_destroyed() {
+            new.sealed = None;
+        }
+        change(&mut new);
+        self.update(&old, version, &new).await?;
+        Ok(new)
+    }
+
+    /// Identifiers of `owner`'s objects that have `term` (`""`: all), in order, after `after`.
+    pub async fn search(
+        &self,
+        owner: &SaeId,
+        term: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<String>, ObjectError> {
+        let prefix = index_prefix(owner, term);
+        let after = match after {
+            Some(uid) => Bound::Excluded([&prefix, uid.as_bytes()].concat()),
+            None => Bound::Unbounded,
+        };
+        let store = self.records.store();
+        let page = store.range(&prefix, after, limit.min(MAX_RANGE)).await;
+        let uids = page.map_err(RecordError::from)?.into_iter().map(|record| {
+            String::from_utf8_lossy(record.key.get(prefix.len()..).unwrap_or_default()).into_owned()
+        });
+        Ok(uids.collect())
+    }
+
+    async fn commit(&self, commit: Commit) -> Result<Outcome, ObjectError> {
+        Ok(self.records.store().commit(commit).await.map_err(RecordError::from)?)
+    }
+}
+
+fn check_terms(terms: &[String]) -> Result<(), ObjectError> {
+    let plain = |term: &String| !term.is_empty() && term.len() <= MAX_TERM && !term.contains('\0');
+    if terms.len() <= MAX_TERMS && terms.iter().all(plain) {
+        Ok(())
+    } else {
+        let text = "an object has at most 64 search terms of 1 to 512 bytes without NUL";
+        Err(ObjectError::TooLarge(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_active_object_must_be_revoked_before_it_is_destroyed() {
+        use ObjectState::*;
+        assert!(Active.after(ObjectStep::Destroy).is_err());
+        assert_eq!(Active.after(ObjectStep::Deactivate).unwrap(), Deactivated);
+        assert_eq!(Deactivated.after(ObjectStep::Destroy).unwrap(), Destroyed);
+        assert_eq!(Compromised.after(ObjectStep::Destroy).unwrap(), DestroyedCompromised);
+        assert!(Destroyed.after(ObjectStep::Activate).is_err());
+    }
+}

@@ -1,0 +1,43 @@
+//! The other end of a pool as the domain sees it. Implemented in `relay`.
+
+use async_trait::async_trait;
+
+use serde::{Deserialize, Serialize};
+
+use crate::run::RunSpec;
+
+/// Why the peer did not take a run. The run is burned here in any case.
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
+pub enum AssignError {
+    /// The link is down or did not answer in time: nobody knows whether the peer has it.
+    #[error("the KM link is down or slow: {0}")]
+    Unavailable(String),
+    /// The peer says it cannot take it.
+    #[error("the peer refused a run of keys: {0}")]
+    Refused(String),
+}
+
+/// A block that changed its owner untouched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GivenBlock {
+    /// The block.
+    pub number: u64,
+    /// The count of owner changes including this one; an older claim is ignored.
+    pub transfers: u16,
+}
+
+/// Messages to the KM at the other end of a pool. All but [`PeerLink::assign`] are best effort:
+/// the protocol is safe without them and repeats what matters at each connection.
+#[async_trait]
+pub trait PeerLink: Send + Sync + 'static {
+    /// Whether a message could be sent now.
+    fn is_up(&self) -> bool;
+    /// Assigns a run; `Ok` means it is durable at the peer.
+    async fn assign(&self, run: &RunSpec) -> Result<(), AssignError>;
+    /// Tells that a run is over and how many of its keys were handed out.
+    fn run_ended(&self, run: &RunSpec, handed_out: u16);
+    /// Tells that untouched blocks of ours are now the peer's.
+    fn blocks_given(&self, blocks: Vec<GivenBlock>);
+    /// Asks the peer for untouched blocks, because ours run low.
+    fn ask_blocks(&self, count: u16);
+}

@@ -1,0 +1,267 @@
+//! Blocks of the pool: taken in, confirmed, given to the other end, erased.
+
+use std::sync::atomic::Ordering;
+
+use super::{
+    Pool, PoolError, keys,
+    tables::{MIN_KEY, Tables},
+};
+use crate::{
+    block::{BlockHeader, BlockState, MAX_BLOCK, Phase, Step, TAG_KEYS},
+    clock::now_ms,
+    ids::{BlockId, ClusterId, MAX_BLOCK_NUMBER},
+    journal::Change,
+    ledger::{Ledger, bits},
+    material::ClearBytes,
+    peer::GivenBlock,
+    provenance::Provenance,
+};
+
+/// An agreed block on its way into the pool.
+#[derive(Debug)]
+pub struct NewBlock {
+    /// Its number, the same at both ends and never used before.
+    pub number: u64,
+    /// The end that will assign from it.
+    pub owner: ClusterId,
+    /// How the bits came to be.
+    pub provenance: Provenance,
+    /// The module they came from.
+    pub module: String,
+    /// The usable bits, without the tag keys.
+    pub clear: ClearBytes,
+    /// Whether the other end is known to have it stored.
+    pub confirmed: bool,
+}
+
+impl Pool {
+    /// Seals and stores a block. On return it is durable. The number must be fresh.
+    pub async fn admit(&self, block: NewBlock) -> Result<(), PoolError> {
+        let number = block.number;
+        let len = u16::try_from(block.clear.len())
+            .ok()
+            .filter(|len| usize::from(*len) <= MAX_BLOCK && *len >= MIN_KEY);
+        let len = len.ok_or(PoolError::Block(number, "has a length no block can have"))?;
+        let header = BlockHeader {
+            id: BlockId { pool: self.tag, number },
+            len,
+            provenance: block.provenance,
+            module: block.module,
+            received_ms: now_ms(),
+        };
+        let sealed = self.vault.seal_block(header, &block.clear).await?;
+        drop(block.clear);
+        let phase = if block.confirmed { Phase::Stored } else { Phase::Agreed };
+        let state = BlockState { phase, owner: block.owner, transfers: 0, len, cursor: 0 };
+        let ticket = {
+            let mut tables = self.tables();
+            if number <= tables.high || number > MAX_BLOCK_NUMBER {
+                return Err(PoolError::Block(number, "was used before, or is too large"));
+            }
+            let payload_key = keys::payload(self.tag, number);
+            let payload = self.records.encode(&payload_key, &sealed);
+            let high_key = keys::high(self.tag);
+            let high = self.records.encode(&high_key, &number);
+            let tag = bits(TAG_KEYS as u64);
+            let mut change = Change {
+                records: vec![(payload_key, Some(payload)), (high_key, Some(high))],
+                ledger: Ledger { absorbed: bits(len) + tag, tag, ..Ledger::default() },
+            };
+            self.put_block(&mut tables, number, state, &mut change);
+            self.journal.append(change)
+        };
+        self.durable(ticket).await?;
+        self.count(&self.counters.blocks_admitted, 1);
+        self.changed.notify_waiters();
+        Ok(())
+    }
+
+    /// Whether this end has the block, in any phase.
+    pub fn has_block(&self, number: u64) -> bool {
+        self.tables().blocks().contains_key(&number)
+    }
+
+    /// Blocks of which it is not known whether the other end kept them.
+    pub fn unconfirmed(&self) -> Vec<u64> {
+        let tables = self.tables();
+        let agreed = tables.blocks().iter().filter(|(_, s)| s.phase == Phase::Agreed);
+        agreed.map(|(number, _)| *number).collect()
+    }
+
+    /// The other end has stored these blocks; idempotent.
+    pub fn confirm(&self, numbers: &[u64]) {
+        let mut tables = self.tables();
+        for number in numbers {
+            self.step_block(&mut tables, *number, Step::Confirm);
+        }
+        drop(tables);
+        self.changed.notify_waiters();
+    }
+
+    /// The other end does not have these blocks and never will: burns them. Only blocks that are
+    /// not confirmed can be burned this way.
+    pub fn burn_unconfirmed(&self, numbers: &[u64]) {
+        let mut tables = self.tables();
+        for number in numbers {
+            let agreed = tables.block(*number).filter(|state| state.phase == Phase::Agreed);
+            let Some(state) = agreed else { continue };
+            tracing::info!(block = number, "burning a block the other end does not have");
+            let mut change = Change::default();
+            self.burn_rest(&mut tables, *number, state, &mut change);
+            self.journal.append(change);
+        }
+    }
+
+    /// Accounts for bits that came in but were refused.
+    pub fn rejected(&self, bytes: u64) {
+        let refused = bits(bytes);
+        let ledger = Ledger { absorbed: refused, rejected: refused, ..Ledger::default() };
+        let _tables = self.tables();
+        self.journal.append(Change { records: Vec::new(), ledger });
+        self.counters.blocks_rejected.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Gives up to `count` untouched blocks of ours to the other end.
+    pub async fn give(&self, count: u16) -> Result<(), PoolError> {
+        let (given, ticket) = {
+            let mut tables = self.tables();
+            let mut change = Change::default();
+            let mut given = Vec::new();
+            for number in tables.givable(usize::from(count.min(32))) {
+                let Some(mut state) = tables.block(number) else { continue };
+                state.owner = self.config.peer.clone();
+                state.transfers += 1;
+                given.push(GivenBlock { number, transfers: state.transfers });
+                self.put_block(&mut tables, number, state, &mut change);
+            }
+            (given, self.journal.append(change))
+        };
+        // Ours no longer, durably, before the other end may take them.
+        self.durable(ticket).await?;
+        self.announce_given(given);
+        Ok(())
+    }
+
+    /// Repeats which untouched blocks were given away; for a new connection.
+    pub fn given_blocks(&self) -> Vec<GivenBlock> {
+        let tables = self.tables();
+        let mine_no_more = tables.blocks().iter().filter(|(_, state)| {
+            state.owner == self.config.peer && state.transfers > 0 && state.cursor == 0
+        });
+        mine_no_more
+            .map(|(number, state)| GivenBlock { number: *number, transfers: state.transfers })
+            .take(1000)
+            .collect()
+    }
+
+    fn announce_given(&self, given: Vec<GivenBlock>) {
+        if let (false, Some(peer)) = (given.is_empty(), self.peer.get()) {
+            peer.blocks_given(given);
+        }
+    }
+
+    /// Takes blocks the other end gave. An older claim, or a block in use, is left alone.
+    pub fn take_given(&self, given: &[GivenBlock]) {
+        let mut tables = self.tables();
+        for claim in given {
+            let Some(mut state) = tables.block(claim.number) else { continue };
+            let theirs = state.owner == self.config.peer && state.cursor == 0;
+            if theirs && claim.transfers > state.transfers && state.phase != Phase::Held {
+                state.owner = self.config.here.clone();
+                state.transfers = claim.transfers;
+                // Only a stored block can be given, so the other end has it.
+                state.phase = Phase::Stored;
+                let mut change = Change::default();
+                self.put_block(&mut tables, claim.number, state, &mut change);
+                self.journal.append(change);
+            }
+        }
+        drop(tables);
+        self.changed.notify_waiters();
+    }
+
+    /// The lowest block of ours that may still be assigned from.
+    pub fn floor(&self) -> u64 {
+        self.tables().floor()
+    }
+
+    /// The other end assigns from no block of its own below `floor` any more.
+    pub fn peer_floor(&self, floor: u64) {
+        let mut tables = self.tables();
+        let stale: Vec<(u64, BlockState)> = tables
+            .blocks()
+            .range(..floor)
+            .filter(|(_, state)| state.owner == self.config.peer && state.phase.usable())
+            .filter(|(_, state)| state.remaining() > 0 && state.transfers == 0)
+            .map(|(number, state)| (*number, state.clone()))
+            .collect();
+        for (number, state) in stale {
+            let mut change = Change::default();
+            self.burn_rest(&mut tables, number, state, &mut change);
+            self.journal.append(change);
+        }
+    }
+
+    fn step_block(&self, tables: &mut Tables, number: u64, step: Step) {
+        let Some(state) = tables.block(number) else { return };
+        match state.phase.after(step) {
+            Ok(Some(phase)) if phase != state.phase => {
+                let mut change = Change::default();
+                self.put_block(tables, number, BlockState { phase, ..state }, &mut change);
+                self.journal.append(change);
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(block = number, %error, "step refused"),
+        }
+    }
+
+    pub(super) fn put_block(
+        &self,
+        tables: &mut Tables,
+        number: u64,
+        state: BlockState,
+        change: &mut Change,
+    ) {
+        let key = keys::state(self.tag, number);
+        change.records.push((key.clone(), Some(self.records.encode(&key, &state))));
+        tables.set_block(number, Some(state));
+    }
+
+    /// Moves the cursor to `to`; what it passes over is accounted for by the caller. Burns a tail
+    /// too short for any key.
+    pub(super) fn advance(
+        &self,
+        tables: &mut Tables,
+        number: u64,
+        mut state: BlockState,
+        to: u16,
+        change: &mut Change,
+    ) {
+        state.cursor = to;
+        if state.remaining() < MIN_KEY {
+            change.ledger.burned += bits(state.remaining());
+            state.cursor = state.len;
+        }
+        self.put_block(tables, number, state, change);
+    }
+
+    fn burn_rest(&self, tables: &mut Tables, number: u64, state: BlockState, change: &mut Change) {
+        change.ledger.burned += bits(state.remaining());
+        let end = state.len;
+        self.advance(tables, number, state, end, change);
+        self.erase_if_finished(tables, number, change);
+    }
+
+    /// Deletes a block with nothing left to promise, deliver or collect.
+    pub(super) fn erase_if_finished(&self, tables: &mut Tables, number: u64, change: &mut Change) {
+        let id = BlockId { pool: self.tag, number };
+        let done = tables.block(number).is_some_and(|state| state.remaining() == 0);
+        if done && !tables.has_runs(id) {
+            tables.set_block(number, None);
+            let state_key = keys::state(self.tag, number);
+            change.records.retain(|(key, _)| *key != state_key);
+            change.records.push((state_key, None));
+            change.records.push((keys::payload(self.tag, number), None));
+        }
+    }
+}

@@ -1,0 +1,355 @@
+//! Runs the peer owns: accepted from the link, collected by ID, ended, expired.
+
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::OwnedMutexGuard;
+
+use super::{
+    OpenBlock, Pool, PoolError, SuppliedKey, keys,
+    tables::{Collecting, Tables},
+};
+use crate::{
+    block::{BlockState, Phase},
+    clock::now_ms,
+    ids::SaeId,
+    journal::Change,
+    key_id::KeyId,
+    ledger::bits,
+    run::{Bitmap, RunId, RunRecord, RunSpec, Side},
+};
+
+/// Clear bytes of a run nobody collects from are dropped after this.
+const CLEAR_IDLE: Duration = Duration::from_secs(2);
+
+/// Why keys were not collected. Nothing was delivered.
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
+pub enum CollectError {
+    /// Never assigned, already collected by this application, expired, or burned.
+    #[error("key {0} is not here: never assigned, collected before, or expired")]
+    NotFound(KeyId),
+    /// Assigned to other applications, or by another master.
+    #[error("key {0} was assigned to other applications")]
+    NotYours(KeyId),
+    /// Temporary: HSM or store.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+}
+
+/// Keys set aside for one application: no second request gets them. Deliver it, or drop it and
+/// they are free again.
+pub struct Reservation {
+    pool: Arc<Pool>,
+    slave: SaeId,
+    keys: Vec<(KeyId, RunId, u16)>,
+    armed: bool,
+}
+
+impl Pool {
+    /// Takes a run the peer assigned. `Ok` means durable here. A repeated run is `Ok` again.
+    ///
+    /// The caller has checked that the applications may share keys.
+    pub async fn accept_run(&self, spec: RunSpec) -> Result<(), PoolError> {
+        let ticket = {
+            let mut tables = self.tables();
+            let number = spec.id.block.number;
+            if tables.collecting.get(&spec.id).is_some_and(|run| run.spec == spec) {
+                None
+            } else {
+                let state = self.assignable_by_peer(&tables, &spec)?;
+                let mut change = Change::default();
+                // The peer passed over these bytes: a run of which we never heard.
+                change.ledger.burned += bits(spec.id.offset - state.cursor);
+                let side = Side::Collector {
+                    collected: vec![Bitmap::new(spec.count); spec.slaves.len()],
+                    limit: spec.count,
+                };
+                let expires_ms = now_ms() + self.config.key_ttl.as_millis() as u64;
+                let end = spec.end() as u16;
+                let record = RunRecord { spec, side, expires_ms };
+                let key = keys::run(record.spec.id);
+                change.records.push((key.clone(), Some(self.records.encode(&key, &record))));
+                tables.insert_collecting(record);
+                self.advance(&mut tables, number, state, end, &mut change);
+                Some(self.journal.append(change))
+            }
+        };
+        match ticket {
+            Some(ticket) => self.durable(ticket).await,
+            None => self.settled_soon().await,
+        }
+    }
+
+    async fn settled_soon(&self) -> Result<(), PoolError> {
+        tokio::time::timeout(super::DURABLE_DEADLINE, self.settled())
+            .await
+            .map_err(|_| PoolError::NotDurable)
+    }
+
+    fn assignable_by_peer(&self, tables: &Tables, spec: &RunSpec) -> Result<BlockState, PoolError> {
+        let number = spec.id.block.number;
+        let refuse = |why| Err(PoolError::Block(number, why));
+        if spec.id.block.pool != self.tag || !spec.sound() {
+            return refuse("the run does not make sense");
+        }
+        let Some(mut state) = tables.block(number) else { return refuse("is not here") };
+        if state.owner != self.config.peer {
+            return refuse("is not the peer's to assign from");
+        }
+        if state.phase == Phase::Held {
+            return refuse("is held");
+        }
+        if spec.id.offset < state.cursor || spec.end() > u32::from(state.len) {
+            return refuse("the run overlaps another or passes the end");
+        }
+        // The owner assigns only from blocks it has stored, so this confirms ours.
+        state.phase = Phase::Stored;
+        Ok(state)
+    }
+
+    /// Sets `ids` aside for `slave`, all or none. With `master`, only keys that master was
+    /// issued count.
+    pub fn reserve(
+        self: &Arc<Self>,
+        slave: &SaeId,
+        master: Option<&SaeId>,
+        ids: &[KeyId],
+    ) -> Result<Reservation, CollectError> {
+        let mut tables = self.tables();
+        let mut reservation = Reservation {
+            pool: self.clone(),
+            slave: slave.clone(),
+            keys: Vec::with_capacity(ids.len()),
+            armed: false,
+        };
+        for id in ids {
+            match reserve_one(&mut tables, slave, master, *id) {
+                Ok((run, index)) => reservation.keys.push((*id, run, index)),
+                Err(error) => {
+                    reservation.undo(&mut tables);
+                    return Err(error);
+                }
+            }
+        }
+        reservation.armed = true;
+        Ok(reservation)
+    }
+
+    /// The owner end is through with a run: keys it never handed out are burned here too.
+    pub fn run_ended(&self, spec: &RunSpec, handed_out: u16) {
+        let mut tables = self.tables();
+        if tables.collecting.contains_key(&spec.id) {
+            self.limit_run(&mut tables, spec.id, handed_out);
+        } else if let Ok(state) = self.assignable_by_peer(&tables, spec) {
+            // A run that never reached us: pass over its bytes.
+            let mut change = Change::default();
+            change.ledger.burned += bits(spec.end() - u32::from(state.cursor));
+            let number = spec.id.block.number;
+            self.advance(&mut tables, number, state, spec.end() as u16, &mut change);
+            self.erase_if_finished(&mut tables, number, &mut change);
+            self.journal.append(change);
+        }
+    }
+
+    fn limit_run(&self, tables: &mut Tables, id: RunId, limit: u16) {
+        let Some(run) = tables.collecting.get_mut(&id) else { return };
+        let before = run.untouched();
+        run.limit = run.limit.min(limit);
+        let cut = u64::from(before - run.untouched()) * u64::from(run.spec.key_len);
+        tables.settle_run_bytes(cut);
+        let mut change = Change::default();
+        change.ledger.burned += bits(cut);
+        self.save_run(tables, id, &mut change);
+        self.journal.append(change);
+    }
+
+    /// Burns what nobody collected in time and drops idle clear bytes. Call about once a second.
+    pub fn sweep(&self) {
+        let now = now_ms();
+        let mut tables = self.tables();
+        let expired: Vec<RunId> = tables
+            .collecting
+            .values()
+            .filter(|run| run.expires_ms <= now)
+            .map(|run| run.spec.id)
+            .collect();
+        for id in expired {
+            tracing::info!(block = %id.block, offset = id.offset, "burning uncollected keys");
+            self.limit_run(&mut tables, id, 0);
+        }
+        for run in tables.collecting.values() {
+            if run.used.elapsed() > CLEAR_IDLE
+                && let Ok(mut open) = run.open.try_lock()
+            {
+                *open = None;
+            }
+        }
+    }
+
+    /// Writes the run's record, or erases it when nobody can collect from it any more.
+    fn save_run(&self, tables: &mut Tables, id: RunId, change: &mut Change) {
+        let Some(run) = tables.collecting.get(&id) else { return };
+        let key = keys::run(id);
+        if run.finished() {
+            tables.collecting.remove(&id);
+            change.records.push((key, None));
+            self.erase_if_finished(tables, id.block.number, change);
+        } else {
+            let value = self.records.encode(&key, &run.record());
+            change.records.push((key, Some(value)));
+        }
+    }
+}
+
+fn reserve_one(
+    tables: &mut Tables,
+    slave: &SaeId,
+    master: Option<&SaeId>,
+    id: KeyId,
+) -> Result<(RunId, u16), CollectError> {
+    let (run_id, index) = tables.find_collecting(id.slice()).ok_or(CollectError::NotFound(id))?;
+    let run = tables.collecting.get_mut(&run_id).ok_or(CollectError::NotFound(id))?;
+    let wrong_master = master.is_some_and(|master| *master != run.spec.master);
+    let place = run.spec.slaves.iter().position(|named| named == slave);
+    let Some(place) = place.filter(|_| !wrong_master) else {
+        return Err(CollectError::NotYours(id));
+    };
+    run.used = Instant::now();
+    match run.reserved(place, index) {
+        true => Ok((run_id, index)),
+        false => Err(CollectError::NotFound(id)),
+    }
+}
+
+impl Collecting {
+    /// Marks key `index` as given to the slave at `place`; `false` when it was before.
+    fn reserved(&mut self, place: usize, index: u16) -> bool {
+        let fresh = !self.pending.contains(&(place, index))
+            && !self.collected.get(place).is_none_or(|bitmap| bitmap.has(index));
+        if fresh {
+            self.pending.insert((place, index));
+        }
+        fresh
+    }
+}
+
+impl Reservation {
+    fn undo(&self, tables: &mut Tables) {
+        for (_, run_id, index) in &self.keys {
+            if let Some(run) = tables.collecting.get_mut(run_id)
+                && let Some(place) = run.spec.slaves.iter().position(|s| *s == self.slave)
+            {
+                run.pending.remove(&(place, *index));
+            }
+        }
+    }
+
+    /// The runs concerned, each once.
+    fn runs(&self) -> BTreeSet<RunId> {
+        self.keys.iter().map(|(_, run, _)| *run).collect()
+    }
+
+    /// Reads the bytes; nothing is delivered yet.
+    pub async fn open(&self) -> Result<Vec<SuppliedKey>, PoolError> {
+        let mut opened = Vec::with_capacity(self.keys.len());
+        let mut held: Option<(RunId, OwnedMutexGuard<Option<OpenBlock>>)> = None;
+        for (id, run_id, _) in &self.keys {
+            if held.as_ref().is_none_or(|(at, _)| at != run_id) {
+                drop(held.take());
+                held = Some((*run_id, self.pool.clear_run(*run_id).await?));
+            }
+            let offset = usize::from(id.slice().offset - run_id.offset);
+            let range = offset..offset + usize::from(id.slice().len);
+            let run = held.as_ref().and_then(|(_, open)| open.as_ref());
+            let key = run.and_then(|run| {
+                let (bytes, provenance) = (run.clear.slice(range)?, run.provenance.clone());
+                Some(SuppliedKey { id: *id, bytes, provenance })
+            });
+            opened.push(key.ok_or(gone(*run_id))?);
+        }
+        Ok(opened)
+    }
+
+    /// Marks the keys as collected, durably, together with `also`; then the bytes may leave.
+    ///
+    /// On an error they stay marked: burned on doubt.
+    pub async fn deliver(mut self, also: Vec<(Vec<u8>, Option<Vec<u8>>)>) -> Result<(), PoolError> {
+        self.armed = false;
+        let ticket = {
+            let mut tables = self.pool.tables();
+            let mut change = Change { records: also, ..Change::default() };
+            let mut delivered = 0;
+            for (_, run_id, index) in &self.keys {
+                delivered += mark(&mut tables, &self.slave, *run_id, *index);
+            }
+            tables.settle_run_bytes(delivered);
+            change.ledger.delivered = bits(delivered);
+            self.wipe_spent(&mut tables);
+            for run_id in self.runs() {
+                self.pool.save_run(&mut tables, run_id, &mut change);
+            }
+            self.pool.journal.append(change)
+        };
+        self.pool.durable(ticket).await?;
+        self.pool.count(&self.pool.counters.keys_collected, self.keys.len() as u64);
+        Ok(())
+    }
+
+    /// Overwrites the bytes of keys every slave has.
+    fn wipe_spent(&self, tables: &mut Tables) {
+        for (id, run_id, index) in &self.keys {
+            let Some(run) = tables.collecting.get(run_id) else { continue };
+            if run.spent(*index)
+                && let Ok(mut open) = run.open.try_lock()
+                && let Some(open) = open.as_mut()
+            {
+                let start = usize::from(id.slice().offset - run_id.offset);
+                open.clear.wipe(start..start + usize::from(id.slice().len));
+            }
+        }
+    }
+}
+
+/// Marks one key; returns the bytes that are no longer outstanding.
+fn mark(tables: &mut Tables, slave: &SaeId, run_id: RunId, index: u16) -> u64 {
+    let Some(run) = tables.collecting.get_mut(&run_id) else { return 0 };
+    let Some(place) = run.spec.slaves.iter().position(|named| named == slave) else { return 0 };
+    let first = !run.touched(index) && index < run.limit;
+    run.pending.remove(&(place, index));
+    if let Some(bitmap) = run.collected.get_mut(place) {
+        bitmap.insert(index);
+    }
+    if first { u64::from(run.spec.key_len) } else { 0 }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if self.armed {
+            let pool = self.pool.clone();
+            self.undo(&mut pool.tables());
+        }
+    }
+}
+
+impl Pool {
+    /// The clear bytes of a run, opened once for all who collect from it.
+    async fn clear_run(&self, id: RunId) -> Result<OwnedMutexGuard<Option<OpenBlock>>, PoolError> {
+        let (cell, spec) = {
+            let tables = self.tables();
+            let run = tables.collecting.get(&id).ok_or(gone(id))?;
+            (run.open.clone(), run.spec.clone())
+        };
+        let mut open = cell.lock_owned().await;
+        if open.is_none() {
+            *open = Some(self.open_block(id.block.number).await?.run_of(&spec)?);
+        }
+        Ok(open)
+    }
+}
+
+fn gone(id: RunId) -> PoolError {
+    PoolError::Block(id.block.number, "has no such run any more")
+}

@@ -1,0 +1,147 @@
+//! Leasing runs from blocks this end owns, and ending them.
+
+use std::sync::Arc;
+
+use super::{OpenBlock, Pool, PoolError, SuppliedKey, keys, tables::Tables};
+use crate::{
+    clock::now_ms,
+    ids::{BlockId, SaeId},
+    journal::{Change, Ticket},
+    ledger::bits,
+    run::{MAX_RUN_KEYS, RunId, RunRecord, RunSpec, Side},
+};
+
+/// A run in the hand of the owner end: durable at both ends, clear bytes in memory.
+///
+/// Dropping it without [`Pool::end_run`] leaves the rest burned at the next start.
+#[derive(Debug)]
+pub struct IssuerRun {
+    spec: RunSpec,
+    open: OpenBlock,
+    next: u16,
+}
+
+impl IssuerRun {
+    /// Keys not handed out yet.
+    pub fn left(&self) -> u16 {
+        self.spec.count - self.next
+    }
+
+    /// Hands out the next key; its bytes here are overwritten. `None` when none is left.
+    pub fn take(&mut self) -> Option<SuppliedKey> {
+        if self.left() == 0 {
+            return None;
+        }
+        let key_len = usize::from(self.spec.key_len);
+        let start = usize::from(self.next) * key_len;
+        let id = self.spec.key_id(self.next);
+        self.next += 1;
+        let bytes = self.open.clear.slice(start..start + key_len)?;
+        self.open.clear.wipe(start..start + key_len);
+        Some(SuppliedKey { id, bytes, provenance: self.open.provenance.clone() })
+    }
+}
+
+impl Pool {
+    /// Reserves up to `want` keys of `key_len` bytes for `master` and `slaves` (sorted), durably
+    /// at both ends. Fewer come back when the block has no room for more.
+    ///
+    /// Run it in a task of its own: dropped half-way it leaves the run burned.
+    pub async fn lease(
+        self: &Arc<Self>,
+        master: &SaeId,
+        slaves: &[SaeId],
+        key_len: u16,
+        want: u16,
+    ) -> Result<IssuerRun, PoolError> {
+        let (spec, ticket) = self.reserve_run(master, slaves, key_len, want)?;
+        match self.make_ready(&spec, ticket).await {
+            Ok(open) => {
+                self.count(&self.counters.runs_leased, 1);
+                Ok(IssuerRun { spec, open, next: 0 })
+            }
+            Err(error) => {
+                self.finish(&spec, 0);
+                Err(error)
+            }
+        }
+    }
+
+    fn reserve_run(
+        &self,
+        master: &SaeId,
+        slaves: &[SaeId],
+        key_len: u16,
+        want: u16,
+    ) -> Result<(RunSpec, Ticket), PoolError> {
+        let mut tables = self.tables();
+        let (number, state) = tables.block_for(key_len).ok_or(PoolError::NoKeys)?;
+        let fits = state.remaining() / key_len;
+        let spec = RunSpec {
+            id: RunId { block: BlockId { pool: self.tag, number }, offset: state.cursor },
+            key_len,
+            count: want.clamp(1, MAX_RUN_KEYS).min(fits),
+            master: master.clone(),
+            slaves: slaves.to_vec(),
+        };
+        if !spec.sound() {
+            return Err(PoolError::Block(number, "cannot carry a run with these sizes"));
+        }
+        let expires_ms = now_ms() + self.config.key_ttl.as_millis() as u64;
+        let record = RunRecord { spec: spec.clone(), side: Side::Issuer, expires_ms };
+        let key = keys::run(spec.id);
+        let mut change = Change::default();
+        change.records.push((key.clone(), Some(self.records.encode(&key, &record))));
+        self.advance(&mut tables, number, state, spec.end() as u16, &mut change);
+        tables.issuing.insert(spec.id, spec.clone());
+        let ticket = self.journal.append(change);
+        Ok((spec, ticket))
+    }
+
+    /// Reserve before send: durable here, then at the peer, then the bytes may be handed out.
+    async fn make_ready(&self, spec: &RunSpec, ticket: Ticket) -> Result<OpenBlock, PoolError> {
+        self.durable(ticket).await?;
+        let Some(peer) = self.peer.get() else { return Err(PoolError::NoKeys) };
+        let (assigned, block) =
+            tokio::join!(peer.assign(spec), self.open_block(spec.id.block.number));
+        assigned?;
+        block?.run_of(spec)
+    }
+
+    /// Ends a run: what was not handed out is burned at both ends.
+    pub fn end_run(&self, run: IssuerRun) {
+        self.finish(&run.spec, run.next);
+    }
+
+    fn finish(&self, spec: &RunSpec, handed_out: u16) {
+        let mut tables = self.tables();
+        self.close_run(&mut tables, spec, handed_out);
+        drop(tables);
+        if let Some(peer) = self.peer.get() {
+            peer.run_ended(spec, handed_out);
+        }
+    }
+
+    pub(super) fn close_run(&self, tables: &mut Tables, spec: &RunSpec, handed_out: u16) {
+        if tables.issuing.remove(&spec.id).is_none() {
+            return;
+        }
+        let mut change = Change::default();
+        let delivered = u32::from(handed_out) * u32::from(spec.key_len);
+        change.ledger.delivered = bits(delivered);
+        change.ledger.burned = bits(spec.bytes() - delivered);
+        change.records.push((keys::run(spec.id), None));
+        self.erase_if_finished(tables, spec.id.block.number, &mut change);
+        self.journal.append(change);
+    }
+}
+
+impl OpenBlock {
+    /// The bytes of one run; the rest of the block is overwritten.
+    pub(super) fn run_of(self, spec: &RunSpec) -> Result<Self, PoolError> {
+        let start = usize::from(spec.id.offset);
+        let clear = self.clear.slice(start..start + spec.bytes() as usize);
+        let short = PoolError::Block(spec.id.block.number, "is shorter than its record says");
+        Ok(Self { clear: clear.ok_or(short)?, provenance: self.provenance })
+    }
+}

@@ -1,0 +1,65 @@
+//! Where a pool's records are in the store. Block numbers are big-endian, so keys are sequential.
+
+use crate::{
+    ids::{BlockId, PoolTag},
+    run::RunId,
+};
+
+const PAYLOAD: &[u8] = b"block/";
+const STATE: &[u8] = b"state/";
+const RUN: &[u8] = b"run/";
+const LEDGER: &[u8] = b"ledger/";
+const HIGH: &[u8] = b"high/";
+
+fn join(prefix: &[u8], rest: &[u8]) -> Vec<u8> {
+    [prefix, rest].concat()
+}
+
+fn of_pool(prefix: &[u8], tag: PoolTag) -> Vec<u8> {
+    join(prefix, &tag.bits().to_be_bytes()[1..])
+}
+
+fn of_block(prefix: &[u8], pool: PoolTag, number: u64) -> Vec<u8> {
+    join(prefix, &BlockId { pool, number }.sort_key())
+}
+
+/// The sealed bits of a block; written once.
+pub(super) fn payload(tag: PoolTag, number: u64) -> Vec<u8> {
+    of_block(PAYLOAD, tag, number)
+}
+
+/// The changing record of a block.
+pub(super) fn state(tag: PoolTag, number: u64) -> Vec<u8> {
+    of_block(STATE, tag, number)
+}
+
+/// All block states of a pool.
+pub(super) fn states(tag: PoolTag) -> Vec<u8> {
+    of_pool(STATE, tag)
+}
+
+/// The block number a [`state`] key names.
+pub(super) fn number_in(key: &[u8]) -> Option<u64> {
+    let tail: [u8; 8] = key.strip_prefix(STATE)?.try_into().ok()?;
+    Some(u64::from_be_bytes(tail) & crate::ids::MAX_BLOCK_NUMBER)
+}
+
+/// The record of a run.
+pub(super) fn run(id: RunId) -> Vec<u8> {
+    join(&of_block(RUN, id.block.pool, id.block.number), &id.offset.to_be_bytes())
+}
+
+/// All runs of a pool.
+pub(super) fn runs(tag: PoolTag) -> Vec<u8> {
+    of_pool(RUN, tag)
+}
+
+/// The account.
+pub(super) fn ledger(tag: PoolTag) -> Vec<u8> {
+    of_pool(LEDGER, tag)
+}
+
+/// The highest block number ever used.
+pub(super) fn high(tag: PoolTag) -> Vec<u8> {
+    of_pool(HIGH, tag)
+}

@@ -1,0 +1,326 @@
+//! The pool of one pair of clusters at one of its ends. Enter through [`Pool::open`].
+//!
+//! - `tables`: what is in memory, and the one place its counters change.
+//! - `blocks`: taking blocks in, confirming, giving, erasing.
+//! - `issue`: leasing runs from blocks this end owns.
+//! - `collect`: runs the peer owns, collected by ID.
+//!
+//! Every change is made in `tables` and appended to the journal under one lock, so what is
+//! durable is always a prefix of what happened.
+
+mod blocks;
+mod collect;
+mod issue;
+mod keys;
+mod tables;
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+pub use blocks::NewBlock;
+pub use collect::{CollectError, Reservation};
+pub use issue::IssuerRun;
+
+use crate::{
+    block::{BlockState, SealedBlock},
+    hsm::HsmError,
+    ids::{ClusterId, PoolTag},
+    journal::{Change, Journal, Ticket},
+    key_id::KeyId,
+    ledger::{Ledger, bits},
+    material::ClearBytes,
+    peer::{AssignError, PeerLink},
+    provenance::Provenance,
+    records::{RecordError, Records},
+    run::{RunRecord, Side},
+    vault::Vault,
+};
+use tables::Tables;
+
+/// Longest wait for a change to become durable before the caller gives up (and the key is burned).
+pub const DURABLE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What one end of a pool is.
+#[derive(Clone, Debug)]
+pub struct PoolConfig {
+    /// This cluster.
+    pub here: ClusterId,
+    /// The cluster at the other end.
+    pub peer: ClusterId,
+    /// How long an assigned key waits to be collected before it is burned.
+    pub key_ttl: Duration,
+    /// Stop taking keys in at this many stored bytes.
+    pub max_stored: u64,
+}
+
+/// Why a pool did not do it.
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
+pub enum PoolError {
+    /// No stored key bits of this end are left.
+    #[error("the pool has no key material left")]
+    NoKeys,
+    /// The peer could not be told, or refused.
+    #[error(transparent)]
+    Peer(#[from] AssignError),
+    /// The HSM did not open or seal.
+    #[error(transparent)]
+    Hsm(#[from] HsmError),
+    /// The store did not read or write.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The block number was used before, or is not known.
+    #[error("block {0}: {1}")]
+    Block(u64, &'static str),
+    /// A write was not confirmed in time; the keys concerned are burned.
+    #[error("the store did not confirm a write in time")]
+    NotDurable,
+}
+
+/// Counts since start, for metrics.
+#[derive(Debug, Default)]
+pub struct PoolCounters {
+    /// Blocks admitted.
+    pub blocks_admitted: AtomicU64,
+    /// Blocks rejected because the ends differed.
+    pub blocks_rejected: AtomicU64,
+    /// Runs leased at this end.
+    pub runs_leased: AtomicU64,
+    /// Keys collected by ID at this end.
+    pub keys_collected: AtomicU64,
+}
+
+/// A pool as an operator sees it.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct PoolView {
+    /// The cluster at the other end.
+    pub peer: ClusterId,
+    /// The account, in bits.
+    pub ledger: Ledger,
+    /// Bits in blocks and runs.
+    pub stored_bits: u64,
+    /// Of these, bits this end may assign from.
+    pub own_bits: u64,
+    /// Whether the account balances.
+    pub balanced: bool,
+    /// Blocks stored.
+    pub blocks: usize,
+    /// Runs open at this end as owner.
+    pub issuing: usize,
+    /// Runs open at this end for collection.
+    pub collecting: usize,
+    /// Whether the link to the peer is up.
+    pub link_up: bool,
+}
+
+/// Clear bytes of a block or run, with how they came to be.
+#[derive(Debug)]
+struct OpenBlock {
+    clear: ClearBytes,
+    provenance: Arc<Provenance>,
+}
+
+/// A pool key on its way to an application.
+#[derive(Debug)]
+pub struct SuppliedKey {
+    /// Its identifier, the same at both ends.
+    pub id: KeyId,
+    /// Its bits.
+    pub bytes: ClearBytes,
+    /// How they came to be.
+    pub provenance: Arc<Provenance>,
+}
+
+/// One end of a pool.
+pub struct Pool {
+    config: PoolConfig,
+    tag: PoolTag,
+    records: Records,
+    vault: Vault,
+    journal: Arc<Journal>,
+    tables: Mutex<Tables>,
+    peer: OnceLock<Arc<dyn PeerLink>>,
+    changed: tokio::sync::Notify,
+    /// Counts since start.
+    pub counters: PoolCounters,
+}
+
+impl Pool {
+    /// Reads the pool back from the store. Runs this end had handed out keys from before it
+    /// stopped are burned: nobody knows how far they got.
+    pub async fn open(
+        config: PoolConfig,
+        records: Records,
+        vault: Vault,
+    ) -> Result<Arc<Self>, RecordError> {
+        let tag = PoolTag::of_pair(&config.here, &config.peer);
+        let mut tables = Tables::new(config.here.clone());
+        tables.high = records.get(&keys::high(tag)).await?.unwrap_or(0);
+        let states = keys::states(tag);
+        records
+            .each(&states, |key, state: BlockState| {
+                if let Some(number) = keys::number_in(key) {
+                    tables.set_block(number, Some(state));
+                }
+            })
+            .await?;
+        let mut left_open = Vec::new();
+        records
+            .each(&keys::runs(tag), |_, run: RunRecord| match run.side {
+                Side::Issuer => left_open.push(run.spec),
+                Side::Collector { .. } => tables.insert_collecting(run),
+            })
+            .await?;
+        let ledger: Ledger = records.get(&keys::ledger(tag)).await?.unwrap_or_default();
+        let journal = Journal::start(records.clone(), keys::ledger(tag), ledger);
+        let pool = Arc::new(Self {
+            config,
+            tag,
+            records,
+            vault,
+            journal,
+            tables: Mutex::new(tables),
+            peer: OnceLock::new(),
+            changed: tokio::sync::Notify::new(),
+            counters: PoolCounters::default(),
+        });
+        pool.recover(left_open);
+        pool.journal.settled().await;
+        Ok(pool)
+    }
+
+    fn recover(&self, left_open: Vec<crate::run::RunSpec>) {
+        for spec in left_open {
+            tracing::info!(block = %spec.id.block, keys = spec.count, "burning a run left open");
+            let mut tables = self.tables();
+            tables.issuing.insert(spec.id, spec.clone());
+            self.close_run(&mut tables, &spec, 0);
+        }
+        let mut tables = self.tables();
+        let ended: Vec<u64> = tables.finished_blocks();
+        for number in ended {
+            let mut change = Change::default();
+            self.erase_if_finished(&mut tables, number, &mut change);
+            self.journal.append(change);
+        }
+    }
+
+    /// Connects the pool to its peer; once.
+    pub fn connect(&self, peer: Arc<dyn PeerLink>) {
+        if self.peer.set(peer).is_err() {
+            tracing::error!(peer = %self.config.peer, "pool connected twice; the first link stays");
+        }
+    }
+
+    /// What it was opened with.
+    pub fn config(&self) -> &PoolConfig {
+        &self.config
+    }
+
+    /// Its tag in key identifiers.
+    pub fn tag(&self) -> PoolTag {
+        self.tag
+    }
+
+    /// The highest block number ever used at this end.
+    pub fn highest_block(&self) -> u64 {
+        self.tables().high
+    }
+
+    /// Whether there is room for more blocks.
+    pub fn has_room(&self) -> bool {
+        self.tables().stored_bytes() < self.config.max_stored
+    }
+
+    /// Bytes this end may assign from now.
+    pub fn own_bytes(&self) -> u64 {
+        self.tables().own_bytes
+    }
+
+    /// Bytes the peer may assign from.
+    pub fn peer_bytes(&self) -> u64 {
+        self.tables().peer_bytes
+    }
+
+    /// Whether the peer can be told of new runs.
+    pub fn link_up(&self) -> bool {
+        self.peer.get().is_some_and(|peer| peer.is_up())
+    }
+
+    /// Asks the other end for untouched blocks, when the link is up.
+    pub fn ask_blocks(&self, count: u16) {
+        if let Some(peer) = self.peer.get().filter(|peer| peer.is_up()) {
+            peer.ask_blocks(count);
+        }
+    }
+
+    /// Waits for the next change in what is stored.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Waits until everything that happened so far is durable.
+    pub async fn settled(&self) {
+        self.journal.settled().await;
+    }
+
+    /// The account and what is stored, at one instant.
+    pub fn view(&self) -> PoolView {
+        let tables = self.tables();
+        let ledger = self.journal.account();
+        let stored_bits = bits(tables.stored_bytes());
+        PoolView {
+            peer: self.config.peer.clone(),
+            ledger,
+            stored_bits,
+            own_bits: bits(tables.own_bytes),
+            balanced: ledger.balanced_with(stored_bits),
+            blocks: tables.blocks().len(),
+            issuing: tables.issuing.len(),
+            collecting: tables.collecting.len(),
+            link_up: self.link_up(),
+        }
+    }
+
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn durable(&self, ticket: Ticket) -> Result<(), PoolError> {
+        tokio::time::timeout(DURABLE_DEADLINE, self.journal.durable(ticket))
+            .await
+            .map_err(|_| PoolError::NotDurable)
+    }
+
+    async fn open_block(&self, number: u64) -> Result<OpenBlock, PoolError> {
+        let key = keys::payload(self.tag, number);
+        let block: SealedBlock =
+            self.records.get(&key).await?.ok_or(PoolError::Block(number, "is not stored"))?;
+        if block.header().id.number != number || block.header().id.pool != self.tag {
+            return Err(PoolError::Block(number, "is stored under another block's name"));
+        }
+        let clear = self.vault.open_block(&block).await?;
+        Ok(OpenBlock { clear, provenance: Arc::new(block.header().provenance.clone()) })
+    }
+
+    fn count(&self, counter: &AtomicU64, by: u64) {
+        counter.fetch_add(by, Ordering::Relaxed);
+    }
+}
+
+/// Recomputes the account of a pool from its records alone; for audits and tests.
+pub async fn audit(records: &Records, tag: PoolTag) -> Result<(Ledger, u64), RecordError> {
+    let ledger = records.get(&keys::ledger(tag)).await?.unwrap_or_default();
+    let mut stored = 0u64;
+    records
+        .each(&keys::states(tag), |_, state: BlockState| stored += bits(state.remaining()))
+        .await?;
+    records
+        .each(&keys::runs(tag), |_, run: RunRecord| stored += bits(tables::outstanding(&run)))
+        .await?;
+    Ok((ledger, stored))
+}

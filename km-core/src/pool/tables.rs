@@ -1,0 +1,200 @@
+//! What a pool holds in memory: the state of its blocks and runs, never key bits of its own.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Instant,
+};
+
+use tokio::sync::Mutex as AsyncMutex;
+
+use super::OpenBlock;
+use crate::{
+    block::BlockState,
+    ids::ClusterId,
+    key_id::Slice,
+    run::{Bitmap, RunId, RunRecord, RunSpec, Side},
+};
+
+/// Shortest key anyone may ask for, in bytes; a block's tail below this is burned.
+pub(super) const MIN_KEY: u16 = 8;
+
+/// A run the peer owns.
+pub(super) struct Collecting {
+    pub(super) spec: RunSpec,
+    pub(super) collected: Vec<Bitmap>,
+    pub(super) limit: u16,
+    /// Keys set aside for a slave (by its place) whose delivery is not durable yet.
+    pub(super) pending: BTreeSet<(usize, u16)>,
+    pub(super) expires_ms: u64,
+    /// The run's clear bytes once the first key was asked for; dropped when nobody asks.
+    pub(super) open: Arc<AsyncMutex<Option<OpenBlock>>>,
+    pub(super) used: Instant,
+}
+
+impl Collecting {
+    pub(super) fn record(&self) -> RunRecord {
+        let side = Side::Collector { collected: self.collected.clone(), limit: self.limit };
+        RunRecord { spec: self.spec.clone(), side, expires_ms: self.expires_ms }
+    }
+
+    /// Whether any slave was given key `index`.
+    pub(super) fn touched(&self, index: u16) -> bool {
+        self.collected.iter().any(|bitmap| bitmap.has(index))
+    }
+
+    /// Whether every slave was given key `index`.
+    pub(super) fn spent(&self, index: u16) -> bool {
+        self.collected.iter().all(|bitmap| bitmap.has(index))
+    }
+
+    /// Whether nobody can collect from it any more.
+    pub(super) fn finished(&self) -> bool {
+        self.collected.iter().all(|bitmap| bitmap.is_full_below(self.limit))
+    }
+
+    /// Keys below the limit that nobody was given.
+    pub(super) fn untouched(&self) -> u32 {
+        (0..self.limit).filter(|index| !self.touched(*index)).count() as u32
+    }
+}
+
+/// Bytes of a run that are neither delivered nor burned.
+pub(super) fn outstanding(run: &RunRecord) -> u32 {
+    match &run.side {
+        Side::Issuer => run.spec.bytes(),
+        Side::Collector { collected, limit } => {
+            let open = (0..*limit).filter(|index| !collected.iter().any(|b| b.has(*index)));
+            open.count() as u32 * u32::from(run.spec.key_len)
+        }
+    }
+}
+
+pub(super) struct Tables {
+    here: ClusterId,
+    blocks: BTreeMap<u64, BlockState>,
+    /// Blocks this end may assign from.
+    assignable: BTreeSet<u64>,
+    pub(super) own_bytes: u64,
+    pub(super) peer_bytes: u64,
+    /// Remaining bytes of blocks that are not usable now (agreed or held).
+    idle_bytes: u64,
+    /// Outstanding bytes of all open runs.
+    run_bytes: u64,
+    pub(super) high: u64,
+    pub(super) issuing: BTreeMap<RunId, RunSpec>,
+    pub(super) collecting: BTreeMap<RunId, Collecting>,
+}
+
+impl Tables {
+    pub(super) fn new(here: ClusterId) -> Self {
+        Self {
+            here,
+            blocks: BTreeMap::new(),
+            assignable: BTreeSet::new(),
+            own_bytes: 0,
+            peer_bytes: 0,
+            idle_bytes: 0,
+            run_bytes: 0,
+            high: 0,
+            issuing: BTreeMap::new(),
+            collecting: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn blocks(&self) -> &BTreeMap<u64, BlockState> {
+        &self.blocks
+    }
+
+    pub(super) fn block(&self, number: u64) -> Option<BlockState> {
+        self.blocks.get(&number).cloned()
+    }
+
+    /// Bytes in blocks and runs. What is handed out of open runs of ours counts until they end.
+    pub(super) fn stored_bytes(&self) -> u64 {
+        let issuing: u64 = self.issuing.values().map(|spec| u64::from(spec.bytes())).sum();
+        self.own_bytes + self.peer_bytes + self.idle_bytes + self.run_bytes + issuing
+    }
+
+    /// The only way a block's state changes, so that the counters follow.
+    pub(super) fn set_block(&mut self, number: u64, state: Option<BlockState>) {
+        if let Some(old) = self.blocks.remove(&number) {
+            *self.counter_of(&old) -= u64::from(old.remaining());
+            self.assignable.remove(&number);
+        }
+        if let Some(new) = state {
+            *self.counter_of(&new) += u64::from(new.remaining());
+            if new.phase.usable() && new.owner == self.here && new.remaining() >= MIN_KEY {
+                self.assignable.insert(number);
+            }
+            self.high = self.high.max(number);
+            self.blocks.insert(number, new);
+        }
+    }
+
+    fn counter_of(&mut self, state: &BlockState) -> &mut u64 {
+        match (state.phase.usable(), state.owner == self.here) {
+            (false, _) => &mut self.idle_bytes,
+            (true, true) => &mut self.own_bytes,
+            (true, false) => &mut self.peer_bytes,
+        }
+    }
+
+    /// The lowest block of ours with room for a key of `key_len` bytes.
+    pub(super) fn block_for(&self, key_len: u16) -> Option<(u64, BlockState)> {
+        self.assignable
+            .iter()
+            .filter_map(|number| Some((*number, self.blocks.get(number)?)))
+            .find(|(_, state)| state.remaining() >= key_len)
+            .map(|(number, state)| (number, state.clone()))
+    }
+
+    /// The lowest block of ours that is still in use.
+    pub(super) fn floor(&self) -> u64 {
+        self.assignable.first().copied().unwrap_or(self.high + 1)
+    }
+
+    /// Untouched blocks of ours, newest first.
+    pub(super) fn givable(&self, count: usize) -> Vec<u64> {
+        let untouched =
+            |number: &&u64| self.blocks.get(number).is_some_and(|state| state.cursor == 0);
+        self.assignable.iter().rev().filter(untouched).take(count).copied().collect()
+    }
+
+    pub(super) fn insert_collecting(&mut self, record: RunRecord) {
+        self.run_bytes += u64::from(outstanding(&record));
+        let RunRecord { spec, side, expires_ms } = record;
+        let Side::Collector { collected, limit } = side else { return };
+        let open = Arc::new(AsyncMutex::new(None));
+        let pending = BTreeSet::new();
+        let used = Instant::now();
+        let run = Collecting { spec, collected, limit, pending, expires_ms, open, used };
+        self.collecting.insert(run.spec.id, run);
+    }
+
+    /// Counts `bytes` of open runs as delivered or burned.
+    pub(super) fn settle_run_bytes(&mut self, bytes: u64) {
+        self.run_bytes -= bytes;
+    }
+
+    /// The open run `slice` is a key of, and which.
+    pub(super) fn find_collecting(&self, slice: Slice) -> Option<(RunId, u16)> {
+        let at = RunId { block: slice.block, offset: slice.offset };
+        let (id, run) = self.collecting.range(..=at).next_back()?;
+        let index = run.spec.index_of(slice)?;
+        (index < run.limit).then_some((*id, index))
+    }
+
+    /// Whether any open run lies in the block.
+    pub(super) fn has_runs(&self, id: crate::ids::BlockId) -> bool {
+        let all = RunId { block: id, offset: 0 }..=RunId { block: id, offset: u16::MAX };
+        self.issuing.range(all.clone()).next().is_some()
+            || self.collecting.range(all).next().is_some()
+    }
+
+    /// Blocks with nothing left to promise.
+    pub(super) fn finished_blocks(&self) -> Vec<u64> {
+        let done = |state: &BlockState| state.remaining() == 0;
+        self.blocks.iter().filter(|(_, s)| done(s)).map(|(number, _)| *number).collect()
+    }
+}

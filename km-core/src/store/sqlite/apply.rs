@@ -1,0 +1,115 @@
+//! One commit inside the writer's transaction. Enter through [`Statements`].
+
+use rusqlite::{Connection, OptionalExtension, Statement};
+
+use super::{error::map, watch::Change};
+use crate::store::{Check, Commit, StoreError, Version};
+
+/// Counts this opening, durably. Gives the newest version and the opening's number.
+pub(super) fn begin_epoch(db: &Connection) -> Result<(Version, u32), StoreError> {
+    let sql = "UPDATE meta SET epoch = epoch + 1 RETURNING version, epoch";
+    let (version, epoch): (i64, u32) =
+        db.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))).map_err(map)?;
+    Ok((version_from(version)?, epoch))
+}
+
+/// SQLite's integers are signed; ours start at one and count up.
+pub(super) fn version_from(stored: i64) -> Result<Version, StoreError> {
+    u64::try_from(stored)
+        .map(Version)
+        .map_err(|_| StoreError::Damaged(format!("version {stored}; restore a backup")))
+}
+
+fn stored(version: Version) -> i64 {
+    // 2^63 commits at a million a second take 292,000 years.
+    i64::try_from(version.0).unwrap_or(i64::MAX)
+}
+
+/// The writer's statements, prepared once.
+pub(super) struct Statements<'db> {
+    db: &'db Connection,
+    begin: Statement<'db>,
+    end: Statement<'db>,
+    version: Statement<'db>,
+    put: Statement<'db>,
+    delete: Statement<'db>,
+    advance: Statement<'db>,
+}
+
+impl<'db> Statements<'db> {
+    pub(super) fn prepare(db: &'db Connection) -> Result<Self, rusqlite::Error> {
+        Ok(Self {
+            db,
+            begin: db.prepare("BEGIN IMMEDIATE")?,
+            end: db.prepare("COMMIT")?,
+            version: db.prepare("SELECT version FROM record WHERE key = ?1")?,
+            put: db.prepare(
+                "INSERT INTO record (key, version, value) VALUES (?1, ?2, ?3) \
+                 ON CONFLICT (key) DO UPDATE SET version = excluded.version, value = excluded.value",
+            )?,
+            delete: db.prepare("DELETE FROM record WHERE key = ?1")?,
+            advance: db.prepare("UPDATE meta SET version = ?1")?,
+        })
+    }
+
+    pub(super) fn begin(&mut self) -> Result<(), rusqlite::Error> {
+        self.begin.execute([]).map(drop)
+    }
+
+    /// Ends the transaction; with `newest`, the version counter becomes durable with it.
+    pub(super) fn advance(&mut self, newest: Version) -> Result<(), rusqlite::Error> {
+        self.advance.execute([stored(newest)]).map(drop)
+    }
+
+    pub(super) fn end(&mut self) -> Result<(), rusqlite::Error> {
+        self.end.execute([]).map(drop)
+    }
+
+    /// Undoes the transaction; `false` when even that failed.
+    pub(super) fn undo(&self) -> bool {
+        self.db.is_autocommit() || self.db.execute_batch("ROLLBACK").is_ok()
+    }
+
+    /// Whether every check holds in the state inside the transaction.
+    pub(super) fn holds(&mut self, checks: &[Check]) -> Result<bool, rusqlite::Error> {
+        for check in checks {
+            let found: Option<i64> =
+                self.version.query_row([check.key()], |row| row.get(0)).optional()?;
+            let holds = match check {
+                Check::Absent(_) => found.is_none(),
+                Check::Is(_, version) => found == i64::try_from(version.0).ok(),
+            };
+            if !holds || (found.is_none() && matches!(check, Check::Is(..))) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Writes and deletes. Deletes of absent keys are left out of `commit`, so what remains in it
+    /// is what changed.
+    pub(super) fn change(
+        &mut self,
+        commit: &mut Commit,
+        version: Version,
+    ) -> Result<(), rusqlite::Error> {
+        for (key, value) in &commit.puts {
+            self.put.execute((key.as_slice(), stored(version), value.as_slice()))?;
+        }
+        let mut failed = None;
+        commit.deletes.retain(|key| match self.delete.execute([key.as_slice()]) {
+            Ok(rows) => rows > 0,
+            Err(error) => {
+                failed.get_or_insert(error);
+                false
+            }
+        });
+        failed.map_or(Ok(()), Err)
+    }
+}
+
+/// What a commit changed, in the order watchers see it.
+pub(super) fn changes(commit: Commit) -> Vec<Change> {
+    let puts = commit.puts.into_iter().map(|(key, value)| (key, Some(value)));
+    puts.chain(commit.deletes.into_iter().map(|key| (key, None))).collect()
+}

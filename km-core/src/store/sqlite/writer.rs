@@ -1,0 +1,358 @@
+//! The one thread that writes. Enter through [`Queue::push`].
+//!
+//! Callers leave commits in the queue; the writer takes all that wait, evaluates them in order in
+//! one transaction, syncs once, and answers all. While it syncs the next ones gather, so the
+//! batches grow with the load by themselves.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Condvar, Mutex, PoisonError},
+    time::Instant,
+};
+
+use rusqlite::{Connection, ErrorCode};
+use tokio::sync::{Semaphore, oneshot::Sender};
+
+use super::{
+    Shared,
+    apply::{self, Statements},
+    checkpoint::Checkpoints,
+    error::map,
+    lock,
+    watch::Change,
+};
+use crate::store::{Commit, Outcome, StoreError, Version};
+
+/// Memory for waiting commits, in KiB. Callers wait for room, in order.
+const ROOM: usize = 32 << 10;
+/// Most of it that one transaction takes, in KiB.
+const BATCH: usize = 8 << 10;
+
+type Answer = Result<Outcome, StoreError>;
+
+struct Job {
+    commit: Commit,
+    answer: Sender<Answer>,
+    cost: u32,
+}
+
+/// Commits that wait for the writer.
+pub(super) struct Queue {
+    state: Mutex<State>,
+    filled: Condvar,
+    room: Semaphore,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    // The writer sleeps and wants a call.
+    idle: bool,
+    // The store is being dropped: finish what waits.
+    closing: bool,
+    // Why the writer stopped for good.
+    stopped: Option<StoreError>,
+}
+
+impl Queue {
+    pub(super) fn new() -> Self {
+        Self { state: Mutex::default(), filled: Condvar::new(), room: Semaphore::new(ROOM) }
+    }
+
+    /// Leaves a commit that is within the limits.
+    pub(super) async fn push(
+        &self,
+        commit: Commit,
+        answer: Sender<Answer>,
+    ) -> Result<(), StoreError> {
+        let cost = u32::try_from(1 + commit.bytes() / 1024).unwrap_or(u32::MAX);
+        // The writer gives the room back, even when the caller has gone away.
+        let Ok(permit) = self.room.acquire_many(cost).await else {
+            return self.check_open();
+        };
+        let wake = {
+            let mut state = lock(&self.state);
+            if let Some(error) = &state.stopped {
+                return Err(error.clone());
+            }
+            permit.forget();
+            state.jobs.push_back(Job { commit, answer, cost });
+            std::mem::take(&mut state.idle)
+        };
+        if wake {
+            self.filled.notify_one();
+        }
+        Ok(())
+    }
+
+    /// The reason, when the store has stopped.
+    pub(super) fn check_open(&self) -> Result<(), StoreError> {
+        lock(&self.state).stopped.clone().map_or(Ok(()), Err)
+    }
+
+    /// Lets the writer finish and end.
+    pub(super) fn close(&self) {
+        lock(&self.state).closing = true;
+        self.filled.notify_one();
+    }
+
+    /// Waits for commits and takes as many as one transaction holds; none when closing.
+    fn take(&self) -> Vec<Job> {
+        let mut state = lock(&self.state);
+        while state.jobs.is_empty() && !state.closing {
+            state.idle = true;
+            state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.idle = false;
+        let mut cost = 0;
+        let fitting = state.jobs.iter().take_while(|job| {
+            cost += job.cost as usize;
+            cost <= BATCH
+        });
+        let fitting = fitting.count();
+        state.jobs.drain(..fitting).collect()
+    }
+
+    fn stop(&self, error: StoreError) {
+        let left = {
+            let mut state = lock(&self.state);
+            state.stopped.get_or_insert(error.clone());
+            std::mem::take(&mut state.jobs)
+        };
+        self.room.close();
+        for job in left {
+            // A caller that has gone away needs no answer.
+            let _ = job.answer.send(Err(error.clone()));
+        }
+    }
+}
+
+/// Why a batch came to nothing.
+enum Failure {
+    /// Undone; the store goes on.
+    Undone(StoreError),
+    /// It may or may not be on the disk.
+    Doubt(StoreError),
+}
+
+/// The writer's own state.
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    version: Version,
+    checkpoints: Checkpoints,
+}
+
+impl Writer {
+    /// `version` is the newest in the store.
+    pub(super) fn new(shared: Arc<Shared>, version: Version, checkpoints: Checkpoints) -> Self {
+        Self { shared, version, checkpoints }
+    }
+
+    /// Writes until the queue closes.
+    pub(super) fn run(mut self, db: Connection) {
+        let shared = Arc::clone(&self.shared);
+        // However this thread ends, callers get an answer.
+        let _stopped = Stop(&shared.queue);
+        let mut statements = match Statements::prepare(&db) {
+            Ok(statements) => statements,
+            Err(error) => return shared.queue.stop(map(error)),
+        };
+        loop {
+            let jobs = shared.queue.take();
+            if jobs.is_empty() {
+                return;
+            }
+            if let Err(error) = self.batch(&mut statements, jobs) {
+                tracing::error!(%error, "a sync failed; the store stops");
+                return shared.queue.stop(StoreError::Unavailable(format!(
+                    "the disk failed while syncing ({error}); check it, then restart qkm"
+                )));
+            }
+            self.checkpoints.after_batch(&db);
+        }
+    }
+
+    /// One transaction: fails only when its fate is unknown.
+    fn batch(&mut self, statements: &mut Statements, mut jobs: Vec<Job>) -> Result<(), StoreError> {
+        let cost: usize = jobs.iter().map(|job| job.cost as usize).sum();
+        let done = self.transact(statements, &mut jobs);
+        self.shared.queue.room.add_permits(cost);
+        match done {
+            Ok(outcomes) => {
+                self.tell(&mut jobs, &outcomes);
+                for (job, outcome) in jobs.into_iter().zip(outcomes) {
+                    let _ = job.answer.send(Ok(outcome));
+                }
+                Ok(())
+            }
+            Err(Failure::Undone(error)) => {
+                tracing::warn!(%error, commits = jobs.len(), "commits undone");
+                for job in jobs {
+                    let _ = job.answer.send(Err(error.clone()));
+                }
+                Ok(())
+            }
+            Err(Failure::Doubt(error)) => {
+                for job in jobs {
+                    let _ = job.answer.send(Ok(Outcome::Unknown));
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn transact(
+        &mut self,
+        statements: &mut Statements,
+        jobs: &mut [Job],
+    ) -> Result<Vec<Outcome>, Failure> {
+        let before = self.version;
+        let evaluated = self.evaluate(statements, jobs);
+        let ended = match evaluated {
+            Ok(outcomes) => statements.end().map(|()| outcomes).map_err(|e| (e, true)),
+            Err(error) => Err((error, false)),
+        };
+        ended.map_err(|(error, ending)| {
+            self.version = before;
+            // Out of room or locked out, SQLite has not written the frame that commits. After any
+            // other failure at the end, the log may hold it.
+            let certain = !ending
+                || matches!(
+                    error.sqlite_error_code(),
+                    Some(ErrorCode::DiskFull | ErrorCode::DatabaseBusy)
+                );
+            if statements.undo() && certain {
+                Failure::Undone(map(error))
+            } else {
+                Failure::Doubt(map(error))
+            }
+        })
+    }
+
+    fn evaluate(
+        &mut self,
+        statements: &mut Statements,
+        jobs: &mut [Job],
+    ) -> Result<Vec<Outcome>, rusqlite::Error> {
+        let before = self.version;
+        statements.begin()?;
+        let mut outcomes = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            outcomes.push(self.decide(statements, &mut job.commit)?);
+        }
+        if self.version > before {
+            statements.advance(self.version)?;
+        }
+        Ok(outcomes)
+    }
+
+    fn decide(
+        &mut self,
+        statements: &mut Statements,
+        commit: &mut Commit,
+    ) -> Result<Outcome, rusqlite::Error> {
+        if let Some(session) = commit.session
+            && !lock(&self.shared.sessions).is_alive(session, Instant::now())
+        {
+            return Ok(Outcome::Conflict);
+        }
+        if !statements.holds(&commit.checks)? {
+            return Ok(Outcome::Conflict);
+        }
+        if !commit.puts.is_empty() || !commit.deletes.is_empty() {
+            self.version.0 += 1;
+            statements.change(commit, self.version)?;
+        }
+        Ok(Outcome::Committed(self.version))
+    }
+
+    fn tell(&self, jobs: &mut [Job], outcomes: &[Outcome]) {
+        if self.shared.watchers.is_empty() {
+            return;
+        }
+        let committed = jobs.iter_mut().zip(outcomes).filter_map(|(job, outcome)| match outcome {
+            Outcome::Committed(version) => Some((*version, std::mem::take(&mut job.commit))),
+            Outcome::Conflict | Outcome::Unknown => None,
+        });
+        let changes: Vec<(Version, Vec<Change>)> =
+            committed.map(|(version, commit)| (version, apply::changes(commit))).collect();
+        self.shared.watchers.tell(&changes);
+    }
+}
+
+struct Stop<'q>(&'q Queue);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.stop(StoreError::Unavailable("the store is closed; restart qkm".into()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn writer() -> (tempfile::TempDir, Writer, Connection) {
+        let dir = tempfile::tempdir().unwrap();
+        let held = super::super::file::open(&dir.path().join("db")).unwrap();
+        let db = held.connect().unwrap();
+        let (version, epoch) = apply::begin_epoch(&db).unwrap();
+        let (checkpoints, _) =
+            super::super::checkpoint::start(held.connect().unwrap(), Arc::default()).unwrap();
+        let shared = Arc::new(Shared {
+            queue: Queue::new(),
+            sessions: Mutex::new(super::super::session::Sessions::new(epoch)),
+            watchers: super::super::watch::Watchers::default(),
+        });
+        (dir, Writer::new(shared, version, checkpoints), db)
+    }
+
+    fn answer_to(writer: &mut Writer, db: &Connection, commits: Vec<Commit>) -> Vec<Answer> {
+        let mut statements = Statements::prepare(db).unwrap();
+        let channels = commits.into_iter().map(|commit| {
+            let (answer, answered) = tokio::sync::oneshot::channel();
+            (Job { commit, answer, cost: 1 }, answered)
+        });
+        let (jobs, answers): (Vec<_>, Vec<_>) = channels.unzip();
+        writer.batch(&mut statements, jobs).unwrap();
+        answers.into_iter().map(|mut answer| answer.try_recv().unwrap()).collect()
+    }
+
+    #[test]
+    fn later_commits_of_a_batch_see_earlier_ones() {
+        let (_dir, mut writer, db) = writer();
+        let create = || Commit::new().absent("k").put("k", "v");
+        let answers = answer_to(&mut writer, &db, vec![create(), create(), create()]);
+        let first = Ok(Outcome::Committed(Version(1)));
+        assert_eq!(answers, [first, Ok(Outcome::Conflict), Ok(Outcome::Conflict)]);
+    }
+
+    #[test]
+    fn a_full_disk_undoes_the_whole_batch_and_the_store_goes_on() {
+        let (_dir, mut writer, db) = writer();
+        let pages: i64 = db.query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
+        let limit = |pages: i64| {
+            db.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(())).unwrap();
+        };
+        limit(pages + 10);
+        let batch =
+            vec![Commit::new().put("small", "v"), Commit::new().put("large", vec![1; 1 << 19])];
+        for answer in answer_to(&mut writer, &db, batch) {
+            assert!(matches!(answer, Err(StoreError::Full(_))), "{answer:?}");
+        }
+        let left: i64 = db.query_row("SELECT count(*) FROM record", [], |r| r.get(0)).unwrap();
+        assert_eq!(left, 0);
+        limit(1 << 20);
+        let answers = answer_to(&mut writer, &db, vec![Commit::new().put("small", "v")]);
+        assert_eq!(answers, [Ok(Outcome::Committed(Version(1)))]);
+    }
+
+    #[tokio::test]
+    async fn a_stopped_queue_says_why() {
+        let queue = Queue::new();
+        queue.stop(StoreError::Unavailable("gone".into()));
+        let (answer, _answered) = tokio::sync::oneshot::channel();
+        let refused = queue.push(Commit::new().put("k", "v"), answer).await;
+        assert_eq!(refused, Err(StoreError::Unavailable("gone".into())));
+    }
+}

@@ -1,0 +1,236 @@
+//! Runs assigned ahead of need, one queue for each application pair and key size.
+//! Enter through [`Ahead::draw`].
+//!
+//! The more often a pair asks, the longer its runs: from exactly what was asked, doubling while
+//! the demand lasts. A pair that stops asking gets its rest burned after [`IDLE`].
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    ids::SaeId,
+    pool::{IssuerRun, Pool, PoolError, SuppliedKey},
+    run::MAX_RUN_KEYS,
+};
+
+/// A queue nobody drew from for this long is ended.
+const IDLE: Duration = Duration::from_secs(5);
+/// Most queues (slaves and key sizes) one master may have open.
+const MAX_QUEUES_PER_MASTER: usize = 64;
+/// A run takes at most this share of what the end may assign, unless one request needs more.
+const STOCK_SHARE: u64 = 8;
+/// How long a request waits for blocks from the other end when ours ran out.
+const BORROW: Duration = Duration::from_millis(500);
+
+/// Who draws from what.
+pub(super) struct Pairing {
+    pub(super) pool: Arc<Pool>,
+    pub(super) master: SaeId,
+    pub(super) slaves: Vec<SaeId>,
+    pub(super) key_len: u16,
+}
+
+type Name = (SaeId, Vec<SaeId>, u16);
+
+#[derive(Default)]
+pub(super) struct Ahead {
+    queues: Mutex<HashMap<Name, Arc<Queue>>>,
+}
+
+struct Queue {
+    pairing: Pairing,
+    state: Mutex<State>,
+    /// One lease at a time for each queue.
+    leasing: tokio::sync::Mutex<()>,
+}
+
+struct State {
+    runs: VecDeque<IssuerRun>,
+    run_keys: u16,
+    used: Instant,
+    fetching: bool,
+    ended: bool,
+}
+
+impl Ahead {
+    /// `count` keys, from memory when a run has them.
+    pub(super) async fn draw(
+        &self,
+        pairing: Pairing,
+        count: u16,
+    ) -> Result<Vec<SuppliedKey>, PoolError> {
+        let queue = self.queue(pairing);
+        loop {
+            if let Some(keys) = queue.take(count) {
+                queue.fetch_ahead();
+                return Ok(keys);
+            }
+            // In a task of its own: a caller that goes away must not leave a lease half-made.
+            let (leasing, need) = (queue.clone(), count);
+            let leased = tokio::spawn(async move { leasing.lease(need).await });
+            leased.await.map_err(|_| PoolError::NotDurable)??;
+        }
+    }
+
+    fn queues(&self) -> MutexGuard<'_, HashMap<Name, Arc<Queue>>> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn queue(&self, pairing: Pairing) -> Arc<Queue> {
+        let name = (pairing.master.clone(), pairing.slaves.clone(), pairing.key_len);
+        let mut queues = self.queues();
+        if let Some(queue) = queues.get(&name)
+            && !queue.state().ended
+        {
+            return queue.clone();
+        }
+        let of_master = || queues.iter().filter(|((master, ..), _)| *master == name.0);
+        if of_master().count() >= MAX_QUEUES_PER_MASTER
+            && let Some(oldest) = of_master().min_by_key(|(_, queue)| queue.state().used)
+        {
+            let oldest = oldest.0.clone();
+            if let Some(queue) = queues.remove(&oldest) {
+                queue.end();
+            }
+        }
+        let queue = Arc::new(Queue::new(pairing));
+        queues.insert(name, queue.clone());
+        queue
+    }
+
+    /// Ends queues nobody drew from lately.
+    pub(super) fn end_idle(&self) {
+        self.queues().retain(|_, queue| {
+            let idle = queue.state().used.elapsed() > IDLE;
+            if idle {
+                queue.end();
+            }
+            !idle
+        });
+    }
+
+    /// Ends all queues.
+    pub(super) fn end_all(&self) {
+        for (_, queue) in self.queues().drain() {
+            queue.end();
+        }
+    }
+}
+
+impl Queue {
+    fn new(pairing: Pairing) -> Self {
+        let state = State {
+            runs: VecDeque::new(),
+            run_keys: 1,
+            used: Instant::now(),
+            fetching: false,
+            ended: false,
+        };
+        Self { pairing, state: Mutex::new(state), leasing: tokio::sync::Mutex::new(()) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All `count` keys or none.
+    fn take(&self, count: u16) -> Option<Vec<SuppliedKey>> {
+        let mut state = self.state();
+        state.used = Instant::now();
+        if state.left() < u32::from(count) {
+            return None;
+        }
+        let mut keys = Vec::with_capacity(usize::from(count));
+        while keys.len() < usize::from(count) {
+            match state.runs.front_mut().and_then(IssuerRun::take) {
+                Some(key) => keys.push(key),
+                None => self.pairing.pool.end_run(state.runs.pop_front()?),
+            }
+        }
+        if state.runs.front().is_some_and(|run| run.left() == 0)
+            && let Some(run) = state.runs.pop_front()
+        {
+            self.pairing.pool.end_run(run);
+        }
+        Some(keys)
+    }
+
+    /// Starts the next run while the current one still has keys.
+    fn fetch_ahead(self: &Arc<Self>) {
+        let mut state = self.state();
+        let low = state.left() < u32::from(state.run_keys) / 2;
+        if !low || state.run_keys < 4 || state.fetching || state.ended {
+            return;
+        }
+        state.fetching = true;
+        drop(state);
+        let queue = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = queue.lease(0).await {
+                tracing::debug!(%error, "no run ahead");
+            }
+            queue.state().fetching = false;
+        });
+    }
+
+    /// Leases until `need` keys are there; with `need` 0, one run ahead.
+    async fn lease(&self, need: u16) -> Result<(), PoolError> {
+        let _one_at_a_time = self.leasing.lock().await;
+        if need > 0 && self.state().left() >= u32::from(need) {
+            return Ok(());
+        }
+        let mut first = true;
+        while first || self.state().left() < u32::from(need) {
+            first = false;
+            let want = self.next_size(need);
+            let run = self.lease_or_borrow(want).await?;
+            let mut state = self.state();
+            if state.ended {
+                drop(state);
+                self.pairing.pool.end_run(run);
+                return Ok(());
+            }
+            state.runs.push_back(run);
+        }
+        Ok(())
+    }
+
+    async fn lease_or_borrow(&self, want: u16) -> Result<IssuerRun, PoolError> {
+        let Pairing { pool, master, slaves, key_len } = &self.pairing;
+        match pool.lease(master, slaves, *key_len, want).await {
+            Err(PoolError::NoKeys) if pool.peer_bytes() >= u64::from(*key_len) => {
+                let changed = pool.changed();
+                pool.ask_blocks(super::ASK_BLOCKS);
+                let _ = tokio::time::timeout(BORROW, changed).await;
+                pool.lease(master, slaves, *key_len, want).await
+            }
+            leased => leased,
+        }
+    }
+
+    fn next_size(&self, need: u16) -> u16 {
+        let mut state = self.state();
+        let missing = u32::from(need).saturating_sub(state.left()) as u16;
+        let stock = self.pairing.pool.own_bytes() / u64::from(self.pairing.key_len) / STOCK_SHARE;
+        let ahead = state.run_keys.min(stock.min(u64::from(MAX_RUN_KEYS)) as u16);
+        state.run_keys = state.run_keys.saturating_mul(2).max(missing).min(MAX_RUN_KEYS);
+        ahead.max(missing).clamp(1, MAX_RUN_KEYS)
+    }
+
+    fn end(&self) {
+        let mut state = self.state();
+        state.ended = true;
+        for run in state.runs.drain(..) {
+            self.pairing.pool.end_run(run);
+        }
+    }
+}
+
+impl State {
+    fn left(&self) -> u32 {
+        self.runs.iter().map(|run| u32::from(run.left())).sum()
+    }
+}
