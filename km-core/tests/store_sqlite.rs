@@ -1,4 +1,5 @@
 //! The embedded store: the conformance suite, and what only a store on a disk can break.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
 use std::{
     fs,

@@ -1,5 +1,6 @@
 //! The embedded store under `kill -9`: this file starts itself as a child that writes, kills it at
 //! random moments, and looks at what is left.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
 use std::{
     collections::BTreeMap,

@@ -1,7 +1,7 @@
 //! The embedded store: one SQLite file, one process. Enter through [`SqliteStore::open`].
 //!
 //! - `file`: the lock on the path, the format, connections.
-//! - `writer`: the one thread that writes; many waiting commits become one transaction, one sync.
+//! - `queue`, `writer`: the one thread that writes; what waits becomes one transaction, one sync.
 //! - `apply`: one commit inside that transaction.
 //! - `read`: reader connections. - `checkpoint`: keeps the write-ahead log short.
 //! - `session`, `watch`: kept in memory; a restart ends them.
@@ -17,6 +17,7 @@ mod apply;
 mod checkpoint;
 mod error;
 mod file;
+mod queue;
 mod read;
 mod session;
 mod watch;
@@ -39,10 +40,11 @@ use tokio::sync::{mpsc::Receiver, oneshot};
 
 use super::{Commit, Event, MAX_OPS, Outcome, Record, SessionId, Store, StoreError};
 use file::Held;
+use queue::Queue;
 use read::Readers;
 use session::Sessions;
 use watch::Watchers;
-use writer::{Queue, Writer};
+use writer::Writer;
 
 /// The embedded store. Dropping it answers what is queued, empties the write-ahead log, and closes.
 ///

@@ -1,17 +1,12 @@
-//! The one thread that writes. Enter through [`Queue::push`].
+//! The one thread that writes.
 //!
-//! Callers leave commits in the queue; the writer takes all that wait, evaluates them in order in
-//! one transaction, syncs once, and answers all. While it syncs the next ones gather, so the
-//! batches grow with the load by themselves.
+//! It takes all commits that wait, evaluates them in order in one transaction, syncs once, and
+//! answers all. While it syncs the next ones gather, so the batches grow with the load by
+//! themselves.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Condvar, Mutex, PoisonError},
-    time::Instant,
-};
+use std::{sync::Arc, time::Instant};
 
 use rusqlite::{Connection, ErrorCode};
-use tokio::sync::{Semaphore, oneshot::Sender};
 
 use super::{
     Shared,
@@ -19,113 +14,10 @@ use super::{
     checkpoint::Checkpoints,
     error::map,
     lock,
+    queue::{Job, Stop},
     watch::Change,
 };
 use crate::store::{Commit, Outcome, StoreError, Version};
-
-/// Memory for waiting commits, in KiB. Callers wait for room, in order.
-const ROOM: usize = 32 << 10;
-/// Most of it that one transaction takes, in KiB.
-const BATCH: usize = 8 << 10;
-
-type Answer = Result<Outcome, StoreError>;
-
-struct Job {
-    commit: Commit,
-    answer: Sender<Answer>,
-    cost: u32,
-}
-
-/// Commits that wait for the writer.
-pub(super) struct Queue {
-    state: Mutex<State>,
-    filled: Condvar,
-    room: Semaphore,
-}
-
-#[derive(Default)]
-struct State {
-    jobs: VecDeque<Job>,
-    // The writer sleeps and wants a call.
-    idle: bool,
-    // The store is being dropped: finish what waits.
-    closing: bool,
-    // Why the writer stopped for good.
-    stopped: Option<StoreError>,
-}
-
-impl Queue {
-    pub(super) fn new() -> Self {
-        Self { state: Mutex::default(), filled: Condvar::new(), room: Semaphore::new(ROOM) }
-    }
-
-    /// Leaves a commit that is within the limits.
-    pub(super) async fn push(
-        &self,
-        commit: Commit,
-        answer: Sender<Answer>,
-    ) -> Result<(), StoreError> {
-        let cost = u32::try_from(1 + commit.bytes() / 1024).unwrap_or(u32::MAX);
-        // The writer gives the room back, even when the caller has gone away.
-        let Ok(permit) = self.room.acquire_many(cost).await else {
-            return self.check_open();
-        };
-        let wake = {
-            let mut state = lock(&self.state);
-            if let Some(error) = &state.stopped {
-                return Err(error.clone());
-            }
-            permit.forget();
-            state.jobs.push_back(Job { commit, answer, cost });
-            std::mem::take(&mut state.idle)
-        };
-        if wake {
-            self.filled.notify_one();
-        }
-        Ok(())
-    }
-
-    /// The reason, when the store has stopped.
-    pub(super) fn check_open(&self) -> Result<(), StoreError> {
-        lock(&self.state).stopped.clone().map_or(Ok(()), Err)
-    }
-
-    /// Lets the writer finish and end.
-    pub(super) fn close(&self) {
-        lock(&self.state).closing = true;
-        self.filled.notify_one();
-    }
-
-    /// Waits for commits and takes as many as one transaction holds; none when closing.
-    fn take(&self) -> Vec<Job> {
-        let mut state = lock(&self.state);
-        while state.jobs.is_empty() && !state.closing {
-            state.idle = true;
-            state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        state.idle = false;
-        let mut cost = 0;
-        let fitting = state.jobs.iter().take_while(|job| {
-            cost += job.cost as usize;
-            cost <= BATCH
-        });
-        let fitting = fitting.count();
-        state.jobs.drain(..fitting).collect()
-    }
-
-    fn stop(&self, error: StoreError) {
-        let left = {
-            let mut state = lock(&self.state);
-            state.stopped.get_or_insert(error.clone());
-            std::mem::take(&mut state.jobs)
-        };
-        self.room.close();
-        for job in left {
-            // A caller that has gone away needs no answer.
-            let _ = job.answer.send(Err(error.clone()));
-        }
-    }
-}
 
 /// Why a batch came to nothing.
 enum Failure {
@@ -152,7 +44,7 @@ impl Writer {
     pub(super) fn run(mut self, db: Connection) {
         let shared = Arc::clone(&self.shared);
         // However this thread ends, callers get an answer.
-        let _stopped = Stop(&shared.queue);
+        let _stopped = Stop::when_dropped(&shared.queue);
         let mut statements = match Statements::prepare(&db) {
             Ok(statements) => statements,
             Err(error) => return shared.queue.stop(map(error)),
@@ -176,7 +68,7 @@ impl Writer {
     fn batch(&mut self, statements: &mut Statements, mut jobs: Vec<Job>) -> Result<(), StoreError> {
         let cost: usize = jobs.iter().map(|job| job.cost as usize).sum();
         let done = self.transact(statements, &mut jobs);
-        self.shared.queue.room.add_permits(cost);
+        self.shared.queue.make_room(cost);
         match done {
             Ok(outcomes) => {
                 self.tell(&mut jobs, &outcomes);
@@ -280,29 +172,28 @@ impl Writer {
     }
 }
 
-struct Stop<'q>(&'q Queue);
-
-impl Drop for Stop<'_> {
-    fn drop(&mut self) {
-        self.0.stop(StoreError::Unavailable("the store is closed; restart qkm".into()));
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
+    use crate::store::sqlite::{
+        checkpoint, file,
+        queue::{Answer, Queue},
+        session::Sessions,
+        watch::Watchers,
+    };
 
     fn writer() -> (tempfile::TempDir, Writer, Connection) {
         let dir = tempfile::tempdir().unwrap();
-        let held = super::super::file::open(&dir.path().join("db")).unwrap();
+        let held = file::open(&dir.path().join("db")).unwrap();
         let db = held.connect().unwrap();
         let (version, epoch) = apply::begin_epoch(&db).unwrap();
-        let (checkpoints, _) =
-            super::super::checkpoint::start(held.connect().unwrap(), Arc::default()).unwrap();
+        let (checkpoints, _) = checkpoint::start(held.connect().unwrap(), Arc::default()).unwrap();
         let shared = Arc::new(Shared {
             queue: Queue::new(),
-            sessions: Mutex::new(super::super::session::Sessions::new(epoch)),
-            watchers: super::super::watch::Watchers::default(),
+            sessions: Mutex::new(Sessions::new(epoch)),
+            watchers: Watchers::default(),
         });
         (dir, Writer::new(shared, version, checkpoints), db)
     }
@@ -345,14 +236,5 @@ mod tests {
         limit(1 << 20);
         let answers = answer_to(&mut writer, &db, vec![Commit::new().put("small", "v")]);
         assert_eq!(answers, [Ok(Outcome::Committed(Version(1)))]);
-    }
-
-    #[tokio::test]
-    async fn a_stopped_queue_says_why() {
-        let queue = Queue::new();
-        queue.stop(StoreError::Unavailable("gone".into()));
-        let (answer, _answered) = tokio::sync::oneshot::channel();
-        let refused = queue.push(Commit::new().put("k", "v"), answer).await;
-        assert_eq!(refused, Err(StoreError::Unavailable("gone".into())));
     }
 }
