@@ -1,0 +1,296 @@
+//! Attributes of managed objects. One typed [`Attribute`] has two encodings: a named value in 1.x
+//! and a tag of its own in 2.x. Availability by version stands in `table.rs` and nowhere else.
+//!
+//! [`Attributes`] is the list a request or response carries.
+
+mod table;
+mod types;
+
+pub use table::{Attribute, AttributeKind};
+pub use types::*;
+
+use crate::tag::Tag;
+use crate::ttlv::{Item, Result, Type, Value, Writer};
+use crate::version::Version;
+use crate::wire::Field;
+
+/// An attribute outside the standard.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct VendorAttribute {
+    /// Vendor identification; `x` and `y` are the prefixes of 1.x custom attributes.
+    pub vendor: String,
+    /// Name, in 1.x without the prefix.
+    pub name: String,
+    /// Value.
+    pub value: Value,
+}
+
+/// A standard-looking attribute that the table does not have.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct UnknownAttribute {
+    /// How the peer called it.
+    pub key: AttributeRef,
+    /// Value.
+    pub value: Value,
+}
+
+/// The name of an attribute in a request or a list.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum AttributeRef {
+    /// Of the standard.
+    Kind(AttributeKind),
+    /// Of a vendor; see [`VendorAttribute`].
+    Vendor {
+        /// Vendor identification.
+        vendor: String,
+        /// Name without prefix.
+        name: String,
+    },
+    /// A name that 1.x does not define.
+    UnknownName(String),
+    /// A tag that no attribute has.
+    UnknownTag(Tag),
+}
+
+impl AttributeRef {
+    /// Reads an Attribute Name (1.x) or an Attribute Reference (2.x).
+    pub fn from_item(item: &Item<'_>) -> Result<Self> {
+        match item.kind() {
+            Type::TextString => Ok(Self::from_name(item.text()?)),
+            Type::Structure => Ok(Self::Vendor {
+                vendor: item.required(Tag::VendorIdentification)?.text()?.to_owned(),
+                name: item.required(Tag::AttributeName)?.text()?.to_owned(),
+            }),
+            _ => {
+                let tag = Tag::new(item.enumeration()?);
+                Ok(AttributeKind::from_tag(tag).map_or(Self::UnknownTag(tag), Self::Kind))
+            }
+        }
+    }
+
+    /// Parses a name of 1.x.
+    pub fn from_name(name: &str) -> Self {
+        if let Some(kind) = AttributeKind::from_name(name) {
+            return Self::Kind(kind);
+        }
+        match name.split_once('-') {
+            Some((vendor @ ("x" | "y"), rest)) => {
+                Self::Vendor { vendor: vendor.to_owned(), name: rest.to_owned() }
+            }
+            _ => Self::UnknownName(name.to_owned()),
+        }
+    }
+
+    /// Writes it as `version` does, or not at all when `version` cannot say it.
+    pub fn encode(&self, w: &mut Writer, version: Version) {
+        match self {
+            Self::Kind(kind) if !kind.in_version(version) => {}
+            Self::Kind(kind) if version.is_v2() => {
+                w.enumeration(Tag::AttributeReference, kind.tag().number());
+            }
+            Self::Kind(kind) => w.text(Tag::AttributeName, kind.name()),
+            Self::Vendor { vendor, name } if version.is_v2() => {
+                w.structure(Tag::AttributeReference, |w| {
+                    w.text(Tag::VendorIdentification, vendor);
+                    w.text(Tag::AttributeName, name);
+                });
+            }
+            Self::Vendor { vendor, name } => {
+                if let Some(name) = custom_name(vendor, name) {
+                    w.text(Tag::AttributeName, &name);
+                }
+            }
+            Self::UnknownName(_) | Self::UnknownTag(_) => {}
+        }
+    }
+}
+
+impl From<AttributeKind> for AttributeRef {
+    fn from(kind: AttributeKind) -> Self {
+        Self::Kind(kind)
+    }
+}
+
+/// The name a vendor attribute has in 1.x, where only the prefixes `x` and `y` exist.
+fn custom_name(vendor: &str, name: &str) -> Option<String> {
+    matches!(vendor, "x" | "y").then(|| format!("{vendor}-{name}"))
+}
+
+impl Attribute {
+    /// How requests and lists call this attribute.
+    pub fn key(&self) -> AttributeRef {
+        match (self, self.kind()) {
+            (_, Some(kind)) => AttributeRef::Kind(kind),
+            (Self::Vendor(v), _) => {
+                AttributeRef::Vendor { vendor: v.vendor.clone(), name: v.name.clone() }
+            }
+            (Self::Unknown(unknown), _) => unknown.key.clone(),
+            (_, None) => AttributeRef::UnknownName(String::new()),
+        }
+    }
+
+    /// Whether `version` can say this attribute with this value.
+    pub fn known(&self, version: Version) -> bool {
+        let named = match (self, self.kind()) {
+            (_, Some(kind)) => kind.in_version(version),
+            (Self::Vendor(v), None) => version.is_v2() || matches!(v.vendor.as_str(), "x" | "y"),
+            _ => false,
+        };
+        named && self.value_known(version)
+    }
+
+    fn read_v1(item: &Item<'_>) -> Result<Instance> {
+        let name = item.required(Tag::AttributeName)?.text()?;
+        let index = item.child(Tag::AttributeIndex)?.map(|i| i.integer()).transpose()?;
+        let value = item.required(Tag::AttributeValue)?;
+        let attribute = match AttributeRef::from_name(name) {
+            AttributeRef::Kind(kind) => Self::read_value(kind, &value)?,
+            AttributeRef::Vendor { vendor, name } => {
+                Self::Vendor(VendorAttribute { vendor, name, value: Value::from_item(&value)? })
+            }
+            key => Self::Unknown(UnknownAttribute { key, value: Value::from_item(&value)? }),
+        };
+        Ok(Instance { index, attribute })
+    }
+
+    fn read_v2(item: &Item<'_>) -> Result<Self> {
+        if item.tag() == Tag::Attribute {
+            return Ok(Self::Vendor(VendorAttribute {
+                vendor: item.required(Tag::VendorIdentification)?.text()?.to_owned(),
+                name: item.required(Tag::AttributeName)?.text()?.to_owned(),
+                value: Value::from_item(&item.required(Tag::AttributeValue)?)?,
+            }));
+        }
+        match AttributeKind::from_tag(item.tag()) {
+            Some(kind) => Self::read_value(kind, item),
+            None => Ok(Self::Unknown(UnknownAttribute {
+                key: AttributeRef::UnknownTag(item.tag()),
+                value: Value::from_item(item)?,
+            })),
+        }
+    }
+
+    fn encode_v1(&self, w: &mut Writer, index: Option<i32>, version: Version) {
+        w.structure(Tag::Attribute, |w| {
+            match (self, self.kind()) {
+                (_, Some(kind)) => w.text(Tag::AttributeName, kind.name()),
+                (Self::Vendor(v), _) => {
+                    w.text(Tag::AttributeName, &format!("{}-{}", v.vendor, v.name));
+                }
+                _ => {}
+            }
+            if let Some(index) = index {
+                w.integer(Tag::AttributeIndex, index);
+            }
+            self.write_value(w, Tag::AttributeValue, version);
+        });
+    }
+
+    fn encode_v2(&self, w: &mut Writer, version: Version) {
+        match (self, self.kind()) {
+            (_, Some(kind)) => self.write_value(w, kind.tag(), version),
+            (Self::Vendor(v), _) => w.structure(Tag::Attribute, |w| {
+                w.text(Tag::VendorIdentification, &v.vendor);
+                w.text(Tag::AttributeName, &v.name);
+                v.value.encode(w, Tag::AttributeValue);
+            }),
+            _ => {}
+        }
+    }
+}
+
+/// An attribute and, in 1.x, which instance of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Instance {
+    /// Attribute Index as sent; absent means 0.
+    pub index: Option<i32>,
+    /// The attribute.
+    pub attribute: Attribute,
+}
+
+/// The attributes of a request, a response or a key value, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Attributes {
+    /// Templates that a 1.x Template-Attribute names.
+    pub templates: Vec<Name>,
+    /// The attributes.
+    pub list: Vec<Instance>,
+}
+
+impl Attributes {
+    /// Adds one without an index.
+    pub fn push(&mut self, attribute: Attribute) {
+        self.list.push(Instance { index: None, attribute });
+    }
+
+    /// The attributes without their indices.
+    pub fn iter(&self) -> impl Iterator<Item = &Attribute> {
+        self.list.iter().map(|instance| &instance.attribute)
+    }
+
+    /// Whether nothing is there.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty() && self.templates.is_empty()
+    }
+
+    /// Takes in an item of any of the forms attributes come in: Attributes (2.x),
+    /// Template-Attribute and bare Attribute (1.x).
+    pub(crate) fn absorb(&mut self, item: &Item<'_>) -> Result<()> {
+        match item.tag() {
+            Tag::Attribute => self.list.push(Attribute::read_v1(item)?),
+            Tag::Attributes
+            | Tag::CommonAttributes
+            | Tag::PrivateKeyAttributes
+            | Tag::PublicKeyAttributes => {
+                for child in item.children()? {
+                    self.push(Attribute::read_v2(&child)?);
+                }
+            }
+            _ => {
+                for child in item.children()? {
+                    match child.tag() {
+                        Tag::Name => self.templates.push(Name::read(&child)?),
+                        Tag::Attribute => self.list.push(Attribute::read_v1(&child)?),
+                        _ => {}
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a Template-Attribute (1.x) or Attributes (2.x).
+    pub(crate) fn encode_template(&self, w: &mut Writer, version: Version) {
+        if version.is_v2() {
+            return self.encode_bare(w, version);
+        }
+        w.structure(Tag::TemplateAttribute, |w| {
+            for name in &self.templates {
+                name.write(w, Tag::Name, version);
+            }
+            self.encode_bare(w, version);
+        });
+    }
+
+    /// Writes a row of Attribute (1.x) or Attributes (2.x).
+    pub(crate) fn encode_bare(&self, w: &mut Writer, version: Version) {
+        if version.is_v2() {
+            w.structure(Tag::Attributes, |w| {
+                for attribute in self.iter().filter(|a| a.known(version)) {
+                    attribute.encode_v2(w, version);
+                }
+            });
+            return;
+        }
+        for instance in self.list.iter().filter(|i| i.attribute.known(version)) {
+            instance.attribute.encode_v1(w, instance.index, version);
+        }
+    }
+}
+
+impl FromIterator<Attribute> for Attributes {
+    fn from_iter<T: IntoIterator<Item = Attribute>>(iter: T) -> Self {
+        let list = iter.into_iter().map(|attribute| Instance { index: None, attribute }).collect();
+        Self { templates: Vec::new(), list }
+    }
+}

@@ -1,0 +1,176 @@
+//! Managed objects as they travel in Register and Get. Enter through [`Object`].
+
+mod key_block;
+mod wrap;
+
+pub use key_block::{KeyBlock, KeyMaterial, KeyValue};
+pub use wrap::{KeyInformation, KeyWrappingData, KeyWrappingSpecification};
+
+use crate::attribute::Attributes;
+use crate::enums::{CertificateType, KeyFormatType, ObjectType, OpaqueDataType, SecretDataType};
+use crate::tag::Tag;
+use crate::ttlv::{Item, Result, Writer};
+use crate::version::Version;
+use crate::wire::{Field, SecretBytes, wire_struct};
+
+/// A managed object with its content.
+#[derive(Debug)]
+pub enum Object {
+    /// Symmetric key.
+    SymmetricKey(KeyBlock),
+    /// Public key.
+    PublicKey(KeyBlock),
+    /// Private key.
+    PrivateKey(KeyBlock),
+    /// Password or seed.
+    SecretData(SecretData),
+    /// Data the server does not look into.
+    OpaqueObject(OpaqueObject),
+    /// Certificate.
+    Certificate(Certificate),
+    /// Template (1.x).
+    Template(Attributes),
+    /// An object without a typed model: Split Key, PGP Key, Certificate Request.
+    Other {
+        /// Its type.
+        kind: ObjectType,
+        /// The content of its structure, still TTLV.
+        content: SecretBytes,
+    },
+}
+
+wire_struct! {
+    /// Password or seed.
+    #[derive(Debug)]
+    pub struct SecretData {
+        /// Kind.
+        kind: one SecretDataType = SecretDataType @ V1_0,
+        /// Content.
+        block: one KeyBlock = KeyBlock @ V1_0,
+    }
+}
+
+wire_struct! {
+    /// Data the server does not look into.
+    #[derive(Debug)]
+    pub struct OpaqueObject {
+        /// Kind, a vendor's number.
+        kind: one OpaqueDataType = OpaqueDataType @ V1_0,
+        /// Content.
+        value: one SecretBytes = OpaqueDataValue @ V1_0,
+    }
+}
+
+wire_struct! {
+    /// Certificate.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct Certificate {
+        /// Kind.
+        kind: one CertificateType = CertificateType @ V1_0,
+        /// DER or PGP bytes.
+        value: one Vec<u8> = CertificateValue @ V1_0,
+    }
+}
+
+impl Object {
+    /// A symmetric key in Raw form.
+    pub fn raw_key(block: KeyBlock) -> Self {
+        Self::SymmetricKey(KeyBlock { format: KeyFormatType::Raw, ..block })
+    }
+
+    /// Its type.
+    pub fn kind(&self) -> ObjectType {
+        match self {
+            Self::SymmetricKey(_) => ObjectType::SymmetricKey,
+            Self::PublicKey(_) => ObjectType::PublicKey,
+            Self::PrivateKey(_) => ObjectType::PrivateKey,
+            Self::SecretData(_) => ObjectType::SecretData,
+            Self::OpaqueObject(_) => ObjectType::OpaqueObject,
+            Self::Certificate(_) => ObjectType::Certificate,
+            Self::Template(_) => ObjectType::Template,
+            Self::Other { kind, .. } => *kind,
+        }
+    }
+
+    /// The key block, when the object has one.
+    pub fn key_block(&self) -> Option<&KeyBlock> {
+        match self {
+            Self::SymmetricKey(block) | Self::PublicKey(block) | Self::PrivateKey(block) => {
+                Some(block)
+            }
+            Self::SecretData(secret) => Some(&secret.block),
+            _ => None,
+        }
+    }
+
+    /// Reads `item` when its tag is that of an object.
+    pub(crate) fn from_item(item: &Item<'_>) -> Result<Option<Self>> {
+        let block = || KeyBlock::read(&item.required(Tag::KeyBlock)?);
+        let other = |kind| -> Result<Self> {
+            item.children()?;
+            Ok(Self::Other { kind, content: SecretBytes::copy_from(item.body()) })
+        };
+        Ok(Some(match item.tag() {
+            Tag::SymmetricKey => Self::SymmetricKey(block()?),
+            Tag::PublicKey => Self::PublicKey(block()?),
+            Tag::PrivateKey => Self::PrivateKey(block()?),
+            Tag::SecretData => Self::SecretData(Field::read(item)?),
+            Tag::OpaqueObject => Self::OpaqueObject(Field::read(item)?),
+            Tag::Certificate => Self::Certificate(Field::read(item)?),
+            Tag::Template => {
+                let mut attributes = Attributes::default();
+                attributes.absorb(item)?;
+                Self::Template(attributes)
+            }
+            Tag::SplitKey => other(ObjectType::SplitKey)?,
+            Tag::PGPKey => other(ObjectType::PgpKey)?,
+            Tag::CertificateRequest => other(ObjectType::CertificateRequest)?,
+            _ => return Ok(None),
+        }))
+    }
+
+    /// Writes the object under the tag of its type.
+    pub(crate) fn encode(&self, w: &mut Writer, version: Version) {
+        let block = |w: &mut Writer, tag, block: &KeyBlock| {
+            w.structure(tag, |w| block.write(w, Tag::KeyBlock, version));
+        };
+        match self {
+            Self::SymmetricKey(key) => block(w, Tag::SymmetricKey, key),
+            Self::PublicKey(key) => block(w, Tag::PublicKey, key),
+            Self::PrivateKey(key) => block(w, Tag::PrivateKey, key),
+            Self::SecretData(secret) => secret.write(w, Tag::SecretData, version),
+            Self::OpaqueObject(opaque) => opaque.write(w, Tag::OpaqueObject, version),
+            Self::Certificate(certificate) => certificate.write(w, Tag::Certificate, version),
+            Self::Template(attributes) => {
+                w.structure(Tag::Template, |w| attributes.encode_bare(w, version));
+            }
+            Self::Other { kind, content } => {
+                if let Some(tag) = other_tag(*kind) {
+                    w.structure(tag, |w| content.expose(|items| w.encoded(items)));
+                }
+            }
+        }
+    }
+
+    /// Whether `version` has this object in this form.
+    pub(crate) fn known(&self, version: Version) -> bool {
+        let content = match self {
+            Self::SecretData(secret) => secret.known(version),
+            Self::OpaqueObject(opaque) => opaque.known(version),
+            Self::Certificate(certificate) => certificate.known(version),
+            Self::Template(_) => !version.is_v2(),
+            Self::Other { kind, .. } => other_tag(*kind).is_some(),
+            _ => self.key_block().is_none_or(|block| block.known(version)),
+        };
+        content && self.kind().known(version)
+    }
+}
+
+fn other_tag(kind: ObjectType) -> Option<Tag> {
+    match kind {
+        ObjectType::SplitKey => Some(Tag::SplitKey),
+        ObjectType::PgpKey => Some(Tag::PGPKey),
+        ObjectType::CertificateRequest => Some(Tag::CertificateRequest),
+        _ => None,
+    }
+}

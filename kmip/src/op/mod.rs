@@ -1,0 +1,122 @@
+//! Operations, one file each: `Request` and `Response` are the two payloads.
+//!
+//! [`Operation`] is what a request asks, [`Answer`] what a response carries; both are matched
+//! plainly. To add an operation: one file, one line in the table below.
+
+pub mod activate;
+pub mod create;
+pub mod destroy;
+pub mod discover_versions;
+pub mod get;
+pub mod get_attribute_list;
+pub mod get_attributes;
+pub mod locate;
+pub mod query;
+pub mod register;
+pub mod revoke;
+
+use crate::enums::OperationCode;
+use crate::tag::Tag;
+use crate::ttlv::{Item, Result, Writer};
+use crate::version::Version;
+use crate::wire::{Field, SecretBytes};
+
+/// An operation this room has no model for.
+#[derive(Debug)]
+pub struct Raw {
+    /// Which one.
+    pub code: OperationCode,
+    /// The content of its payload, still TTLV.
+    pub payload: SecretBytes,
+}
+
+macro_rules! operations {
+    ($( $name:ident: $module:ident, )+) => {
+        /// What a batch item asks.
+        #[allow(clippy::large_enum_variant, reason = "one lives at a time, on its way to the wire")]
+        #[derive(Debug)]
+        pub enum Operation {
+            $( #[doc = concat!("See [`", stringify!($module), "`].")]
+               $name($module::Request), )+
+            /// Any other operation.
+            Raw(Raw),
+        }
+
+        /// What a successful batch item answers.
+        #[allow(clippy::large_enum_variant, reason = "one lives at a time, on its way to the wire")]
+        #[derive(Debug)]
+        pub enum Answer {
+            $( #[doc = concat!("See [`", stringify!($module), "`].")]
+               $name($module::Response), )+
+            /// Any other operation.
+            Raw(Raw),
+        }
+
+        operations!(@both Operation RequestPayload $($name)+);
+        operations!(@both Answer ResponsePayload $($name)+);
+
+        $(
+            impl From<$module::Request> for Operation {
+                fn from(request: $module::Request) -> Self { Self::$name(request) }
+            }
+            impl From<$module::Response> for Answer {
+                fn from(response: $module::Response) -> Self { Self::$name(response) }
+            }
+        )+
+    };
+    (@both $enum:ident $tag:ident $($name:ident)+) => {
+        impl $enum {
+            /// The operation on the wire.
+            pub fn code(&self) -> OperationCode {
+                match self {
+                    $( Self::$name(_) => OperationCode::$name, )+
+                    Self::Raw(raw) => raw.code,
+                }
+            }
+
+            /// Reads the payload of `code`.
+            pub(crate) fn read(code: OperationCode, payload: &Item<'_>) -> Result<Self> {
+                Ok(match code {
+                    $( OperationCode::$name => Self::$name(Field::read(payload)?), )+
+                    code => {
+                        payload.children()?;
+                        let payload = SecretBytes::copy_from(payload.body());
+                        Self::Raw(Raw { code, payload })
+                    }
+                })
+            }
+
+            /// Writes the payload.
+            pub(crate) fn write(&self, w: &mut Writer, version: Version) {
+                match self {
+                    $( Self::$name(payload) => payload.write(w, Tag::$tag, version), )+
+                    Self::Raw(raw) => w.structure(Tag::$tag, |w| {
+                        raw.payload.expose(|items| w.encoded(items));
+                    }),
+                }
+            }
+
+            /// Whether `version` has the operation and everything the payload cannot do without.
+            pub fn known(&self, version: Version) -> bool {
+                self.code().known(version) && match self {
+                    $( Self::$name(payload) => payload.known(version), )+
+                    Self::Raw(_) => true,
+                }
+            }
+        }
+    };
+}
+
+operations! {
+    DiscoverVersions: discover_versions,
+    Query: query,
+    Create: create,
+    Register: register,
+    Locate: locate,
+    Get: get,
+    GetAttributes: get_attributes,
+    GetAttributeList: get_attribute_list,
+    Activate: activate,
+    Revoke: revoke,
+    Destroy: destroy,
+}
