@@ -56,7 +56,7 @@ impl<'db> Statements<'db> {
         self.begin.execute([]).map(drop)
     }
 
-    /// Ends the transaction; with `newest`, the version counter becomes durable with it.
+    /// Sets the version counter, which becomes durable with the transaction.
     pub(super) fn advance(&mut self, newest: Version) -> Result<(), rusqlite::Error> {
         self.advance.execute([stored(newest)]).map(drop)
     }

@@ -237,4 +237,27 @@ mod tests {
         let answers = answer_to(&mut writer, &db, vec![Commit::new().put("small", "v")]);
         assert_eq!(answers, [Ok(Outcome::Committed(Version(1)))]);
     }
+
+    #[tokio::test]
+    async fn a_commit_that_fails_while_ending_is_unknown_and_stops_the_store() {
+        let (_dir, writer, db) = writer();
+        // A deferred constraint makes SQLite fail where a failing disk would: in COMMIT itself.
+        db.execute_batch(
+            "PRAGMA foreign_keys = ON;
+             CREATE TABLE parent (x INTEGER PRIMARY KEY);
+             CREATE TABLE child (x REFERENCES parent DEFERRABLE INITIALLY DEFERRED);
+             CREATE TRIGGER fail AFTER INSERT ON record BEGIN INSERT INTO child VALUES (1); END;",
+        )
+        .unwrap();
+        let shared = Arc::clone(&writer.shared);
+        let thread = std::thread::spawn(move || writer.run(db));
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        shared.queue.push(Commit::new().put("k", "v"), answer).await.unwrap();
+        assert_eq!(answered.await.unwrap(), Ok(Outcome::Unknown));
+        thread.join().unwrap();
+        let stopped = shared.queue.check_open();
+        assert!(matches!(&stopped, Err(StoreError::Unavailable(m)) if m.contains("syncing")));
+        let (answer, _answered) = tokio::sync::oneshot::channel();
+        assert_eq!(shared.queue.push(Commit::new().put("k", "v"), answer).await, stopped);
+    }
 }
