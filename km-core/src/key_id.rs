@@ -93,7 +93,7 @@ fn pack(bits: u128) -> Uuid {
 fn unpack(uuid: Uuid) -> Option<u128> {
     let bits = uuid.as_u128();
     let is_v8 = (bits >> 76) & 0xF == 0x8 && (bits >> 62) & 0b11 == 0b10;
-    is_v8.then(|| (bits >> 80) << 74 | ((bits >> 64) & 0xFFF) << 62 | (bits & ((1 << 62) - 1)))
+    is_v8.then_some((bits >> 80) << 74 | ((bits >> 64) & 0xFFF) << 62 | (bits & ((1 << 62) - 1)))
 }
 
 impl fmt::Display for KeyId {

@@ -5,11 +5,13 @@
 //!   TLS configuration.
 //! - [`serve`]: the one accept loop. It hands a verified [`PeerIdentity`] with each stream.
 //! - [`http`]: HTTP/1.1 over one such stream, and a keep-alive client.
+//! - [`Directory`]: whom a verified certificate stands for.
 //! - [`Deadline`]: the cheap idle and step deadlines for handlers.
 //! - [`Shutdown`]: the orderly end, given to everything that runs.
 //! - [`pki`]: certificates for demonstrations and tests only.
 
 mod deadline;
+mod directory;
 mod files;
 pub mod http;
 mod identity;
@@ -20,9 +22,11 @@ mod stats;
 mod tls;
 
 pub use deadline::Deadline;
+pub use directory::Directory;
 pub use files::{TlsError, TlsFiles};
 pub use identity::{IdentityError, IdentityRule, PeerIdentity};
 pub use listener::{ListenerLimits, ServerStream, serve};
+pub use rustls::{ClientConfig, ServerConfig};
 pub use shutdown::{Shutdown, ShutdownHandle};
 pub use stats::{HandshakeFailure, ListenerStats};
 pub use tls::{
