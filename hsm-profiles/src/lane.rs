@@ -1,8 +1,8 @@
 //! One session at work: seal, open, random. Enter through [`Lane`].
 //!
-//! cryptoki asks for the output length before each operation. In every library at hand the
-//! answer is computed on the host, without cryptography or a device round trip, so it stays
-//! (measured in `examples/hsm_speed.rs`).
+//! cryptoki asks for the output length before each operation. SoftHSM answers that on the host,
+//! without cryptography; for an HSM that answers over the network it would be a round trip, to
+//! be avoided with raw calls when such a profile is added.
 
 use std::sync::Arc;
 

@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use common::{Room, runtime, with_token};
@@ -49,6 +50,71 @@ fn a_restarted_library_is_survived() {
     with_token("a_restarted_library_is_survived", |room| {
         survives(&room, |room| room.other_handle().finalize().unwrap());
     });
+}
+
+#[test]
+fn closed_sessions_are_survived() {
+    with_token("closed_sessions_are_survived", |room| survives(&room, close_all_sessions));
+}
+
+/// What another part of the process, or the operator's tool of a vendor, may do at any time.
+#[allow(unsafe_code)]
+fn close_all_sessions(room: &Room) {
+    let slot = room.slot().id();
+    // SAFETY: the library is loaded and initialized already, so this only adds a reference, and
+    // the call takes a slot number by value.
+    let answer =
+        unsafe { cryptoki_sys::Pkcs11::new(common::library()).unwrap().C_CloseAllSessions(slot) };
+    assert_eq!(answer, cryptoki_sys::CKR_OK);
+}
+
+/// SoftHSM answers CKR_GENERAL_ERROR to a bad tag and to a key it cannot read alike. Good data
+/// must not be called bad because of the latter.
+#[test]
+fn a_damaged_kek_is_not_blamed_on_the_data() {
+    with_token("a_damaged_kek_is_not_blamed_on_the_data", |room| {
+        let token = room.open();
+        runtime().block_on(async {
+            let before = sealed(&token).await;
+            let (object, intact) = damage_kek(&room.dir.join("softhsm"));
+            room.other_handle().finalize().unwrap();
+            let answer = token.open(b"before", &before).await;
+            let Err(HsmError::Unavailable(why)) = &answer else { panic!("{answer:?}") };
+            assert!(why.contains("CKR_GENERAL_ERROR"), "{why}");
+            assert!(!token.status().ready);
+            std::fs::write(object, intact).unwrap();
+            room.other_handle().finalize().unwrap();
+            ready_again(&token).await;
+            works(&token, &before).await;
+        });
+    });
+}
+
+/// Breaks the padding of the only stored secret key; gives its file and what was in it.
+fn damage_kek(store: &Path) -> (PathBuf, Vec<u8>) {
+    let token = std::fs::read_dir(store).unwrap().next().unwrap().unwrap().path();
+    // In an object file: attribute type, kind (3: bytes), length, then the bytes.
+    let value = [0, 0, 0, 0, 0, 0, 0, 0x11, 0, 0, 0, 0, 0, 0, 0, 3];
+    for entry in std::fs::read_dir(token).unwrap() {
+        let path = entry.unwrap().path();
+        let intact = std::fs::read(&path).unwrap();
+        let Some(at) = intact.windows(16).position(|w| w == value) else { continue };
+        let len = u64::from_be_bytes(intact[at + 16..at + 24].try_into().unwrap());
+        let mut damaged = intact.clone();
+        // The last byte of the block before the last one decides the padding (CBC).
+        damaged[at + 24 + usize::try_from(len).unwrap() - 17] ^= 0x80;
+        std::fs::write(&path, damaged).unwrap();
+        return (path, intact);
+    }
+    panic!("no secret key in {}", store.display());
+}
+
+async fn ready_again(token: &Token) {
+    let until = Instant::now() + Duration::from_secs(30);
+    while !token.status().ready {
+        assert!(Instant::now() < until, "{:?}", token.status());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 #[test]
@@ -105,11 +171,7 @@ fn a_token_that_goes_away_comes_back_without_requests() {
             std::fs::rename(&away, &here).unwrap();
             // SoftHSM looks at its folder when it starts.
             room.other_handle().finalize().unwrap();
-            let until = Instant::now() + Duration::from_secs(30);
-            while !token.status().ready {
-                assert!(Instant::now() < until, "{:?}", token.status());
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
+            ready_again(&token).await;
             works(&token, &before).await;
         });
     });

@@ -82,6 +82,20 @@ fn an_open_pin_file_is_refused_before_login() {
 }
 
 #[test]
+fn a_pin_may_come_from_a_systemd_credential() {
+    with_token("a_pin_may_come_from_a_systemd_credential", |room| {
+        // systemd shows its access list as group bits.
+        std::fs::set_permissions(room.pin_file(), PermissionsExt::from_mode(0o440)).unwrap();
+        let mut config = room.config();
+        config.pin = hsm_profiles::PinSource::Credential("north.pin".to_owned());
+        drop(Token::open(config).unwrap());
+        std::fs::set_permissions(room.pin_file(), PermissionsExt::from_mode(0o444)).unwrap();
+        let credential = hsm_profiles::PinSource::Credential("north.pin".to_owned());
+        tells(&refusal(&room, |c| c.pin = credential), &["north.pin", "0444"]);
+    });
+}
+
+#[test]
 fn an_absent_mechanism_is_named() {
     with_token("an_absent_mechanism_is_named", |room| {
         let text = include_str!("../profiles/softhsm2.toml")

@@ -9,6 +9,7 @@ use std::process::Command;
 
 use cryptoki::context::Pkcs11;
 use cryptoki::session::Session;
+use cryptoki::slot::Slot;
 use hsm_profiles::softhsm::{CONF_VARIABLE, provision};
 use hsm_profiles::{PinSource, Profile, Token, TokenConfig, TokenSelector};
 
@@ -35,6 +36,7 @@ pub fn with_token(name: &str, body: impl FnOnce(Room)) {
         .args([name, "--exact", "--nocapture", "--test-threads=1"])
         .env(FOLDER_VARIABLE, dir.path())
         .env(CONF_VARIABLE, &made.conf)
+        .env("CREDENTIALS_DIRECTORY", dir.path())
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
@@ -76,15 +78,15 @@ impl Room {
         Pkcs11::new(library()).unwrap()
     }
 
-    pub fn other_session(&self) -> Session {
+    pub fn slot(&self) -> Slot {
         let pkcs11 = self.other_handle();
-        let slot = pkcs11
-            .get_slots_with_token()
-            .unwrap()
-            .into_iter()
-            .find(|slot| pkcs11.get_token_info(*slot).unwrap().label() == LABEL)
-            .unwrap();
-        pkcs11.open_rw_session(slot).unwrap()
+        let slots = pkcs11.get_slots_with_token().unwrap();
+        let is_ours = |slot: &Slot| pkcs11.get_token_info(*slot).unwrap().label() == LABEL;
+        slots.into_iter().find(is_ours).unwrap()
+    }
+
+    pub fn other_session(&self) -> Session {
+        self.other_handle().open_rw_session(self.slot()).unwrap()
     }
 }
 
