@@ -258,3 +258,23 @@ impl<'de> Visitor<'de> for Key<'_> {
         Ok(start..start + length)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_with_keys_never_move() {
+        let name = KeyName::parse(&"x".repeat(MAX_KEY_NAME)).unwrap();
+        let mut writer = ContainerWriter::new(3, 50);
+        let room = writer.out.capacity();
+        for size in [50, 49, 48] {
+            writer.push(&name, &vec![7; size]).unwrap();
+        }
+        assert_eq!(writer.out.capacity(), room);
+        let json = writer.finish();
+        assert_eq!(json.capacity(), room);
+        let container = KeyContainer::parse(&json).unwrap();
+        assert_eq!(container.bytes.capacity(), json.len() / 4 * 3);
+    }
+}

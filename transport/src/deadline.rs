@@ -73,3 +73,25 @@ impl Alarm {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(20);
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn one_timer_serves_deadlines_that_move_both_ways() {
+        let mut deadline = Deadline::new();
+        for _ in 0..2 {
+            assert_eq!(deadline.run(LONG, async { 1 }).await, Some(1));
+            assert_eq!(deadline.run(SHORT, pending::<()>()).await, None);
+            // The timer still stands at the short one and must not fire for the long one.
+            let slow = tokio::time::sleep(3 * SHORT);
+            assert_eq!(deadline.run(LONG, slow).await, Some(()));
+        }
+    }
+}

@@ -14,11 +14,11 @@ use rustls::{HandshakeKind, ServerConfig};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
-    task::JoinSet,
+    task::{JoinError, JoinSet},
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::{
     identity::{IdentityError, PeerIdentity},
@@ -82,12 +82,16 @@ pub async fn serve<H, F>(
                 Ok((socket, _)) => front.admit(socket, &room, &mut connections),
                 Err(error) => front.accept_failed(&error).await,
             },
-            Some(_) = connections.join_next() => {}
+            Some(ended) = connections.join_next() => note_panic(ended),
         }
     }
     drop(listener);
     let open = connections.len();
-    let drained = timeout(limits.grace, async { while connections.join_next().await.is_some() {} });
+    let drained = timeout(limits.grace, async {
+        while let Some(ended) = connections.join_next().await {
+            note_panic(ended);
+        }
+    });
     if drained.await.is_err() {
         warn!(
             open,
@@ -96,6 +100,13 @@ pub async fn serve<H, F>(
         );
     }
     connections.shutdown().await;
+}
+
+/// A handler that panics loses its connection, not the listener; that must not go unnoticed.
+fn note_panic(ended: Result<(), JoinError>) {
+    if ended.is_err_and(|error| error.is_panic()) {
+        error!("a connection handler panicked; please report this with the lines above");
+    }
 }
 
 struct Front<H> {

@@ -3,7 +3,13 @@
 
 mod common;
 
-use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use common::{PATIENCE, Pki, Server, eventually};
@@ -103,17 +109,29 @@ async fn an_idle_connection_is_closed_and_the_client_recovers() {
         assert_eq!(client.get("/who").await.unwrap().0, 200);
         assert_eq!(server.stats.handshakes.load(Relaxed), expected);
         eventually(|| server.stats.active.load(Relaxed) == 0).await;
+        // The client's side must hear of it too.
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
+}
+
+#[tokio::test]
+async fn the_client_does_not_reuse_what_lay_idle_too_long() {
+    let pki = Pki::new();
+    let server = start(&pki, HttpLimits::default()).await;
+    let client = client(&server, &pki, ClientLimits { idle: Duration::ZERO, ..Default::default() });
+    client.get("/who").await.unwrap();
+    client.get("/who").await.unwrap();
+    assert_eq!(server.stats.handshakes.load(Relaxed), 2);
 }
 
 #[tokio::test]
 async fn an_open_connection_outlives_the_head_and_request_deadlines() {
     let pki = Pki::new();
-    let short = Duration::from_millis(150);
+    let short = Duration::from_millis(400);
     let limits = HttpLimits { head: short, request: short, idle: PATIENCE, ..Default::default() };
     let server = start(&pki, limits).await;
     let client = client(&server, &pki, ClientLimits::default());
-    for _ in 0..3 {
+    for _ in 0..2 {
         client.get("/who").await.unwrap();
         tokio::time::sleep(2 * short).await;
     }
@@ -149,7 +167,7 @@ async fn slow_loris_is_closed_in_head_and_body() {
 #[tokio::test]
 async fn a_request_that_hangs_is_cut() {
     let pki = Pki::new();
-    let limits = HttpLimits { request: Duration::from_millis(200), ..Default::default() };
+    let limits = HttpLimits { request: Duration::from_millis(500), ..Default::default() };
     let server = start(&pki, limits).await;
     let client = client(&server, &pki, ClientLimits::default());
     assert!(matches!(client.get("/hang").await, Err(ClientError::Broken { .. })));
@@ -211,13 +229,21 @@ async fn the_client_bounds_answers_time_and_servers() {
 #[tokio::test]
 async fn shutdown_answers_the_request_under_way_then_closes() {
     let pki = Pki::new();
-    let server = start(&pki, HttpLimits::default()).await;
+    let begun = Arc::new(AtomicBool::new(false));
+    let seen = begun.clone();
+    let handler = move |stream, peer, shutdown| {
+        let seen = seen.clone();
+        let service = service_fn(move |request| {
+            seen.store(true, Relaxed);
+            answer(request)
+        });
+        serve_http(stream, peer, service, HttpLimits::default(), shutdown)
+    };
+    let server = Server::start(&pki, Profile::Front, ListenerLimits::default(), handler).await;
     let mut stream = server.connect(&pki.client, Profile::Front).await;
     stream.write_all(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\nab").await.unwrap();
-    eventually(|| server.stats.handshakes.load(Relaxed) == 1).await;
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    eventually(|| begun.load(Relaxed)).await;
     server.stop.start();
-    tokio::time::sleep(Duration::from_millis(50)).await;
     let answer = raw(&mut stream, b"cd").await;
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("abcd"), "{answer}");
     timeout(PATIENCE, server.ended).await.expect("ended in time").unwrap();

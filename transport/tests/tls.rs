@@ -224,6 +224,34 @@ async fn shutdown_lets_handlers_finish_and_cuts_the_rest() {
     assert!(TcpStream::connect(&server.address).await.is_err());
 }
 
+#[tokio::test]
+async fn a_panicking_handler_costs_only_its_connection() {
+    let pki = Pki::new();
+    let count = std::sync::atomic::AtomicU64::new(0);
+    let handler = move |stream: ServerStream, peer, shutdown| {
+        let first = count.fetch_add(1, Relaxed) == 0;
+        async move {
+            assert!(!first, "the first connection panics, as this test wants");
+            greet(stream, peer, shutdown).await;
+        }
+    };
+    let server = Server::start(&pki, Profile::Front, ListenerLimits::default(), handler).await;
+    let config = client_config(&pki.client, Profile::Front).unwrap();
+    assert!(talk(&server, config.clone()).await.is_err());
+    assert!(talk(&server, config).await.unwrap().starts_with("[true"));
+    eventually(|| server.stats.active.load(Relaxed) == 0).await;
+}
+
+#[test]
+fn demo_keys_are_private_and_never_overwritten() {
+    let pki = Pki::new();
+    let mode = |path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(pki.server.key.clone()), 0o600);
+    assert_eq!(mode(pki.ca.ca().with_file_name("ca.key")), 0o600);
+    assert!(pki.ca.issue("server", &[], Validity::days(1)).is_err());
+    assert!(pki.ca.issue("../server", &[], Validity::days(1)).is_err());
+}
+
 #[test]
 fn wrong_files_are_named() {
     let pki = Pki::new();

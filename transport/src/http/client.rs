@@ -35,6 +35,9 @@ pub struct ClientLimits {
     pub connect: Duration,
     /// Time for a whole request, connecting included.
     pub request: Duration,
+    /// A connection unused for longer is not used again; below the server's own idle time, so
+    /// that a request does not meet a connection just being closed.
+    pub idle: Duration,
     /// Most bytes of an answer's body.
     pub response_bytes: usize,
 }
@@ -44,6 +47,7 @@ impl Default for ClientLimits {
         Self {
             connect: Duration::from_secs(5),
             request: Duration::from_secs(30),
+            idle: Duration::from_secs(30),
             response_bytes: 1 << 20,
         }
     }
@@ -106,6 +110,7 @@ struct Live {
     /// Present until [`HttpClient::close`].
     sender: Option<SendRequest<Full<Bytes>>>,
     driver: JoinHandle<()>,
+    used: Instant,
 }
 
 impl Drop for Live {
@@ -203,14 +208,19 @@ impl HttpClient {
         deadline: Instant,
     ) -> Result<(u16, Zeroizing<Vec<u8>>), ClientError> {
         let mut idle = self.idle.lock().await;
-        let (response, live) = self.send(idle.take(), request).await?;
+        let (response, mut live) = self.send(self.reusable(idle.take()), request).await?;
         let status = response.status().as_u16();
         let left = deadline.saturating_duration_since(Instant::now());
         let body = read_body(response.into_body(), self.limits.response_bytes, left)
             .await
             .map_err(|source| ClientError::Answer { address: self.address().to_owned(), source })?;
+        live.used = Instant::now();
         *idle = Some(live);
         Ok((status, body))
+    }
+
+    fn reusable(&self, live: Option<Live>) -> Option<Live> {
+        live.filter(|live| live.used.elapsed() < self.limits.idle)
     }
 
     /// Sends on the reused connection, or on a new one when the server has closed that before a
@@ -267,7 +277,7 @@ impl HttpClient {
             .map_err(|e| self.broken(e.to_string()))?;
         // How the connection ends is seen by the request that it breaks.
         let driver = tokio::spawn(async move { drop(connection.await) });
-        Ok(Live { sender: Some(sender), driver })
+        Ok(Live { sender: Some(sender), driver, used: Instant::now() })
     }
 
     fn broken(&self, reason: String) -> ClientError {
