@@ -149,7 +149,7 @@ fn outcome(outcome: Outcome) -> Result<Answer, ClientError> {
     match outcome {
         Outcome::Success(answer) => Ok(answer),
         Outcome::Failed(failure) => Err(refused(Some(failure))),
-        Outcome::Undone(failure) => Err(refused(failure)),
+        Outcome::Undone { failure, .. } => Err(refused(failure)),
         Outcome::Pending(_) => Err(ClientError::Pending),
     }
 }

@@ -13,6 +13,7 @@
 //! | [`op`] | one file per operation: request and response payload |
 //! | [`message`] | headers, batches, authentication |
 //! | [`client`] | requests out, responses in |
+//! | [`fuzzing`] | any bytes in, invariants checked |
 //!
 //! Decoding takes what clients of the field send; encoding never writes what the peer's version
 //! does not know.
@@ -20,6 +21,7 @@
 pub mod attribute;
 pub mod client;
 pub mod enums;
+pub mod fuzzing;
 pub mod message;
 pub mod object;
 pub mod op;

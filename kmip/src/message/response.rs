@@ -70,7 +70,12 @@ pub enum Outcome {
     /// To be asked for later under this correlation value.
     Pending(Vec<u8>),
     /// Done and taken back because another item failed.
-    Undone(Option<Failure>),
+    Undone {
+        /// Why, when the server says so.
+        failure: Option<Failure>,
+        /// What had been answered, when the server repeats it.
+        answer: Option<Answer>,
+    },
 }
 
 /// One item of a response.
@@ -131,7 +136,13 @@ impl ResponseItem {
             ResultStatus::OperationPending => {
                 Outcome::Pending(pending.ok_or(missing(Tag::AsynchronousCorrelationValue))?)
             }
-            ResultStatus::OperationUndone => Outcome::Undone(failure),
+            ResultStatus::OperationUndone => Outcome::Undone {
+                failure,
+                answer: match (code, payload) {
+                    (Some(code), Some(payload)) => Some(Answer::read(code, &payload)?),
+                    _ => None,
+                },
+            },
             ResultStatus::OperationFailed | ResultStatus::Other(_) => {
                 Outcome::Failed(failure.ok_or(missing(Tag::ResultReason))?)
             }
@@ -175,10 +186,13 @@ impl ResponseItem {
                 status(w, ResultStatus::OperationPending);
                 w.bytes(Tag::AsynchronousCorrelationValue, correlation);
             }
-            Outcome::Undone(failure) => {
+            Outcome::Undone { failure, answer } => {
                 status(w, ResultStatus::OperationUndone);
                 if let Some(failure) = failure {
                     failure.write(w, version);
+                }
+                if let Some(answer) = answer.as_ref().filter(|answer| answer.known(version)) {
+                    answer.write(w, version);
                 }
             }
         }

@@ -1,0 +1,42 @@
+//! The door for fuzzers: any bytes in, a panic when an invariant breaks.
+
+use crate::message::{RequestMessage, ResponseMessage, ResponseWriter};
+use crate::ttlv::{Limits, Value, Writer, parse};
+
+/// Decodes `data` as a tree, as a request and as a response.
+///
+/// # Panics
+/// When an accepted frame is not what its tree encodes to, or when writing what was read is not
+/// stable.
+pub fn decode_any(data: &[u8]) {
+    tree(data);
+    if let Ok(request) = RequestMessage::decode(data)
+        && let Ok(frame) = request.encode()
+        && let Ok(again) = RequestMessage::decode(&frame)
+    {
+        assert_eq!(again.encode().as_ref(), Ok(&frame), "request is not stable");
+    }
+    if let Ok(response) = ResponseMessage::decode(data) {
+        let frame = rewrite(response);
+        if let Ok(again) = ResponseMessage::decode(&frame) {
+            assert_eq!(rewrite(again), frame, "response is not stable");
+        }
+    }
+}
+
+fn tree(data: &[u8]) {
+    let Ok(root) = parse(data, &Limits::default()) else { return };
+    let mut w = Writer::default();
+    if let Ok(value) = Value::from_item(&root) {
+        value.encode(&mut w, root.tag());
+    }
+    assert!(w.finish().as_slice() == data, "an accepted frame is not canonical");
+}
+
+fn rewrite(message: ResponseMessage) -> zeroize::Zeroizing<Vec<u8>> {
+    let mut w = ResponseWriter::new(message.version, message.header);
+    for item in &message.items {
+        w.item(item);
+    }
+    w.finish()
+}
