@@ -104,10 +104,14 @@ impl Journal {
         let _ = reached.wait_for(|done| *done >= ticket.0).await;
     }
 
+    /// The place of the change appended last.
+    pub fn last(&self) -> Ticket {
+        Ticket(self.queue().appended)
+    }
+
     /// Waits until everything appended so far is durable.
     pub async fn settled(&self) {
-        let ticket = Ticket(self.queue().appended);
-        self.durable(ticket).await;
+        self.durable(self.last()).await;
     }
 
     /// Takes as many changes as one commit holds, with the account after them.

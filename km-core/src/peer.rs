@@ -12,6 +12,9 @@ pub enum AssignError {
     /// The link is down or did not answer in time: nobody knows whether the peer has it.
     #[error("the KM link is down or slow: {0}")]
     Unavailable(String),
+    /// The peer does not have the block, and so never will serve from it.
+    #[error("the peer does not have block {0}")]
+    NoBlock(u64),
     /// The peer says it cannot take it.
     #[error("the peer refused a run of keys: {0}")]
     Refused(String),

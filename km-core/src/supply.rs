@@ -11,7 +11,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use crate::{
     ids::{ClusterId, SaeId},
     key_id::KeyId,
-    pool::{CollectError, Pool, PoolError, Reservation, SuppliedKey},
+    pool::{Accepted, CollectError, Pool, PoolError, Reservation, SuppliedKey},
     registry::Registry,
     run::{MAX_SLAVES, RunSpec},
 };
@@ -163,10 +163,17 @@ impl Supply {
         ids: &[KeyId],
     ) -> Result<Vec<SuppliedKey>, SupplyError> {
         let mut reserved = Vec::new();
+        let mut refused = None;
         for (tag, of_pool) in by_pool(ids) {
-            let missing = CollectError::NotFound(of_pool[0]);
-            let pool = self.pools.values().find(|pool| pool.tag() == tag).ok_or(missing)?;
-            reserved.push(pool.reserve(slave, master, &of_pool)?);
+            let pool = self.pools.values().find(|pool| pool.tag() == tag);
+            match pool.map(|pool| pool.reserve(slave, master, &of_pool)) {
+                Some(Ok(reservation)) => reserved.push(reservation),
+                Some(Err(error)) => refused = Some(error.join(refused)),
+                None => refused = Some(CollectError::NotFound(of_pool).join(refused)),
+            }
+        }
+        if let Some(error) = refused {
+            return Err(error.into());
         }
         let mut keys = Vec::with_capacity(ids.len());
         for reservation in &reserved {
@@ -183,7 +190,7 @@ impl Supply {
     /// Sets one key aside for `slave`, to be delivered together with a record of the caller's.
     pub fn reserve_one(&self, slave: &SaeId, id: KeyId) -> Result<Reservation, SupplyError> {
         let pool = self.pools.values().find(|pool| pool.tag() == id.slice().block.pool);
-        let pool = pool.ok_or(CollectError::NotFound(id))?;
+        let pool = pool.ok_or_else(|| CollectError::NotFound(vec![id]))?;
         Ok(pool.reserve(slave, None, &[id])?)
     }
 
@@ -199,7 +206,7 @@ impl Supply {
     }
 
     /// Takes a run the peer cluster assigned, if our registry lets those applications share keys.
-    pub async fn accept(&self, peer: &ClusterId, run: RunSpec) -> Result<(), PoolError> {
+    pub fn accept(&self, peer: &ClusterId, run: RunSpec) -> Result<Accepted, PoolError> {
         let number = run.id.block.number;
         let pool = self.pools.get(peer).ok_or(PoolError::Block(number, "is of no pool here"))?;
         let allowed = self.registry.is_at(&run.master, peer)
@@ -210,7 +217,7 @@ impl Supply {
         if !allowed {
             return Err(PoolError::Block(number, "the run names applications not paired here"));
         }
-        pool.accept_run(run).await
+        pool.accept_run(run)
     }
 
     /// Ends idle runs, burns expired keys, levels the blocks between the ends; runs until dropped.

@@ -1,1 +1,16 @@
-//! See ARCHITECTURE.md.
+//! KM links: what the KMs of two clusters say to each other (KMA and KSA links, clause 6).
+//!
+//! - [`frame`]: the messages and their bytes.
+//! - [`agreement`]: whether both ends hold the same bits; sans-IO.
+//! - [`session`]: one connection's protocol; sans-IO: frames and events in, actions out.
+//! - [`Links`]: the sockets around it, one task for each peer. Enter here.
+
+pub mod agreement;
+mod driver;
+pub mod frame;
+mod handle;
+mod intake;
+mod links;
+pub mod session;
+
+pub use links::{LinkView, Links, PeerConfig};

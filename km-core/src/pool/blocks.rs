@@ -9,7 +9,7 @@ use super::{
 use crate::{
     block::{BlockHeader, BlockState, MAX_BLOCK, Phase, Step, TAG_KEYS},
     clock::now_ms,
-    ids::{BlockId, ClusterId, MAX_BLOCK_NUMBER},
+    ids::{BlockId, ClusterId},
     journal::Change,
     ledger::{Ledger, bits},
     material::ClearBytes,
@@ -55,13 +55,13 @@ impl Pool {
         let state = BlockState { phase, owner: block.owner, transfers: 0, len, cursor: 0 };
         let ticket = {
             let mut tables = self.tables();
-            if number <= tables.high || number > MAX_BLOCK_NUMBER {
+            if !tables.claim_number(number) {
                 return Err(PoolError::Block(number, "was used before, or is too large"));
             }
             let payload_key = keys::payload(self.tag, number);
             let payload = self.records.encode(&payload_key, &sealed);
             let high_key = keys::high(self.tag);
-            let high = self.records.encode(&high_key, &number);
+            let high = self.records.encode(&high_key, &tables.high);
             let tag = bits(TAG_KEYS as u64);
             let mut change = Change {
                 records: vec![(payload_key, Some(payload)), (high_key, Some(high))],
@@ -110,6 +110,16 @@ impl Pool {
             self.burn_rest(&mut tables, *number, state, &mut change);
             self.journal.append(change);
         }
+    }
+
+    /// The other end lost this block: burns what is left of ours.
+    pub(super) fn burn_block(&self, number: u64) {
+        let mut tables = self.tables();
+        let Some(state) = tables.block(number) else { return };
+        tracing::warn!(alarm = "block-lost", block = number, "the peer lost a block; burning it");
+        let mut change = Change::default();
+        self.burn_rest(&mut tables, number, state, &mut change);
+        self.journal.append(change);
     }
 
     /// Accounts for bits that came in but were refused.

@@ -16,7 +16,7 @@ use crate::{
     block::{BlockState, Phase},
     clock::now_ms,
     ids::SaeId,
-    journal::Change,
+    journal::{Change, Ticket},
     key_id::KeyId,
     ledger::bits,
     run::{Bitmap, RunId, RunRecord, RunSpec, Side},
@@ -29,14 +29,45 @@ const CLEAR_IDLE: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum CollectError {
     /// Never assigned, already collected by this application, expired, or burned.
-    #[error("key {0} is not here: never assigned, collected before, or expired")]
-    NotFound(KeyId),
+    #[error("not here (never assigned, collected before, or expired): {}", listed(.0))]
+    NotFound(Vec<KeyId>),
     /// Assigned to other applications, or by another master.
     #[error("key {0} was assigned to other applications")]
     NotYours(KeyId),
     /// Temporary: HSM or store.
     #[error(transparent)]
     Pool(#[from] PoolError),
+}
+
+impl CollectError {
+    /// One refusal for several keys: that a key is another's outweighs that others are missing.
+    pub(crate) fn join(self, other: Option<Self>) -> Self {
+        match (other, self) {
+            (Some(Self::NotFound(mut ids)), Self::NotFound(more)) => {
+                ids.extend(more);
+                Self::NotFound(ids)
+            }
+            (None | Some(Self::NotFound(_)), error) => error,
+            (Some(graver), _) => graver,
+        }
+    }
+}
+
+fn listed(ids: &[KeyId]) -> String {
+    ids.iter().map(KeyId::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// A run taken in memory, on its way to disk.
+pub struct Accepted {
+    pool: Arc<Pool>,
+    ticket: Ticket,
+}
+
+impl Accepted {
+    /// Waits until the run is durable here.
+    pub async fn durable(self) -> Result<(), PoolError> {
+        self.pool.durable(self.ticket).await
+    }
 }
 
 /// Keys set aside for one application: no second request gets them. Deliver it, or drop it and
@@ -49,44 +80,31 @@ pub struct Reservation {
 }
 
 impl Pool {
-    /// Takes a run the peer assigned. `Ok` means durable here. A repeated run is `Ok` again.
+    /// Takes a run the peer assigned, in the order the runs came. Confirm it to the peer only
+    /// after [`Accepted::durable`]. A repeated run is taken again.
     ///
     /// The caller has checked that the applications may share keys.
-    pub async fn accept_run(&self, spec: RunSpec) -> Result<(), PoolError> {
-        let ticket = {
-            let mut tables = self.tables();
-            let number = spec.id.block.number;
-            if tables.collecting.get(&spec.id).is_some_and(|run| run.spec == spec) {
-                None
-            } else {
-                let state = self.assignable_by_peer(&tables, &spec)?;
-                let mut change = Change::default();
-                // The peer passed over these bytes: a run of which we never heard.
-                change.ledger.burned += bits(spec.id.offset - state.cursor);
-                let side = Side::Collector {
-                    collected: vec![Bitmap::new(spec.count); spec.slaves.len()],
-                    limit: spec.count,
-                };
-                let expires_ms = now_ms() + self.config.key_ttl.as_millis() as u64;
-                let end = spec.end() as u16;
-                let record = RunRecord { spec, side, expires_ms };
-                let key = keys::run(record.spec.id);
-                change.records.push((key.clone(), Some(self.records.encode(&key, &record))));
-                tables.insert_collecting(record);
-                self.advance(&mut tables, number, state, end, &mut change);
-                Some(self.journal.append(change))
-            }
-        };
-        match ticket {
-            Some(ticket) => self.durable(ticket).await,
-            None => self.settled_soon().await,
+    pub fn accept_run(self: &Arc<Self>, spec: RunSpec) -> Result<Accepted, PoolError> {
+        let mut tables = self.tables();
+        let pool = self.clone();
+        if tables.collecting.get(&spec.id).is_some_and(|run| run.spec == spec) {
+            return Ok(Accepted { pool, ticket: self.journal.last() });
         }
-    }
-
-    async fn settled_soon(&self) -> Result<(), PoolError> {
-        tokio::time::timeout(super::DURABLE_DEADLINE, self.settled())
-            .await
-            .map_err(|_| PoolError::NotDurable)
+        let number = spec.id.block.number;
+        let state = self.assignable_by_peer(&tables, &spec)?;
+        let mut change = Change::default();
+        // The peer passed over these bytes: a run of which we never heard.
+        change.ledger.burned += bits(spec.id.offset - state.cursor);
+        let collected = vec![Bitmap::new(spec.count); spec.slaves.len()];
+        let side = Side::Collector { collected, limit: spec.count };
+        let expires_ms = now_ms() + self.config.key_ttl.as_millis() as u64;
+        let end = spec.end() as u16;
+        let record = RunRecord { spec, side, expires_ms };
+        let key = keys::run(record.spec.id);
+        change.records.push((key.clone(), Some(self.records.encode(&key, &record))));
+        tables.insert_collecting(record);
+        self.advance(&mut tables, number, state, end, &mut change);
+        Ok(Accepted { pool, ticket: self.journal.append(change) })
     }
 
     fn assignable_by_peer(&self, tables: &Tables, spec: &RunSpec) -> Result<BlockState, PoolError> {
@@ -95,7 +113,7 @@ impl Pool {
         if spec.id.block.pool != self.tag || !spec.sound() {
             return refuse("the run does not make sense");
         }
-        let Some(mut state) = tables.block(number) else { return refuse("is not here") };
+        let Some(mut state) = tables.block(number) else { return Err(PoolError::NoBlock(number)) };
         if state.owner != self.config.peer {
             return refuse("is not the peer's to assign from");
         }
@@ -125,14 +143,16 @@ impl Pool {
             keys: Vec::with_capacity(ids.len()),
             armed: false,
         };
+        let mut refused = None;
         for id in ids {
             match reserve_one(&mut tables, slave, master, *id) {
                 Ok((run, index)) => reservation.keys.push((*id, run, index)),
-                Err(error) => {
-                    reservation.undo(&mut tables);
-                    return Err(error);
-                }
+                Err(error) => refused = Some(error.join(refused)),
             }
+        }
+        if let Some(error) = refused {
+            reservation.undo(&mut tables);
+            return Err(error);
         }
         reservation.armed = true;
         Ok(reservation)
@@ -210,8 +230,9 @@ fn reserve_one(
     master: Option<&SaeId>,
     id: KeyId,
 ) -> Result<(RunId, u16), CollectError> {
-    let (run_id, index) = tables.find_collecting(id.slice()).ok_or(CollectError::NotFound(id))?;
-    let run = tables.collecting.get_mut(&run_id).ok_or(CollectError::NotFound(id))?;
+    let missing = || CollectError::NotFound(vec![id]);
+    let (run_id, index) = tables.find_collecting(id.slice()).ok_or_else(missing)?;
+    let run = tables.collecting.get_mut(&run_id).ok_or_else(missing)?;
     let wrong_master = master.is_some_and(|master| *master != run.spec.master);
     let place = run.spec.slaves.iter().position(|named| named == slave);
     let Some(place) = place.filter(|_| !wrong_master) else {
@@ -220,7 +241,7 @@ fn reserve_one(
     run.used = Instant::now();
     match run.reserved(place, index) {
         true => Ok((run_id, index)),
-        false => Err(CollectError::NotFound(id)),
+        false => Err(missing()),
     }
 }
 

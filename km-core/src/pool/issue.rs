@@ -8,6 +8,7 @@ use crate::{
     ids::{BlockId, SaeId},
     journal::{Change, Ticket},
     ledger::bits,
+    peer::AssignError,
     run::{MAX_RUN_KEYS, RunId, RunRecord, RunSpec, Side},
 };
 
@@ -62,6 +63,9 @@ impl Pool {
             }
             Err(error) => {
                 self.finish(&spec, 0);
+                if let PoolError::Peer(AssignError::NoBlock(number)) = error {
+                    self.burn_block(number);
+                }
                 Err(error)
             }
         }

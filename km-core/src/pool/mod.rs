@@ -23,7 +23,7 @@ use std::{
 };
 
 pub use blocks::NewBlock;
-pub use collect::{CollectError, Reservation};
+pub use collect::{Accepted, CollectError, Reservation};
 pub use issue::IssuerRun;
 
 use crate::{
@@ -76,6 +76,9 @@ pub enum PoolError {
     /// The block number was used before, or is not known.
     #[error("block {0}: {1}")]
     Block(u64, &'static str),
+    /// This end does not have the block.
+    #[error("block {0} is not here")]
+    NoBlock(u64),
     /// A write was not confirmed in time; the keys concerned are burned.
     #[error("the store did not confirm a write in time")]
     NotDurable,
@@ -159,7 +162,7 @@ impl Pool {
     ) -> Result<Arc<Self>, RecordError> {
         let tag = PoolTag::of_pair(&config.here, &config.peer);
         let mut tables = Tables::new(config.here.clone());
-        tables.high = records.get(&keys::high(tag)).await?.unwrap_or(0);
+        tables.start_after(records.get(&keys::high(tag)).await?.unwrap_or(0));
         let states = keys::states(tag);
         records
             .each(&states, |key, state: BlockState| {

@@ -11,13 +11,16 @@ use tokio::sync::Mutex as AsyncMutex;
 use super::OpenBlock;
 use crate::{
     block::BlockState,
-    ids::ClusterId,
+    ids::{ClusterId, MAX_BLOCK_NUMBER},
     key_id::Slice,
     run::{Bitmap, RunId, RunRecord, RunSpec, Side},
 };
 
 /// Shortest key anyone may ask for, in bytes; a block's tail below this is burned.
 pub(super) const MIN_KEY: u16 = 8;
+
+/// How far out of order block numbers may come.
+const REORDER: u64 = 1024;
 
 /// A run the peer owns.
 pub(super) struct Collecting {
@@ -81,7 +84,12 @@ pub(super) struct Tables {
     idle_bytes: u64,
     /// Outstanding bytes of all open runs.
     run_bytes: u64,
+    /// The highest block number ever used.
     pub(super) high: u64,
+    /// What it was when the pool was opened: numbers up to it are never taken again.
+    high_at_open: u64,
+    /// Numbers taken since, as far back as [`REORDER`].
+    taken: BTreeSet<u64>,
     pub(super) issuing: BTreeMap<RunId, RunSpec>,
     pub(super) collecting: BTreeMap<RunId, Collecting>,
 }
@@ -97,9 +105,31 @@ impl Tables {
             idle_bytes: 0,
             run_bytes: 0,
             high: 0,
+            high_at_open: 0,
+            taken: BTreeSet::new(),
             issuing: BTreeMap::new(),
             collecting: BTreeMap::new(),
         }
+    }
+
+    /// Sets the highest block number used before this start.
+    pub(super) fn start_after(&mut self, high: u64) {
+        self.high = self.high.max(high);
+        self.high_at_open = self.high;
+    }
+
+    /// Takes a block number for good; `false` when it was used before or cannot be told apart
+    /// from one that was. Blocks in flight at once may come out of order.
+    pub(super) fn claim_number(&mut self, number: u64) -> bool {
+        let fresh = number > self.high_at_open
+            && number + REORDER > self.high
+            && number <= MAX_BLOCK_NUMBER
+            && self.taken.insert(number);
+        if fresh {
+            self.high = self.high.max(number);
+            self.taken = self.taken.split_off(&self.high.saturating_sub(REORDER));
+        }
+        fresh
     }
 
     pub(super) fn blocks(&self) -> &BTreeMap<u64, BlockState> {
@@ -127,7 +157,6 @@ impl Tables {
             if new.phase.usable() && new.owner == self.here && new.remaining() >= MIN_KEY {
                 self.assignable.insert(number);
             }
-            self.high = self.high.max(number);
             self.blocks.insert(number, new);
         }
     }

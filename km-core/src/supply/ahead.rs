@@ -12,6 +12,7 @@ use std::{
 
 use crate::{
     ids::SaeId,
+    peer::AssignError,
     pool::{IssuerRun, Pool, PoolError, SuppliedKey},
     run::MAX_RUN_KEYS,
 };
@@ -205,6 +206,10 @@ impl Queue {
                 let changed = pool.changed();
                 pool.ask_blocks(super::ASK_BLOCKS);
                 let _ = tokio::time::timeout(BORROW, changed).await;
+                pool.lease(master, slaves, *key_len, want).await
+            }
+            // That block is burned now; the next one may do.
+            Err(PoolError::Peer(AssignError::NoBlock(_))) => {
                 pool.lease(master, slaves, *key_len, want).await
             }
             leased => leased,

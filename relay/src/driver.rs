@@ -1,0 +1,399 @@
+//! The socket around a [`Session`]: reads, writes, and carries out its actions. No opinions here.
+
+use std::{
+    collections::HashMap,
+    io,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use km_core::{
+    module::{ModuleError, ModuleKey, ModuleSource},
+    pool::{NewBlock, PoolError},
+    provenance::Provenance,
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+};
+use transport::Shutdown;
+
+use crate::{
+    frame::{Assigned, Frame, FrameError, Frames, Hello, MAX_LIST, Rejection},
+    handle::{Command, WAITING},
+    intake,
+    links::Peer,
+    session::{Action, Agreed, Event, Session, SessionError, Start},
+};
+
+const TICK: Duration = Duration::from_secs(1);
+/// The peer must say something at least this often; both ends ping every tick.
+const SILENCE: Duration = Duration::from_secs(10);
+/// How long the follower keeps asking its module for keys the leader announced.
+const COLLECT_WITHIN: Duration = Duration::from_secs(12);
+const COLLECT_PAUSE: Duration = Duration::from_millis(150);
+const READ_BYTES: usize = 64 << 10;
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LinkError {
+    #[error("the connection broke: {0}")]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    #[error("the peer said nothing for {} s", SILENCE.as_secs())]
+    Silent,
+    #[error("the peer does not read what is sent to it")]
+    Stuck,
+    #[error("a newer connection took its place")]
+    Replaced,
+}
+
+/// What a task of this connection has to report.
+enum Done {
+    Event(Event),
+    Send(Frame),
+}
+
+struct Driver<'a> {
+    peer: &'a Arc<Peer>,
+    session: Session,
+    tasks: JoinSet<()>,
+    done: mpsc::UnboundedSender<Done>,
+    commands: mpsc::Sender<Command>,
+    asked: HashMap<u64, oneshot::Sender<Assigned>>,
+    next_request: u64,
+    out: Vec<u8>,
+    writer: mpsc::Sender<Vec<u8>>,
+}
+
+/// Runs one connection until it ends. `Ok`: it ended in order.
+pub(crate) async fn run<S>(
+    peer: &Arc<Peer>,
+    stream: S,
+    shutdown: &Shutdown,
+) -> Result<(), LinkError>
+where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let (read, write) = tokio::io::split(stream);
+    let (done, reports) = mpsc::unbounded_channel();
+    let (commands, commanded) = mpsc::channel(WAITING);
+    let (mut driver, hello) = Driver::start(peer, write, done, commands);
+    let ended = match driver.carry_out(hello) {
+        Ok(()) => driver.pump(read, reports, commanded, shutdown).await,
+        Err(error) => Err(error),
+    };
+    driver.wind_up().await;
+    ended
+}
+
+impl<'a> Driver<'a> {
+    fn start<W>(
+        peer: &'a Arc<Peer>,
+        write: W,
+        done: mpsc::UnboundedSender<Done>,
+        commands: mpsc::Sender<Command>,
+    ) -> (Self, Vec<Action>)
+    where
+        W: AsyncWrite + Send + Unpin + 'static,
+    {
+        let pool = &peer.pool;
+        let mut unconfirmed = pool.unconfirmed();
+        unconfirmed.truncate(MAX_LIST);
+        let here = pool.config().here.clone();
+        let hello = Hello {
+            cluster: here.clone(),
+            pool: pool.tag(),
+            highest: pool.highest_block(),
+            unconfirmed,
+            floor: pool.floor(),
+            given: pool.given_blocks(),
+        };
+        let start = Start {
+            here,
+            peer: peer.config.cluster.clone(),
+            pool: pool.tag(),
+            link: peer.config.qkd_link.clone(),
+            hello,
+        };
+        let (session, actions) = Session::new(start, Instant::now());
+        let mut tasks = JoinSet::new();
+        let (writer, chunks) = mpsc::channel(WAITING);
+        tasks.spawn(write_all(write, chunks));
+        let (asked, out) = (HashMap::new(), Vec::new());
+        let next_request = 0;
+        let driver =
+            Self { peer, session, tasks, done, commands, asked, next_request, out, writer };
+        (driver, actions)
+    }
+
+    /// Everything that happens on the connection, one thing at a time.
+    async fn pump<R: AsyncRead + Unpin>(
+        &mut self,
+        mut read: R,
+        mut reports: mpsc::UnboundedReceiver<Done>,
+        mut commanded: mpsc::Receiver<Command>,
+        shutdown: &Shutdown,
+    ) -> Result<(), LinkError> {
+        let peer = self.peer;
+        let (keys, mut taken) = mpsc::channel(1);
+        let mut keys = Some(keys);
+        let mut frames = Frames::default();
+        let mut buffer = vec![0; READ_BYTES];
+        let mut tick = tokio::time::interval(TICK);
+        let mut heard = Instant::now();
+        loop {
+            self.flush()?;
+            if self.session.is_up()
+                && let Some(keys) = keys.take()
+            {
+                self.start_intake(keys);
+            }
+            tokio::select! {
+                read = read.read(&mut buffer) => {
+                    let count = read?;
+                    if count == 0 {
+                        return Ok(());
+                    }
+                    heard = Instant::now();
+                    frames.push(&buffer[..count]);
+                    while let Some(frame) = frames.next_frame()? {
+                        let actions = self.session.on_frame(frame)?;
+                        self.carry_out(actions)?;
+                    }
+                }
+                Some(report) = reports.recv() => {
+                    self.report(report)?;
+                    while let Ok(report) = reports.try_recv() {
+                        self.report(report)?;
+                    }
+                }
+                Some(command) = commanded.recv() => {
+                    self.command(command);
+                    while let Ok(command) = commanded.try_recv() {
+                        self.command(command);
+                    }
+                }
+                Some(keys) = taken.recv(), if self.session.has_room() => self.propose(keys)?,
+                _ = tick.tick() => {
+                    if heard.elapsed() > SILENCE {
+                        return Err(LinkError::Silent);
+                    }
+                    self.tick()?;
+                }
+                () = peer.replaced.notified() => return Err(LinkError::Replaced),
+                () = shutdown.requested() => return Ok(()),
+            }
+        }
+    }
+
+    fn start_intake(&mut self, keys: mpsc::Sender<Vec<ModuleKey>>) {
+        if let (true, Some(source)) = (self.session.is_leader(), self.peer.source.clone()) {
+            self.tasks.spawn(intake::run(source, self.peer.pool.clone(), keys));
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), LinkError> {
+        self.peer.counters.in_flight.store(self.session.in_flight() as u64, Relaxed);
+        if !self.out.is_empty() {
+            let chunk = std::mem::take(&mut self.out);
+            self.writer.try_send(chunk).map_err(|_| LinkError::Stuck)?;
+        }
+        Ok(())
+    }
+
+    fn report(&mut self, report: Done) -> Result<(), LinkError> {
+        match report {
+            Done::Send(frame) => frame.encode(&mut self.out),
+            Done::Event(event) => {
+                let actions = self.session.on_event(event);
+                self.carry_out(actions)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Send(frame) => frame.encode(&mut self.out),
+            Command::Assign(run, answer) => {
+                self.asked.retain(|_, waiting| !waiting.is_closed());
+                self.next_request += 1;
+                let request = self.next_request;
+                self.asked.insert(request, answer);
+                Frame::Assign { request, run }.encode(&mut self.out);
+            }
+        }
+    }
+
+    fn tick(&mut self) -> Result<(), LinkError> {
+        let actions = self.session.on_event(Event::Tick(Instant::now()));
+        if self.session.is_up() {
+            Frame::Ping(self.next_request).encode(&mut self.out);
+        }
+        while self.tasks.try_join_next().is_some() {}
+        self.carry_out(actions)
+    }
+
+    /// A new block goes to the end that has less to assign from.
+    fn propose(&mut self, keys: Vec<ModuleKey>) -> Result<(), LinkError> {
+        let pool = &self.peer.pool;
+        let config = pool.config();
+        let ours = pool.own_bytes() <= pool.peer_bytes();
+        let owner = if ours { config.here.clone() } else { config.peer.clone() };
+        let actions = self.session.on_event(Event::Keys { keys, owner });
+        self.carry_out(actions)
+    }
+
+    fn carry_out(&mut self, actions: Vec<Action>) -> Result<(), LinkError> {
+        let pool = &self.peer.pool;
+        for action in actions {
+            match action {
+                Action::Send(frame) => frame.encode(&mut self.out),
+                Action::Collect { number, ids } => self.collect(number, ids),
+                Action::Admit(agreed) => self.admit(agreed),
+                Action::Confirmed(numbers) => pool.confirm(&numbers),
+                Action::Burn(numbers) => pool.burn_unconfirmed(&numbers),
+                Action::Refused { number, bytes, why } => self.refused(number, bytes, why),
+                Action::TellKnown(numbers) => {
+                    let (have, lack) = numbers.iter().partition(|n| pool.has_block(**n));
+                    Frame::Known { have, lack }.encode(&mut self.out);
+                }
+                Action::TakeRun { request, run } => self.take_run(request, run),
+                Action::AssignDone { request, result } => {
+                    if let Some(waiting) = self.asked.remove(&request) {
+                        // The caller may have given up; its run is burned then.
+                        let _ = waiting.send(result);
+                    }
+                }
+                Action::EndRun { run, handed_out } => pool.run_ended(&run, handed_out),
+                Action::TakeGiven(blocks) => pool.take_given(&blocks),
+                Action::Give(count) => {
+                    let pool = pool.clone();
+                    self.tasks.spawn(async move {
+                        if let Err(error) = pool.give(count).await {
+                            tracing::warn!(%error, "cannot give blocks");
+                        }
+                    });
+                }
+                Action::PeerFloor(floor) => pool.peer_floor(floor),
+                Action::Up => {
+                    self.peer.handle.attach(self.commands.clone());
+                    self.peer.set_up(true);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn collect(&mut self, number: u64, ids: Vec<String>) {
+        let (source, done) = (self.peer.source.clone(), self.done.clone());
+        self.tasks.spawn(async move {
+            let keys = match source {
+                Some(source) => collect_patiently(source.as_ref(), &ids).await,
+                None => Err(ModuleError::Unavailable("no module is configured here".into())),
+            };
+            if let Err(error) = &keys {
+                tracing::warn!(block = number, %error, "cannot collect announced keys");
+            }
+            let _ = done.send(Done::Event(Event::Collected { number, keys }));
+        });
+    }
+
+    /// Not tied to the connection: what is being sealed is stored even if the link breaks.
+    fn admit(&self, agreed: Agreed) {
+        let (peer, done) = (self.peer.clone(), self.done.clone());
+        let storing = self.peer.storing.clone().try_read_owned();
+        tokio::spawn(async move {
+            let _storing = storing;
+            let number = agreed.number;
+            let new = NewBlock {
+                number,
+                owner: agreed.owner,
+                provenance: Provenance::direct(agreed.link),
+                module: peer.config.module.clone(),
+                clear: agreed.raw.into_bits(),
+                confirmed: agreed.confirmed,
+            };
+            let admitted = peer.pool.admit(new).await;
+            match &admitted {
+                Ok(()) => drop(peer.counters.agreed.fetch_add(1, Relaxed)),
+                Err(error) => tracing::error!(block = number, %error, "a block was not stored"),
+            }
+            let stored = admitted.is_ok();
+            let _ = done.send(Done::Event(Event::Admitted { number, stored }));
+        });
+    }
+
+    fn refused(&self, number: u64, bytes: u64, why: Rejection) {
+        self.peer.pool.rejected(bytes);
+        let peer = &self.peer.config.cluster;
+        if why == Rejection::Mismatch {
+            self.peer.counters.mismatched.fetch_add(1, Relaxed);
+            tracing::error!(%peer, block = number, alarm = "key-mismatch",
+                "both ends hold different bits; the block is rejected");
+        } else {
+            self.peer.counters.given_up.fetch_add(1, Relaxed);
+            tracing::warn!(%peer, block = number, ?why, "a block was given up");
+        }
+    }
+
+    /// Runs are taken in the order they came; only the wait for the disk is elsewhere.
+    fn take_run(&mut self, request: u64, run: km_core::run::RunSpec) {
+        let taken = self.peer.supply.accept(&self.peer.config.cluster, run);
+        let done = self.done.clone();
+        self.tasks.spawn(async move {
+            let result = match taken {
+                Ok(accepted) => accepted.durable().await,
+                Err(error) => Err(error),
+            };
+            let result = match result {
+                Ok(()) => Assigned::Durable,
+                Err(PoolError::NoBlock(_)) => Assigned::NoBlock,
+                Err(error) => Assigned::Refused(error.to_string()),
+            };
+            let _ = done.send(Done::Send(Frame::AssignResult { request, result }));
+        });
+    }
+
+    /// Lets what is being stored finish, so that the next connection starts from settled facts.
+    async fn wind_up(mut self) {
+        self.peer.handle.detach();
+        drop(self.writer);
+        self.tasks.abort_all();
+        while self.tasks.join_next().await.is_some() {}
+        drop(self.peer.storing.write().await);
+    }
+}
+
+async fn write_all<W: AsyncWrite + Unpin>(mut write: W, mut chunks: mpsc::Receiver<Vec<u8>>) {
+    while let Some(chunk) = chunks.recv().await {
+        if write.write_all(&chunk).await.is_err() {
+            return;
+        }
+        if chunks.is_empty() && write.flush().await.is_err() {
+            return;
+        }
+    }
+    let _ = write.shutdown().await;
+}
+
+/// The other end may be ahead of our module by a little: asks again for a while.
+async fn collect_patiently(
+    source: &dyn ModuleSource,
+    ids: &[String],
+) -> Result<Vec<ModuleKey>, ModuleError> {
+    let until = Instant::now() + COLLECT_WITHIN;
+    loop {
+        match source.collect(ids).await {
+            Err(ModuleError::Protocol(why)) => return Err(ModuleError::Protocol(why)),
+            Err(error) if Instant::now() > until => return Err(error),
+            Err(_) => tokio::time::sleep(COLLECT_PAUSE).await,
+            Ok(keys) => return Ok(keys),
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! All KM links of one KM. Enter through [`Links::new`], then [`Links::run`] and
+//! [`Links::accept`].
+//!
+//! The end whose cluster name sorts lower dials; the other accepts. One connection a peer at a
+//! time: a new one ends the old one first.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use km_core::{
+    clock::now_ms,
+    ids::{ClusterId, LinkId},
+    module::ModuleSource,
+    pool::Pool,
+    supply::Supply,
+};
+use serde::Serialize;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::{Mutex, Notify, RwLock},
+    task::JoinSet,
+};
+use transport::{
+    ConnectError, Directory, IdentityRule, PeerIdentity, ServerStream, Shutdown, TlsClient,
+};
+
+use crate::{driver, handle::Handle};
+
+const DIAL_WITHIN: Duration = Duration::from_secs(5);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// The other end of one link.
+#[derive(Clone, Debug)]
+pub struct PeerConfig {
+    /// Its cluster.
+    pub cluster: ClusterId,
+    /// `host:port` to dial; needed when our cluster name sorts lower.
+    pub address: Option<String>,
+    /// What its certificate must be.
+    pub identity: IdentityRule,
+    /// The QKD link that fills the pool, if there is one.
+    pub qkd_link: Option<LinkId>,
+    /// Name of our module on it, for metadata.
+    pub module: String,
+}
+
+/// A link as an operator sees it.
+#[derive(Clone, Debug, Serialize)]
+pub struct LinkView {
+    /// The cluster at the other end.
+    pub peer: ClusterId,
+    /// Whether messages get through now.
+    pub up: bool,
+    /// Milliseconds since the Unix epoch when that last changed.
+    pub since_ms: u64,
+    /// Connections made so far.
+    pub connections: u64,
+    /// Blocks agreed since start.
+    pub agreed: u64,
+    /// Blocks refused since start because the ends held different bits.
+    pub mismatched: u64,
+    /// Blocks given up since start for any other reason.
+    pub given_up: u64,
+    /// Blocks being agreed on now.
+    pub in_flight: u64,
+}
+
+/// Counts of one link since start.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) up: AtomicBool,
+    pub(crate) since_ms: AtomicU64,
+    pub(crate) connections: AtomicU64,
+    pub(crate) agreed: AtomicU64,
+    pub(crate) mismatched: AtomicU64,
+    pub(crate) given_up: AtomicU64,
+    pub(crate) in_flight: AtomicU64,
+}
+
+/// One link and all it needs.
+pub(crate) struct Peer {
+    pub(crate) config: PeerConfig,
+    pub(crate) supply: Arc<Supply>,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) source: Option<Arc<dyn ModuleSource>>,
+    pub(crate) handle: Arc<Handle>,
+    pub(crate) counters: Counters,
+    /// Held by the connection in use.
+    in_use: Mutex<()>,
+    /// Read while a block is being stored; written to wait for all of them.
+    pub(crate) storing: Arc<RwLock<()>>,
+    /// Asks the connection in use to end.
+    pub(crate) replaced: Notify,
+}
+
+/// The KM links of one KM.
+pub struct Links {
+    tls: Arc<rustls::ClientConfig>,
+    peers: Vec<Arc<Peer>>,
+    directory: Directory<usize>,
+}
+
+impl Links {
+    /// Connects each peer's pool to its link. Peers without a pool in `supply` are left out.
+    pub fn new(
+        supply: &Arc<Supply>,
+        tls: Arc<rustls::ClientConfig>,
+        peers: Vec<(PeerConfig, Option<Arc<dyn ModuleSource>>)>,
+    ) -> Arc<Self> {
+        let mut links = Self { tls, peers: Vec::new(), directory: Directory::default() };
+        for (config, source) in peers {
+            let Some(pool) = supply.pool(&config.cluster).cloned() else { continue };
+            let handle = Arc::new(Handle::default());
+            pool.connect(handle.clone());
+            links.directory.add(config.identity.clone(), links.peers.len());
+            links.peers.push(Arc::new(Peer {
+                config,
+                supply: supply.clone(),
+                pool,
+                source,
+                handle,
+                counters: Counters::default(),
+                in_use: Mutex::new(()),
+                storing: Arc::default(),
+                replaced: Notify::new(),
+            }));
+        }
+        Arc::new(links)
+    }
+
+    /// Dials the peers that are ours to dial and keeps their links up until `shutdown`.
+    pub async fn run(self: Arc<Self>, shutdown: Shutdown) {
+        let mut dialling = JoinSet::new();
+        for peer in &self.peers {
+            if !peer.leads() {
+                continue;
+            }
+            let (peer, tls, shutdown) = (peer.clone(), self.tls.clone(), shutdown.clone());
+            dialling.spawn(async move { keep_up(peer, tls, shutdown).await });
+        }
+        while dialling.join_next().await.is_some() {}
+    }
+
+    /// Serves one accepted connection until it ends. Whoever is not a peer that should dial us is
+    /// closed at once.
+    pub async fn accept(
+        self: Arc<Self>,
+        stream: ServerStream,
+        identity: PeerIdentity,
+        shutdown: Shutdown,
+    ) {
+        let from = identity.address();
+        let found = self.directory.find(&identity).and_then(|at| self.peers.get(*at));
+        let Some(peer) = found.filter(|peer| !peer.leads()) else {
+            tracing::warn!(%from, alarm = "km-link-refused", "not a peer that should dial this KM");
+            return;
+        };
+        peer.serve(stream, &shutdown).await;
+    }
+
+    /// All links.
+    pub fn status(&self) -> Vec<LinkView> {
+        self.peers.iter().map(|peer| peer.view()).collect()
+    }
+}
+
+impl Peer {
+    fn leads(&self) -> bool {
+        self.supply.here() < &self.config.cluster
+    }
+
+    fn view(&self) -> LinkView {
+        let count = &self.counters;
+        LinkView {
+            peer: self.config.cluster.clone(),
+            up: count.up.load(Relaxed),
+            since_ms: count.since_ms.load(Relaxed),
+            connections: count.connections.load(Relaxed),
+            agreed: count.agreed.load(Relaxed),
+            mismatched: count.mismatched.load(Relaxed),
+            given_up: count.given_up.load(Relaxed),
+            in_flight: count.in_flight.load(Relaxed),
+        }
+    }
+
+    pub(crate) fn set_up(&self, up: bool) {
+        if self.counters.up.swap(up, Relaxed) != up {
+            self.counters.since_ms.store(now_ms(), Relaxed);
+            let peer = &self.config.cluster;
+            match up {
+                true => tracing::info!(%peer, "KM link up"),
+                false => tracing::warn!(%peer, alarm = "km-link-down", "KM link down"),
+            }
+        }
+    }
+
+    async fn serve<S>(self: &Arc<Self>, stream: S, shutdown: &Shutdown)
+    where
+        S: AsyncRead + AsyncWrite + Send + 'static,
+    {
+        self.replaced.notify_waiters();
+        let _in_use = self.in_use.lock().await;
+        self.counters.connections.fetch_add(1, Relaxed);
+        if let Err(error) = driver::run(self, stream, shutdown).await {
+            tracing::warn!(peer = %self.config.cluster, %error, "KM link connection ended");
+        }
+        self.handle.detach();
+        self.set_up(false);
+    }
+}
+
+async fn keep_up(peer: Arc<Peer>, tls: Arc<rustls::ClientConfig>, shutdown: Shutdown) {
+    let mut pause = FIRST_PAUSE;
+    while !shutdown.is_requested() {
+        match dial(&peer, &tls).await {
+            Ok(stream) => {
+                pause = FIRST_PAUSE;
+                peer.serve(stream, &shutdown).await;
+            }
+            Err(error) => tracing::info!(peer = %peer.config.cluster, %error, "cannot dial"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = shutdown.requested() => return,
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum DialError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("no `address` is configured for this peer, and this KM is the one to dial")]
+    NoAddress,
+    #[error("the certificate at {0} is not the one configured as `identity` of this peer")]
+    WrongIdentity(String),
+}
+
+async fn dial(
+    peer: &Peer,
+    tls: &Arc<rustls::ClientConfig>,
+) -> Result<transport::TlsClientStream, DialError> {
+    let address = peer.config.address.as_deref().ok_or(DialError::NoAddress)?;
+    let client = TlsClient::new(address, None, tls.clone())?;
+    let (stream, identity) = client.connect(DIAL_WITHIN).await?;
+    match identity.matches(&peer.config.identity) {
+        true => Ok(stream),
+        false => Err(DialError::WrongIdentity(address.to_owned())),
+    }
+}
