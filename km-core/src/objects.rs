@@ -250,15 +250,19 @@ impl Objects {
 
     /// Reads the object `uid` if it belongs to `owner`.
     pub async fn get(&self, owner: &SaeId, uid: &str) -> Result<(Object, Version), ObjectError> {
-        let missing = || ObjectError::NotFound(uid.chars().take(MAX_UID).collect());
+        let (object, version) = self.inspect(uid).await?;
+        if object.owner == *owner { Ok((object, version)) } else { Err(missing(uid)) }
+    }
+
+    /// Reads the object `uid` whoever owns it. For operators; fronts use [`Objects::get`].
+    pub async fn inspect(&self, uid: &str) -> Result<(Object, Version), ObjectError> {
         if uid.is_empty() || uid.len() > MAX_UID {
-            return Err(missing());
+            return Err(missing(uid));
         }
         let key = object_key(uid);
         let record = self.records.store().get(&key).await.map_err(RecordError::from)?;
-        let record = record.ok_or_else(missing)?;
-        let object: Object = self.records.decode(&key, &record.value)?;
-        if object.owner == *owner { Ok((object, record.version)) } else { Err(missing()) }
+        let record = record.ok_or_else(|| missing(uid))?;
+        Ok((self.records.decode(&key, &record.value)?, record.version))
     }
 
     /// The clear bytes of an object.
@@ -340,6 +344,10 @@ impl Objects {
     async fn commit(&self, commit: Commit) -> Result<Outcome, ObjectError> {
         Ok(self.records.store().commit(commit).await.map_err(RecordError::from)?)
     }
+}
+
+fn missing(uid: &str) -> ObjectError {
+    ObjectError::NotFound(uid.chars().take(MAX_UID).collect())
 }
 
 fn check_terms(terms: &[String]) -> Result<(), ObjectError> {

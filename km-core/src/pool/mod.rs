@@ -4,6 +4,7 @@
 //! - `blocks`: taking blocks in, confirming, giving, erasing.
 //! - `issue`: leasing runs from blocks this end owns.
 //! - `collect`: runs the peer owns, collected by ID.
+//! - `trace`: what is known about one key, for operators.
 //!
 //! Every change is made in `tables` and appended to the journal under one lock, so what is
 //! durable is always a prefix of what happened.
@@ -13,6 +14,7 @@ mod collect;
 mod issue;
 mod keys;
 mod tables;
+mod trace;
 
 use std::{
     sync::{
@@ -25,6 +27,7 @@ use std::{
 pub use blocks::NewBlock;
 pub use collect::{Accepted, CollectError, Reservation};
 pub use issue::IssuerRun;
+pub use trace::{KeyState, KeyTrace, RunTrace};
 
 use crate::{
     block::{BlockState, SealedBlock},
