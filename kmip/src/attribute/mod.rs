@@ -81,10 +81,19 @@ impl AttributeRef {
         }
     }
 
+    /// Whether `version` can say it.
+    pub fn known(&self, version: Version) -> bool {
+        match self {
+            Self::Kind(kind) => kind.in_version(version),
+            Self::Vendor { vendor, .. } => has_vendor(version, vendor),
+            Self::UnknownName(_) | Self::UnknownTag(_) => false,
+        }
+    }
+
     /// Writes it as `version` does, or not at all when `version` cannot say it.
     pub fn encode(&self, w: &mut Writer, version: Version) {
         match self {
-            Self::Kind(kind) if !kind.in_version(version) => {}
+            _ if !self.known(version) => {}
             Self::Kind(kind) if version.is_v2() => {
                 w.enumeration(Tag::AttributeReference, kind.tag().number());
             }
@@ -96,9 +105,7 @@ impl AttributeRef {
                 });
             }
             Self::Vendor { vendor, name } => {
-                if let Some(name) = custom_name(vendor, name) {
-                    w.text(Tag::AttributeName, &name);
-                }
+                w.text(Tag::AttributeName, &format!("{vendor}-{name}"));
             }
             Self::UnknownName(_) | Self::UnknownTag(_) => {}
         }
@@ -111,9 +118,9 @@ impl From<AttributeKind> for AttributeRef {
     }
 }
 
-/// The name a vendor attribute has in 1.x, where only the prefixes `x` and `y` exist.
-fn custom_name(vendor: &str, name: &str) -> Option<String> {
-    matches!(vendor, "x" | "y").then(|| format!("{vendor}-{name}"))
+/// Whether `version` has attributes of `vendor`: 1.x knows only the prefixes `x` and `y`.
+fn has_vendor(version: Version, vendor: &str) -> bool {
+    version.is_v2() || matches!(vendor, "x" | "y")
 }
 
 impl Attribute {
@@ -133,7 +140,7 @@ impl Attribute {
     pub fn known(&self, version: Version) -> bool {
         let named = match (self, self.kind()) {
             (_, Some(kind)) => kind.in_version(version),
-            (Self::Vendor(v), None) => version.is_v2() || matches!(v.vendor.as_str(), "x" | "y"),
+            (Self::Vendor(v), None) => has_vendor(version, &v.vendor),
             _ => false,
         };
         named && self.value_known(version)
@@ -231,6 +238,19 @@ impl Attributes {
     /// Whether nothing is there.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty() && self.templates.is_empty()
+    }
+
+    /// Whether `version` can say all of them. Requests ask this: a filter or a wish left out
+    /// silently would change what the request means.
+    pub(crate) fn all_known(&self, version: Version) -> bool {
+        self.iter().all(|attribute| attribute.known(version))
+            && (self.templates.is_empty() || !version.is_v2())
+    }
+
+    /// Whether `version` can say any of them.
+    pub(crate) fn any_known(&self, version: Version) -> bool {
+        self.iter().any(|attribute| attribute.known(version))
+            || !(self.templates.is_empty() || version.is_v2())
     }
 
     /// Takes in an item of any of the forms attributes come in: Attributes (2.x),

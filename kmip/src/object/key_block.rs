@@ -102,7 +102,7 @@ impl Field for KeyValue {
             Self::Bytes(bytes) => bytes.write(w, tag, version),
             Self::Plain { material, attributes } => w.structure(tag, |w| {
                 material.write(w, Tag::KeyMaterial, version);
-                if !attributes.is_empty() {
+                if attributes.any_known(version) {
                     attributes.encode_bare(w, version);
                 }
             }),

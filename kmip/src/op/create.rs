@@ -59,7 +59,7 @@ impl Field for Request {
     }
 
     fn known(&self, version: Version) -> bool {
-        self.object_type.known(version)
+        self.object_type.known(version) && self.attributes.all_known(version)
     }
 }
 
@@ -98,7 +98,7 @@ impl Field for Response {
         w.structure(tag, |w| {
             self.object_type.write(w, Tag::ObjectType, version);
             w.text(Tag::UniqueIdentifier, &self.id);
-            if !version.is_v2() && !self.attributes.is_empty() {
+            if !version.is_v2() && self.attributes.any_known(version) {
                 self.attributes.encode_template(w, version);
             }
         });

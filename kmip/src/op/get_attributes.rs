@@ -40,6 +40,11 @@ impl Field for Request {
             }
         });
     }
+
+    /// A name that is left out could leave none, which asks for all.
+    fn known(&self, version: Version) -> bool {
+        self.attributes.iter().all(|attribute| attribute.known(version))
+    }
 }
 
 /// Response payload.

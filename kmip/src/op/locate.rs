@@ -54,10 +54,18 @@ impl Field for Request {
             if let Some(member) = &self.object_group_member {
                 put(member, w, Tag::ObjectGroupMember, version);
             }
-            if !self.attributes.is_empty() {
+            if self.attributes.any_known(version) {
                 self.attributes.encode_bare(w, version);
             }
         });
+    }
+
+    /// A filter that is left out would find more than was asked for, a used key in place of a
+    /// fresh one among them.
+    fn known(&self, version: Version) -> bool {
+        self.attributes.all_known(version)
+            && self.object_group_member.is_none_or(|member| member.known(version))
+            && (self.offset_items.is_none() || version >= Version::V1_3)
     }
 }
 

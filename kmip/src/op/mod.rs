@@ -96,15 +96,30 @@ macro_rules! operations {
                 }
             }
 
-            /// Whether `version` has the operation and everything the payload cannot do without.
-            pub fn known(&self, version: Version) -> bool {
-                self.code().known(version) && match self {
+            /// Whether `version` has everything the payload cannot do without.
+            pub(crate) fn payload_known(&self, version: Version) -> bool {
+                match self {
                     $( Self::$name(payload) => payload.known(version), )+
                     Self::Raw(_) => true,
                 }
             }
         }
     };
+}
+
+impl Operation {
+    /// Whether `version` has the operation and everything its payload cannot do without.
+    pub fn known(&self, version: Version) -> bool {
+        self.code().known(version) && self.payload_known(version)
+    }
+}
+
+impl Answer {
+    /// Whether the payload can be said in `version`. The operation itself is not asked about: a
+    /// client that sent it knows it, as those do that try Discover Versions under 1.0.
+    pub fn known(&self, version: Version) -> bool {
+        self.payload_known(version)
+    }
 }
 
 operations! {

@@ -128,7 +128,7 @@ wire_struct! {
         shredding_algorithm: opt ShreddingAlgorithm = ShreddingAlgorithm @ V1_3,
         /// Whether clients share a generator.
         rng_mode: opt RngMode = RNGMode @ V1_3,
-        /// Quantum-safe.
-        quantum_safe: opt bool = QuantumSafeCapability @ V2_0,
+        /// Quantum-safe. Clients that read 2.0 strictly refuse it there.
+        quantum_safe: opt bool = QuantumSafeCapability @ V2_1,
     }
 }

@@ -76,7 +76,9 @@ impl Field for Request {
     }
 
     fn known(&self, version: Version) -> bool {
-        self.object_type.known(version) && self.object.as_ref().is_none_or(|o| o.known(version))
+        self.object_type.known(version)
+            && self.attributes.all_known(version)
+            && self.object.as_ref().is_none_or(|o| o.known(version))
     }
 }
 
@@ -107,7 +109,7 @@ impl Field for Response {
     fn write(&self, w: &mut Writer, tag: Tag, version: Version) {
         w.structure(tag, |w| {
             w.text(Tag::UniqueIdentifier, &self.id);
-            if !version.is_v2() && !self.attributes.is_empty() {
+            if !version.is_v2() && self.attributes.any_known(version) {
                 self.attributes.encode_template(w, version);
             }
         });

@@ -177,10 +177,19 @@ fn a_client_is_told_what_its_version_lacks() {
             version: Version::V1_0
         })
     );
-    let frame = client::Client::new(Version::V1_0).request(client::locate_fresh("g")).unwrap();
-    let mut seen = Vec::new();
-    tags(&decode(&frame).1, &mut seen);
-    assert!(!seen.contains(&Tag::ObjectGroupMember) && seen.contains(&Tag::MaximumItems));
+    let (old, new) = (client::Client::new(Version::V1_0), client::Client::new(Version::V1_1));
+    assert!(
+        old.request(client::locate_fresh("g")).is_err()
+            && new.request(client::locate_fresh("g")).is_ok()
+    );
+    let sensitive =
+        || client::create(CryptographicAlgorithm::Aes, 256, 12, [Attribute::Sensitive(true)]);
+    assert!(new.request(sensitive()).is_err());
+    assert!(client::Client::new(Version::V1_4).request(sensitive()).is_ok());
+    let names = || client::get_attributes("id", [AttributeKind::Fresh.into()]);
+    assert!(old.request(names()).is_err() && new.request(names()).is_ok());
+    let vendor = AttributeRef::Vendor { vendor: "acme".into(), name: "n".into() };
+    assert!(new.request(client::get_attributes("id", [vendor])).is_err());
 }
 
 #[test]
