@@ -1,1 +1,9 @@
-//! See ARCHITECTURE.md.
+//! What the end-to-end, interoperability and fault suites and the benchmark share.
+//!
+//! - [`network`]: a whole small network of real processes, as `qkm demo` sets it up.
+//! - [`load`]: the load generator: many keep-alive connections over mutual TLS, and figures.
+//!
+//! Test support: it panics with a sentence where a test would have to.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "test support")]
+
+pub mod load;

@@ -1,0 +1,113 @@
+//! One keep-alive connection over mutual TLS that knows just enough framing to find the end of
+//! an answer.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use transport::{Profile, TlsClient, TlsClientStream, TlsFiles, client_config};
+
+const CONNECT: Duration = Duration::from_secs(10);
+const ANSWER: Duration = Duration::from_secs(20);
+
+/// How an answer's end is found.
+#[derive(Clone, Copy, Debug)]
+pub enum Framing {
+    /// HTTP/1.1 with Content-Length.
+    Http,
+    /// KMIP TTLV: length in bytes 4 to 7.
+    Kmip,
+    /// A fixed number of bytes.
+    Fixed(usize),
+}
+
+/// A server and the certificate to meet it with.
+#[derive(Clone)]
+pub struct Target {
+    client: TlsClient,
+    framing: Framing,
+}
+
+impl Target {
+    pub fn new(address: &str, files: &TlsFiles, framing: Framing) -> Self {
+        let config = client_config(files, Profile::Front).expect("client certificate");
+        let client = TlsClient::new(address, None, Arc::clone(&config)).expect("address");
+        Self { client, framing }
+    }
+
+    pub async fn connect(&self) -> Connection {
+        let (stream, _) = self.client.connect(CONNECT).await.expect("the server answers");
+        Connection { stream, framing: self.framing, buffer: Vec::with_capacity(16 << 10) }
+    }
+
+    pub async fn connect_many(&self, count: usize) -> Vec<Connection> {
+        let mut connections = Vec::with_capacity(count);
+        for _ in 0..count {
+            connections.push(self.connect().await);
+        }
+        connections
+    }
+}
+
+pub struct Connection {
+    stream: TlsClientStream,
+    framing: Framing,
+    buffer: Vec<u8>,
+}
+
+/// An answer, borrowed from the connection's buffer.
+pub struct Answer<'a> {
+    /// HTTP status; 0 for other framings.
+    pub status: u16,
+    pub body: &'a [u8],
+}
+
+impl Connection {
+    /// Sends one request and reads its answer.
+    pub async fn ask(&mut self, request: &[u8]) -> Result<Answer<'_>, String> {
+        let io = |what: &str, error: std::io::Error| format!("{what}: {error}");
+        self.stream.write_all(request).await.map_err(|e| io("write", e))?;
+        self.stream.flush().await.map_err(|e| io("flush", e))?;
+        self.buffer.clear();
+        let whole = tokio::time::timeout(ANSWER, async {
+            loop {
+                if let Some(answer) = end_of(self.framing, &self.buffer)? {
+                    return Ok(answer);
+                }
+                let count = self.stream.read_buf(&mut self.buffer).await;
+                if count.map_err(|e| io("read", e))? == 0 {
+                    return Err("the server closed the connection".to_owned());
+                }
+            }
+        });
+        let (status, start, end) = whole.await.map_err(|_| "no answer in time".to_owned())??;
+        Ok(Answer { status, body: &self.buffer[start..end] })
+    }
+}
+
+/// Status, and where the body starts and ends, once all of it is there.
+fn end_of(framing: Framing, bytes: &[u8]) -> Result<Option<(u16, usize, usize)>, String> {
+    let whole = |start: usize, len: usize, status| {
+        (bytes.len() >= start + len).then_some((status, start, start + len))
+    };
+    match framing {
+        Framing::Fixed(len) => Ok(whole(0, len, 0)),
+        Framing::Kmip => Ok(bytes.first_chunk::<8>().and_then(|head| {
+            let len = u32::from_be_bytes([head[4], head[5], head[6], head[7]]) as usize;
+            whole(0, 8 + len, 0)
+        })),
+        Framing::Http => {
+            let Some(head) = bytes.windows(4).position(|w| w == b"\r\n\r\n") else {
+                return Ok(None);
+            };
+            let text = std::str::from_utf8(&bytes[..head]).map_err(|e| e.to_string())?;
+            let status = text.get(9..12).and_then(|code| code.parse().ok()).unwrap_or(0);
+            let len = text
+                .split("\r\n")
+                .filter_map(|line| line.split_once(':'))
+                .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+                .and_then(|(_, value)| value.trim().parse().ok())
+                .ok_or("an answer without Content-Length")?;
+            Ok(whole(head + 4, len, status))
+        }
+    }
+}
