@@ -7,7 +7,10 @@
 use std::{fmt, ops::Range};
 
 use base64ct::{Base64, Encoding};
-use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{
+    Deserialize,
+    de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -29,17 +32,31 @@ const TAIL: &[u8] = b"]}";
 pub struct KeyContainer {
     names: Vec<(KeyName, Range<usize>)>,
     bytes: Zeroizing<Vec<u8>>,
+    /// Keys left out for their `key_ID`; `None` where such a key refuses the whole container.
+    skipped: Option<usize>,
 }
 
 impl KeyContainer {
     /// Reads an answer; the caller bounds its length. `Keys` is accepted for `keys`, as one of the
     /// standard's tables prints it.
     pub fn parse(json: &[u8]) -> Result<Self, FormatError> {
+        Self::read(json, None)
+    }
+
+    /// Like [`KeyContainer::parse`], but leaves out keys whose `key_ID` is text that no
+    /// [`KeyName`] can hold; also gives their number.
+    pub fn parse_usable(json: &[u8]) -> Result<(Self, usize), FormatError> {
+        let container = Self::read(json, Some(0))?;
+        let skipped = container.skipped.unwrap_or(0);
+        Ok((container, skipped))
+    }
+
+    fn read(json: &[u8], skipped: Option<usize>) -> Result<Self, FormatError> {
         let plain = plain(json);
         let json = plain.as_ref();
         // Base64 is longer than what it stands for, so this is never outgrown.
         let bytes = Zeroizing::new(Vec::with_capacity(json.len() / 4 * 3));
-        let mut container = Self { names: Vec::new(), bytes };
+        let mut container = Self { names: Vec::new(), bytes, skipped };
         let mut reader = serde_json::Deserializer::from_slice(json);
         Document(&mut container)
             .deserialize(&mut reader)
@@ -209,7 +226,7 @@ impl<'de> Visitor<'de> for Entry<'_> {
         let (mut name, mut range) = (None, None);
         while let Some(member) = map.next_key::<&str>()? {
             let again = match member {
-                "key_ID" => name.replace(map.next_value::<KeyName>()?).is_some(),
+                "key_ID" => name.replace(map.next_value::<MaybeName>()?.0).is_some(),
                 "key" => range.replace(map.next_value_seed(Key(&mut self.0.bytes))?).is_some(),
                 _ => {
                     map.next_value::<IgnoredAny>()?;
@@ -222,8 +239,31 @@ impl<'de> Visitor<'de> for Entry<'_> {
         }
         let name = name.ok_or_else(|| A::Error::missing_field("key_ID"))?;
         let range = range.ok_or_else(|| A::Error::missing_field("key"))?;
-        self.0.names.push((name, range));
+        match (name, &mut self.0.skipped) {
+            (Some(name), _) => self.0.names.push((name, range)),
+            (None, Some(skipped)) => *skipped += 1,
+            (None, None) => return Err(A::Error::custom("a key_ID is not usable")),
+        }
         Ok(())
+    }
+}
+
+/// The name that a `key_ID` text is, if any.
+struct MaybeName(Option<KeyName>);
+
+impl<'de> Deserialize<'de> for MaybeName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = MaybeName;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a key_ID")
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<MaybeName, E> {
+                Ok(MaybeName(KeyName::parse(text)))
+            }
+        }
+        deserializer.deserialize_str(Text)
     }
 }
 

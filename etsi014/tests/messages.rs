@@ -226,3 +226,15 @@ proptest! {
         prop_assert_eq!(path::parse(&path), Some((sae, Method::Status)));
     }
 }
+
+#[test]
+fn keys_with_unusable_names_can_be_left_out() {
+    let long = "x".repeat(etsi014::MAX_KEY_NAME + 1);
+    let json =
+        format!(r#"{{"keys":[{{"key_ID":"{long}","key":"AAAA"}},{{"key":"AQID","key_ID":"b"}}]}}"#);
+    assert!(KeyContainer::parse(json.as_bytes()).is_err());
+    let (container, skipped) = KeyContainer::parse_usable(json.as_bytes()).unwrap();
+    let keys: Vec<_> = container.iter().map(|(name, key)| (name.to_string(), key)).collect();
+    assert_eq!((keys, skipped), (vec![("b".to_owned(), &[1, 2, 3][..])], 1));
+    assert!(KeyContainer::parse_usable(br#"{"keys":[{"key_ID":7,"key":"AAAA"}]}"#).is_err());
+}
