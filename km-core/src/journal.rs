@@ -41,6 +41,11 @@ impl Change {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(u64);
 
+#[cfg(test)]
+pub(crate) fn ticket(place: u64) -> Ticket {
+    Ticket(place)
+}
+
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Change>,

@@ -35,7 +35,8 @@ pub struct GivenBlock {
 pub trait PeerLink: Send + Sync + 'static {
     /// Whether a message could be sent now.
     fn is_up(&self) -> bool;
-    /// Assigns a run; `Ok` means it is durable at the peer.
+    /// Assigns a run; `Ok` means it is durable at the peer. Sends it when first polled, and in
+    /// that order: the peer takes the runs of a block in the order they were reserved.
     async fn assign(&self, run: &RunSpec) -> Result<(), AssignError>;
     /// Tells that a run is over and how many of its keys were handed out.
     fn run_ended(&self, run: &RunSpec, handed_out: u16);

@@ -1,8 +1,13 @@
 //! Leasing runs from blocks this end owns, and ending them.
 
-use std::sync::Arc;
+use std::{
+    future::poll_fn,
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
-use super::{OpenBlock, Pool, PoolError, SuppliedKey, keys, tables::Tables};
+use super::{OpenBlock, Pool, PoolError, SuppliedKey, keys, order::Place, tables::Tables};
 use crate::{
     clock::now_ms,
     ids::{BlockId, SaeId},
@@ -55,8 +60,8 @@ impl Pool {
         key_len: u16,
         want: u16,
     ) -> Result<IssuerRun, PoolError> {
-        let (spec, ticket) = self.reserve_run(master, slaves, key_len, want)?;
-        match self.make_ready(&spec, ticket).await {
+        let (spec, ticket, place) = self.reserve_run(master, slaves, key_len, want)?;
+        match self.make_ready(&spec, ticket, place).await {
             Ok(open) => {
                 self.count(&self.counters.runs_leased, 1);
                 Ok(IssuerRun { spec, open, next: 0 })
@@ -77,7 +82,7 @@ impl Pool {
         slaves: &[SaeId],
         key_len: u16,
         want: u16,
-    ) -> Result<(RunSpec, Ticket), PoolError> {
+    ) -> Result<(RunSpec, Ticket, Place), PoolError> {
         let mut tables = self.tables();
         let (number, state) = tables.block_for(key_len).ok_or(PoolError::NoKeys)?;
         let fits = state.remaining() / key_len;
@@ -99,15 +104,30 @@ impl Pool {
         self.advance(&mut tables, number, state, spec.end() as u16, &mut change);
         tables.issuing.insert(spec.id, spec.clone());
         let ticket = self.journal.append(change);
-        Ok((spec, ticket))
+        Ok((spec, ticket, self.order.place(ticket)))
     }
 
     /// Reserve before send: durable here, then at the peer, then the bytes may be handed out.
-    async fn make_ready(&self, spec: &RunSpec, ticket: Ticket) -> Result<OpenBlock, PoolError> {
+    async fn make_ready(
+        &self,
+        spec: &RunSpec,
+        ticket: Ticket,
+        place: Place,
+    ) -> Result<OpenBlock, PoolError> {
         self.durable(ticket).await?;
         let Some(peer) = self.peer.get() else { return Err(PoolError::NoKeys) };
-        let (assigned, block) =
-            tokio::join!(peer.assign(spec), self.open_block(spec.id.block.number));
+        place.turn().await;
+        let mut assigning = pin!(peer.assign(spec));
+        // The first poll sends it; the answer may take its time while others send theirs.
+        let sent = poll_fn(|cx: &mut Context<'_>| Poll::Ready(assigning.as_mut().poll(cx))).await;
+        drop(place);
+        let answered = async {
+            match sent {
+                Poll::Ready(answer) => answer,
+                Poll::Pending => assigning.await,
+            }
+        };
+        let (assigned, block) = tokio::join!(answered, self.open_block(spec.id.block.number));
         assigned?;
         block?.run_of(spec)
     }

@@ -3,6 +3,7 @@
 //! - `tables`: what is in memory, and the one place its counters change.
 //! - `blocks`: taking blocks in, confirming, giving, erasing.
 //! - `issue`: leasing runs from blocks this end owns.
+//! - `order`: runs leave for the peer in the order they were reserved.
 //! - `collect`: runs the peer owns, collected by ID.
 //! - `trace`: what is known about one key, for operators.
 //!
@@ -13,6 +14,7 @@ mod blocks;
 mod collect;
 mod issue;
 mod keys;
+mod order;
 mod tables;
 mod trace;
 
@@ -149,6 +151,7 @@ pub struct Pool {
     vault: Vault,
     journal: Arc<Journal>,
     tables: Mutex<Tables>,
+    order: Arc<order::Order>,
     peer: OnceLock<Arc<dyn PeerLink>>,
     changed: tokio::sync::Notify,
     /// Counts since start.
@@ -190,6 +193,7 @@ impl Pool {
             vault,
             journal,
             tables: Mutex::new(tables),
+            order: Arc::default(),
             peer: OnceLock::new(),
             changed: tokio::sync::Notify::new(),
             counters: PoolCounters::default(),
@@ -264,9 +268,9 @@ impl Pool {
         }
     }
 
-    /// Waits for the next change in what is stored.
-    pub async fn changed(&self) {
-        self.changed.notified().await;
+    /// Ends with the first change in what is stored after this call.
+    pub fn changed(&self) -> impl Future<Output = ()> + '_ {
+        self.changed.notified()
     }
 
     /// Waits until everything that happened so far is durable.

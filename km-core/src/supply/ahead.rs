@@ -27,6 +27,7 @@ const STOCK_SHARE: u64 = 8;
 const BORROW: Duration = Duration::from_millis(500);
 
 /// Who draws from what.
+#[derive(Clone)]
 pub(super) struct Pairing {
     pub(super) pool: Arc<Pool>,
     pub(super) master: SaeId,
@@ -63,7 +64,7 @@ impl Ahead {
         pairing: Pairing,
         count: u16,
     ) -> Result<Vec<SuppliedKey>, PoolError> {
-        let queue = self.queue(pairing);
+        let mut queue = self.queue(&pairing);
         loop {
             if let Some(keys) = queue.take(count) {
                 queue.fetch_ahead();
@@ -73,6 +74,10 @@ impl Ahead {
             let (leasing, need) = (queue.clone(), count);
             let leased = tokio::spawn(async move { leasing.lease(need).await });
             leased.await.map_err(|_| PoolError::NotDurable)??;
+            let ended = queue.state().ended;
+            if ended {
+                queue = self.queue(&pairing);
+            }
         }
     }
 
@@ -80,7 +85,7 @@ impl Ahead {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn queue(&self, pairing: Pairing) -> Arc<Queue> {
+    fn queue(&self, pairing: &Pairing) -> Arc<Queue> {
         let name = (pairing.master.clone(), pairing.slaves.clone(), pairing.key_len);
         let mut queues = self.queues();
         if let Some(queue) = queues.get(&name)
@@ -89,15 +94,17 @@ impl Ahead {
             return queue.clone();
         }
         let of_master = || queues.iter().filter(|((master, ..), _)| *master == name.0);
+        // One that a request draws from is left alone; so there may be as many more as requests.
+        let idle = || of_master().filter(|(_, queue)| Arc::strong_count(queue) == 1);
         if of_master().count() >= MAX_QUEUES_PER_MASTER
-            && let Some(oldest) = of_master().min_by_key(|(_, queue)| queue.state().used)
+            && let Some(oldest) = idle().min_by_key(|(_, queue)| queue.state().used)
         {
             let oldest = oldest.0.clone();
             if let Some(queue) = queues.remove(&oldest) {
                 queue.end();
             }
         }
-        let queue = Arc::new(Queue::new(pairing));
+        let queue = Arc::new(Queue::new(pairing.clone()));
         queues.insert(name, queue.clone());
         queue
     }
@@ -105,7 +112,7 @@ impl Ahead {
     /// Ends queues nobody drew from lately.
     pub(super) fn end_idle(&self) {
         self.queues().retain(|_, queue| {
-            let idle = queue.state().used.elapsed() > IDLE;
+            let idle = queue.state().used.elapsed() > IDLE && Arc::strong_count(queue) == 1;
             if idle {
                 queue.end();
             }
@@ -180,7 +187,8 @@ impl Queue {
     /// Leases until `need` keys are there; with `need` 0, one run ahead.
     async fn lease(&self, need: u16) -> Result<(), PoolError> {
         let _one_at_a_time = self.leasing.lock().await;
-        if need > 0 && self.state().left() >= u32::from(need) {
+        let enough = need > 0 && self.state().left() >= u32::from(need);
+        if enough || self.state().ended {
             return Ok(());
         }
         let mut first = true;
