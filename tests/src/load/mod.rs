@@ -5,6 +5,7 @@ mod connection;
 pub mod cpu;
 pub mod echo;
 pub mod report;
+pub mod scripts;
 
 use std::{
     sync::Arc,

@@ -1,0 +1,242 @@
+//! `make bench`: what one machine does, measured against a bare TLS echo in the same run.
+//!
+//! Processes are real: a simulator, two KMs on SoftHSM, the echo, and this load generator, all on
+//! the same cores. Every figure of a server comes with the CPU it used for one operation, which is
+//! the steadiest on a noisy machine. Results also go to `target/bench/results.json`.
+//!
+//! `QKM_BENCH_SECONDS` sets the time of each measurement (default 4);
+//! `QKM_BENCH_KEYS` the keys stored for the memory figure (default 10 million).
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "a benchmark")]
+
+use std::{
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use qkm_tests::{
+    load::{
+        Figures, Framing, Script, Target, closed_loop, cpu, echo, paced,
+        report::Report,
+        scripts::{Echo, Enc, Kmip, Pair, create_one},
+    },
+    network::{End, Network, Options},
+};
+use transport::TlsFiles;
+
+const CONNECTIONS: [usize; 3] = [1, 8, 64];
+/// About the sizes of an `enc_keys` exchange for one key.
+const ECHO_REQUEST: usize = 96;
+const ECHO_RESPONSE: usize = 320;
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+}
+
+#[tokio::main]
+async fn main() {
+    if let Some(files) = echo_role() {
+        return echo::run(files, ECHO_REQUEST, ECHO_RESPONSE).await;
+    }
+    let time = Duration::from_secs(number("QKM_BENCH_SECONDS", 4));
+    let stored_keys = number("QKM_BENCH_KEYS", 10_000_000);
+    let mut bench = Bench { report: Report::default(), time };
+    let options = Options { rate: Some("max".into()), ..Options::default() };
+    let network = Network::start(options).await;
+
+    bench.report.add("fsync_median", cpu::fsync_median_us(network.dir(), 300) as f64, "us");
+    bench.echo(&network).await;
+    bench.fill(&network, 400_000).await;
+    bench.etsi014(&network, "").await;
+    bench.kmip(&network).await;
+    bench.fill(&network, stored_keys).await;
+    let resident = cpu::resident_mib(network.pid(End::North));
+    bench.report.add("km_resident", resident, "MiB");
+    bench.etsi014_flat(&network).await;
+    bench.report.write(&results_path());
+}
+
+fn results_path() -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
+    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
+    target.unwrap_or_else(beside).join("bench/results.json")
+}
+
+/// `--echo CERTIFICATE KEY CA`: this process is the echo server.
+fn echo_role() -> Option<TlsFiles> {
+    let mut args = std::env::args().skip_while(|arg| arg != "--echo").skip(1);
+    let (certificate, key, ca) = (args.next()?.into(), args.next()?.into(), args.next()?.into());
+    Some(TlsFiles { certificate, key, ca })
+}
+
+struct Bench {
+    report: Report,
+    time: Duration,
+}
+
+impl Bench {
+    /// Runs scripts made for each number of connections; reports rates, latencies and CPU.
+    async fn sweep<S, F>(&mut self, name: &str, pid: u32, mut scripts: F)
+    where
+        S: Script,
+        F: AsyncFnMut(usize) -> Vec<S>,
+    {
+        for connections in CONNECTIONS {
+            let scripts = scripts(connections).await;
+            let before = cpu::used_us(pid);
+            let since = Instant::now();
+            let figures = closed_loop(scripts, self.time).await;
+            let share = self.time.as_secs_f64() / since.elapsed().as_secs_f64();
+            let used = (cpu::used_us(pid) - before) as f64 * share;
+            self.rows(name, connections, &figures, used);
+        }
+    }
+
+    fn rows(&mut self, name: &str, connections: usize, figures: &Figures, used_us: f64) {
+        if let Some(failure) = &figures.first_failure {
+            println!("{name}: {} failures, the first: {failure}", figures.failures);
+        }
+        let name = format!("{name}@{connections}");
+        let ceiling = self.report.get(&format!("tls_echo_per_s@{connections}"));
+        match ceiling {
+            Some(ceiling) => self.report.against(&name, figures.per_second(), "1/s", ceiling),
+            None => self.report.add(&name, figures.per_second(), "1/s"),
+        }
+        self.report.add(&format!("{name}.p50"), figures.p50() as f64, "us");
+        self.report.add(&format!("{name}.p99"), figures.p99() as f64, "us");
+        let each = used_us / figures.operations.max(1) as f64;
+        self.report.add(&format!("{name}.server_cpu"), each, "us/op");
+    }
+
+    /// Latency at half of what the peak was, at 64 connections.
+    async fn half_load<S: Script>(&mut self, name: &str, scripts: Vec<S>) {
+        let peak = self.report.get(&format!("{name}@64")).expect("measured before");
+        let figures = paced(scripts, peak / 2.0, self.time).await;
+        let name = format!("{name}.half_load_p50");
+        let echo = self.report.get("tls_echo_per_s.half_load_p50");
+        let fsync = self.report.get("fsync_median").unwrap_or(0.0);
+        match echo {
+            Some(echo) => {
+                self.report.against(&name, figures.p50() as f64, "us", echo.max(fsync));
+            }
+            None => self.report.add(&name, figures.p50() as f64, "us"),
+        }
+    }
+
+    async fn echo(&mut self, network: &Network) {
+        let (server, address) = spawn_echo(&network.tls("km-north"));
+        let client = network.tls("sae-n1");
+        let target = Target::new(&address, &client, Framing::Fixed(ECHO_RESPONSE));
+        let scripts = async |count| {
+            let connections = target.connect_many(count).await;
+            connections.into_iter().map(|c| Echo::new(c, ECHO_REQUEST)).collect()
+        };
+        self.sweep("tls_echo_per_s", server.0.id(), scripts).await;
+        let half = scripts(64).await;
+        self.half_load("tls_echo_per_s", half).await;
+    }
+
+    /// Lets the simulator fill the pool, and says how fast it was stored.
+    async fn fill(&mut self, network: &Network, keys: u64) {
+        let want = keys as f64 * 256.0;
+        let stored = || async { network.metric(End::North, "qkm_pool_stored_bits").await };
+        let first = stored().await;
+        if first >= want {
+            return;
+        }
+        network.set_sim_paused(false).await;
+        let (since, before) = (Instant::now(), cpu::used_us(network.pid(End::North)));
+        let mut now = first;
+        while now < want {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            now = stored().await;
+        }
+        let elapsed = since.elapsed().as_secs_f64();
+        let used = (cpu::used_us(network.pid(End::North)) - before) as f64;
+        network.set_sim_paused(true).await;
+        let new_keys = (now - first) / 256.0;
+        if keys >= 1_000_000 {
+            self.report.add("ingest_keys_per_s", new_keys / elapsed, "keys/s");
+            self.report.add("ingest_keys_per_s.server_cpu", used / new_keys, "us/key");
+            self.report.add("stored_keys", now / 256.0, "keys");
+        }
+    }
+
+    async fn etsi014(&mut self, network: &Network, suffix: &str) {
+        let north = Target::new(&network.etsi014(End::North), &network.tls("sae-n1"), Framing::Http);
+        let south = Target::new(&network.etsi014(End::South), &network.tls("sae-s1"), Framing::Http);
+        let pid = network.pid(End::North);
+        let enc = async |count| {
+            let connections = north.connect_many(count).await;
+            connections.into_iter().map(|c| Enc::new(c, "sae-s1", 1)).collect::<Vec<_>>()
+        };
+        let name = format!("etsi014_enc_per_s{suffix}");
+        self.sweep(&name, pid, enc).await;
+        let half = enc(64).await;
+        self.half_load(&name, half).await;
+        for keys in [1, 128] {
+            let pairs = async |count| {
+                let masters = north.connect_many(count).await.into_iter();
+                let slaves = south.connect_many(count).await;
+                let both = masters.zip(slaves);
+                both.map(|(m, s)| Pair::new(m, s, ("sae-n1", "sae-s1"), keys)).collect()
+            };
+            self.sweep(&format!("etsi014_pairs_per_s{suffix}.n{keys}"), pid, pairs).await;
+        }
+    }
+
+    /// The same request again with many keys stored: the rate must not depend on it.
+    async fn etsi014_flat(&mut self, network: &Network) {
+        let north = Target::new(&network.etsi014(End::North), &network.tls("sae-n1"), Framing::Http);
+        let connections = north.connect_many(64).await;
+        let scripts = connections.into_iter().map(|c| Enc::new(c, "sae-s1", 1)).collect();
+        let figures = closed_loop(scripts, self.time).await;
+        let before = self.report.get("etsi014_enc_per_s@64").expect("measured before");
+        let rate = figures.per_second();
+        self.report.against("etsi014_enc_per_s.many_stored@64", rate, "1/s", before);
+    }
+
+    async fn kmip(&mut self, network: &Network) {
+        let target = Target::new(&network.kmip(End::North), &network.tls("sae-n1"), Framing::Kmip);
+        let pid = network.pid(End::North);
+        let uid = create_one(&mut target.connect().await).await;
+        let get = async |count| {
+            let connections = target.connect_many(count).await;
+            connections.into_iter().map(|c| Kmip::get(c, &uid)).collect::<Vec<_>>()
+        };
+        self.sweep("kmip_get_per_s", pid, get).await;
+        let half = get(64).await;
+        self.half_load("kmip_get_per_s", half).await;
+        let create = async |count| {
+            let connections = target.connect_many(count).await;
+            connections.into_iter().map(Kmip::create).collect::<Vec<_>>()
+        };
+        self.sweep("kmip_create_per_s", pid, create).await;
+        let half = create(64).await;
+        self.half_load("kmip_create_per_s", half).await;
+    }
+}
+
+/// Killed when dropped.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn spawn_echo(files: &TlsFiles) -> (Server, String) {
+    let mut child = Command::new(std::env::current_exe().expect("own path"))
+        .arg("--echo")
+        .args([&files.certificate, &files.key, &files.ca])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the echo starts");
+    let mut address = String::new();
+    let out = child.stdout.take().expect("piped");
+    BufReader::new(out).read_line(&mut address).expect("an address");
+    (Server(child), address.trim().to_owned())
+}

@@ -1,0 +1,179 @@
+//! What the benchmark's connections do.
+
+use kmip::{Version, client, op::Answer as KmipAnswer};
+
+use super::{Connection, Script};
+
+/// An ETSI GS QKD 014 GET request, bytes ready to send.
+fn get(path: &str) -> Vec<u8> {
+    format!("GET {path} HTTP/1.1\r\nHost: km\r\n\r\n").into_bytes()
+}
+
+fn post(path: &str, body: &str) -> Vec<u8> {
+    let len = body.len();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: km\r\nContent-Type: application/json\r\nContent-Length: {len}\r\n\r\n"
+    );
+    [head.as_bytes(), body.as_bytes()].concat()
+}
+
+/// `enc_keys` for `number` keys of the default size.
+pub struct Enc {
+    connection: Connection,
+    request: Vec<u8>,
+    number: u64,
+}
+
+impl Enc {
+    pub fn new(connection: Connection, slave: &str, number: u64) -> Self {
+        let request = get(&format!("/api/v1/keys/{slave}/enc_keys?number={number}"));
+        Self { connection, request, number }
+    }
+}
+
+impl Script for Enc {
+    async fn step(&mut self) -> Result<u64, String> {
+        let answer = self.connection.ask(&self.request).await?;
+        ok(answer.status, answer.body)?;
+        Ok(self.number)
+    }
+}
+
+/// `enc_keys` at one end, then `dec_keys` of the same keys at the other, bytes compared.
+pub struct Pair {
+    master: Connection,
+    slave: Connection,
+    enc: Vec<u8>,
+    dec_path: String,
+    number: u64,
+}
+
+impl Pair {
+    pub fn new(
+        master: Connection,
+        slave: Connection,
+        names: (&str, &str),
+        number: u64,
+    ) -> Self {
+        let enc = get(&format!("/api/v1/keys/{}/enc_keys?number={number}", names.1));
+        let dec_path = format!("/api/v1/keys/{}/dec_keys", names.0);
+        Self { master, slave, enc, dec_path, number }
+    }
+}
+
+impl Script for Pair {
+    async fn step(&mut self) -> Result<u64, String> {
+        let answer = self.master.ask(&self.enc).await?;
+        ok(answer.status, answer.body)?;
+        let issued = keys(answer.body)?;
+        let request = match issued.as_slice() {
+            [(id, _)] => get(&format!("{}?key_ID={id}", self.dec_path)),
+            many => {
+                let ids: Vec<_> =
+                    many.iter().map(|(id, _)| serde_json::json!({ "key_ID": id })).collect();
+                post(&self.dec_path, &serde_json::json!({ "key_IDs": ids }).to_string())
+            }
+        };
+        let answer = self.slave.ask(&request).await?;
+        ok(answer.status, answer.body)?;
+        if keys(answer.body)? != issued {
+            return Err("the two ends delivered different keys".into());
+        }
+        Ok(self.number)
+    }
+}
+
+/// Identifier and base64 bytes of each key in a container.
+fn keys(body: &[u8]) -> Result<Vec<(String, String)>, String> {
+    #[derive(serde::Deserialize)]
+    struct Key {
+        #[serde(rename = "key_ID")]
+        id: String,
+        key: String,
+    }
+    #[derive(serde::Deserialize)]
+    struct Container {
+        keys: Vec<Key>,
+    }
+    let container: Container = serde_json::from_slice(body).map_err(|e| e.to_string())?;
+    Ok(container.keys.into_iter().map(|key| (key.id, key.key)).collect())
+}
+
+fn ok(status: u16, body: &[u8]) -> Result<(), String> {
+    match status {
+        200 => Ok(()),
+        other => Err(format!("status {other}: {}", String::from_utf8_lossy(body))),
+    }
+}
+
+/// One prepared KMIP request, over and over.
+pub struct Kmip {
+    connection: Connection,
+    request: Vec<u8>,
+}
+
+impl Kmip {
+    /// `Get` of the object `uid`.
+    pub fn get(connection: Connection, uid: &str) -> Self {
+        let request = client::Client::new(Version::V1_4).request(client::get(uid));
+        Self { connection, request: request.expect("encodes").to_vec() }
+    }
+
+    /// `Create` of an AES-256 key.
+    pub fn create(connection: Connection) -> Self {
+        Self { connection, request: create_request() }
+    }
+}
+
+fn create_request() -> Vec<u8> {
+    use kmip::enums::CryptographicAlgorithm;
+    const ENCRYPT_DECRYPT: i32 = 12;
+    let create = client::create(CryptographicAlgorithm::Aes, 256, ENCRYPT_DECRYPT, []);
+    client::Client::new(Version::V1_4).request(create).expect("encodes").to_vec()
+}
+
+/// Creates one object and says its identifier.
+pub async fn create_one(connection: &mut Connection) -> String {
+    let answer = connection.ask(&create_request()).await.expect("the server answers");
+    let answer = client::Client::new(Version::V1_4).answer(answer.body);
+    match answer.expect("created") {
+        KmipAnswer::Create(created) => created.id,
+        other => panic!("Create was answered with {other:?}"),
+    }
+}
+
+impl Script for Kmip {
+    async fn step(&mut self) -> Result<u64, String> {
+        let answer = self.connection.ask(&self.request).await?;
+        kmip_ok(answer.body)?;
+        Ok(1)
+    }
+}
+
+/// Result Status (tag 42007F, Enumeration) of the one batch item is Success (0).
+fn kmip_ok(frame: &[u8]) -> Result<(), String> {
+    const STATUS: [u8; 8] = [0x42, 0x00, 0x7F, 0x05, 0, 0, 0, 4];
+    let at = frame.windows(8).position(|w| w == STATUS).ok_or("no Result Status")?;
+    match frame.get(at + 8..at + 12) {
+        Some([0, 0, 0, 0]) => Ok(()),
+        _ => Err("the server refused".into()),
+    }
+}
+
+/// Bytes of fixed sizes, for the echo.
+pub struct Echo {
+    connection: Connection,
+    request: Vec<u8>,
+}
+
+impl Echo {
+    pub fn new(connection: Connection, bytes: usize) -> Self {
+        Self { connection, request: vec![b'x'; bytes] }
+    }
+}
+
+impl Script for Echo {
+    async fn step(&mut self) -> Result<u64, String> {
+        self.connection.ask(&self.request).await.map(|_| 1)
+    }
+}
