@@ -228,7 +228,7 @@ fn a_wrong_configuration_is_named() {
     assert!(parse("colour = 1").is_err() && parse("identity = \"ou:x\"").is_err());
     for (extra, named) in [
         ("key_size_bits = 7", "key_size_bits"),
-        ("key_size_bits = 524289", "key_size_bits"),
+        ("key_size_bits = 524281", "key_size_bits"),
         ("request_timeout_ms = 1", "request_timeout_ms"),
         ("status_interval_s = 0", "status_interval_s"),
         ("status_path = \"link\"", "status_path"),

@@ -25,13 +25,15 @@ pub(super) fn refusal(request: &'static str, answer: &Answer) -> ModuleError {
 }
 
 /// Whether dec_keys was refused because a key is not there. Servers word this differently, and
-/// some say nothing: what we send is well-formed, so a 400 without words means that too.
+/// some say nothing: what we send is well-formed, so a 400 without words means that too. Words
+/// about a SAE mean the configuration.
 pub(super) fn is_unknown_key(answer: &Answer) -> bool {
     let says = |words: &str| {
         let words = words.to_ascii_lowercase();
         ["not found", "unknown", "no such", "not exist", "not available", "missing"]
             .iter()
             .any(|sign| words.contains(sign))
+            && !words.contains("sae")
     };
     match (answer.status, words(answer)) {
         (400, None) => true,
@@ -66,7 +68,9 @@ mod tests {
             assert!(is_unknown_key(&answer(400, body)), "{body}");
         }
         assert!(is_unknown_key(&answer(404, r#"{"message":"key not found"}"#)));
-        for (status, body) in [(400, r#"{"message":"too many key_IDs"}"#), (404, ""), (503, "")] {
+        let sae = r#"{"message":"master_SAE_ID not found"}"#;
+        let many = r#"{"message":"too many key_IDs"}"#;
+        for (status, body) in [(400, many), (400, sae), (404, ""), (503, "")] {
             assert!(!is_unknown_key(&answer(status, body)), "{status} {body}");
         }
     }

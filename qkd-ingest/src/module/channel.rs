@@ -121,7 +121,7 @@ impl Channel {
         // The rest of a long outage is told by the counter.
         if backoff.failures == 1 {
             let (module, connection) = (self.client.address(), self.name);
-            warn!(module, connection, %error, "QKD module fails");
+            warn!(alarm = "module-down", module, connection, %error, "QKD module fails");
         }
     }
 

@@ -113,7 +113,7 @@ fn read(
     if bad > 0 {
         add(&module.counters.bad_keys, bad);
         let module = &module.config.address;
-        warn!(alarm = true, %module, bad, "QKD module gave keys that were not asked for");
+        warn!(%module, bad, alarm = "module-bad-keys", "keys came that were not asked for");
     }
     if left.is_empty() { Ok(()) } else { Err(ModuleError::UnknownId) }
 }

@@ -23,7 +23,7 @@ pub struct ModuleConfig {
     /// What its certificate must show besides an issuer we trust.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<IdentityRule>,
-    /// Bits of each key asked for, 8 to 524,288, brought within the module's limits and down to a
+    /// Bits of each key asked for, 8 to 524,280, brought within the module's limits and down to a
     /// multiple of 8. Absent: as large as the module makes them, up to 65,536. Larger sizes must
     /// be set at both ends of the link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -94,7 +94,7 @@ impl ModuleConfig {
             (self.sae != self.peer_sae, "sae and peer_sae must differ"),
             (
                 self.key_size_bits.is_none_or(|bits| (8..=MAX_KEY_BITS).contains(&bits.into())),
-                "key_size_bits must be from 8 to 524288",
+                "key_size_bits must be from 8 to 524280",
             ),
             (
                 (100..=120_000).contains(&self.request_timeout_ms),

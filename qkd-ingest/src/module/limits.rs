@@ -3,8 +3,8 @@
 
 use etsi014::Status;
 
-/// Largest key ever asked for, in bits.
-pub(super) const MAX_KEY_BITS: u64 = 524_288;
+/// Largest key ever asked for, in bits: KM links give a key's length in 16 bits of bytes.
+pub(super) const MAX_KEY_BITS: u64 = u16::MAX as u64 * 8;
 /// Largest key asked for unless configured, in bits.
 const AUTO_KEY_BITS: u64 = 65_536;
 /// Most keys of one request, whatever the module allows.
@@ -92,7 +92,8 @@ mod tests {
     fn status(min: u64, max: u64, per_request: u64) -> Status {
         let json = format!(
             r#"{{"source_KME_ID":"","target_KME_ID":"","master_SAE_ID":"","slave_SAE_ID":"",
-            "key_size":256,"stored_key_count":1,"max_key_count":1,"max_key_per_request":{per_request},
+            "key_size":256,"stored_key_count":1,"max_key_count":1,
+            "max_key_per_request":{per_request},
             "max_key_size":{max},"min_key_size":{min}}}"#
         );
         Status::parse(json.as_bytes()).unwrap()
@@ -138,14 +139,14 @@ mod tests {
         assert_eq!(plan(None, 65_536, 63), None);
         assert_eq!(plan(Some(259), 65_536, u64::MAX), Some((2048, 256, false)));
         assert_eq!(plan(Some(256), 65_536, 600), Some((2, 256, true)));
-        assert_eq!(plan(Some(524_288), 16 << 20, u64::MAX), Some((16, 524_288, false)));
+        assert_eq!(plan(Some(524_280), 16 << 20, u64::MAX), Some((16, 524_280, false)));
     }
 
     #[test]
     fn a_full_batch_fits_the_answer_bound() {
         let limits = Limits { min: 8, max: MAX_KEY_BITS, per_request: MAX_KEYS };
         assert_eq!(limits.batch(None), 2048);
-        assert!(limits.batch(Some(524_288)) * (65_536 / 3 * 4 + 512) <= DEC_ANSWER);
+        assert!(limits.batch(Some(524_280)) * (65_536 / 3 * 4 + 512) <= DEC_ANSWER);
         assert_eq!(Limits { per_request: 3, ..limits }.batch(None), 3);
     }
 }

@@ -167,7 +167,7 @@ impl Module {
         if status.master_sae_id != self.config.sae && lock(&self.known).is_none() {
             let (module, ours) = (&self.config.address, &self.config.sae);
             let theirs: String = status.master_sae_id.escape_debug().take(256).collect();
-            warn!(%module, %ours, %theirs, "QKD module knows this KM under another SAE ID");
+            warn!(%module, %ours, %theirs, alarm = "module-sae", "it has another SAE ID for us");
         }
         let available = status.stored_key_count.saturating_mul(status.key_size);
         Ok(Known { limits, available, at: Instant::now() })

@@ -111,7 +111,7 @@ fn sift(module: &Module, from: &KeyContainer, skipped: usize, plan: Plan) -> Vec
         add(&module.counters.bad_keys, bad);
         add(&module.counters.duplicates, repeated);
         let module = &module.config.address;
-        warn!(alarm = true, %module, bad, repeated, "QKD module gave keys that were dropped");
+        warn!(%module, bad, repeated, alarm = "module-bad-keys", "keys were dropped");
     }
     keys
 }
