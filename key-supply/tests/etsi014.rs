@@ -5,15 +5,11 @@ mod common;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use common::{Network, Sae, keys_of};
+use common::{Network, Sae, ids, keys_of};
 use km_core::supply::SupplyLimits;
 use serde_json::{Value, json};
 
 const BLOCK: usize = 16_384;
-
-fn ids(keys: &[(String, Vec<u8>)]) -> Vec<String> {
-    keys.iter().map(|(id, _)| id.clone()).collect()
-}
 
 /// `slave` collects what `master` was issued, and sees the same bytes in the same order.
 async fn collect_equal(slave: &Sae, master: &str, keys: &[(String, Vec<u8>)]) {

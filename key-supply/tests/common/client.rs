@@ -4,7 +4,7 @@ use base64ct::{Base64, Encoding};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use transport::{
-    Profile, TlsClient, TlsFiles, client_config,
+    Profile, TlsClient, TlsClientStream, TlsFiles, client_config,
     http::{ClientLimits, HttpClient},
 };
 use zeroize::Zeroizing;
@@ -55,11 +55,16 @@ impl Sae {
         self.post(&format!("{master}/dec_keys"), &key_ids(ids)).await
     }
 
+    /// A connection of its own, to its KME or elsewhere.
+    pub async fn stream(&self, address: Option<&str>) -> TlsClientStream {
+        let config = client_config(&self.files, Profile::Front).unwrap();
+        let client = TlsClient::new(address.unwrap_or(&self.address), None, config).unwrap();
+        client.connect(PATIENCE).await.unwrap().0
+    }
+
     /// One request as it is written here; the head and body of the answer.
     pub async fn raw(&self, method: &str, target: &str, body: &str) -> (String, String) {
-        let config = client_config(&self.files, Profile::Front).unwrap();
-        let client = TlsClient::new(&self.address, None, config).unwrap();
-        let mut stream = client.connect(PATIENCE).await.unwrap().0;
+        let mut stream = self.stream(None).await;
         let length = body.len();
         let request = format!(
             "{method} {target} HTTP/1.1\r\nhost: kme\r\nconnection: close\r\n\
@@ -72,6 +77,11 @@ impl Sae {
         let (head, body) = text.split_once("\r\n\r\n").expect("an HTTP answer");
         (head.to_ascii_lowercase(), body.into())
     }
+}
+
+/// The identifiers among keys.
+pub fn ids(keys: &[(String, Vec<u8>)]) -> Vec<String> {
+    keys.iter().map(|(id, _)| id.clone()).collect()
 }
 
 /// The body of dec_keys.

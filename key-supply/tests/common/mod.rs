@@ -29,13 +29,14 @@ use km_core::{
 use tempfile::TempDir;
 use tokio::{net::TcpListener, task::JoinHandle};
 use transport::{
-    Directory, IdentityRule, ListenerLimits, Profile, Shutdown, ShutdownHandle, TlsFiles,
+    Directory, IdentityRule, ListenerLimits, Profile, ServerConfig, Shutdown, ShutdownHandle,
+    TlsFiles,
     pki::{DemoCa, San, Validity},
     serve, server_config,
 };
 
 #[allow(unused_imports)]
-pub use client::{Sae, key_ids, keys_of};
+pub use client::{Sae, ids, key_ids, keys_of};
 use hsm::{SoftwareHsm, random};
 use wire::Wire;
 
@@ -76,6 +77,7 @@ pub struct Network {
     pub north: End,
     pub south: End,
     ca: DemoCa,
+    files: TlsFiles,
     last_block: AtomicU64,
     _dir: TempDir,
 }
@@ -94,7 +96,7 @@ impl Network {
         let south = End::start(&dir, &files, ("south", "north"), limits, max_stored).await;
         north.wire.lead_to(Arc::downgrade(&south.supply));
         south.wire.lead_to(Arc::downgrade(&north.supply));
-        Self { north, south, ca, last_block: AtomicU64::new(0), _dir: dir }
+        Self { north, south, ca, files, last_block: AtomicU64::new(0), _dir: dir }
     }
 
     /// With `count` blocks of `len` bytes that each end may assign from.
@@ -138,6 +140,11 @@ impl Network {
         let file = format!("{plain}-{}", ISSUED.fetch_add(1, Relaxed));
         let files = self.ca.issue(&file, &[San::Uri(uri(name))], Validity::days(1)).unwrap();
         Sae::new(name, &end.address, files)
+    }
+
+    /// What both fronts show their clients.
+    pub fn server_tls(&self) -> Arc<ServerConfig> {
+        server_config(&self.files, Profile::Front).unwrap()
     }
 
     /// Both accounts balance, to the bit, once all runs have ended.
