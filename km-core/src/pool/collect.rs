@@ -1,7 +1,7 @@
 //! Runs the peer owns: accepted from the link, collected by ID, ended, expired.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -268,11 +268,6 @@ impl Reservation {
         }
     }
 
-    /// The runs concerned, each once.
-    fn runs(&self) -> BTreeSet<RunId> {
-        self.keys.iter().map(|(_, run, _)| *run).collect()
-    }
-
     /// Reads the bytes; nothing is delivered yet.
     pub async fn open(&self) -> Result<Vec<SuppliedKey>, PoolError> {
         let mut opened = Vec::with_capacity(self.keys.len());
@@ -296,27 +291,39 @@ impl Reservation {
 
     /// Marks the keys as collected, durably, together with `also`; then the bytes may leave.
     ///
-    /// On an error they stay marked: burned on doubt.
+    /// Refused when one of them was burned meanwhile. On [`PoolError::NotDurable`] they stay
+    /// marked: burned on doubt.
     pub async fn deliver(mut self, also: Vec<(Vec<u8>, Option<Vec<u8>>)>) -> Result<(), PoolError> {
-        self.armed = false;
-        let ticket = {
-            let mut tables = self.pool.tables();
-            let mut change = Change { records: also, ..Change::default() };
-            let mut delivered = 0;
-            for (_, run_id, index) in &self.keys {
-                delivered += mark(&mut tables, &self.slave, *run_id, *index);
-            }
-            tables.settle_run_bytes(delivered);
-            change.ledger.delivered = bits(delivered);
-            self.wipe_spent(&mut tables);
-            for run_id in self.runs() {
-                self.pool.save_run(&mut tables, run_id, &mut change);
-            }
-            self.pool.journal.append(change)
-        };
+        let ticket = self.mark_all(also)?;
         self.pool.durable(ticket).await?;
         self.pool.count(&self.pool.counters.keys_collected, self.keys.len() as u64);
         Ok(())
+    }
+
+    /// One change for each run: a run of keys taken one by one may be as short as one key, and all
+    /// of them together more than one commit holds.
+    fn mark_all(&mut self, also: Vec<(Vec<u8>, Option<Vec<u8>>)>) -> Result<Ticket, PoolError> {
+        let mut tables = self.pool.tables();
+        let burned = |(_, run, index): &&(KeyId, RunId, u16)| {
+            tables.collecting.get(run).is_none_or(|run| *index >= run.limit)
+        };
+        if let Some((_, run, _)) = self.keys.iter().find(burned) {
+            return Err(gone(*run));
+        }
+        self.armed = false;
+        let mut delivered: BTreeMap<RunId, u64> = BTreeMap::new();
+        for (_, run, index) in &self.keys {
+            *delivered.entry(*run).or_default() += mark(&mut tables, &self.slave, *run, *index);
+        }
+        self.wipe_spent(&mut tables);
+        let mut change = Change { records: also, ..Change::default() };
+        for (run, bytes) in delivered {
+            tables.settle_run_bytes(bytes);
+            change.ledger.delivered = bits(bytes);
+            self.pool.save_run(&mut tables, run, &mut change);
+            self.pool.journal.append(std::mem::take(&mut change));
+        }
+        Ok(self.pool.journal.last())
     }
 
     /// Overwrites the bytes of keys every slave has.
