@@ -190,7 +190,7 @@ impl Pool {
         self.changed.notify_waiters();
     }
 
-    /// The lowest block of ours that may still be assigned from.
+    /// The lowest block of ours that may still be assigned from, now or later.
     pub fn floor(&self) -> u64 {
         self.tables().floor()
     }
@@ -202,7 +202,10 @@ impl Pool {
             .blocks()
             .range(..floor)
             .filter(|(_, state)| state.owner == self.config.peer && state.phase.usable())
-            .filter(|(_, state)| state.remaining() > 0 && state.transfers == 0)
+            // One given away untouched may not have been taken yet.
+            .filter(|(_, state)| {
+                state.remaining() > 0 && (state.transfers == 0 || state.cursor > 0)
+            })
             .map(|(number, state)| (*number, state.clone()))
             .collect();
         for (number, state) in stale {

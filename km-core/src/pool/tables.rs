@@ -178,9 +178,11 @@ impl Tables {
             .map(|(number, state)| (number, state.clone()))
     }
 
-    /// The lowest block of ours that is still in use.
+    /// The lowest block of ours that is still here: what is not confirmed yet may be assigned from
+    /// later, and the runs of one that is used up may still be on their way.
     pub(super) fn floor(&self) -> u64 {
-        self.assignable.first().copied().unwrap_or(self.high + 1)
+        let ours = self.blocks.iter().find(|(_, state)| state.owner == self.here);
+        ours.map_or(self.high + 1, |(number, _)| *number)
     }
 
     /// Untouched blocks of ours, newest first.
