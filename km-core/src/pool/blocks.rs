@@ -139,8 +139,10 @@ impl Pool {
             let mut given = Vec::new();
             for number in tables.givable(usize::from(count.min(32))) {
                 let Some(mut state) = tables.block(number) else { continue };
+                // A block that changed hands that often stays where it is.
+                let Some(transfers) = state.transfers.checked_add(1) else { continue };
                 state.owner = self.config.peer.clone();
-                state.transfers += 1;
+                state.transfers = transfers;
                 given.push(GivenBlock { number, transfers: state.transfers });
                 self.put_block(&mut tables, number, state, &mut change);
             }

@@ -121,9 +121,9 @@ impl Tables {
     /// Takes a block number for good; `false` when it was used before or cannot be told apart
     /// from one that was. Blocks in flight at once may come out of order.
     pub(super) fn claim_number(&mut self, number: u64) -> bool {
-        let fresh = number > self.high_at_open
+        let fresh = number <= MAX_BLOCK_NUMBER
+            && number > self.high_at_open
             && number + REORDER > self.high
-            && number <= MAX_BLOCK_NUMBER
             && self.taken.insert(number);
         if fresh {
             self.high = self.high.max(number);
