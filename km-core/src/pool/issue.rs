@@ -60,6 +60,11 @@ impl Pool {
         key_len: u16,
         want: u16,
     ) -> Result<IssuerRun, PoolError> {
+        // What is reserved while nobody can be told is burned: a cut must not drain the pool.
+        if !self.link_up() {
+            let down = AssignError::Unavailable("not connected".into());
+            return Err(PoolError::Peer(down));
+        }
         let (spec, ticket, place) = self.reserve_run(master, slaves, key_len, want)?;
         match self.make_ready(&spec, ticket, place).await {
             Ok(open) => {
