@@ -5,6 +5,7 @@ use std::{
     pin::pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Instant,
 };
 
 use super::{OpenBlock, Pool, PoolError, SuppliedKey, keys, order::Place, tables::Tables};
@@ -25,9 +26,15 @@ pub struct IssuerRun {
     spec: RunSpec,
     open: OpenBlock,
     next: u16,
+    stale_at: Instant,
 }
 
 impl IssuerRun {
+    /// Whether its keys would expire at the other end before they can be collected in peace.
+    pub fn stale(&self) -> bool {
+        Instant::now() >= self.stale_at
+    }
+
     /// Keys not handed out yet.
     pub fn left(&self) -> u16 {
         self.spec.count - self.next
@@ -65,11 +72,13 @@ impl Pool {
             let down = AssignError::Unavailable("not connected".into());
             return Err(PoolError::Peer(down));
         }
+        // Before the other end starts to count.
+        let stale_at = Instant::now() + self.config.key_ttl / 2;
         let (spec, ticket, place) = self.reserve_run(master, slaves, key_len, want)?;
         match self.make_ready(&spec, ticket, place).await {
             Ok(open) => {
                 self.count(&self.counters.runs_leased, 1);
-                Ok(IssuerRun { spec, open, next: 0 })
+                Ok(IssuerRun { spec, open, next: 0, stale_at })
             }
             Err(error) => {
                 self.finish(&spec, 0);

@@ -57,7 +57,8 @@ pub struct PoolConfig {
     pub here: ClusterId,
     /// The cluster at the other end.
     pub peer: ClusterId,
-    /// How long an assigned key waits to be collected before it is burned.
+    /// How long an assigned key waits to be collected before it is burned. The owner end hands it
+    /// out in the first half of this time or not at all.
     pub key_ttl: Duration,
     /// Stop taking keys in at this many stored bytes.
     pub max_stored: u64,

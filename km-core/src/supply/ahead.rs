@@ -148,6 +148,9 @@ impl Queue {
     fn take(&self, count: u16) -> Option<Vec<SuppliedKey>> {
         let mut state = self.state();
         state.used = Instant::now();
+        while state.runs.front().is_some_and(IssuerRun::stale) {
+            self.pairing.pool.end_run(state.runs.pop_front()?);
+        }
         if state.left() < u32::from(count) {
             return None;
         }
