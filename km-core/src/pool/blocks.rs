@@ -98,6 +98,17 @@ impl Pool {
         self.changed.notify_waiters();
     }
 
+    /// Stops the use of a block at this end (6.2f) until [`Pool::release`].
+    pub fn hold(&self, number: u64) {
+        self.step_block(&mut self.tables(), number, Step::Hold);
+    }
+
+    /// Lets a held block be used again.
+    pub fn release(&self, number: u64) {
+        self.step_block(&mut self.tables(), number, Step::Release);
+        self.changed.notify_waiters();
+    }
+
     /// The other end does not have these blocks and never will: burns them. Only blocks that are
     /// not confirmed can be burned this way.
     pub fn burn_unconfirmed(&self, numbers: &[u64]) {

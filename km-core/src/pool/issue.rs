@@ -11,10 +11,12 @@ use std::{
 use super::{OpenBlock, Pool, PoolError, SuppliedKey, keys, order::Place, tables::Tables};
 use crate::{
     clock::now_ms,
+    hsm::HsmError,
     ids::{BlockId, SaeId},
     journal::{Change, Ticket},
     ledger::bits,
     peer::AssignError,
+    records::RecordError,
     run::{MAX_RUN_KEYS, RunId, RunRecord, RunSpec, Side},
 };
 
@@ -82,8 +84,15 @@ impl Pool {
             }
             Err(error) => {
                 self.finish(&spec, 0);
-                if let PoolError::Peer(AssignError::NoBlock(number)) = error {
-                    self.burn_block(number);
+                let number = spec.id.block.number;
+                match &error {
+                    PoolError::Peer(AssignError::NoBlock(_)) => self.burn_block(number),
+                    error if spoiled(error) => {
+                        tracing::error!(block = number, %error, alarm = "block-damaged",
+                            "a block does not open; it is held");
+                        self.hold(number);
+                    }
+                    _ => {}
                 }
                 Err(error)
             }
@@ -172,6 +181,16 @@ impl Pool {
         self.erase_if_finished(tables, spec.id.block.number, &mut change);
         self.journal.append(change);
     }
+}
+
+/// Whether the block itself does not open, as opposed to a store or token that is away.
+fn spoiled(error: &PoolError) -> bool {
+    matches!(
+        error,
+        PoolError::Block(..)
+            | PoolError::Hsm(HsmError::Refused(_))
+            | PoolError::Record(RecordError::Damaged { .. } | RecordError::Newer { .. })
+    )
 }
 
 impl OpenBlock {

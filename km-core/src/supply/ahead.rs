@@ -23,6 +23,8 @@ const IDLE: Duration = Duration::from_secs(5);
 const MAX_QUEUES_PER_MASTER: usize = 64;
 /// A run takes at most this share of what the end may assign, unless one request needs more.
 const STOCK_SHARE: u64 = 8;
+/// Blocks a request passes over because they are lost or damaged, before it gives up.
+const MAX_PASSED_OVER: u32 = 3;
 /// How long a request waits for blocks from the other end when ours ran out.
 const BORROW: Duration = Duration::from_millis(500);
 
@@ -212,18 +214,34 @@ impl Queue {
 
     async fn lease_or_borrow(&self, want: u16) -> Result<IssuerRun, PoolError> {
         let Pairing { pool, master, slaves, key_len } = &self.pairing;
-        match pool.lease(master, slaves, *key_len, want).await {
-            Err(PoolError::NoKeys) if pool.peer_bytes() >= u64::from(*key_len) => {
-                let changed = pool.changed();
-                pool.ask_blocks(super::ASK_BLOCKS);
-                let _ = tokio::time::timeout(BORROW, changed).await;
-                pool.lease(master, slaves, *key_len, want).await
+        let (mut borrowed, mut passed_over) = (false, 0);
+        loop {
+            match pool.lease(master, slaves, *key_len, want).await {
+                Err(PoolError::NoKeys) if !borrowed && pool.peer_bytes() >= u64::from(*key_len) => {
+                    borrowed = true;
+                    self.borrow_blocks().await;
+                }
+                // That block is burned or held now; the next one may do.
+                Err(PoolError::Peer(AssignError::NoBlock(_)) | PoolError::Block(..))
+                    if passed_over < MAX_PASSED_OVER =>
+                {
+                    passed_over += 1;
+                }
+                leased => return leased,
             }
-            // That block is burned now; the next one may do.
-            Err(PoolError::Peer(AssignError::NoBlock(_))) => {
-                pool.lease(master, slaves, *key_len, want).await
-            }
-            leased => leased,
+        }
+    }
+
+    /// Asks the other end for blocks and waits for some, not for any change of the pool.
+    async fn borrow_blocks(&self) {
+        let Pairing { pool, key_len, .. } = &self.pairing;
+        let until = tokio::time::Instant::now() + BORROW;
+        let mut changed = pool.changed();
+        pool.ask_blocks(super::ASK_BLOCKS);
+        while tokio::time::timeout_at(until, changed).await.is_ok()
+            && pool.own_bytes() < u64::from(*key_len)
+        {
+            changed = pool.changed();
         }
     }
 
