@@ -166,7 +166,7 @@ impl Supply {
         let mut refused = None;
         for (tag, of_pool) in by_pool(ids) {
             let pool = self.pools.values().find(|pool| pool.tag() == tag);
-            match pool.map(|pool| pool.reserve(slave, master, &of_pool)) {
+            match pool.map(|pool| self.reserve(pool, slave, master, &of_pool)) {
                 Some(Ok(reservation)) => reserved.push(reservation),
                 Some(Err(error)) => refused = Some(error.join(refused)),
                 None => refused = Some(CollectError::NotFound(of_pool).join(refused)),
@@ -191,7 +191,23 @@ impl Supply {
     pub fn reserve_one(&self, slave: &SaeId, id: KeyId) -> Result<Reservation, SupplyError> {
         let pool = self.pools.values().find(|pool| pool.tag() == id.slice().block.pool);
         let pool = pool.ok_or_else(|| CollectError::NotFound(vec![id]))?;
-        Ok(pool.reserve(slave, None, &[id])?)
+        Ok(self.reserve(pool, slave, None, &[id])?)
+    }
+
+    /// Rights are those of now: a pair that was unregistered collects nothing any more.
+    fn reserve(
+        &self,
+        pool: &Arc<Pool>,
+        slave: &SaeId,
+        master: Option<&SaeId>,
+        ids: &[KeyId],
+    ) -> Result<Reservation, CollectError> {
+        let reserved = pool.reserve(slave, master, ids)?;
+        let denied = reserved.masters().find(|(master, _)| !self.registry.authorise(master, slave));
+        match denied.map(|(_, id)| id) {
+            Some(id) => Err(CollectError::NotYours(id)),
+            None => Ok(reserved),
+        }
     }
 
     /// The level of the pool `master` and `slave` share.

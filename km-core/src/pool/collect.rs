@@ -76,6 +76,8 @@ pub struct Reservation {
     pool: Arc<Pool>,
     slave: SaeId,
     keys: Vec<(KeyId, RunId, u16)>,
+    /// Who was issued them: each master with one of its keys.
+    masters: BTreeMap<SaeId, KeyId>,
     armed: bool,
 }
 
@@ -141,12 +143,18 @@ impl Pool {
             pool: self.clone(),
             slave: slave.clone(),
             keys: Vec::with_capacity(ids.len()),
+            masters: BTreeMap::new(),
             armed: false,
         };
         let mut refused = None;
         for id in ids {
             match reserve_one(&mut tables, slave, master, *id) {
-                Ok((run, index)) => reservation.keys.push((*id, run, index)),
+                Ok((run, index)) => {
+                    reservation.keys.push((*id, run, index));
+                    if let Some(run) = tables.collecting.get(&run) {
+                        reservation.masters.insert(run.spec.master.clone(), *id);
+                    }
+                }
                 Err(error) => refused = Some(error.join(refused)),
             }
         }
@@ -266,6 +274,11 @@ impl Reservation {
                 run.pending.remove(&(place, *index));
             }
         }
+    }
+
+    /// The masters the keys were issued to, each with one of its keys.
+    pub fn masters(&self) -> impl Iterator<Item = (&SaeId, KeyId)> {
+        self.masters.iter().map(|(master, id)| (master, *id))
     }
 
     /// Reads the bytes; nothing is delivered yet.
