@@ -41,6 +41,12 @@ pub enum RecordError {
     },
 }
 
+impl RecordError {
+    pub(crate) fn damaged(key: &[u8], what: &'static str) -> Self {
+        Self::Damaged { key: printable(key), what }
+    }
+}
+
 /// The store seen as typed records.
 #[derive(Clone)]
 pub struct Records {
@@ -80,7 +86,7 @@ impl Records {
 
     /// Reads what [`Records::encode`] wrote for the same key.
     pub fn decode<T: DeserializeOwned>(&self, key: &[u8], stored: &[u8]) -> Result<T, RecordError> {
-        let damaged = |what| RecordError::Damaged { key: printable(key), what };
+        let damaged = |what| RecordError::damaged(key, what);
         let (body, tag) = stored
             .len()
             .checked_sub(TAG)

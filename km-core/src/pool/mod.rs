@@ -186,6 +186,14 @@ impl Pool {
             })
             .await?;
         let ledger: Ledger = records.get(&keys::ledger(tag)).await?.unwrap_or_default();
+        // Every commit balances. What does not was put together from different times: an old record
+        // put back would let its keys be used again.
+        let leased: u64 = left_open.iter().map(|spec| u64::from(spec.bytes())).sum();
+        if !ledger.balanced_with(bits(tables.stored_bytes() + leased)) {
+            let what = "the account does not fit the blocks and runs stored: some are missing, or \
+                        old ones were put back";
+            return Err(RecordError::damaged(&keys::ledger(tag), what));
+        }
         let journal = Journal::start(records.clone(), keys::ledger(tag), ledger);
         let pool = Arc::new(Self {
             config,
