@@ -42,7 +42,8 @@ async fn main() {
     let time = Duration::from_secs(number("QKM_BENCH_SECONDS", 4));
     let stored_keys = number("QKM_BENCH_KEYS", 10_000_000);
     let mut bench = Bench { report: Report::default(), time };
-    let options = Options { rate: Some("max".into()), ..Options::default() };
+    let options =
+        Options { rate: Some("\"max\"".into()), max_stored_mib: 1024, ..Options::default() };
     let network = Network::start(options).await;
 
     bench.report.add("fsync_median", cpu::fsync_median_us(network.dir(), 300) as f64, "us");
@@ -139,8 +140,8 @@ impl Bench {
 
     /// Lets the simulator fill the pool, and says how fast it was stored.
     async fn fill(&mut self, network: &Network, keys: u64) {
-        let want = keys as f64 * 256.0;
-        let stored = || async { network.metric(End::North, "qkm_pool_stored_bits").await };
+        let want = keys as f64 * 32.0;
+        let stored = || async { network.metric(End::North, "qkm_pool_stored_bytes").await };
         let first = stored().await;
         if first >= want {
             return;
@@ -155,17 +156,19 @@ impl Bench {
         let elapsed = since.elapsed().as_secs_f64();
         let used = (cpu::used_us(network.pid(End::North)) - before) as f64;
         network.set_sim_paused(true).await;
-        let new_keys = (now - first) / 256.0;
+        let new_keys = (now - first) / 32.0;
         if keys >= 1_000_000 {
             self.report.add("ingest_keys_per_s", new_keys / elapsed, "keys/s");
             self.report.add("ingest_keys_per_s.server_cpu", used / new_keys, "us/key");
-            self.report.add("stored_keys", now / 256.0, "keys");
+            self.report.add("stored_keys", now / 32.0, "keys");
         }
     }
 
     async fn etsi014(&mut self, network: &Network, suffix: &str) {
-        let north = Target::new(&network.etsi014(End::North), &network.tls("sae-n1"), Framing::Http);
-        let south = Target::new(&network.etsi014(End::South), &network.tls("sae-s1"), Framing::Http);
+        let north =
+            Target::new(&network.etsi014(End::North), &network.tls("sae-n1"), Framing::Http);
+        let south =
+            Target::new(&network.etsi014(End::South), &network.tls("sae-s1"), Framing::Http);
         let pid = network.pid(End::North);
         let enc = async |count| {
             let connections = north.connect_many(count).await;
@@ -188,7 +191,8 @@ impl Bench {
 
     /// The same request again with many keys stored: the rate must not depend on it.
     async fn etsi014_flat(&mut self, network: &Network) {
-        let north = Target::new(&network.etsi014(End::North), &network.tls("sae-n1"), Framing::Http);
+        let north =
+            Target::new(&network.etsi014(End::North), &network.tls("sae-n1"), Framing::Http);
         let connections = north.connect_many(64).await;
         let scripts = connections.into_iter().map(|c| Enc::new(c, "sae-s1", 1)).collect();
         let figures = closed_loop(scripts, self.time).await;

@@ -6,4 +6,6 @@
 //! Test support: it panics with a sentence where a test would have to.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "test support")]
 
+pub mod clients;
 pub mod load;
+pub mod network;

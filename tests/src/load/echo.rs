@@ -6,9 +6,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
 };
-use transport::{
-    ListenerLimits, ListenerStats, Profile, Shutdown, TlsFiles, serve, server_config,
-};
+use transport::{ListenerLimits, ListenerStats, Profile, Shutdown, TlsFiles, serve, server_config};
 
 /// Serves until killed. Prints the address it listens on.
 pub async fn run(files: TlsFiles, request: usize, response: usize) {

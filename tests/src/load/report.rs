@@ -23,13 +23,7 @@ pub struct Report {
 
 impl Report {
     pub fn add(&mut self, name: &str, value: f64, unit: &str) {
-        self.push(Row {
-            name: name.into(),
-            value,
-            unit: unit.into(),
-            baseline: None,
-            ratio: None,
-        });
+        self.push(Row { name: name.into(), value, unit: unit.into(), baseline: None, ratio: None });
     }
 
     /// A figure beside the one it is measured against in the same run.

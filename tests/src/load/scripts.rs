@@ -49,12 +49,7 @@ pub struct Pair {
 }
 
 impl Pair {
-    pub fn new(
-        master: Connection,
-        slave: Connection,
-        names: (&str, &str),
-        number: u64,
-    ) -> Self {
+    pub fn new(master: Connection, slave: Connection, names: (&str, &str), number: u64) -> Self {
         let enc = get(&format!("/api/v1/keys/{}/enc_keys?number={number}", names.1));
         let dec_path = format!("/api/v1/keys/{}/dec_keys", names.0);
         Self { master, slave, enc, dec_path, number }

@@ -1,0 +1,129 @@
+//! Clients of the fronts for tests: they say what came back and judge nothing.
+
+use std::time::Duration;
+
+use kmip::{
+    Answer, Operation, Version,
+    client::{Client, ClientError},
+};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::Mutex,
+};
+use transport::{
+    Profile, TlsClient, TlsClientStream, TlsFiles, client_config,
+    http::{ClientLimits, HttpClient},
+};
+use zeroize::Zeroizing;
+
+/// A keep-alive HTTPS client with this certificate.
+pub fn http(address: &str, files: &TlsFiles) -> HttpClient {
+    let tls = client_config(files, Profile::Front).expect("certificate files");
+    HttpClient::new(address, None, tls, ClientLimits::default()).expect("an address")
+}
+
+/// What an ETSI 014 server said.
+#[derive(Debug)]
+pub struct Said {
+    pub status: u16,
+    pub body: Value,
+}
+
+impl Said {
+    /// Identifier and key bytes (base64) of each key.
+    pub fn keys(&self) -> Vec<(String, String)> {
+        let text = |key: &Value, name: &str| key[name].as_str().unwrap_or_default().to_owned();
+        let keys = self.body["keys"].as_array().cloned().unwrap_or_default();
+        keys.iter().map(|key| (text(key, "key_ID"), text(key, "key"))).collect()
+    }
+}
+
+/// An application at one KME.
+pub struct Etsi014 {
+    client: HttpClient,
+}
+
+impl Etsi014 {
+    pub fn new(address: &str, files: &TlsFiles) -> Self {
+        Self { client: http(address, files) }
+    }
+
+    pub async fn get(&self, path: &str) -> Result<Said, String> {
+        let (status, body) = self.client.get(path).await.map_err(|e| e.to_string())?;
+        Ok(Said { status, body: serde_json::from_slice(&body).unwrap_or(Value::Null) })
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> Result<Said, String> {
+        let body = Zeroizing::new(body.to_string().into_bytes());
+        let (status, body) = self.client.post(path, body).await.map_err(|e| e.to_string())?;
+        Ok(Said { status, body: serde_json::from_slice(&body).unwrap_or(Value::Null) })
+    }
+
+    pub async fn enc(&self, slave: &str, number: u32) -> Result<Said, String> {
+        self.get(&format!("/api/v1/keys/{slave}/enc_keys?number={number}")).await
+    }
+
+    pub async fn dec(&self, master: &str, ids: &[&str]) -> Result<Said, String> {
+        let ids: Vec<Value> = ids.iter().map(|id| serde_json::json!({ "key_ID": id })).collect();
+        let body = serde_json::json!({ "key_IDs": ids });
+        self.post(&format!("/api/v1/keys/{master}/dec_keys"), &body).await
+    }
+
+    /// Closes the connection.
+    pub async fn close(&self) {
+        self.client.close().await;
+    }
+}
+
+/// A KMIP client on one connection, made again when it breaks.
+pub struct Kmip {
+    server: TlsClient,
+    client: Client,
+    stream: Mutex<Option<TlsClientStream>>,
+}
+
+const KMIP_WITHIN: Duration = Duration::from_secs(15);
+const LARGEST: usize = 1 << 20;
+
+impl Kmip {
+    pub fn new(address: &str, files: &TlsFiles) -> Self {
+        let tls = client_config(files, Profile::Front).expect("certificate files");
+        let server = TlsClient::new(address, None, tls).expect("an address");
+        Self { server, client: Client::new(Version::V1_4), stream: Mutex::new(None) }
+    }
+
+    /// One operation. `Err` also when the server refused.
+    pub async fn ask(&self, operation: impl Into<Operation>) -> Result<Answer, String> {
+        let request = self.client.request(operation).map_err(|e| e.to_string())?;
+        let frame = tokio::time::timeout(KMIP_WITHIN, self.exchange(&request));
+        let frame = frame.await.map_err(|_| "no answer in time".to_owned())??;
+        self.client.answer(&frame).map_err(|error| match error {
+            ClientError::Refused { reason, message } => format!("{reason:?}: {message}"),
+            other => other.to_string(),
+        })
+    }
+
+    async fn exchange(&self, request: &[u8]) -> Result<Zeroizing<Vec<u8>>, String> {
+        let mut slot = self.stream.lock().await;
+        let mut stream = match slot.take() {
+            Some(stream) => stream,
+            None => self.server.connect(KMIP_WITHIN).await.map_err(|e| e.to_string())?.0,
+        };
+        let broken = |e: std::io::Error| e.to_string();
+        stream.write_all(request).await.map_err(broken)?;
+        let mut frame = Zeroizing::new(vec![0; 8]);
+        stream.read_exact(&mut frame).await.map_err(broken)?;
+        let length = kmip::ttlv::frame_len(&frame, LARGEST).map_err(|e| e.to_string())?;
+        frame.resize(length.unwrap_or(8), 0);
+        stream.read_exact(&mut frame[8..]).await.map_err(broken)?;
+        *slot = Some(stream);
+        Ok(frame)
+    }
+}
+
+/// Material of the object in a Get answer, in hexadecimal.
+pub fn material(answer: &Answer) -> Option<String> {
+    let Answer::Get(got) = answer else { return None };
+    got.object.key_block()?.plain_bytes().map(|secret| secret.expose(|bytes| hex::encode(bytes)))
+}

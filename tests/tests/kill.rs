@@ -1,0 +1,204 @@
+//! `kill -9` of either KM at random moments under load. Nothing is delivered twice, nothing
+//! differs, nothing acknowledged is lost, the accounts balance.
+//!
+//! 20 kills here; `QKM_KILLS=200` (`make kill`) for the full run. `QKM_SEED` repeats a run.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use kmip::{Answer, client, enums::CryptographicAlgorithm};
+use qkm_tests::{
+    clients::{Etsi014, Kmip, material},
+    network::{End, Network, Options},
+};
+
+const ENCRYPT_DECRYPT: i32 = 12;
+const WORKERS: usize = 3;
+/// How often a collector asks again while a KM is away.
+const PATIENCE: usize = 400;
+
+/// What the applications were told, by all workers.
+#[derive(Default)]
+struct Told {
+    issued: HashMap<String, String>,
+    objects: Vec<(String, String)>,
+    collected: u64,
+    doubtful: u64,
+}
+
+#[derive(Clone)]
+struct Load {
+    told: Arc<Mutex<Told>>,
+    over: Arc<AtomicBool>,
+    steps: Arc<AtomicU64>,
+}
+
+/// Small and seeded, so that a failing run can be repeated.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, below: u64) -> u64 {
+        // xorshift64* (Vigna 2016); good enough to choose moments.
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % below
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killing_a_km_at_any_moment_loses_and_repeats_nothing() {
+    let from_env = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
+    let kills = from_env("QKM_KILLS").unwrap_or(20);
+    let seed = from_env("QKM_SEED").unwrap_or_else(|| std::process::id().into());
+    println!("seed {seed}, {kills} kills");
+    let mut dice = Dice(seed | 1);
+    let mut network = Network::start(Options::default()).await;
+    network.stocked(End::North, 10_000).await;
+    let (load, workers) = start_load(&network);
+    for _ in 0..kills {
+        tokio::time::sleep(Duration::from_millis(30 + dice.roll(500))).await;
+        let victim = if dice.roll(2) == 0 { End::North } else { End::South };
+        network.kill(victim);
+        tokio::time::sleep(Duration::from_millis(dice.roll(200))).await;
+        network.start_km(victim);
+        network.ready(victim).await;
+        let before = load.steps.load(Relaxed);
+        network.until("service goes on", || async { load.steps.load(Relaxed) > before }).await;
+    }
+    load.over.store(true, Relaxed);
+    for worker in workers {
+        worker.await.expect("no worker saw a broken promise");
+    }
+    objects_are_still_there(&network, &load).await;
+    accounts_balance(&mut network).await;
+    let told = load.told.lock().unwrap();
+    println!(
+        "{} keys issued, {} collected, {} in doubt, {} objects",
+        told.issued.len(),
+        told.collected,
+        told.doubtful,
+        told.objects.len()
+    );
+    assert!(told.collected > kills && told.objects.len() as u64 > kills, "the load was a load");
+}
+
+fn start_load(network: &Network) -> (Load, Vec<tokio::task::JoinHandle<()>>) {
+    let told = Arc::default();
+    let load = Load { told, over: Arc::default(), steps: Arc::default() };
+    let mut workers = Vec::new();
+    for _ in 0..WORKERS {
+        for (from, to) in [(End::North, End::South), (End::South, End::North)] {
+            let (master, slave) = match from {
+                End::North => ("sae-n1", "sae-s1"),
+                End::South => ("sae-s1", "sae-n1"),
+            };
+            let near = network.etsi(from, master);
+            let far = network.etsi(to, slave);
+            workers.push(tokio::spawn(pair_worker(load.clone(), near, far, master, slave)));
+        }
+        let kmip = network.kmip_client(End::North, "sae-n1");
+        workers.push(tokio::spawn(object_worker(load.clone(), kmip)));
+    }
+    (load, workers)
+}
+
+async fn pair_worker(
+    load: Load,
+    near: Etsi014,
+    far: Etsi014,
+    master: &'static str,
+    slave: &'static str,
+) {
+    while !load.over.load(Relaxed) {
+        let Ok(said) = near.enc(slave, 3).await else {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        };
+        match said.status {
+            200 => {}
+            503 => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            }
+            other => panic!("enc_keys answered {other}: {:?}", said.body),
+        }
+        for (id, key) in said.keys() {
+            let before = load.told.lock().unwrap().issued.insert(id.clone(), key.clone());
+            assert!(before.is_none(), "key {id} was issued twice");
+            collect(&load, &far, master, &id, &key).await;
+        }
+        load.steps.fetch_add(1, Relaxed);
+    }
+}
+
+/// An issued key must be collected at the first attempt that is answered at all; only an attempt
+/// whose answer was lost may have used it up.
+async fn collect(load: &Load, far: &Etsi014, master: &str, id: &str, key: &str) {
+    let mut doubt = false;
+    for _ in 0..PATIENCE {
+        match far.dec(master, &[id]).await {
+            Err(_) => doubt = true,
+            Ok(said) if said.status == 503 => doubt = true,
+            Ok(said) if said.status == 200 => {
+                assert_eq!(said.keys(), [(id.to_owned(), key.to_owned())], "bytes differ");
+                load.told.lock().unwrap().collected += 1;
+                if let Ok(again) = far.dec(master, &[id]).await {
+                    assert_ne!(again.status, 200, "key {id} was delivered twice");
+                }
+                return;
+            }
+            Ok(said) => {
+                assert!(doubt, "an issued key was lost: {} {:?}", said.status, said.body);
+                load.told.lock().unwrap().doubtful += 1;
+                return;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    panic!("key {id} was not answered for in time");
+}
+
+async fn object_worker(load: Load, kmip: Kmip) {
+    while !load.over.load(Relaxed) {
+        let create = client::create(CryptographicAlgorithm::Aes, 256, ENCRYPT_DECRYPT, []);
+        let Ok(Answer::Create(created)) = kmip.ask(create).await else {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        };
+        let id = created.id.to_string();
+        if let Ok(got) = kmip.ask(client::get(&id)).await {
+            let bytes = material(&got).expect("key material");
+            load.told.lock().unwrap().objects.push((id, bytes));
+        }
+        load.steps.fetch_add(1, Relaxed);
+    }
+}
+
+async fn objects_are_still_there(network: &Network, load: &Load) {
+    let objects = load.told.lock().unwrap().objects.clone();
+    let kmip = network.kmip_client(End::North, "sae-n1");
+    for (id, bytes) in objects {
+        let got = kmip.ask(client::get(&id)).await;
+        let got = got.unwrap_or_else(|error| panic!("object {id} is gone: {error}"));
+        assert_eq!(material(&got), Some(bytes), "object {id} changed");
+    }
+}
+
+/// As the running KMs see it, and as the records alone say once they have stopped.
+async fn accounts_balance(network: &mut Network) {
+    for end in [End::North, End::South] {
+        assert_eq!(network.metric(end, "qkm_pool_balanced").await, 1.0, "{end:?}, running");
+    }
+    for end in [End::North, End::South] {
+        assert_eq!(network.stop(end), Some(0), "{end:?} stops in order");
+        let doctor = network.qkm(end, &["doctor"]);
+        assert!(doctor.status.success(), "{}", String::from_utf8_lossy(&doctor.stdout));
+    }
+}
