@@ -84,19 +84,24 @@ impl Pool {
             }
             Err(error) => {
                 self.finish(&spec, 0);
-                let number = spec.id.block.number;
-                match &error {
-                    PoolError::Peer(AssignError::NoBlock(_)) => self.burn_block(number),
-                    error if spoiled(error) => {
-                        tracing::error!(block = number, %error, alarm = "block-damaged",
-                            "a block does not open; it is held");
-                        self.hold(number);
-                    }
-                    _ => {}
-                }
-                Err(error)
+                Err(self.judged(spec.id.block.number, error))
             }
         }
+    }
+
+    /// Takes a block that failed a run out of use, if it was the block that failed.
+    fn judged(&self, number: u64, error: PoolError) -> PoolError {
+        if let PoolError::Peer(AssignError::NoBlock(_)) = error {
+            self.burn_block(number);
+            return error;
+        }
+        if !spoiled(&error) {
+            return error;
+        }
+        tracing::error!(block = number, %error, alarm = "block-damaged",
+            "a block does not open; it is held");
+        self.hold(number);
+        PoolError::Block(number, "does not open and is held; see the log")
     }
 
     fn reserve_run(
