@@ -1,1 +1,21 @@
-//! See ARCHITECTURE.md.
+//! The key manager as a program: configuration, wiring, command line, admin API, demonstration.
+//!
+//! - [`cli`]: the command line; `main.rs` only parses it.
+//! - [`config`]: one TOML file, checked once.
+//! - [`serve`]: a running key manager; [`serve::run`] is what tests start.
+//! - `monitor`: `/metrics`, `/healthz`, `/readyz`. `admin`: the operators' API.
+//! - [`doctor`]: checks without a server. [`demo`]: a whole small network on loopback.
+//! - [`fault`]: failures with stable codes. [`wipe_alloc`], `hardening`: keys leave no traces.
+
+mod admin;
+pub mod cli;
+pub mod config;
+pub mod demo;
+pub mod doctor;
+pub mod fault;
+mod hardening;
+mod logging;
+mod monitor;
+pub mod serve;
+mod signals;
+pub mod wipe_alloc;

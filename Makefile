@@ -1,0 +1,46 @@
+# The front door: demo, test, verify, bench, fuzz. Each installs what it needs first.
+CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+# For tests: other people's clients and tools (see scripts/setup.sh).
+export QKM_VENV ?= $(abspath $(TARGET))/venv
+export PATH := $(PATH):$(abspath $(TARGET))/tools/usr/bin
+
+.PHONY: demo test verify bench fuzz
+
+## Runs a small network on loopback. ARGS="--keep DIR" keeps its files.
+demo:
+	@scripts/setup.sh
+	$(CARGO) build --release --locked -p qkm
+	@exec $(TARGET)/release/qkm demo $(ARGS)
+
+## All tests, third-party clients included.
+test:
+	@scripts/setup.sh tests
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+		$(CARGO) nextest run --workspace --locked $(ARGS) && \
+		$(CARGO) test --workspace --locked --doc; \
+	else \
+		$(CARGO) test --workspace --locked $(ARGS); \
+	fi
+
+## What must hold before a change goes in.
+verify:
+	$(CARGO) fmt --all -- --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	@$(MAKE) --no-print-directory test
+
+## Speed, as a table and in target/bench/results.json.
+bench:
+	@scripts/setup.sh
+	$(CARGO) build --release --locked -p qkm
+	$(CARGO) run --release --locked -p qkm-tests --bin qkm-bench -- $(ARGS)
+
+## Each fuzz target for SECONDS (60). Needs nightly Rust and cargo-fuzz.
+SECONDS ?= 60
+fuzz:
+	@$(CARGO) +nightly fuzz --version >/dev/null 2>&1 || { \
+		echo "needs: rustup toolchain install nightly && cargo install cargo-fuzz" >&2; exit 1; }
+	@for name in $$($(CARGO) +nightly fuzz list); do \
+		echo "== $$name"; \
+		$(CARGO) +nightly fuzz run $$name -- -max_total_time=$(SECONDS) || exit 1; \
+	done

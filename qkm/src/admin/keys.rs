@@ -1,0 +1,76 @@
+//! `GET /v1/keys/{id}`: what is known about one key, never its bytes.
+
+use km_core::{
+    key_id::KeyId,
+    objects::{Object, ObjectError},
+    pool::KeyState,
+    provenance::Provenance,
+};
+use serde_json::{Value, json};
+
+use super::problem::Problem;
+use crate::serve::Node;
+
+/// A pool key, the managed object it became, or any other managed object.
+pub(super) async fn show(node: &Node, segment: &str) -> Result<Value, Problem> {
+    let id = etsi014::path::decode(segment).ok_or_else(|| Problem::no_such_key(segment))?;
+    let object = match node.objects.inspect(&id).await {
+        Ok((object, _)) => Some(managed(&object)),
+        Err(ObjectError::NotFound(_)) => None,
+        Err(error) => return Err(error.into()),
+    };
+    let pool_key = match KeyId::parse(&id) {
+        Some(key) => in_pool(node, key).await?,
+        None => None,
+    };
+    if object.is_none() && pool_key.is_none() {
+        return Err(Problem::no_such_key(&id));
+    }
+    let mut shown = json!({ "id": id });
+    let parts = [("pool_key", pool_key), ("object", object)];
+    for (name, part) in parts {
+        if let Some(part) = part {
+            shown[name] = part;
+        }
+    }
+    Ok(shown)
+}
+
+async fn in_pool(node: &Node, key: KeyId) -> Result<Option<Value>, Problem> {
+    let tag = key.slice().block.pool;
+    let Some(pool) = node.supply.pools().find(|pool| pool.tag() == tag) else { return Ok(None) };
+    let trace = pool.trace(key).await?;
+    if trace.state == KeyState::NeverHere {
+        return Ok(None);
+    }
+    let mut shown = json!({
+        "peer": trace.peer,
+        "block": trace.block,
+        "offset": trace.offset,
+        "length": trace.length,
+        "state": trace.state,
+    });
+    if let Some(run) = trace.run {
+        shown["run"] = json!(run);
+    }
+    if let Some(header) = trace.header {
+        shown["module"] = json!(header.module);
+        shown["received_ms"] = json!(header.received_ms);
+        shown["provenance"] = provenance(&header.provenance);
+    }
+    Ok(Some(shown))
+}
+
+fn managed(object: &Object) -> Value {
+    json!({
+        "owner": object.owner,
+        "state": object.state,
+        "created_ms": object.created_ms,
+        "sealed_bytes_present": object.sealed.is_some(),
+        "provenance": provenance(&object.provenance),
+    })
+}
+
+fn provenance(of: &Provenance) -> Value {
+    json!({ "origin": of.origin, "path": of.path, "grade": of.grade().as_str() })
+}

@@ -1,0 +1,197 @@
+//! Commands that ask a running server over its admin API.
+
+use std::{io::Write, path::Path};
+
+use serde_json::Value;
+use transport::{
+    Profile, client_config,
+    http::{ClientError, ClientLimits, HttpClient},
+};
+
+use super::{AdminArgs, Output, table};
+use crate::{
+    config::Config,
+    fault::{Code, Exit, Failure},
+};
+
+pub(super) fn pools(args: &AdminArgs) -> Result<Exit, Failure> {
+    let answer = ask(&args.config.config, "/v1/pools")?;
+    let head =
+        ["PEER", "LINK", "STORED", "OURS", "BLOCKS", "DELIVERED", "BURNED", "REJECTED", "ACCOUNT"];
+    show(args.output, &answer, &head, "pools", |pool| {
+        let ledger = |name: &str| bytes(&pool["ledger"][name]);
+        let is = |name: &str, yes: &str, no: &str| {
+            (if pool[name] == Value::Bool(true) { yes } else { no }).to_owned()
+        };
+        vec![
+            text(&pool["peer"]),
+            is("link_up", "up", "down"),
+            bytes(&pool["stored_bits"]),
+            bytes(&pool["own_bits"]),
+            text(&pool["blocks"]),
+            ledger("delivered"),
+            ledger("burned"),
+            ledger("rejected"),
+            is("balanced", "balanced", "NOT BALANCED"),
+        ]
+    })
+}
+
+pub(super) fn links(args: &AdminArgs) -> Result<Exit, Failure> {
+    let answer = ask(&args.config.config, "/v1/links")?;
+    show(args.output, &answer, &["PEER", "STATE", "RECONNECTS", "IN FLIGHT"], "links", |link| {
+        let up = if link["up"] == Value::Bool(true) { "up" } else { "down" };
+        vec![
+            text(&link["peer"]),
+            up.to_owned(),
+            text(&link["reconnects"]),
+            text(&link["in_flight"]),
+        ]
+    })
+}
+
+pub(super) fn key(args: &AdminArgs, id: &str) -> Result<Exit, Failure> {
+    let answer = ask(&args.config.config, &format!("/v1/keys/{}", etsi014::path::encode(id)))?;
+    match args.output {
+        Output::Json => print(&pretty(&answer)),
+        Output::Table => {
+            let mut rows = Vec::new();
+            flatten("", &answer, &mut rows);
+            table::print(&["FIELD", "VALUE"], &rows).or_else(ignore_closed_pipe)?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn show(
+    output: Output,
+    answer: &Value,
+    head: &[&str],
+    list: &str,
+    row: impl Fn(&Value) -> Vec<String>,
+) -> Result<Exit, Failure> {
+    match output {
+        Output::Json => print(&pretty(answer)),
+        Output::Table => {
+            let rows: Vec<_> = answer[list].as_array().into_iter().flatten().map(row).collect();
+            table::print(head, &rows).or_else(ignore_closed_pipe)?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn ignore_closed_pipe(_: std::io::Error) -> Result<(), Failure> {
+    Ok(())
+}
+
+fn print(text: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
+
+fn pretty(value: &Value) -> String {
+    serde_json::to_string_pretty(value).unwrap_or_default()
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => String::new(),
+        other => other.to_string(),
+    }
+}
+
+/// Bits as bytes with a binary unit.
+fn bytes(bits: &Value) -> String {
+    let bytes = bits.as_u64().unwrap_or_default() as f64 / 8.0;
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let step = units.iter().enumerate().rev().find(|(n, _)| bytes >= 1024f64.powi(*n as i32));
+    let (power, unit) = step.unwrap_or((0, &units[0]));
+    let decimals = if power == 0 { 0 } else { 1 };
+    format!("{:.decimals$} {unit}", bytes / 1024f64.powi(power as i32))
+}
+
+fn flatten(name: &str, value: &Value, rows: &mut Vec<Vec<String>>) {
+    match value {
+        Value::Object(members) => {
+            for (member, value) in members {
+                let dot = if name.is_empty() { "" } else { "." };
+                flatten(&format!("{name}{dot}{member}"), value, rows);
+            }
+        }
+        Value::Array(items) if items.iter().any(Value::is_object) => {
+            for (at, item) in items.iter().enumerate() {
+                flatten(&format!("{name}[{at}]"), item, rows);
+            }
+        }
+        Value::Array(items) => {
+            let all: Vec<String> = items.iter().map(text).collect();
+            rows.push(vec![name.to_owned(), all.join(", ")]);
+        }
+        other => rows.push(vec![name.to_owned(), text(other)]),
+    }
+}
+
+/// One GET at the admin API of the server that runs with this configuration.
+fn ask(file: &Path, path: &str) -> Result<Value, Failure> {
+    let config = Config::load(file)?;
+    let client = client(&config, file)?;
+    let runtime = super::runtime()?;
+    let (status, body) = runtime.block_on(client.get(path)).map_err(|error| match error {
+        ClientError::Connect(_) | ClientError::Timeout { .. } => Failure::new(Code::A001, error),
+        other => Failure::new(Code::A004, other),
+    })?;
+    let value: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
+    let problem = || {
+        let detail = text(&value["detail"]);
+        if detail.is_empty() { format!("the admin API answered {status}") } else { detail }
+    };
+    match status {
+        200 => Ok(value),
+        401 | 403 => Err(Failure::new(Code::A002, problem())),
+        404 => Err(Failure::new(Code::A003, problem())),
+        _ => Err(Failure::new(Code::A004, problem())),
+    }
+}
+
+fn client(config: &Config, file: &Path) -> Result<HttpClient, Failure> {
+    let missing = |table: &str| {
+        Failure::new(Code::C003, format!("{} has no [{table}]", file.display()))
+            .help("`qkm config example` shows [admin] and [operator]")
+    };
+    let admin = config.admin.as_ref().ok_or_else(|| missing("admin"))?;
+    let operator = config.operator.as_ref().ok_or_else(|| missing("operator"))?;
+    let tls = client_config(operator, Profile::Front).map_err(|e| Failure::new(Code::T001, e))?;
+    let mut address = admin.front.listen;
+    if address.ip().is_unspecified() {
+        let loopback: std::net::IpAddr = match address.ip() {
+            std::net::IpAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+            std::net::IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        };
+        address.set_ip(loopback);
+    }
+    HttpClient::new(&address.to_string(), None, tls, ClientLimits::default())
+        .map_err(|e| Failure::new(Code::A001, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn bits_are_shown_as_bytes() {
+        let shown = |bits: u64| bytes(&json!(bits));
+        assert_eq!(shown(0), "0 B");
+        assert_eq!(shown(8 * 1023), "1023 B");
+        assert_eq!(shown(8 * 1536), "1.5 KiB");
+        assert_eq!(shown(8 << 30), "1.0 GiB");
+    }
+
+    #[test]
+    fn nested_answers_become_rows() {
+        let mut rows = Vec::new();
+        flatten("", &json!({"a": {"b": 1, "c": ["x", "y"]}, "d": [{"e": true}]}), &mut rows);
+        assert_eq!(rows, [["a.b", "1"], ["a.c", "x, y"], ["d[0].e", "true"]]);
+    }
+}

@@ -1,0 +1,224 @@
+//! The command line. Enter through [`run`]. `table` prints; one file for each group of commands.
+
+mod admin;
+mod local;
+mod table;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::{
+    config::Config,
+    demo,
+    fault::{Exit, Failure},
+    hardening, logging, serve, signals,
+};
+
+/// Key manager for quantum key distribution networks, rooted in HSMs.
+#[derive(Debug, Parser)]
+#[command(name = "qkm", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// What to log, to standard error: error, warn, info, debug, trace, or directives such as
+    /// info,relay=debug.
+    #[arg(long, global = true, default_value = "info")]
+    log: String,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a key manager.
+    Serve(Run),
+    /// Run a simulated QKD link: two modules that look like vendor devices.
+    Sim(Run),
+    /// Run a whole small network on loopback with SoftHSM and a simulated QKD link.
+    Demo(DemoArgs),
+    /// Check configuration, files, HSM, store, ports and clock; works while the server is down.
+    Doctor(ConfigArg),
+    /// Check or show configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Pools of QKD keys.
+    #[command(subcommand)]
+    Pool(PoolCommand),
+    /// Links to other key managers.
+    #[command(subcommand)]
+    Link(LinkCommand),
+    /// Single keys.
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Explain a failure by its code, such as QKM-H001; without one, list all.
+    Explain {
+        /// The code.
+        code: Option<String>,
+    },
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the version.
+    Version,
+    #[command(hide = true)]
+    DemoToken { label: String, pin_file: PathBuf },
+}
+
+#[derive(Debug, Args)]
+struct ConfigArg {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE", default_value = "/etc/qkm/qkm.toml")]
+    config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// Also stop when standard input closes: a pipe from a parent process closes with it.
+    #[arg(long, hide = true)]
+    with_parent: bool,
+}
+
+#[derive(Debug, Args)]
+struct DemoArgs {
+    /// Private directory for everything; default: a new one under the temporary directory.
+    #[arg(long, value_name = "DIR", conflicts_with = "keep")]
+    dir: Option<PathBuf>,
+    /// As --dir, and keep it afterwards. The keys in it protect nothing.
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+    /// First of the ports on 127.0.0.1; busy ones are skipped.
+    #[arg(long, value_name = "N", default_value_t = demo::BASE_PORT)]
+    base_port: u16,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Check a configuration file.
+    Check {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Print a complete configuration with comments.
+    Example,
+}
+
+#[derive(Debug, Subcommand)]
+enum PoolCommand {
+    /// List the pools with their stocks and accounts.
+    List(AdminArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum LinkCommand {
+    /// List the links with their states.
+    List(AdminArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum KeyCommand {
+    /// Show what is known about a key; never its bytes.
+    Show {
+        /// Its identifier: ETSI 014 key_ID or KMIP Unique Identifier.
+        id: String,
+        #[command(flatten)]
+        admin: AdminArgs,
+    },
+}
+
+#[derive(Debug, Args)]
+struct AdminArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// Table for people, JSON for programs.
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Output {
+    Table,
+    Json,
+}
+
+/// Runs what the command line says.
+pub fn run(cli: Cli) -> Result<Exit, Failure> {
+    let log = cli.log;
+    match cli.command {
+        Command::Serve(args) => serve_command(&args, &log),
+        Command::Sim(args) => sim_command(&args, &log),
+        Command::Demo(args) => demo_command(args, &log),
+        Command::Doctor(args) => local::doctor(&args.config),
+        Command::Config(ConfigCommand::Check { file }) => local::check(&file),
+        Command::Config(ConfigCommand::Example) => local::example(),
+        Command::Pool(PoolCommand::List(args)) => admin::pools(&args),
+        Command::Link(LinkCommand::List(args)) => admin::links(&args),
+        Command::Key(KeyCommand::Show { id, admin: args }) => admin::key(&args, &id),
+        Command::Explain { code } => local::explain(code.as_deref()),
+        Command::Completions { shell } => local::completions(shell),
+        Command::Version => local::version(),
+        Command::DemoToken { label, pin_file } => demo::make_token(&label, &pin_file),
+    }
+}
+
+fn serve_command(args: &Run, log: &str) -> Result<Exit, Failure> {
+    let config = Config::load(&args.config.config)?;
+    hardening::protect(config.dumpable)?;
+    logging::start(log)?;
+    let runtime = runtime()?;
+    let end = runtime.block_on(async {
+        let shutdown = signals::until_asked_to_stop(args.with_parent)?;
+        serve::run(config, shutdown).await
+    });
+    // Nothing that matters runs any more; a thread stuck in a vendor's library must not keep us.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    end.map(|()| Exit::Done)
+}
+
+fn sim_command(args: &Run, log: &str) -> Result<Exit, Failure> {
+    let config = local::sim_config(&args.config.config)?;
+    logging::start(log)?;
+    let runtime = runtime()?;
+    runtime.block_on(async {
+        let shutdown = signals::until_asked_to_stop(args.with_parent)?;
+        qkd_ingest::sim::run(config, shutdown).await.map_err(local::sim_failure)
+    })?;
+    Ok(Exit::Done)
+}
+
+fn demo_command(args: DemoArgs, log: &str) -> Result<Exit, Failure> {
+    let log = if log == "info" { "warn" } else { log };
+    logging::start(log)?;
+    let place = match (args.dir, args.keep) {
+        (_, Some(dir)) => demo::Place::Keep(dir),
+        (Some(dir), None) => demo::Place::Erase(dir),
+        (None, None) => demo::Place::Temporary,
+    };
+    let runtime = runtime()?;
+    runtime.block_on(async {
+        let shutdown = signals::until_asked_to_stop(false)?;
+        demo::run(place, args.base_port, shutdown).await
+    })?;
+    Ok(Exit::Done)
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| {
+        Failure::new(crate::fault::Code::P001, format!("cannot start threads: {error}"))
+            .help("raise the limit of processes and threads of this user")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

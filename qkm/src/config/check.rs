@@ -1,0 +1,234 @@
+//! What must fit together. Enter through [`check`]; each mistake names the entry to change.
+
+use std::{collections::HashMap, fmt, time::Duration};
+
+use km_core::{
+    ids::{ClusterId, PoolTag},
+    registry::Registry,
+    supply::SupplyLimits,
+};
+use toml::Spanned;
+
+use super::{
+    Admin, Config, Peer, QkdLink,
+    file::{self, File},
+    locate,
+};
+use crate::fault::{Code, Failure};
+
+/// A contradiction, with the byte offset of the entry at fault.
+pub(super) struct Mistake {
+    offset: Option<usize>,
+    what: String,
+    help: String,
+}
+
+impl Mistake {
+    fn new(what: impl Into<String>, help: impl Into<String>) -> Self {
+        Self { offset: None, what: what.into(), help: help.into() }
+    }
+
+    fn at<T>(mut self, entry: &Spanned<T>) -> Self {
+        self.offset = Some(entry.span().start);
+        self
+    }
+
+    /// As shown to a person.
+    pub(super) fn locate(self, text: &str, origin: &dyn fmt::Display) -> Failure {
+        let failure = Failure::new(Code::C003, self.what).help(self.help);
+        match self.offset {
+            Some(offset) => failure.at(locate::place(text, offset, origin)),
+            None => failure,
+        }
+    }
+}
+
+pub(super) fn check(file: File) -> Result<Config, Mistake> {
+    let here = file.cluster.id;
+    let token = &file.hsm;
+    token.check().map_err(|e| Mistake::new(e.to_string(), "change [hsm]"))?;
+    let (limits, key_ttl) = supply(file.supply.as_ref())?;
+    let peers = peers(&here, &file.peer, &file.qkd_link)?;
+    if !peers.is_empty() && file.km_link.is_none() {
+        return Err(Mistake::new(
+            "there are peers but no [km_link]",
+            "add [km_link] with listen, certificate, key and ca",
+        )
+        .at(&file.peer[0]));
+    }
+    let (registry, applications) = applications(&here, &file.sae, &file.pair)?;
+    Ok(Config {
+        cluster: here,
+        store: file.store.path,
+        limits,
+        key_ttl,
+        etsi014: file.etsi014,
+        kmip: file.kmip,
+        km_link: file.km_link,
+        monitor: file.monitor.map(monitor).transpose()?,
+        admin: file.admin.map(admin).transpose()?,
+        operator: file.operator,
+        dumpable: file.debug.dumpable,
+        hsm: file.hsm,
+        peers,
+        registry,
+        applications,
+    })
+}
+
+fn supply(entry: Option<&Spanned<file::Supply>>) -> Result<(SupplyLimits, Duration), Mistake> {
+    let default = file::Supply::default();
+    let s = entry.map_or(&default, Spanned::get_ref);
+    let sizes = [s.min_key_size, s.key_size, s.max_key_size];
+    let rules = [
+        (sizes.iter().all(|n| n % 8 == 0), "key sizes are bits and multiples of 8"),
+        (sizes.is_sorted(), "min_key_size, key_size and max_key_size must not decrease"),
+        (s.min_key_size >= 64, "min_key_size must be at least 64 bits"),
+        (s.max_key_size <= 32_768, "max_key_size must be at most 32768 bits"),
+        ((1..=2048).contains(&s.max_keys_per_request), "max_keys_per_request must be 1 to 2048"),
+        ((1..=31_536_000).contains(&s.key_ttl_s), "key_ttl_s must be 1 second to a year"),
+    ];
+    if let Some((_, rule)) = rules.iter().find(|(holds, _)| !holds) {
+        let mistake = Mistake::new(*rule, "change [supply], or leave the entry out");
+        return Err(match entry {
+            Some(entry) => mistake.at(entry),
+            None => mistake,
+        });
+    }
+    let limits = SupplyLimits {
+        key_size: s.key_size,
+        min_key_size: s.min_key_size,
+        max_key_size: s.max_key_size,
+        max_keys: s.max_keys_per_request,
+    };
+    Ok((limits, Duration::from_secs(s.key_ttl_s)))
+}
+
+fn peers(
+    here: &ClusterId,
+    entries: &[Spanned<file::Peer>],
+    links: &[Spanned<file::QkdLink>],
+) -> Result<Vec<Peer>, Mistake> {
+    let mut peers: Vec<Peer> = Vec::new();
+    let mut tags: HashMap<PoolTag, ClusterId> = HashMap::new();
+    for entry in entries {
+        let file::Peer { cluster, address, identity, max_stored_mib } = entry.get_ref();
+        if cluster == here {
+            let text = format!("{cluster} is this cluster, it cannot be its own peer");
+            return Err(Mistake::new(text, "remove the entry").at(entry));
+        }
+        if let Some(other) = tags.insert(PoolTag::of_pair(here, cluster), cluster.clone()) {
+            let text = if other == *cluster {
+                format!("the peer {cluster} is configured twice")
+            } else {
+                format!("the pools with {cluster} and {other} would get the same tag")
+            };
+            return Err(Mistake::new(text, "remove the entry, or rename a cluster").at(entry));
+        }
+        if here < cluster && address.is_none() {
+            let text = format!("this cluster dials {cluster}, but its address is not given");
+            return Err(Mistake::new(text, "add address = \"host:port\"").at(entry));
+        }
+        if !(1..=1 << 20).contains(max_stored_mib) {
+            let text = "max_stored_mib must be from 1 to 1048576";
+            return Err(Mistake::new(text, "change it, or leave it out").at(entry));
+        }
+        peers.push(Peer {
+            cluster: cluster.clone(),
+            address: address.clone(),
+            identity: identity.clone(),
+            max_stored: max_stored_mib << 20,
+            qkd: None,
+        });
+    }
+    links.iter().try_for_each(|link| give_link(&mut peers, link))?;
+    Ok(peers)
+}
+
+fn give_link(peers: &mut [Peer], entry: &Spanned<file::QkdLink>) -> Result<(), Mistake> {
+    let file::QkdLink { id, peer, module } = entry.get_ref();
+    if peers.iter().any(|p| p.qkd.as_ref().is_some_and(|qkd| qkd.id == *id)) {
+        return Err(Mistake::new(
+            format!("the QKD link {id} is configured twice"),
+            "give each link its own id",
+        )
+        .at(entry));
+    }
+    let Some(peer) = peers.iter_mut().find(|p| p.cluster == *peer) else {
+        let text = format!("the QKD link {id} leads to {peer}, which is no [[peer]]");
+        return Err(
+            Mistake::new(text, format!("add a [[peer]] with cluster = \"{peer}\"")).at(entry)
+        );
+    };
+    if peer.qkd.is_some() {
+        let text =
+            format!("{} has a QKD link already; one link per peer is supported", peer.cluster);
+        return Err(Mistake::new(text, "remove one of them").at(entry));
+    }
+    peer.qkd = Some(QkdLink { id: id.clone(), module: module.clone() });
+    Ok(())
+}
+
+type Applications = Vec<(transport::IdentityRule, km_core::ids::SaeId)>;
+
+fn applications(
+    here: &ClusterId,
+    saes: &[Spanned<file::Sae>],
+    pairs: &[Spanned<file::Pair>],
+) -> Result<(Registry, Applications), Mistake> {
+    let mut registry = Registry::default();
+    let mut applications: Applications = Vec::new();
+    for entry in saes {
+        let file::Sae { id, clusters, certificate } = entry.get_ref();
+        if clusters.is_empty() {
+            let help = format!("add the cluster it connects to, such as [\"{here}\"]");
+            return Err(Mistake::new(format!("{id} is at no cluster"), help).at(entry));
+        }
+        registry
+            .register(id.clone(), clusters.iter().cloned())
+            .map_err(|e| Mistake::new(e.to_string(), "remove one of the entries").at(entry))?;
+        if !clusters.contains(here) {
+            continue;
+        }
+        let Some(rule) = certificate else {
+            let text = format!("{id} connects here, but its certificate is not named");
+            return Err(
+                Mistake::new(text, "add certificate = \"cn:…\" (or uri:, dns:, sha256:)").at(entry)
+            );
+        };
+        if let Some((_, other)) = applications.iter().find(|(taken, _)| taken == rule) {
+            let text = format!("{id} and {other} have the same certificate rule {rule}");
+            return Err(Mistake::new(text, "give each application its own certificate").at(entry));
+        }
+        applications.push((rule.clone(), id.clone()));
+    }
+    for entry in pairs {
+        let [one, other] = &entry.get_ref().saes;
+        registry.pair(one, other).map_err(|e| {
+            Mistake::new(e.to_string(), "add an [[sae]], or correct the name").at(entry)
+        })?;
+    }
+    Ok((registry, applications))
+}
+
+fn monitor(entry: Spanned<file::Monitor>) -> Result<std::net::SocketAddr, Mistake> {
+    let file::Monitor { listen, allow_remote } = *entry.get_ref();
+    if !listen.ip().is_loopback() && !allow_remote {
+        return Err(Mistake::new(
+            format!("[monitor] is plain HTTP and would be open to others at {listen}"),
+            "listen on 127.0.0.1, or set allow_remote = true behind a firewall",
+        )
+        .at(&entry));
+    }
+    Ok(listen)
+}
+
+fn admin(entry: Spanned<file::Admin>) -> Result<Admin, Mistake> {
+    if entry.get_ref().operators.is_empty() {
+        let text = "[admin] names no operators, so nobody could use it";
+        return Err(Mistake::new(text, "add operators = [\"cn:…\"], or remove [admin]").at(&entry));
+    }
+    let file::Admin { listen, certificate, key, ca, operators } = entry.into_inner();
+    let front = file::Front { listen, certificate, key, ca, connections: 64 };
+    Ok(Admin { front, operators })
+}

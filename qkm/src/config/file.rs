@@ -1,0 +1,199 @@
+//! The tables of the configuration file as written, before they are checked against each other.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use hsm_profiles::TokenConfig;
+use km_core::ids::{ClusterId, LinkId, SaeId};
+use serde::Deserialize;
+use toml::Spanned;
+use transport::{IdentityRule, TlsFiles};
+
+/// The whole file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    pub(super) cluster: Cluster,
+    pub(super) store: Store,
+    pub(super) hsm: TokenConfig,
+    pub(super) supply: Option<Spanned<Supply>>,
+    pub(super) etsi014: Option<Front>,
+    pub(super) kmip: Option<Front>,
+    pub(super) km_link: Option<Front>,
+    pub(super) monitor: Option<Spanned<Monitor>>,
+    pub(super) admin: Option<Spanned<Admin>>,
+    pub(super) operator: Option<TlsFiles>,
+    #[serde(default)]
+    pub(super) debug: Debug,
+    #[serde(default)]
+    pub(super) peer: Vec<Spanned<Peer>>,
+    #[serde(default)]
+    pub(super) qkd_link: Vec<Spanned<QkdLink>>,
+    #[serde(default)]
+    pub(super) sae: Vec<Spanned<Sae>>,
+    #[serde(default)]
+    pub(super) pair: Vec<Spanned<Pair>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Cluster {
+    pub(super) id: ClusterId,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Store {
+    pub(super) path: PathBuf,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Supply {
+    pub(super) key_size: u32,
+    pub(super) min_key_size: u32,
+    pub(super) max_key_size: u32,
+    pub(super) max_keys_per_request: u32,
+    pub(super) key_ttl_s: u64,
+}
+
+impl Default for Supply {
+    fn default() -> Self {
+        let limits = km_core::supply::SupplyLimits::default();
+        Self {
+            key_size: limits.key_size,
+            min_key_size: limits.min_key_size,
+            max_key_size: limits.max_key_size,
+            max_keys_per_request: limits.max_keys,
+            key_ttl_s: 86_400,
+        }
+    }
+}
+
+/// An address to listen on with mutual TLS, and the files for it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Front {
+    /// Address and port.
+    pub listen: SocketAddr,
+    /// Own certificate (PEM), intermediates after it.
+    pub certificate: PathBuf,
+    /// Its private key, mode 0600.
+    pub key: PathBuf,
+    /// The authorities whose certificates are let in.
+    pub ca: PathBuf,
+    /// Connections open at once.
+    #[serde(default = "connections")]
+    pub connections: usize,
+}
+
+fn connections() -> usize {
+    4096
+}
+
+impl Front {
+    /// The files.
+    pub fn tls(&self) -> TlsFiles {
+        TlsFiles {
+            certificate: self.certificate.clone(),
+            key: self.key.clone(),
+            ca: self.ca.clone(),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Monitor {
+    pub(super) listen: SocketAddr,
+    #[serde(default)]
+    pub(super) allow_remote: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Admin {
+    pub(super) listen: SocketAddr,
+    pub(super) certificate: PathBuf,
+    pub(super) key: PathBuf,
+    pub(super) ca: PathBuf,
+    pub(super) operators: Vec<IdentityRule>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Debug {
+    pub(super) dumpable: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Peer {
+    pub(super) cluster: ClusterId,
+    pub(super) address: Option<String>,
+    pub(super) identity: IdentityRule,
+    #[serde(default = "max_stored_mib")]
+    pub(super) max_stored_mib: u64,
+}
+
+fn max_stored_mib() -> u64 {
+    512
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct QkdLink {
+    pub(super) id: LinkId,
+    pub(super) peer: ClusterId,
+    pub(super) module: Module,
+}
+
+/// Our QKD module of a link, reached by ETSI GS QKD 014.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Module {
+    /// `host:port`.
+    pub address: String,
+    /// Our certificate towards the module.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// The authority of the module's certificate.
+    pub ca: PathBuf,
+    /// Name the module's certificate carries; absent: the host of `address`.
+    pub server_name: Option<String>,
+    /// What the certificate must carry beside that.
+    pub identity: Option<IdentityRule>,
+    /// Our SAE ID at the module.
+    pub sae: String,
+    /// SAE ID of the KM at the other end of the link.
+    pub peer_sae: String,
+    /// Size of the keys asked for, in bits; absent: as large as the module makes them.
+    pub key_size_bits: Option<u32>,
+    /// Path of a JSON resource with the link's state, rate and QBER, if the module has one.
+    pub status_path: Option<String>,
+}
+
+impl Module {
+    /// The files.
+    pub fn tls(&self) -> TlsFiles {
+        TlsFiles {
+            certificate: self.certificate.clone(),
+            key: self.key.clone(),
+            ca: self.ca.clone(),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Sae {
+    pub(super) id: SaeId,
+    pub(super) clusters: Vec<ClusterId>,
+    pub(super) certificate: Option<IdentityRule>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Pair {
+    pub(super) saes: [SaeId; 2],
+}

@@ -1,0 +1,156 @@
+//! The configuration of a key manager: one TOML file, checked once. Enter through [`Config::load`].
+//!
+//! - `file`: the tables as written. - `check`: what must fit together, giving [`Config`].
+//! - `locate`: where in the file a mistake is. - [`EXAMPLE`]: a complete file with comments.
+//!
+//! Nothing downstream of [`Config`] checks again.
+
+mod check;
+mod file;
+mod locate;
+
+use std::{fmt, net::SocketAddr, path::Path, path::PathBuf, time::Duration};
+
+use hsm_profiles::TokenConfig;
+use km_core::{
+    ids::{ClusterId, LinkId, SaeId},
+    registry::Registry,
+    supply::SupplyLimits,
+};
+use transport::{Directory, IdentityRule, TlsFiles};
+
+use crate::fault::{Code, Failure};
+pub use file::{Front, Module};
+
+/// A complete configuration with comments, as `qkm config example` prints it.
+pub const EXAMPLE: &str = include_str!("example.toml");
+
+/// No configuration is longer than this, in bytes.
+const MAX_BYTES: u64 = 4 << 20;
+
+/// A checked configuration.
+#[derive(Debug)]
+pub struct Config {
+    /// This cluster.
+    pub cluster: ClusterId,
+    /// Directory of the store.
+    pub store: PathBuf,
+    /// The token.
+    pub hsm: TokenConfig,
+    /// Bounds on what applications may ask for.
+    pub limits: SupplyLimits,
+    /// How long an assigned key waits to be collected.
+    pub key_ttl: Duration,
+    /// The ETSI GS QKD 014 front.
+    pub etsi014: Option<Front>,
+    /// The KMIP front.
+    pub kmip: Option<Front>,
+    /// Our side of all KM links; present when there are peers.
+    pub km_link: Option<Front>,
+    /// Plain HTTP for metrics and health.
+    pub monitor: Option<SocketAddr>,
+    /// The admin API.
+    pub admin: Option<Admin>,
+    /// The certificate of the `qkm` command line at the admin API.
+    pub operator: Option<TlsFiles>,
+    /// Leaves the process open to debuggers of the same user.
+    pub dumpable: bool,
+    /// The clusters we share pools with.
+    pub peers: Vec<Peer>,
+    /// The applications of the network.
+    pub registry: Registry,
+    /// The certificates of applications registered at this cluster.
+    pub applications: Vec<(IdentityRule, SaeId)>,
+}
+
+/// The admin API.
+#[derive(Debug)]
+pub struct Admin {
+    /// Where, and with which certificate.
+    pub front: Front,
+    /// Whom it lets in.
+    pub operators: Vec<IdentityRule>,
+}
+
+/// Another cluster.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Its name.
+    pub cluster: ClusterId,
+    /// `host:port` of its KM link; needed at the end that dials.
+    pub address: Option<String>,
+    /// What its KM's certificate must carry.
+    pub identity: IdentityRule,
+    /// Most bytes its pool holds.
+    pub max_stored: u64,
+    /// Our end of the QKD link to it.
+    pub qkd: Option<QkdLink>,
+}
+
+/// Our end of a QKD link.
+#[derive(Clone, Debug)]
+pub struct QkdLink {
+    /// The link.
+    pub id: LinkId,
+    /// Our module.
+    pub module: Module,
+}
+
+impl Config {
+    /// Reads and checks the file at `path`.
+    pub fn load(path: &Path) -> Result<Self, Failure> {
+        let text = read(path)?;
+        Self::parse(&text, &path.display())
+    }
+
+    /// Checks `text`; errors call it `origin`.
+    pub fn parse(text: &str, origin: &dyn fmt::Display) -> Result<Self, Failure> {
+        let file: file::File = parse_toml(text, origin)?;
+        check::check(file).map_err(|mistake| mistake.locate(text, origin))
+    }
+
+    /// Certificates of applications, as the fronts look them up.
+    pub fn directory(&self) -> Directory<SaeId> {
+        let mut directory = Directory::default();
+        for (rule, sae) in &self.applications {
+            directory.add(rule.clone(), sae.clone());
+        }
+        directory
+    }
+
+    /// The file of the embedded store.
+    pub fn store_file(&self) -> PathBuf {
+        self.store.join("store.qkm")
+    }
+}
+
+/// Reads a configuration file of bounded length.
+pub fn read(path: &Path) -> Result<String, Failure> {
+    let fail = |what: String| {
+        Failure::new(
+            Code::C001,
+            format!("cannot read the configuration {}: {what}", path.display()),
+        )
+        .help("check the path after --config; `qkm config example` prints a complete file")
+    };
+    let length = std::fs::metadata(path).map_err(|e| fail(e.to_string()))?.len();
+    if length > MAX_BYTES {
+        return Err(fail(format!("{length} bytes is too long for a configuration")));
+    }
+    std::fs::read_to_string(path).map_err(|e| fail(e.to_string()))
+}
+
+/// Parses TOML; a mistake is shown with its line and column.
+pub fn parse_toml<T: serde::de::DeserializeOwned>(
+    text: &str,
+    origin: &dyn fmt::Display,
+) -> Result<T, Failure> {
+    toml::from_str(text).map_err(|error| {
+        let failure = Failure::new(Code::C002, error.message().trim())
+            .help("correct that line; `qkm config example` shows every entry");
+        match error.span() {
+            Some(span) => failure.at(locate::place(text, span.start, origin)),
+            None => failure,
+        }
+    })
+}

@@ -1,0 +1,129 @@
+//! The configuration files of a demonstration network.
+
+use std::{net::SocketAddr, path::Path};
+
+use transport::TlsFiles;
+
+use super::{
+    layout::{Layout, Site},
+    provision::Options,
+};
+
+/// As a TOML string.
+fn q(text: impl AsRef<Path>) -> String {
+    toml::Value::from(text.as_ref().to_string_lossy().into_owned()).to_string()
+}
+
+fn tls(files: &TlsFiles) -> String {
+    let TlsFiles { certificate, key, ca } = files;
+    format!("certificate = {}\nkey = {}\nca = {}\n", q(certificate), q(key), q(ca))
+}
+
+fn front(name: &str, listen: SocketAddr, files: &TlsFiles) -> String {
+    format!("[{name}]\nlisten = \"{listen}\"\n{}\n", tls(files))
+}
+
+/// The key manager of `here`.
+pub(super) fn site(
+    layout: &Layout,
+    here: &Site,
+    peer: &Site,
+    module: SocketAddr,
+    options: &Options,
+) -> String {
+    let (cluster, there) = (here.cluster, peer.cluster);
+    let mut text = format!(
+        "# DEMO - SIMULATED QKD. Not for production.\n\n\
+         [cluster]\nid = \"{cluster}\"\n\n[store]\npath = {store}\n\n\
+         [hsm]\nprofile = \"softhsm2\"\ntoken = {{ label = \"{token}\" }}\n\
+         pin = {{ file = {pin} }}\ncreate_kek = true\n\n",
+        store = q(&here.store),
+        token = here.token,
+        pin = q(&here.pin_file),
+    );
+    text += &front("etsi014", here.etsi014, &here.tls);
+    text += &front("kmip", here.kmip, &here.tls);
+    text += &front("km_link", here.km_link, &here.tls);
+    text += &format!("[monitor]\nlisten = \"{}\"\n\n", here.monitor);
+    text += &front("admin", here.admin, &here.tls);
+    text.truncate(text.len() - 1);
+    text += "operators = [\"cn:operator\"]\n\n";
+    text += &format!("[operator]\n{}\n", tls(&layout.operator));
+    text += &format!("[debug]\ndumpable = {}\n\n", options.dumpable);
+    text += &format!(
+        "[[peer]]\ncluster = \"{there}\"\naddress = \"{}\"\nidentity = \"uri:urn:qkm:km:{there}\"\n\
+         max_stored_mib = {}\n\n",
+        peer.km_link, options.max_stored_mib
+    );
+    text += &format!(
+        "[[qkd_link]]\nid = \"demo-link\"\npeer = \"{there}\"\n[qkd_link.module]\n\
+         address = \"{module}\"\n{}identity = \"uri:urn:qkm:module:{cluster}\"\n\
+         sae = \"km-{cluster}\"\npeer_sae = \"km-{there}\"\nstatus_path = \"/api/v1/link\"\n\n",
+        tls(&here.tls)
+    );
+    text + APPLICATIONS
+}
+
+/// The same at both ends.
+const APPLICATIONS: &str = r#"[[sae]]
+id = "sae-n1"
+clusters = ["north"]
+certificate = "cn:sae-n1"
+
+[[sae]]
+id = "sae-s1"
+clusters = ["south"]
+certificate = "cn:sae-s1"
+
+[[sae]]
+id = "sae-s2"
+clusters = ["south"]
+certificate = "cn:sae-s2"
+
+# At both ends, and paired with itself.
+[[sae]]
+id = "sae-x"
+clusters = ["north", "south"]
+certificate = "cn:sae-x"
+
+[[pair]]
+saes = ["sae-n1", "sae-s1"]
+
+[[pair]]
+saes = ["sae-n1", "sae-s2"]
+
+[[pair]]
+saes = ["sae-x", "sae-x"]
+"#;
+
+/// The simulated link; module `a` is north's.
+pub(super) fn sim(layout: &Layout, files: &[TlsFiles; 2], options: &Options) -> String {
+    let mut text = "# DEMO - SIMULATED QKD.\nadmins = [\"cn:sim-admin\"]\n".to_owned();
+    if let Some(rate) = &options.rate {
+        text += &format!("rate_override = {rate}\n");
+    }
+    let ends = [("a", &layout.north), ("b", &layout.south)];
+    for (((end, site), listen), files) in ends.into_iter().zip(layout.modules).zip(files) {
+        let cluster = site.cluster;
+        text += &format!(
+            "\n[{end}]\nkme_id = \"module-{cluster}\"\nlisten = \"{listen}\"\n\
+             sae_id = \"km-{cluster}\"\nclients = [\"uri:urn:qkm:km:{cluster}\"]\n\
+             [{end}.tls]\n{}",
+            tls(files)
+        );
+    }
+    text
+}
+
+/// A PyKMIP script with this network's addresses and files filled in.
+pub(super) fn kmip_script(layout: &Layout) -> String {
+    let end = |application: &str, address: SocketAddr| {
+        let TlsFiles { certificate, key, ca } = layout.application(application);
+        let (certificate, key, ca) = (q(certificate), q(key), q(ca));
+        let (host, port) = (address.ip(), address.port());
+        format!("(\"{host}\", {port}, {certificate}, {key}, {ca})")
+    };
+    include_str!("kmip-demo.py")
+        .replace("\"@NORTH@\"", &end("sae-n1", layout.north.kmip))
+        .replace("\"@SOUTH@\"", &end("sae-s1", layout.south.kmip))
+}

@@ -1,0 +1,132 @@
+//! One key at both ends, through each front. Enter through [`all`].
+
+use std::time::Duration;
+
+use etsi014::{
+    ErrorBody, KeyContainer, KeyIds, KeyRequest,
+    path::{self, Method},
+};
+use km_core::material::ClearBytes;
+use kmip::{
+    Answer, Operation, Version,
+    attribute::Attribute,
+    client::{self, Client},
+    enums::CryptographicAlgorithm,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use transport::{
+    Profile, TlsClient, TlsFiles, client_config,
+    http::{ClientLimits, HttpClient},
+};
+use zeroize::Zeroizing;
+
+use super::layout::Layout;
+use crate::fault::{Code, Failure};
+
+/// While the pools fill for the first time.
+const RETRY: Duration = Duration::from_millis(250);
+/// Encrypt and decrypt.
+const USAGE: i32 = 0x0C;
+const LARGEST_ANSWER: usize = 1 << 20;
+
+/// Identifiers of keys that came out equal at both ends, by front.
+pub(super) struct Checked {
+    pub(super) etsi014: String,
+    pub(super) kmip: String,
+}
+
+/// Waits for the first keys and compares one through each front.
+pub(super) async fn all(layout: &Layout) -> Result<Checked, Failure> {
+    let etsi014 = loop {
+        match etsi014_pair(layout).await? {
+            Some(id) => break id,
+            None => tokio::time::sleep(RETRY).await,
+        }
+    };
+    Ok(Checked { etsi014, kmip: kmip_pair(layout).await? })
+}
+
+fn failed(what: impl std::fmt::Display) -> Failure {
+    Failure::new(Code::D003, what)
+}
+
+/// ETSI 014: `sae-n1` gets a key at north, `sae-s1` collects it at south. `None`: no keys yet.
+pub async fn etsi014_pair(layout: &Layout) -> Result<Option<String>, Failure> {
+    let north = http(layout.application("sae-n1"), &layout.north.etsi014.to_string())?;
+    let south = http(layout.application("sae-s1"), &layout.south.etsi014.to_string())?;
+    let wanted = KeyRequest { number: Some(1), size: Some(256), ..Default::default() };
+    let path = path::build("sae-s1", Method::EncKeys);
+    let (status, body) =
+        north.post(&path, Zeroizing::new(wanted.to_json())).await.map_err(failed)?;
+    if status == 503 {
+        return Ok(None);
+    }
+    let issued = container("north", status, &body)?;
+    let names: Vec<_> = issued.iter().map(|(name, _)| name.clone()).collect();
+    let id = names.first().map(|name| name.with_str(str::to_owned)).unwrap_or_default();
+    let path = path::build("sae-n1", Method::DecKeys);
+    let ids = Zeroizing::new(KeyIds { names }.to_json());
+    let (status, body) = south.post(&path, ids).await.map_err(failed)?;
+    let collected = container("south", status, &body)?;
+    let bytes = |keys: &KeyContainer| {
+        keys.iter().map(|(_, key)| ClearBytes::copy_from(key)).collect::<Vec<_>>()
+    };
+    match issued.len() == 1 && bytes(&issued) == bytes(&collected) {
+        true => Ok(Some(id)),
+        false => Err(failed(format!("ETSI 014: key {id} differs between north and south"))),
+    }
+}
+
+fn container(end: &str, status: u16, body: &[u8]) -> Result<KeyContainer, Failure> {
+    if status != 200 {
+        let said = ErrorBody::parse(body).map(|error| error.message).unwrap_or_default();
+        return Err(failed(format!("ETSI 014 at {end} answered {status} {said}")));
+    }
+    KeyContainer::parse(body).map_err(|e| failed(format!("ETSI 014 at {end}: {e}")))
+}
+
+fn http(files: &TlsFiles, address: &str) -> Result<HttpClient, Failure> {
+    let tls = client_config(files, Profile::Front).map_err(failed)?;
+    HttpClient::new(address, None, tls, ClientLimits::default()).map_err(failed)
+}
+
+/// KMIP: `sae-n1` creates a key of the pool with south, `sae-s1` gets it at south.
+pub async fn kmip_pair(layout: &Layout) -> Result<String, Failure> {
+    let group = Attribute::ObjectGroup("qkd/south".to_owned());
+    let create = client::create(CryptographicAlgorithm::Aes, 256, USAGE, [group]);
+    let (north, south) = (layout.north.kmip.to_string(), layout.south.kmip.to_string());
+    let files = layout.application("sae-n1");
+    let created = kmip(files, &north, create.into()).await?;
+    let Answer::Create(created) = created else {
+        return Err(failed("KMIP at north answered something else than Create"));
+    };
+    let id = created.id.to_string();
+    let here = kmip(files, &north, client::get(&id).into()).await?;
+    let there = kmip(layout.application("sae-s1"), &south, client::get(&id).into()).await?;
+    match (material(here), material(there)) {
+        (Some(here), Some(there)) if here == there => Ok(id),
+        _ => Err(failed(format!("KMIP: key {id} differs between north and south"))),
+    }
+}
+
+fn material(answer: Answer) -> Option<ClearBytes> {
+    let Answer::Get(got) = answer else { return None };
+    got.object.key_block()?.plain_bytes().map(|secret| secret.expose(ClearBytes::copy_from))
+}
+
+async fn kmip(files: &TlsFiles, address: &str, operation: Operation) -> Result<Answer, Failure> {
+    let tls = client_config(files, Profile::Front).map_err(failed)?;
+    let server = TlsClient::new(address, None, tls).map_err(failed)?;
+    let (mut stream, _) = server.connect(Duration::from_secs(5)).await.map_err(failed)?;
+    let broken = |e: std::io::Error| failed(format!("KMIP at {address}: {e}"));
+    let client = Client::new(Version::V1_4);
+    let request = client.request(operation).map_err(|e| failed(e.to_string()))?;
+    stream.write_all(&request).await.map_err(broken)?;
+    let mut head = [0; 8];
+    stream.read_exact(&mut head).await.map_err(broken)?;
+    let length = kmip::ttlv::frame_len(&head, LARGEST_ANSWER).map_err(|e| failed(e.to_string()))?;
+    let mut frame = Zeroizing::new(vec![0; length.unwrap_or(head.len())]);
+    frame[..head.len()].copy_from_slice(&head);
+    stream.read_exact(&mut frame[head.len()..]).await.map_err(broken)?;
+    client.answer(&frame).map_err(|e| failed(format!("KMIP at {address}: {e}")))
+}

@@ -1,0 +1,324 @@
+//! Checks everything a key manager needs, without being one. Enter through [`examine`].
+//!
+//! Works while the server is down, and says what a running server keeps it from looking at.
+//! Nothing is changed: no KEK is made, no record written.
+
+use std::{
+    fmt,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use hsm_profiles::Token;
+use km_core::{
+    hsm::Hsm,
+    ids::PoolTag,
+    material::ClearBytes,
+    pool,
+    records::Records,
+    store::{SqliteStore, Store, StoreError},
+    vault::Vault,
+};
+use transport::{Profile, TlsFiles, client_config, server_config};
+
+use crate::{
+    config::{Config, Front},
+    fault::Failure,
+    serve::{of_hsm, of_record, of_store, of_vault},
+};
+
+const RECORD_KEY: &[u8] = b"meta/record-key";
+const PROBE_WAIT: Duration = Duration::from_secs(2);
+
+/// How a check ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// As it should be.
+    Ok,
+    /// Works, but look at it.
+    Warning,
+    /// Does not work.
+    Failure,
+}
+
+/// The result of all checks.
+#[derive(Debug, Default)]
+pub struct Report(Vec<(Level, String)>);
+
+impl Report {
+    /// Whether any check failed.
+    pub fn has_failures(&self) -> bool {
+        self.0.iter().any(|(level, _)| *level == Level::Failure)
+    }
+
+    /// The lines in order.
+    pub fn lines(&self) -> &[(Level, String)] {
+        &self.0
+    }
+
+    fn say(&mut self, level: Level, text: impl Into<String>) {
+        self.0.push((level, text.into()));
+    }
+
+    fn ok(&mut self, text: impl Into<String>) {
+        self.say(Level::Ok, text);
+    }
+
+    fn warn(&mut self, text: impl Into<String>) {
+        self.say(Level::Warning, text);
+    }
+
+    fn fail(&mut self, failure: &Failure) {
+        self.say(Level::Failure, failure.to_string());
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (level, text) in &self.0 {
+            let level = match level {
+                Level::Ok => "[ok]",
+                Level::Warning => "[warning]",
+                Level::Failure => "[failure]",
+            };
+            let mut lines = text.lines();
+            writeln!(f, "{level:<10} {}", lines.next().unwrap_or_default())?;
+            for line in lines {
+                writeln!(f, "           {line}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Runs every check of the configuration at `path`; those that need another are left out after it
+/// failed.
+pub async fn examine(path: &Path) -> Report {
+    let mut report = Report::default();
+    let config = match Config::load(path) {
+        Ok(config) => config,
+        Err(failure) => {
+            report.fail(&failure);
+            return report;
+        }
+    };
+    report.ok(format!("configuration {} is well formed", path.display()));
+    let running = server_answers(&config);
+    if let Some(answer) = &running {
+        let ready = answer == "ready";
+        let text = format!("a server runs with this configuration: {answer}");
+        report.say(if ready { Level::Ok } else { Level::Warning }, text);
+    }
+    certificates(&config, &mut report);
+    folder(&config, &mut report);
+    let token = token(&config, &mut report).await;
+    store(&config, token, running.is_some(), &mut report).await;
+    ports(&config, running.is_some(), &mut report);
+    clock(&config, &mut report);
+    report
+}
+
+/// What `/readyz` of a server with this configuration says; `None` when none answers.
+fn server_answers(config: &Config) -> Option<String> {
+    let mut socket = TcpStream::connect_timeout(&config.monitor?, PROBE_WAIT).ok()?;
+    socket.set_read_timeout(Some(PROBE_WAIT)).ok()?;
+    socket.write_all(b"GET /readyz HTTP/1.1\r\nHost: qkm\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    socket.take(16 * 1024).read_to_string(&mut answer).ok()?;
+    let (_, body) = answer.split_once("\r\n\r\n")?;
+    Some(body.trim().replace('\n', "; "))
+}
+
+fn certificates(config: &Config, report: &mut Report) {
+    let mut front = |name: &str, front: Option<&Front>, profile: Profile| {
+        let Some(front) = front else { return };
+        match server_config(&front.tls(), profile) {
+            Ok(_) => report.ok(format!("[{name}] certificate, key and CA are usable")),
+            Err(error) => report.fail(&crate::serve::of_tls(&format!("[{name}]"), &error)),
+        }
+    };
+    front("etsi014", config.etsi014.as_ref(), Profile::Front);
+    front("kmip", config.kmip.as_ref(), Profile::Front);
+    front("km_link", config.km_link.as_ref(), Profile::KmLink);
+    front("admin", config.admin.as_ref().map(|admin| &admin.front), Profile::Front);
+    let mut client = |name: String, files: &TlsFiles| match client_config(files, Profile::Front) {
+        Ok(_) => report.ok(format!("{name} certificate, key and CA are usable")),
+        Err(error) => report.fail(&crate::serve::of_tls(&name, &error)),
+    };
+    if let Some(operator) = &config.operator {
+        client("[operator]".to_owned(), operator);
+    }
+    for link in config.peers.iter().filter_map(|peer| peer.qkd.as_ref()) {
+        client(format!("QKD link {}: module", link.id), &link.module.tls());
+    }
+}
+
+fn folder(config: &Config, report: &mut Report) {
+    let shown = config.store.display();
+    match std::fs::metadata(&config.store) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            report.ok(format!("{shown} does not exist yet; the first start makes it"));
+        }
+        Err(error) => report.warn(format!("{shown} cannot be looked at: {error}")),
+        Ok(meta) if !meta.is_dir() => report.warn(format!("{shown} is no directory")),
+        Ok(meta) => {
+            let mode = meta.permissions().mode() & 0o777;
+            if mode & 0o077 == 0 {
+                report.ok(format!("{shown} is private (mode {mode:04o})"));
+            } else {
+                report.warn(format!(
+                    "{shown} is open to other users (mode {mode:04o}): run chmod 700 on it"
+                ));
+            }
+        }
+    }
+}
+
+async fn token(config: &Config, report: &mut Report) -> Option<Arc<Token>> {
+    let mut settings = config.hsm.clone();
+    settings.create_kek = false;
+    let opened = tokio::task::spawn_blocking(move || Token::open(settings)).await.ok()?;
+    let token = match opened {
+        Ok(token) => token,
+        // Only a token without a KEK says so, and the first start makes one.
+        Err(error) if config.hsm.create_kek && error.to_string().contains("create_kek") => {
+            report.warn("HSM login works; the token has no KEK yet, the first start makes it");
+            return None;
+        }
+        Err(error) => {
+            report.fail(&of_hsm(&error));
+            return None;
+        }
+    };
+    let status = token.status();
+    report.ok(format!("HSM token {:?} (serial {}): logged in", status.token, status.serial));
+    match round_trip(token.as_ref()).await {
+        Ok(kek) => report.ok(format!("HSM seals and opens under KEK {kek}")),
+        Err(failure) => report.fail(&failure),
+    }
+    Some(token)
+}
+
+async fn round_trip(hsm: &dyn Hsm) -> Result<String, Failure> {
+    let (aad, clear) = (b"qkm doctor", ClearBytes::copy_from(b"not a key"));
+    let sealed = hsm.seal(aad, &clear).await.map_err(|e| of_hsm(&e))?;
+    let opened = hsm.open(aad, &sealed).await.map_err(|e| of_hsm(&e))?;
+    if opened != clear {
+        let text = "the HSM opened sealed data to something else".to_owned();
+        return Err(of_hsm(&km_core::hsm::HsmError::Unsupported(text)));
+    }
+    Ok(sealed.kek.0)
+}
+
+async fn store(config: &Config, token: Option<Arc<Token>>, running: bool, report: &mut Report) {
+    let path = config.store_file();
+    if !path.exists() {
+        return report.ok(format!("store {} does not exist yet", path.display()));
+    }
+    let file = path.clone();
+    let opened = tokio::task::spawn_blocking(move || SqliteStore::open(file)).await;
+    let store = match opened {
+        Ok(Ok(store)) => Arc::new(store),
+        Ok(Err(StoreError::Unavailable(_))) if running => {
+            return report.ok("the store is in use by the running server; not audited");
+        }
+        Ok(Err(error)) => return report.fail(&of_store(&path, &error)),
+        Err(_) => return report.warn("opening the store broke off"),
+    };
+    report.ok(format!("store {} opens and has a known format", path.display()));
+    match audit(config, store, token).await {
+        Ok(lines) => lines.into_iter().for_each(|(level, text)| report.say(level, text)),
+        Err(failure) => report.fail(&failure),
+    }
+}
+
+/// Recounts every pool from its records and compares with its account.
+async fn audit(
+    config: &Config,
+    store: Arc<SqliteStore>,
+    token: Option<Arc<Token>>,
+) -> Result<Vec<(Level, String)>, Failure> {
+    let path = config.store_file();
+    let Some(token) = token else {
+        return Ok(vec![(Level::Warning, "without the HSM the accounts cannot be audited".into())]);
+    };
+    let has_key = store.get(RECORD_KEY).await.map_err(|e| of_store(&path, &e))?.is_some();
+    if !has_key {
+        return Ok(vec![(Level::Ok, "the store is empty".into())]);
+    }
+    let key =
+        Vault::new(token).record_key(store.as_ref()).await.map_err(|e| of_vault(&path, &e))?;
+    let records = Records::new(store, &key);
+    let mut lines = Vec::new();
+    for peer in &config.peers {
+        let tag = PoolTag::of_pair(&config.cluster, &peer.cluster);
+        let (ledger, stored) =
+            pool::audit(&records, tag).await.map_err(|e| of_record(&path, &e))?;
+        let name = &peer.cluster;
+        lines.push(if ledger.balanced_with(stored) {
+            (Level::Ok, format!("pool with {name}: {} bytes stored, account balances", stored / 8))
+        } else {
+            let due = ledger.due().map_or("less than nothing".to_owned(), |bits| bits.to_string());
+            let text = format!(
+                "pool with {name}: {stored} bits are stored, the account says {due}: restore a \
+                 backup, do not go on with this store"
+            );
+            (Level::Failure, text)
+        });
+    }
+    Ok(lines)
+}
+
+fn ports(config: &Config, running: bool, report: &mut Report) {
+    let listens = [
+        ("etsi014", config.etsi014.as_ref().map(|front| front.listen)),
+        ("kmip", config.kmip.as_ref().map(|front| front.listen)),
+        ("km_link", config.km_link.as_ref().map(|front| front.listen)),
+        ("monitor", config.monitor),
+        ("admin", config.admin.as_ref().map(|admin| admin.front.listen)),
+    ];
+    for (name, address) in listens {
+        let Some(address) = address else { continue };
+        match free(address) {
+            Ok(()) => report.ok(format!("[{name}] {address} is free")),
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && running => {
+                report.ok(format!("[{name}] {address} is in use by the running server"));
+            }
+            Err(error) => report.say(
+                Level::Failure,
+                format!("[{name}] cannot listen on {address}: {error}; choose another address"),
+            ),
+        }
+    }
+}
+
+fn free(address: SocketAddr) -> std::io::Result<()> {
+    TcpListener::bind(address).map(drop)
+}
+
+fn clock(config: &Config, report: &mut Report) {
+    let now = SystemTime::now();
+    let written = std::fs::metadata(config.store_file()).and_then(|meta| meta.modified());
+    let ahead = written.ok().and_then(|at| at.duration_since(now).ok());
+    if let Some(ahead) = ahead.filter(|ahead| *ahead > Duration::from_secs(60)) {
+        return report.say(
+            Level::Failure,
+            format!("the clock is {ahead:.0?} behind the last write of the store: set it"),
+        );
+    }
+    let synchronised = Path::new("/run/systemd/timesync/synchronized").exists()
+        || Path::new("/run/chrony/chronyd.pid").exists()
+        || Path::new("/run/chronyd.pid").exists();
+    if synchronised {
+        report.ok("the clock is synchronised");
+    } else {
+        report.warn(
+            "no sign of clock synchronisation (systemd-timesyncd, chrony): certificates and key \
+             expiry need a right clock",
+        );
+    }
+}

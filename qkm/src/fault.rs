@@ -1,0 +1,225 @@
+//! What goes wrong, told to a person: what, where, and what to do next, under a stable code.
+//! Enter through [`Failure`]; `qkm explain CODE` prints the catalogue in [`Code`].
+
+use std::fmt;
+
+/// How a command ends (exit status of the process).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done.
+    Done = 0,
+    /// Failed.
+    Failed = 1,
+    /// The command line or the configuration is wrong.
+    Usage = 2,
+    /// The server, HSM or peer cannot be reached.
+    Unreachable = 3,
+    /// Understood and refused.
+    Refused = 4,
+    /// No keys are left.
+    NoKeys = 5,
+}
+
+impl From<Exit> for std::process::ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+macro_rules! codes {
+    ($($code:ident $exit:ident $title:literal $explain:literal)*) => {
+        /// Stable codes of failures; the number never changes its meaning.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[allow(missing_docs, reason = "each code's text is in the catalogue below")]
+        pub enum Code { $($code),* }
+
+        impl Code {
+            /// Every code, in the order of the catalogue.
+            pub const ALL: &'static [Code] = &[$(Code::$code),*];
+
+            fn entry(self) -> (&'static str, Exit, &'static str, &'static str) {
+                match self { $(Code::$code => (stringify!($code), Exit::$exit, $title, $explain)),* }
+            }
+        }
+    };
+}
+
+codes! {
+    A001 Unreachable "the admin API cannot be reached"
+        "The command asked the running key manager over HTTPS and got no answer. Check that `qkm serve` runs with the same configuration file, that [admin] listen is the address it printed, and that no firewall is between."
+    A002 Refused "the admin API refused"
+        "The certificate in [operator] is not one of the operators that [admin] names, or it was not issued by the authority in [admin] ca."
+    A003 Failed "there is no such key"
+        "No stored pool key and no managed object has this identifier here. A pool key is forgotten once it was collected by everybody, expired, or burned; `qkm audit` will tell more in a later version."
+    A004 Failed "the admin API answered something unexpected"
+        "The server at the address is not a qkm of the same version, or it failed. Its log has the reason."
+    C001 Usage "the configuration file cannot be read"
+        "Check the path and the rights of the file."
+    C002 Usage "the configuration file has an error"
+        "The file is TOML. The message points at the line. `qkm config example` prints a complete file with comments."
+    C003 Usage "the configuration contradicts itself"
+        "Each value is well formed, but they do not fit together. The message names the entry to change."
+    D001 Failed "the demonstration could not be set up"
+        "The demonstration needs the package softhsm2, a writable directory and free ports on 127.0.0.1. The message says which step failed."
+    D002 Failed "a part of the demonstration ended by itself"
+        "One of the processes that `qkm demo` starts ended. The last lines of its log are shown; run with --keep DIR to have the whole log."
+    D003 Failed "the self-check of the demonstration failed"
+        "A key did not come out equal at both ends. The logs of both key managers say more; run with --keep DIR to have them."
+    H001 Usage "the HSM is not set up as configured"
+        "The PKCS#11 library, the token (by label or serial) or the PIN in [hsm] does not fit what is there. The message lists what was found. Never choose tokens by slot: slot numbers change."
+    H002 Unreachable "the HSM is not available"
+        "The token is gone, busy, or its service restarts. Check the device and its service, then try again."
+    H003 Usage "the HSM cannot do what is needed"
+        "The token lacks a mechanism, or its policy forbids it. Enable it in the HSM or choose another profile in [hsm]."
+    H004 Failed "the HSM refused sealed data"
+        "Sealed data did not open: it was changed, moved, or sealed by another token."
+    L001 Usage "a network address cannot be used"
+        "Another program listens there, the address is not one of this machine, or a port below 1024 needs rights."
+    P001 Failed "the process could not be protected"
+        "qkm forbids core dumps of itself at start, because they would contain keys. The system refused."
+    Q001 Usage "a QKD module is not set up as configured"
+        "The address or the certificate files of the module in [[qkd_link]] cannot be used."
+    S001 Failed "the store cannot be opened"
+        "The directory in [store] path must exist, be writable, be on a local disk, and be used by one key manager at a time."
+    S002 Failed "the store was written by a newer qkm"
+        "Run the newer version, or restore a backup that this version made. Nothing was changed."
+    S003 Failed "the store is damaged"
+        "Records were changed outside qkm, or the disk failed. Restore a backup. Keys in damaged records are never used."
+    S004 Failed "the store belongs to another HSM"
+        "The records of this store open only with the token that made it. Point [hsm] at that token, or [store] path at an empty directory."
+    T001 Usage "a certificate file cannot be used"
+        "The message names the file. Files are PEM; a private key must be readable by its owner alone (mode 0600)."
+    V001 Failed "a check found problems"
+        "`qkm doctor` printed a line [failure] for each. Every line says what to do."
+}
+
+impl Code {
+    /// As printed and logged, such as `QKM-H001`.
+    pub fn id(self) -> String {
+        format!("QKM-{}", self.entry().0)
+    }
+
+    /// The code printed as `text`, with or without the prefix.
+    pub fn parse(text: &str) -> Option<Self> {
+        let bare = text.trim().to_ascii_uppercase();
+        let bare = bare.strip_prefix("QKM-").unwrap_or(&bare);
+        Self::ALL.iter().copied().find(|code| code.entry().0 == bare)
+    }
+
+    /// The exit status that goes with it.
+    pub fn exit(self) -> Exit {
+        self.entry().1
+    }
+
+    /// One line.
+    pub fn title(self) -> &'static str {
+        self.entry().2
+    }
+
+    /// What it means and what to do.
+    pub fn explanation(self) -> &'static str {
+        self.entry().3
+    }
+}
+
+/// A place in a text file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The file.
+    pub file: String,
+    /// Line, from 1.
+    pub line: usize,
+    /// Column in characters, from 1.
+    pub column: usize,
+    /// The line itself, for people to recognise.
+    pub text: String,
+}
+
+/// A failure on its way to a person. Never holds key bytes or PINs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure(Box<Parts>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Parts {
+    code: Code,
+    what: String,
+    place: Option<Place>,
+    help: Option<String>,
+}
+
+impl Failure {
+    /// `what` went wrong.
+    pub fn new(code: Code, what: impl fmt::Display) -> Self {
+        Self(Box::new(Parts { code, what: what.to_string(), place: None, help: None }))
+    }
+
+    /// Where.
+    pub fn at(mut self, place: Place) -> Self {
+        self.0.place = Some(place);
+        self
+    }
+
+    /// What to do, when the message does not say so already.
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.0.help = Some(help.into());
+        self
+    }
+
+    /// Its code.
+    pub fn code(&self) -> Code {
+        self.0.code
+    }
+
+    /// Where in the configuration, if it is there.
+    pub fn place(&self) -> Option<&Place> {
+        self.0.place.as_ref()
+    }
+
+    /// What went wrong, on one line, without code and place.
+    pub fn what(&self) -> &str {
+        &self.0.what
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Parts { code, what, place, help } = &*self.0;
+        write!(f, "error[{}]: {what}", code.id())?;
+        if let Some(Place { file, line, column, text }) = place {
+            write!(f, "\n  --> {file}:{line}:{column}   {}", text.trim())?;
+        }
+        if let Some(help) = help {
+            write!(f, "\n  help: {help}")?;
+        }
+        write!(f, "\n  docs: qkm explain {}", code.id())
+    }
+}
+
+impl std::error::Error for Failure {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_found_by_what_is_printed_and_says_something() {
+        for code in Code::ALL {
+            assert_eq!(Code::parse(&code.id()), Some(*code));
+            assert_eq!(Code::parse(&code.id().to_lowercase()), Some(*code));
+            assert!(code.explanation().len() > 30 && code.exit() != Exit::Done, "{}", code.id());
+        }
+        assert_eq!(Code::parse("QKM-X999"), None);
+    }
+
+    #[test]
+    fn a_failure_says_what_where_and_next() {
+        let place = Place { file: "q.toml".into(), line: 3, column: 9, text: "  id = 1 ".into() };
+        let shown = Failure::new(Code::C002, "wrong").at(place).help("do this").to_string();
+        let lines: Vec<&str> = shown.lines().collect();
+        assert_eq!(lines[0], "error[QKM-C002]: wrong");
+        assert_eq!(lines[1], "  --> q.toml:3:9   id = 1");
+        assert_eq!(lines[2], "  help: do this");
+        assert_eq!(lines[3], "  docs: qkm explain QKM-C002");
+    }
+}

@@ -1,0 +1,217 @@
+//! Every metric of a running key manager, read from its parts. Enter through [`all`].
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use km_core::{
+    ids::{ClusterId, LinkId},
+    ledger::Ledger,
+    pool::{Pool, PoolCounters, PoolView},
+};
+use qkd_ingest::{LinkCondition, Totals};
+use relay::LinkView;
+use transport::{HandshakeFailure, ListenerStats};
+
+use super::{Labels, Metric};
+use crate::serve::Inside;
+
+pub(super) fn all(inside: &Inside) -> Vec<Metric> {
+    let mut metrics = process(inside);
+    metrics.extend(pools(inside));
+    metrics.extend(links(inside));
+    metrics.extend(modules(inside));
+    metrics.extend(listeners(inside));
+    metrics.extend(etsi014(inside));
+    metrics
+}
+
+fn yes(flag: bool) -> f64 {
+    f64::from(u8::from(flag))
+}
+
+fn process(inside: &Inside) -> Vec<Metric> {
+    let token = inside.node.hsm().status();
+    let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
+    let here = vec![("cluster", inside.node.supply.here().to_string())];
+    let ready = inside.health.reasons(inside.node.hsm()).is_empty();
+    let mut metrics = vec![
+        Metric::gauge("qkm_build_info", "Version of this qkm.", vec![(version, 1.0)]),
+        Metric::gauge(
+            "qkm_ready",
+            "1 when the HSM is logged in and the store is open.",
+            vec![(here, yes(ready))],
+        ),
+        Metric::gauge(
+            "qkm_hsm_ready",
+            "1 when the token answered the last operation or probe.",
+            vec![(vec![("token", token.token)], yes(token.ready))],
+        ),
+        Metric::gauge(
+            "qkm_store_ready",
+            "1 when the store answered the last probe.",
+            vec![(Vec::new(), yes(inside.health.store_ready()))],
+        ),
+    ];
+    if let Some(bytes) = resident_bytes() {
+        metrics.push(Metric::gauge(
+            "process_resident_memory_bytes",
+            "Memory of this process that is in RAM.",
+            vec![(Vec::new(), bytes as f64)],
+        ));
+    }
+    metrics
+}
+
+/// Resident memory as the kernel counts it.
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+fn of_peer(peer: &ClusterId) -> Labels {
+    vec![("peer", peer.to_string())]
+}
+
+fn pools(inside: &Inside) -> Vec<Metric> {
+    let pools: Vec<_> =
+        inside.node.supply.pools().map(|pool| (pool.clone(), pool.view())).collect();
+    type Of<T> = fn(&PoolView) -> T;
+    let gauge = |name, help, value: Of<f64>| {
+        let samples = pools.iter().map(|(_, view)| (of_peer(&view.peer), value(view)));
+        Metric::gauge(name, help, samples.collect())
+    };
+    let account = |name, help, bits: fn(&Ledger) -> u64| {
+        let samples = pools.iter().map(|(_, v)| (of_peer(&v.peer), bits(&v.ledger) / 8));
+        Metric::counter(name, help, samples.collect())
+    };
+    let counter = |name, help, of: fn(&PoolCounters) -> &AtomicU64| {
+        let read = |pool: &Pool| of(&pool.counters).load(Relaxed);
+        let samples = pools.iter().map(|(pool, view)| (of_peer(&view.peer), read(pool)));
+        Metric::counter(name, help, samples.collect())
+    };
+    vec![
+        gauge("qkm_pool_stored_bytes", "Key bytes stored.", |v| v.stored_bits as f64 / 8.0),
+        gauge("qkm_pool_own_bytes", "Of these, this end may assign.", |v| v.own_bits as f64 / 8.0),
+        gauge("qkm_pool_peer_bytes", "Of these, the peer may assign or has assigned.", |v| {
+            v.stored_bits.saturating_sub(v.own_bits) as f64 / 8.0
+        }),
+        gauge("qkm_pool_blocks", "Blocks stored.", |v| v.blocks as f64),
+        gauge("qkm_pool_runs_issuing", "Open runs this end hands out.", |v| v.issuing as f64),
+        gauge("qkm_pool_runs_collecting", "Open runs collected here.", |v| v.collecting as f64),
+        gauge("qkm_pool_balanced", "1 when the account balances to the bit.", |v| yes(v.balanced)),
+        account("qkm_pool_absorbed_bytes", "Key bytes taken in.", |l| l.absorbed),
+        account("qkm_pool_delivered_bytes", "Key bytes handed to applications.", |l| l.delivered),
+        account("qkm_pool_burned_bytes", "Key bytes erased undelivered.", |l| l.burned),
+        account("qkm_pool_rejected_bytes", "Key bytes refused: the ends differed.", |l| l.rejected),
+        account("qkm_pool_tag_bytes", "Key bytes spent on authentication tags.", |l| l.tag),
+        account("qkm_pool_pad_bytes", "Key bytes spent as one-time pad.", |l| l.pad),
+        counter("qkm_pool_blocks_admitted", "Blocks taken in.", |c| &c.blocks_admitted),
+        counter("qkm_pool_blocks_rejected", "Blocks refused.", |c| &c.blocks_rejected),
+        counter("qkm_pool_runs_leased", "Runs leased at this end.", |c| &c.runs_leased),
+        counter("qkm_pool_keys_collected", "Keys collected by ID.", |c| &c.keys_collected),
+    ]
+}
+
+fn links(inside: &Inside) -> Vec<Metric> {
+    let links = inside.links.status();
+    let gauge = |name, help, value: fn(&LinkView) -> f64| {
+        let samples = links.iter().map(|link| (of_peer(&link.peer), value(link)));
+        Metric::gauge(name, help, samples.collect())
+    };
+    let counter = |name, help, value: fn(&LinkView) -> u64| {
+        let samples = links.iter().map(|link| (of_peer(&link.peer), value(link)));
+        Metric::counter(name, help, samples.collect())
+    };
+    vec![
+        gauge("qkm_link_up", "1 when messages to the peer KM get through.", |l| yes(l.up)),
+        gauge("qkm_link_blocks_in_flight", "Blocks being agreed.", |l| l.in_flight as f64),
+        counter("qkm_link_connections", "Connections made to the peer KM.", |l| l.connections),
+        counter("qkm_link_blocks_agreed", "Blocks both ends proved equal.", |l| l.agreed),
+        counter("qkm_link_blocks_mismatched", "Blocks that differed.", |l| l.mismatched),
+        counter("qkm_link_blocks_given_up", "Blocks given up otherwise.", |l| l.given_up),
+    ]
+}
+
+fn modules(inside: &Inside) -> Vec<Metric> {
+    let of_link = |link: &LinkId, peer: &ClusterId| -> Labels {
+        vec![("link", link.to_string()), ("peer", peer.to_string())]
+    };
+    let all: Vec<_> = inside
+        .links
+        .modules
+        .iter()
+        .map(|(link, peer, m)| (of_link(link, peer), m.counters().totals(), m.status()))
+        .collect();
+    let counter = |name, help, value: fn(&Totals) -> u64| {
+        let samples = all.iter().map(|(labels, totals, _)| (labels.clone(), value(totals)));
+        Metric::counter(name, help, samples.collect())
+    };
+    let reachable = all.iter().map(|(labels, _, s)| (labels.clone(), yes(s.reachable)));
+    let stored =
+        all.iter().filter_map(|(labels, _, s)| Some((labels.clone(), s.stored_bits? as f64 / 8.0)));
+    let reports = || all.iter().filter_map(|(l, _, s)| Some((l.clone(), s.link.as_ref()?)));
+    let light = reports().map(|(l, r)| (l, yes(r.condition == LinkCondition::Up)));
+    let rate = reports().filter_map(|(l, r)| Some((l, r.key_rate_bps? / 8.0)));
+    let qber = reports().filter_map(|(l, r)| Some((l, r.qber?)));
+    vec![
+        counter("qkm_qkd_keys_taken", "Keys taken from our module.", |t| t.keys_taken),
+        counter("qkm_qkd_taken_bytes", "Their bytes.", |t| t.bytes_taken),
+        counter("qkm_qkd_keys_collected", "Keys collected by ID.", |t| t.keys_collected),
+        counter("qkm_qkd_collected_bytes", "Their bytes.", |t| t.bytes_collected),
+        counter("qkm_qkd_keys_duplicate", "Keys dropped: ID came before.", |t| t.duplicates),
+        counter("qkm_qkd_keys_bad", "Keys dropped: unusable.", |t| t.bad_keys),
+        counter("qkm_qkd_errors", "Requests without a usable answer.", |t| t.errors),
+        counter("qkm_qkd_reconnects", "Recoveries after errors.", |t| t.reconnects),
+        Metric::gauge(
+            "qkm_qkd_module_reachable",
+            "1 when our module answers.",
+            reachable.collect(),
+        ),
+        Metric::gauge("qkm_qkd_module_stored_bytes", "Ready at our module.", stored.collect()),
+        Metric::gauge("qkm_qkd_link_up", "1 when the link makes keys.", light.collect()),
+        Metric::gauge("qkm_qkd_secret_key_bytes_per_second", "Secret key rate.", rate.collect()),
+        Metric::gauge("qkm_qkd_qber_ratio", "Quantum bit error rate.", qber.collect()),
+    ]
+}
+
+fn listeners(inside: &Inside) -> Vec<Metric> {
+    let each = inside.fronts.stats.each();
+    let of_front = |front: &str| -> Labels { vec![("front", front.to_owned())] };
+    let counter = |name, help, of: fn(&ListenerStats) -> &AtomicU64| {
+        let read = |stats: &ListenerStats| of(stats).load(Relaxed);
+        let samples = each.iter().map(|(front, stats)| (of_front(front), read(stats)));
+        Metric::counter(name, help, samples.collect())
+    };
+    let active = each.iter().map(|(front, s)| (of_front(front), s.active.load(Relaxed) as f64));
+    let failures = each.iter().flat_map(|(front, stats)| {
+        HandshakeFailure::ALL.into_iter().map(|kind| {
+            let mut labels = of_front(front);
+            labels.push(("reason", kind.name().to_owned()));
+            (labels, stats.failures(kind))
+        })
+    });
+    vec![
+        counter("qkm_front_connections", "Connections accepted.", |s| &s.accepted),
+        counter("qkm_front_connections_refused", "Over the limit.", |s| &s.refused_by_cap),
+        counter("qkm_front_handshakes", "TLS handshakes completed.", |s| &s.handshakes),
+        counter("qkm_front_handshakes_resumed", "Of these, resumed.", |s| &s.resumed),
+        counter("qkm_front_accept_errors", "Failures to accept.", |s| &s.accept_errors),
+        Metric::gauge("qkm_front_connections_active", "Connections open.", active.collect()),
+        Metric::counter("qkm_front_handshake_failures", "By reason.", failures.collect()),
+    ]
+}
+
+fn etsi014(inside: &Inside) -> Vec<Metric> {
+    let counts = inside.fronts.etsi014.counters();
+    let one = |name, help, count: &AtomicU64| {
+        Metric::counter(name, help, vec![(Vec::new(), count.load(Relaxed))])
+    };
+    vec![
+        one("qkm_etsi014_keys_issued", "Keys issued by enc_keys.", &counts.issued),
+        one("qkm_etsi014_keys_collected", "Keys collected by dec_keys.", &counts.collected),
+        one("qkm_etsi014_unauthorized", "Answers 401.", &counts.unauthorized),
+        one("qkm_etsi014_unavailable", "Answers 503.", &counts.unavailable),
+        one("qkm_etsi014_refused", "Other refusals.", &counts.refused),
+    ]
+}

@@ -1,0 +1,55 @@
+//! The one place where errors of the parts become a [`Failure`] with its code.
+
+use std::path::Path;
+
+use km_core::{hsm::HsmError, records::RecordError, store::StoreError, vault::VaultError};
+use transport::TlsError;
+
+use crate::fault::{Code, Failure};
+
+/// An error of the token.
+pub(crate) fn of_hsm(error: &HsmError) -> Failure {
+    let code = match error {
+        HsmError::Setup(_) => Code::H001,
+        HsmError::Unavailable(_) => Code::H002,
+        HsmError::Unsupported(_) => Code::H003,
+        HsmError::Refused(_) => Code::H004,
+    };
+    Failure::new(code, error)
+}
+
+/// An error of the store at `path`.
+pub(crate) fn of_store(path: &Path, error: &StoreError) -> Failure {
+    let code = match error {
+        StoreError::NewerFormat { .. } => Code::S002,
+        StoreError::Damaged(_) => Code::S003,
+        StoreError::Unavailable(_) | StoreError::Full(_) | StoreError::TooLarge(_) => Code::S001,
+    };
+    Failure::new(code, format!("store {}: {error}", path.display()))
+}
+
+/// An error of a record in the store at `path`.
+pub(crate) fn of_record(path: &Path, error: &RecordError) -> Failure {
+    let code = match error {
+        RecordError::Store(error) => return of_store(path, error),
+        RecordError::Newer { .. } => Code::S002,
+        RecordError::Damaged { .. } => Code::S003,
+    };
+    Failure::new(code, format!("store {}: {error}", path.display()))
+}
+
+/// An error of the vault over the store at `path`.
+pub(crate) fn of_vault(path: &Path, error: &VaultError) -> Failure {
+    match error {
+        VaultError::Hsm(error) => of_hsm(error),
+        VaultError::Store(error) => of_store(path, error),
+        VaultError::Foreign(_) => {
+            Failure::new(Code::S004, format!("store {}: {error}", path.display()))
+        }
+    }
+}
+
+/// An error of certificate files in the table `of`.
+pub(crate) fn of_tls(of: &str, error: &TlsError) -> Failure {
+    Failure::new(Code::T001, format!("{of}: {error}"))
+}

@@ -1,0 +1,108 @@
+//! What applications connect to. Enter through [`Fronts::start`].
+
+use std::{net::SocketAddr, sync::Arc};
+
+use key_supply::Etsi014;
+use tokio::{net::TcpListener, task::JoinSet};
+use tracing::info;
+use transport::{
+    ListenerLimits, ListenerStats, PeerIdentity, Profile, ServerConfig, ServerStream, Shutdown,
+    server_config,
+};
+
+use super::{Node, failures::of_tls};
+use crate::{
+    config::{Config, Front},
+    fault::{Code, Failure},
+};
+
+/// The fronts of one key manager; each is there whether it listens or not, so that metrics are.
+pub(crate) struct Fronts {
+    pub(crate) etsi014: Arc<Etsi014>,
+    /// Connections by front.
+    pub(crate) stats: Stats,
+}
+
+/// Counters of each listener.
+#[derive(Default)]
+pub(crate) struct Stats {
+    pub(crate) etsi014: Arc<ListenerStats>,
+    pub(crate) kmip: Arc<ListenerStats>,
+    pub(crate) km_link: Arc<ListenerStats>,
+    pub(crate) admin: Arc<ListenerStats>,
+}
+
+impl Stats {
+    /// By the names metrics use.
+    pub(crate) fn each(&self) -> [(&'static str, &ListenerStats); 4] {
+        [
+            ("etsi014", &self.etsi014),
+            ("kmip", &self.kmip),
+            ("km_link", &self.km_link),
+            ("admin", &self.admin),
+        ]
+    }
+}
+
+impl Fronts {
+    pub(super) fn new(config: &Config, node: &Node) -> Self {
+        let (supply, objects) = (node.supply.clone(), node.objects.clone());
+        Self { etsi014: Etsi014::new(supply.clone(), config.directory()), stats: Stats::default() }
+    }
+
+    /// Opens the configured listeners and serves them in `tasks` until `shutdown`.
+    pub(super) async fn start(
+        &self,
+        config: &Config,
+        tasks: &mut JoinSet<()>,
+        shutdown: &Shutdown,
+    ) -> Result<(), Failure> {
+        if let Some(front) = &config.etsi014 {
+            let (service, stop) = (self.etsi014.clone(), shutdown.clone());
+            let handler = move |stream: ServerStream, peer: PeerIdentity| {
+                let (service, stop) = (service.clone(), stop.clone());
+                async move { service.serve(stream, peer, stop).await }
+            };
+            let open = Listening::open("etsi014", front, Profile::Front).await?;
+            tasks.spawn(open.serve(self.stats.etsi014.clone(), handler, shutdown.clone()));
+        }
+        Ok(())
+    }
+}
+
+/// An open port with its certificate.
+pub(crate) struct Listening {
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+    limits: ListenerLimits,
+}
+
+impl Listening {
+    /// Opens the port of the table `name`.
+    pub(crate) async fn open(name: &str, front: &Front, profile: Profile) -> Result<Self, Failure> {
+        let table = format!("[{name}]");
+        let tls = server_config(&front.tls(), profile).map_err(|e| of_tls(&table, &e))?;
+        let listener = bind(&table, front.listen).await?;
+        info!(front = name, address = %front.listen, "listening");
+        let limits = ListenerLimits { connections: front.connections, ..Default::default() };
+        Ok(Self { listener, tls, limits })
+    }
+
+    /// Serves it until `shutdown`.
+    pub(crate) async fn serve<H, F>(self, stats: Arc<ListenerStats>, handler: H, shutdown: Shutdown)
+    where
+        H: Fn(ServerStream, PeerIdentity) -> F + Send + Sync + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let Self { listener, tls, limits } = self;
+        transport::serve(listener, tls, limits, stats, handler, shutdown).await;
+    }
+}
+
+/// Listens on `address` for the table `table`.
+pub(crate) async fn bind(table: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| {
+        Failure::new(Code::L001, format!("{table} cannot listen on {address}: {error}"))
+            .help(format!("choose a free address of this machine as listen in {table}"))
+    })
+}

@@ -1,0 +1,93 @@
+//! Links to other key managers and to our QKD modules. Enter through [`Links::new`].
+
+use std::sync::Arc;
+
+use km_core::{
+    ids::{ClusterId, LinkId},
+    module::ModuleSource,
+};
+use qkd_ingest::{Module, ModuleConfig};
+use tokio::task::JoinSet;
+use transport::{PeerIdentity, Profile, ServerStream, Shutdown, client_config};
+
+use super::{Fronts, Listening, Node, failures::of_tls};
+use crate::{
+    config::{self, Config},
+    fault::{Code, Failure},
+};
+
+/// The links of one key manager.
+pub(crate) struct Links {
+    /// Absent when there are no peers.
+    km: Option<Arc<relay::Links>>,
+    /// Our modules, by link and peer.
+    pub(crate) modules: Vec<(LinkId, ClusterId, Arc<Module>)>,
+}
+
+impl Links {
+    /// Connects the pools of `node` to their links. Nothing is dialled yet.
+    pub(super) fn new(config: &Config, node: &Node) -> Result<Self, Failure> {
+        let Some(own) = &config.km_link else {
+            return Ok(Self { km: None, modules: Vec::new() });
+        };
+        let tls =
+            client_config(&own.tls(), Profile::KmLink).map_err(|e| of_tls("[km_link]", &e))?;
+        let (mut peers, mut modules) = (Vec::new(), Vec::new());
+        for peer in &config.peers {
+            let module = peer.qkd.as_ref().map(|qkd| open_module(&qkd.module)).transpose()?;
+            let source = module.clone().map(|module| module as Arc<dyn ModuleSource>);
+            let settings = relay::PeerConfig {
+                cluster: peer.cluster.clone(),
+                address: peer.address.clone(),
+                identity: peer.identity.clone(),
+                qkd_link: peer.qkd.as_ref().map(|qkd| qkd.id.clone()),
+                module: peer.qkd.as_ref().map_or_else(String::new, |q| q.module.address.clone()),
+            };
+            peers.push((settings, source));
+            let named = peer.qkd.as_ref().zip(module);
+            modules.extend(named.map(|(q, module)| (q.id.clone(), peer.cluster.clone(), module)));
+        }
+        let km = relay::Links::new(&node.supply, tls, peers);
+        Ok(Self { km: Some(km), modules })
+    }
+
+    /// Listens, dials, and watches the modules in `tasks` until `shutdown`.
+    pub(super) async fn start(
+        &self,
+        config: &Config,
+        fronts: &Fronts,
+        tasks: &mut JoinSet<()>,
+        shutdown: &Shutdown,
+    ) -> Result<(), Failure> {
+        let (Some(km), Some(own)) = (&self.km, &config.km_link) else { return Ok(()) };
+        let (service, stop) = (km.clone(), shutdown.clone());
+        let handler = move |stream: ServerStream, peer: PeerIdentity| {
+            let (service, stop) = (service.clone(), stop.clone());
+            async move { service.accept(stream, peer, stop).await }
+        };
+        let open = Listening::open("km_link", own, Profile::KmLink).await?;
+        tasks.spawn(open.serve(fronts.stats.km_link.clone(), handler, shutdown.clone()));
+        tasks.spawn(km.clone().run(shutdown.clone()));
+        for (_, _, module) in &self.modules {
+            let (module, stop) = (module.clone(), shutdown.clone());
+            tasks.spawn(async move { module.watch(stop).await });
+        }
+        Ok(())
+    }
+
+    /// The KM links as an operator sees them.
+    pub(crate) fn status(&self) -> Vec<relay::LinkView> {
+        self.km.as_ref().map(|km| km.status()).unwrap_or_default()
+    }
+}
+
+fn open_module(settings: &config::Module) -> Result<Arc<Module>, Failure> {
+    let of = "[qkd_link.module]";
+    let tls = client_config(&settings.tls(), Profile::Front).map_err(|e| of_tls(of, &e))?;
+    let mut module = ModuleConfig::new(&settings.address, &settings.sae, &settings.peer_sae);
+    module.server_name.clone_from(&settings.server_name);
+    module.identity.clone_from(&settings.identity);
+    module.key_size_bits = settings.key_size_bits;
+    module.status_path.clone_from(&settings.status_path);
+    Module::new(module, tls).map_err(|e| Failure::new(Code::Q001, format!("{of}: {e}")))
+}

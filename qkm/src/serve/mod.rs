@@ -1,0 +1,77 @@
+//! A running key manager. Enter through [`run`].
+//!
+//! - `node`: store, token, vault, pools, supply, objects: everything without sockets.
+//! - `fronts`: what applications and operators connect to. `links`: other KMs and QKD modules.
+//! - `health`: whether it is ready. `failures`: errors of all parts as [`Failure`].
+//!
+//! Start goes from the inside out, the end from the outside in: fronts stop first, then the
+//! supply ends its runs while the links can still tell the peers, then links, store and token.
+
+mod failures;
+mod fronts;
+mod health;
+mod links;
+mod node;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+use transport::Shutdown;
+
+use crate::{admin, config::Config, fault::Failure, monitor};
+pub(crate) use failures::{of_hsm, of_record, of_store, of_tls, of_vault};
+pub(crate) use fronts::{Fronts, Listening, bind};
+pub(crate) use health::Health;
+pub(crate) use links::Links;
+pub(crate) use node::Node;
+
+/// How long the peers are told about ended runs before the links close.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// What the monitor and the admin API look at.
+pub(crate) struct Inside {
+    pub(crate) node: Arc<Node>,
+    pub(crate) links: Links,
+    pub(crate) fronts: Fronts,
+    pub(crate) health: Arc<Health>,
+}
+
+/// Runs a key manager until `shutdown`, then ends it in order.
+///
+/// # Errors
+/// When it cannot start; once it runs it ends well.
+pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
+    let node = Arc::new(Node::open(&config).await?);
+    let health = Arc::new(Health::default());
+    let links = Links::new(&config, &node)?;
+    let fronts = Fronts::new(&config, &node);
+    let inside = Arc::new(Inside { node: node.clone(), links, fronts, health: health.clone() });
+
+    let (stop_fronts, fronts_end) = Shutdown::pair();
+    let (stop_rest, rest_end) = Shutdown::pair();
+    let (mut outer, mut inner) = (JoinSet::new(), JoinSet::new());
+    inner.spawn(health::watch(health.clone(), node.clone(), rest_end.clone()));
+    monitor::start(&config, &inside, &mut inner, &rest_end).await?;
+    inside.links.start(&config, &inside.fronts, &mut inner, &rest_end).await?;
+    inside.fronts.start(&config, &mut outer, &fronts_end).await?;
+    admin::start(&config, &inside, &mut outer, &fronts_end).await?;
+    let tending = tokio::spawn(node.supply.clone().tend());
+    health.started();
+    info!(cluster = %config.cluster, "key manager runs");
+
+    shutdown.requested().await;
+    health.stopping();
+    stop_fronts.start();
+    while outer.join_next().await.is_some() {}
+    tending.abort();
+    if tokio::time::timeout(FAREWELL, node.supply.stop()).await.is_err() {
+        warn!("the store did not confirm the end of all runs in time; they are burned at start");
+    }
+    stop_rest.start();
+    while inner.join_next().await.is_some() {}
+    drop(inside);
+    node::close(node).await;
+    info!(cluster = %config.cluster, "key manager stopped");
+    Ok(())
+}

@@ -1,0 +1,121 @@
+//! Everything without sockets, opened in order. Enter through [`Node::open`].
+
+use std::{
+    fs::DirBuilder,
+    os::unix::fs::DirBuilderExt,
+    sync::{Arc, Weak},
+    time::{Duration, Instant},
+};
+
+use hsm_profiles::Token;
+use km_core::{
+    hsm::Hsm,
+    objects::Objects,
+    pool::{Pool, PoolConfig},
+    records::Records,
+    store::SqliteStore,
+    supply::Supply,
+    vault::Vault,
+};
+use tracing::{info, warn};
+
+use super::failures::{of_hsm, of_record, of_store, of_vault};
+use crate::{
+    config::Config,
+    fault::{Code, Failure},
+};
+
+/// Longest wait for the last users of store and token to let go.
+const CLOSE_WAIT: Duration = Duration::from_secs(5);
+
+/// The key manager's domain, in one process.
+pub(crate) struct Node {
+    pub(crate) token: Arc<Token>,
+    pub(crate) store: Arc<SqliteStore>,
+    pub(crate) supply: Arc<Supply>,
+    pub(crate) objects: Objects,
+}
+
+impl Node {
+    /// Opens token, store, vault and pools.
+    pub(crate) async fn open(config: &Config) -> Result<Self, Failure> {
+        let token = open_token(config).await?;
+        let store = open_store(config).await?;
+        let path = config.store_file();
+        let vault = Vault::new(token.clone());
+        let key = vault.record_key(store.as_ref()).await.map_err(|e| of_vault(&path, &e))?;
+        let records = Records::new(store.clone(), &key);
+        drop(key);
+        let mut pools = Vec::with_capacity(config.peers.len());
+        for peer in &config.peers {
+            let settings = PoolConfig {
+                here: config.cluster.clone(),
+                peer: peer.cluster.clone(),
+                key_ttl: config.key_ttl,
+                max_stored: peer.max_stored,
+            };
+            let pool = Pool::open(settings, records.clone(), vault.clone()).await;
+            let pool = pool.map_err(|e| of_record(&path, &e))?;
+            let view = pool.view();
+            if !view.balanced {
+                return Err(unbalanced(config, &peer.cluster));
+            }
+            info!(peer = %peer.cluster, blocks = view.blocks, bits = view.stored_bits, "pool open");
+            pools.push(pool);
+        }
+        let (here, registry) = (config.cluster.clone(), config.registry.clone());
+        let supply = Supply::new(here, registry, config.limits, pools);
+        Ok(Self { token, store, supply, objects: Objects::new(records, vault) })
+    }
+
+    /// The token as the domain sees it.
+    pub(crate) fn hsm(&self) -> &dyn Hsm {
+        self.token.as_ref()
+    }
+}
+
+async fn open_token(config: &Config) -> Result<Arc<Token>, Failure> {
+    let settings = config.hsm.clone();
+    let opened = tokio::task::spawn_blocking(move || Token::open(settings)).await;
+    let stopped = |e| Failure::new(Code::H001, format!("the HSM library ended the thread: {e}"));
+    opened.map_err(stopped)?.map_err(|e| of_hsm(&e))
+}
+
+async fn open_store(config: &Config) -> Result<Arc<SqliteStore>, Failure> {
+    let (folder, path) = (config.store.clone(), config.store_file());
+    DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(|error| {
+        Failure::new(Code::S001, format!("cannot create {}: {error}", folder.display()))
+            .help("create the directory of [store] path, owned by the user of this process")
+    })?;
+    let file = path.clone();
+    let opened = tokio::task::spawn_blocking(move || SqliteStore::open(file)).await;
+    let stopped = |e| Failure::new(Code::S001, format!("opening the store broke off: {e}"));
+    opened.map_err(stopped)?.map(Arc::new).map_err(|e| of_store(&path, &e))
+}
+
+fn unbalanced(config: &Config, peer: &km_core::ids::ClusterId) -> Failure {
+    let path = config.store_file();
+    Failure::new(
+        Code::S003,
+        format!("store {}: the account of the pool with {peer} does not balance", path.display()),
+    )
+    .help("restore a backup; do not go on with this store, keys might be used twice")
+}
+
+/// Gives up the node and waits until its store and token are closed.
+pub(super) async fn close(node: Arc<Node>) {
+    let (store, token) = (Arc::downgrade(&node.store), Arc::downgrade(&node.token));
+    // Closing syncs, and waits for the HSM's threads: not on a thread others need.
+    drop(tokio::task::spawn_blocking(move || drop(node)).await);
+    let until = Instant::now() + CLOSE_WAIT;
+    while (in_use(&store) || in_use(&token)) && Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    if in_use(&store) || in_use(&token) {
+        warn!("store or token are still in use and close with the process");
+    }
+}
+
+fn in_use<T>(thing: &Weak<T>) -> bool {
+    thing.strong_count() > 0
+}

@@ -1,0 +1,53 @@
+#!/bin/sh
+# Installs what a Debian machine lacks; says nothing when all is there.
+#   scripts/setup.sh         what `make demo` needs
+#   scripts/setup.sh tests   also what `make test` needs
+# Rust itself is not installed here: https://rustup.rs
+set -eu
+cd "$(dirname "$0")/.."
+target="${CARGO_TARGET_DIR:-target}"
+
+packages="softhsm2 build-essential"
+[ "${1:-demo}" = tests ] && packages="$packages opensc python3-venv gdb curl"
+
+missing=""
+for package in $packages; do
+    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' ||
+        missing="$missing $package"
+done
+if [ -n "$missing" ]; then
+    if ! command -v apt-get >/dev/null; then
+        echo "setup: this is no Debian; install the equivalents of:$missing" >&2
+        exit 1
+    fi
+    sudo=""
+    [ "$(id -u)" = 0 ] || sudo="sudo"
+    echo "setup: installing$missing"
+    apt="$sudo env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300"
+    # shellcheck disable=SC2086
+    $apt install -y --no-install-recommends $missing >/dev/null 2>&1 ||
+        { $apt update >/dev/null && $apt install -y --no-install-recommends $missing >/dev/null; }
+fi
+[ "${1:-demo}" = tests ] || exit 0
+
+# Other people's clients, pinned.
+clients="pykmip==0.11.0 etsi-qkd-014-client==0.9.0"
+venv="$target/venv"
+if [ "$(cat "$venv/installed" 2>/dev/null)" != "$clients" ]; then
+    echo "setup: making $venv with $clients"
+    mkdir -p "$target"
+    python3 -m venv --clear "$venv"
+    # shellcheck disable=SC2086
+    "$venv/bin/pip" install -q --disable-pip-version-check $clients
+    printf '%s\n' "$clients" >"$venv/installed"
+fi
+
+# promtool alone: the package would also start a Prometheus server.
+if ! command -v promtool >/dev/null && [ ! -x "$target/tools/usr/bin/promtool" ]; then
+    echo "setup: unpacking promtool into $target/tools"
+    mkdir -p "$target/tools"
+    (cd "$target/tools" && { apt-get -q download prometheus >/dev/null 2>&1 ||
+        { sudo=""; [ "$(id -u)" = 0 ] || sudo="sudo"; $sudo apt-get -q update >/dev/null &&
+            apt-get -q download prometheus >/dev/null; }; } &&
+        dpkg -x prometheus_*.deb . && rm prometheus_*.deb)
+fi
