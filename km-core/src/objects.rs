@@ -22,8 +22,9 @@ use crate::{
 pub const MAX_UID: usize = 64;
 /// Most bytes of attributes kept with an object.
 pub const MAX_ATTRIBUTES: usize = 64 << 10;
-/// Most search terms of an object, and most bytes in one.
-pub const MAX_TERMS: usize = 64;
+/// Most search terms of an object. All of them may change in one commit.
+pub const MAX_TERMS: usize = 48;
+/// Most bytes in a search term.
 const MAX_TERM: usize = 512;
 
 /// State of a managed object (KMIP, "State" attribute).
@@ -212,9 +213,7 @@ impl Objects {
         if new.uid.is_empty() || new.uid.len() > MAX_UID {
             return too_large("a Unique Identifier has 1 to 64 bytes");
         }
-        if new.attributes.len() > MAX_ATTRIBUTES {
-            return too_large("the attributes of the object take more than 64 KiB");
-        }
+        check_attributes(&new.attributes)?;
         check_terms(&new.terms)?;
         let sealed = self.vault.seal_object(&new.uid, new.owner.as_str(), clear).await?;
         let object = Object {
@@ -280,6 +279,7 @@ impl Objects {
         version: Version,
         new: &Object,
     ) -> Result<(), ObjectError> {
+        check_attributes(&new.attributes)?;
         check_terms(&new.terms)?;
         let key = object_key(&new.uid);
         let value = self.records.encode(&key, new);
@@ -350,12 +350,21 @@ fn missing(uid: &str) -> ObjectError {
     ObjectError::NotFound(uid.chars().take(MAX_UID).collect())
 }
 
+fn check_attributes(attributes: &[u8]) -> Result<(), ObjectError> {
+    if attributes.len() <= MAX_ATTRIBUTES {
+        Ok(())
+    } else {
+        let text = "the attributes of the object take more than 64 KiB";
+        Err(ObjectError::TooLarge(text.to_owned()))
+    }
+}
+
 fn check_terms(terms: &[String]) -> Result<(), ObjectError> {
     let plain = |term: &String| !term.is_empty() && term.len() <= MAX_TERM && !term.contains('\0');
     if terms.len() <= MAX_TERMS && terms.iter().all(plain) {
         Ok(())
     } else {
-        let text = "an object has at most 64 search terms of 1 to 512 bytes without NUL";
+        let text = "an object has at most 48 search terms of 1 to 512 bytes without NUL";
         Err(ObjectError::TooLarge(text.to_owned()))
     }
 }

@@ -139,13 +139,15 @@ impl Supply {
         count: u32,
     ) -> Result<Vec<SuppliedKey>, SupplyError> {
         let key_len = self.key_len(size)?;
-        if count == 0 || count > self.limits.max_keys {
-            let most = self.limits.max_keys;
+        let asked =
+            u16::try_from(count).ok().filter(|_| (1..=self.limits.max_keys).contains(&count));
+        let Some(asked) = asked else {
+            let most = self.limits.max_keys.min(u32::from(u16::MAX));
             return Err(SupplyError::OutOfBounds(format!("number shall be from 1 to {most}")));
-        }
+        };
         let pairing = self.pairing(master, slaves, key_len)?;
         let peer = pairing.pool.config().peer.clone();
-        let drawn = self.ahead.draw(pairing, count as u16);
+        let drawn = self.ahead.draw(pairing, asked);
         match tokio::time::timeout(REQUEST_DEADLINE, drawn).await {
             Ok(Ok(keys)) => Ok(keys),
             Ok(Err(PoolError::NoKeys)) => Err(SupplyError::NoKeys(peer)),

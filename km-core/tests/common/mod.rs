@@ -1,6 +1,6 @@
 //! Two ends of a pool without sockets: a token that really seals, a store that can die at any
 //! commit, and a link that can lose, repeat and delay. Enter through [`Pair::new`].
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, unused_imports)]
 
 pub mod hsm;
 pub mod life;
