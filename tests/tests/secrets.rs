@@ -1,0 +1,147 @@
+//! Where clear key bytes must not be: the data directories, the logs, a core dump of the idle
+//! process; and what an outsider sees of the KEK.
+
+use std::{collections::HashSet, path::Path, process::Command, time::Duration};
+
+use kmip::{Answer, client, enums::CryptographicAlgorithm};
+use qkm_tests::{
+    clients::material,
+    network::{End, Network, Options},
+};
+
+const ENCRYPT_DECRYPT: i32 = 12;
+
+/// Longest wait for the process to be idle: runs end after five seconds, connections after less.
+const IDLE: Duration = Duration::from_secs(12);
+
+fn base64(text: &str) -> Vec<u8> {
+    use base64ct::Encoding;
+    base64ct::Base64::decode_vec(text).unwrap()
+}
+
+/// A thousand keys through both fronts and at both ends, as bytes.
+async fn delivered(network: &Network) -> Vec<Vec<u8>> {
+    let (north, south) = (network.etsi(End::North, "sae-n1"), network.etsi(End::South, "sae-s1"));
+    let mut keys = Vec::new();
+    for _ in 0..9 {
+        let said = north.enc("sae-s1", 100).await.unwrap();
+        let issued = said.keys();
+        let ids: Vec<&str> = issued.iter().map(|(id, _)| id.as_str()).collect();
+        assert_eq!(south.dec("sae-n1", &ids).await.unwrap().keys(), issued);
+        keys.extend(issued.iter().map(|(_, key)| base64(key)));
+    }
+    let (at_north, at_south) =
+        (network.kmip_client(End::North, "sae-n1"), network.kmip_client(End::South, "sae-s1"));
+    for _ in 0..50 {
+        let group = kmip::attribute::Attribute::ObjectGroup("qkd/south".into());
+        let more = [vec![group], vec![]];
+        for attributes in more {
+            let pool = !attributes.is_empty();
+            let create =
+                client::create(CryptographicAlgorithm::Aes, 256, ENCRYPT_DECRYPT, attributes);
+            let Answer::Create(created) = at_north.ask(create).await.unwrap() else { panic!() };
+            let got = at_north.ask(client::get(&created.id)).await.unwrap();
+            keys.push(hex::decode(material(&got).unwrap()).unwrap());
+            if pool {
+                let far = at_south.ask(client::get(&created.id)).await.unwrap();
+                assert_eq!(material(&far), material(&got));
+            }
+        }
+    }
+    north.close().await;
+    south.close().await;
+    assert_eq!(keys.len(), 1000);
+    keys
+}
+
+/// Every key as it could stand somewhere: raw, hexadecimal, base64. Its first 24 bytes are looked
+/// for, so that a partly overwritten copy counts too.
+struct Needles(HashSet<[u8; 16]>);
+
+impl Needles {
+    fn new(keys: &[Vec<u8>]) -> Self {
+        use base64ct::Encoding;
+        let mut starts = HashSet::new();
+        for key in keys {
+            let head = &key[..24];
+            let hex = hex::encode(head);
+            let base64 = base64ct::Base64::encode_string(head);
+            for form in [head, hex.as_bytes(), hex.to_uppercase().as_bytes(), base64.as_bytes()] {
+                starts.insert(form[..16].try_into().unwrap());
+            }
+        }
+        Self(starts)
+    }
+
+    fn found_in(&self, bytes: &[u8]) -> usize {
+        bytes.windows(16).filter(|window| self.0.contains(*window)).count()
+    }
+}
+
+fn search_files(dir: &Path, needles: &Needles, found: &mut Vec<String>) {
+    for entry in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        let path = entry.path();
+        if path.is_dir() {
+            search_files(&path, needles, found);
+        } else if let Ok(bytes) = std::fs::read(&path) {
+            let hits = needles.found_in(&bytes);
+            if hits > 0 {
+                found.push(format!("{} ({hits} places)", path.display()));
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn delivered_keys_are_nowhere_on_disk_nor_in_a_core_dump_of_the_idle_process() {
+    let network = Network::start(Options { max_stored_mib: 2, ..Options::default() }).await;
+    network.stocked(End::South, 30_000).await;
+    network.stocked(End::North, 30_000).await;
+    let keys = delivered(&network).await;
+    let needles = Needles::new(&keys);
+    assert!(needles.found_in(&keys.concat()) >= 1000, "the search finds what is there");
+    tokio::time::sleep(IDLE).await;
+
+    let mut found = Vec::new();
+    search_files(network.dir(), &needles, &mut found);
+    assert!(found.is_empty(), "clear keys on disk: {found:?}");
+
+    let dumps = tempfile::tempdir().unwrap();
+    for end in [End::North, End::South] {
+        let prefix = dumps.path().join(network.site(end).cluster);
+        let pid = network.pid(end).to_string();
+        let gcore = Command::new("gcore").arg("-o").arg(&prefix).arg(&pid).output();
+        let gcore = gcore.expect("gcore is installed by `make test`");
+        let core = format!("{}.{pid}", prefix.display());
+        let bytes = std::fs::read(&core).unwrap_or_else(|_| panic!("no core dump: {gcore:?}"));
+        assert!(bytes.len() > 1 << 20, "a core dump is larger");
+        assert_eq!(needles.found_in(&bytes), 0, "clear keys in the memory of {end:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_kek_is_a_secret_key_that_cannot_be_taken_out() {
+    let network = Network::start(Options::default()).await;
+    let site = network.site(End::North);
+    let pin = std::fs::read_to_string(&site.pin_file).unwrap();
+    let pkcs11_tool = |more: &[&str]| {
+        let output = Command::new("pkcs11-tool")
+            .args(["--module", "/usr/lib/softhsm/libsofthsm2.so", "--token-label", &site.token])
+            .args(["--login", "--pin", pin.trim()])
+            .args(more)
+            .env("SOFTHSM2_CONF", &site.softhsm_conf)
+            .output()
+            .expect("pkcs11-tool is installed by `make test`");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+            + &String::from_utf8_lossy(&output.stderr)
+    };
+    let listed = pkcs11_tool(&["--list-objects", "--type", "secrkey"]);
+    assert!(listed.contains("Secret Key Object; AES length 32"), "{listed}");
+    let access = listed.lines().find(|line| line.contains("Access:")).expect("an access line");
+    for property in ["sensitive", "never extractable"] {
+        assert!(access.contains(property), "{property}: {access}");
+    }
+    let id = listed.lines().find_map(|line| line.trim().strip_prefix("ID:")).unwrap().trim();
+    let read = pkcs11_tool(&["--read-object", "--type", "secrkey", "--id", id]);
+    assert!(read.contains("CKR_ATTRIBUTE_SENSITIVE") || read.contains("error"), "{read}");
+}
