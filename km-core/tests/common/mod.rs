@@ -178,6 +178,8 @@ impl Pair {
 
     /// Stops one end as a power cut does: nothing it had not made durable is ever heard of again.
     pub async fn crash(&mut self, at: usize) {
+        // A dead process says nothing any more.
+        self.ends[at].wire.lead_to(std::sync::Weak::new());
         self.ends[at].life.kill().await;
         self.reopen(at).await;
     }
