@@ -32,6 +32,14 @@ pub enum PkiError {
         /// What the system said.
         source: io::Error,
     },
+    /// The CA's key cannot be read.
+    #[error("cannot read {path}: {source}. Name the directory of a demo CA")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// A name is not allowed in a certificate or the key could not be made.
     #[error("cannot make the certificate {name:?}: {source}")]
     Make {
@@ -110,16 +118,22 @@ impl DemoCa {
             .recursive(true)
             .create(dir)
             .map_err(|source| PkiError::Write { path: dir.to_owned(), source })?;
-        let name = "qkm demo CA";
-        let make = |source| PkiError::Make { name: name.to_owned(), source };
-        let key = KeyPair::generate().map_err(make)?;
-        let mut params = params(name, Validity::days(3650)).map_err(make)?;
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let certificate = params.self_signed(&key).map_err(make)?;
+        let key = KeyPair::generate().map_err(of_ca)?;
+        let params = ca_params().map_err(of_ca)?;
+        let certificate = params.self_signed(&key).map_err(of_ca)?;
         write(&dir.join("ca.crt"), 0o644, certificate.pem().as_bytes())?;
         write_key(&dir.join("ca.key"), &key)?;
         Ok(Self { dir: dir.to_owned(), issuer: Issuer::new(params, key) })
+    }
+
+    /// Opens the CA that [`DemoCa::create`] made in `dir`, to issue more.
+    pub fn open(dir: &Path) -> Result<Self, PkiError> {
+        let path = dir.join("ca.key");
+        let pem = fs::read_to_string(&path).map(zeroize::Zeroizing::new);
+        let pem = pem.map_err(|source| PkiError::Read { path, source })?;
+        let key = KeyPair::from_pem(&pem).map_err(of_ca)?;
+        let issuer = Issuer::new(ca_params().map_err(of_ca)?, key);
+        Ok(Self { dir: dir.to_owned(), issuer })
     }
 
     /// Issues a certificate usable as server and as client, common name `name`, and writes it.
@@ -152,6 +166,19 @@ impl DemoCa {
     pub fn ca(&self) -> PathBuf {
         self.dir.join("ca.crt")
     }
+}
+
+const CA_NAME: &str = "qkm demo CA";
+
+fn of_ca(source: rcgen::Error) -> PkiError {
+    PkiError::Make { name: CA_NAME.to_owned(), source }
+}
+
+fn ca_params() -> Result<CertificateParams, rcgen::Error> {
+    let mut params = params(CA_NAME, Validity::days(3650))?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    Ok(params)
 }
 
 fn params(name: &str, valid: Validity) -> Result<CertificateParams, rcgen::Error> {
