@@ -1,1 +1,141 @@
-//! See ARCHITECTURE.md.
+//! KMIP 1.0 to 2.1 over the supply of pool keys and the managed objects. Enter through
+//! [`Server::serve_connection`].
+//!
+//! | Module | What lives there |
+//! |---|---|
+//! | `connection` | the socket loop: frames in, answers out, deadlines |
+//! | `batch` | one frame to one answer; the `match` over operations |
+//! | `caller` | who asks; without it there is no way to a request's items |
+//! | `op` | one file per operation |
+//! | `find` | an identifier to an object, also when it is a pool key not collected yet |
+//! | `qkd` | pool keys that become managed objects |
+//! | `meta`, `wanted`, `shown`, `terms` | attributes: as stored, asked for, answered, searched |
+//! | `material` | key blocks to clear bytes and back |
+//! | `error` | every refusal and its Result Reason, in one place |
+//!
+//! A certificate is the identity (seed clause 7.4); credentials inside requests grant nothing.
+
+mod batch;
+mod caller;
+mod connection;
+mod context;
+mod error;
+mod find;
+mod locks;
+mod material;
+mod meta;
+mod op;
+mod qkd;
+mod shown;
+mod terms;
+mod wanted;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use km_core::{ids::SaeId, objects::Objects, supply::Supply};
+use transport::{Directory, PeerIdentity, ServerStream, Shutdown};
+
+use caller::Caller;
+use locks::Locks;
+
+/// Bounds of one connection and one request.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Largest frame in either direction, in bytes.
+    pub frame: usize,
+    /// Most items in one batch.
+    pub batch_items: usize,
+    /// Most identifiers one Locate returns.
+    pub located: usize,
+    /// Most objects one Locate looks at before it asks for a narrower search.
+    pub scanned: usize,
+    /// How long a connection may wait between requests.
+    pub idle: Duration,
+    /// Time for a frame to arrive, from its first byte on.
+    pub frame_time: Duration,
+    /// Time for the client to take an answer.
+    pub answer_time: Duration,
+}
+
+impl Default for Limits {
+    /// 1 MiB, 128 items, 1,000 of 100,000 objects, 5 minutes idle, 10 s a frame, 30 s an answer.
+    fn default() -> Self {
+        Self {
+            frame: 1 << 20,
+            batch_items: 128,
+            located: 1000,
+            scanned: 100_000,
+            idle: Duration::from_secs(300),
+            frame_time: Duration::from_secs(10),
+            answer_time: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Counts since start, for metrics.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Requests read.
+    pub requests: AtomicU64,
+    /// Batch items done.
+    pub done: AtomicU64,
+    /// Batch items refused.
+    pub refused: AtomicU64,
+    /// Requests of certificates that are no application here.
+    pub unauthenticated: AtomicU64,
+    /// Frames that could not be read.
+    pub malformed: AtomicU64,
+    /// Pool keys that became managed objects.
+    pub pool_keys: AtomicU64,
+}
+
+impl Counters {
+    fn add(counter: &AtomicU64) {
+        counter.fetch_add(1, Relaxed);
+    }
+}
+
+/// The KMIP front. One for each listener; cheap to share.
+pub struct Server {
+    supply: Arc<Supply>,
+    objects: Objects,
+    applications: Directory<SaeId>,
+    limits: Limits,
+    locks: Locks,
+    counters: Counters,
+}
+
+impl Server {
+    /// A server over `supply` and `objects` for the certificates in `applications`.
+    pub fn new(
+        supply: Arc<Supply>,
+        objects: Objects,
+        applications: Directory<SaeId>,
+        limits: Limits,
+    ) -> Arc<Self> {
+        let (locks, counters) = (Locks::default(), Counters::default());
+        Arc::new(Self { supply, objects, applications, limits, locks, counters })
+    }
+
+    /// Counts since start.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Serves one connection that [`transport::serve`] accepted, until it ends or `shutdown`.
+    pub async fn serve_connection(
+        self: Arc<Self>,
+        stream: ServerStream,
+        identity: PeerIdentity,
+        shutdown: Shutdown,
+    ) {
+        let caller = Caller::find(&self, &identity);
+        connection::serve(&self, stream, caller, shutdown).await;
+    }
+}

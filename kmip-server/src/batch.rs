@@ -1,0 +1,206 @@
+//! One frame in, one answer out. No sockets: whoever holds the connection carries the bytes.
+
+use km_core::clock::now_ms;
+use kmip::{
+    Answer, DateTime, Operation, RequestMessage, ResponseWriter, Version,
+    enums::{AsynchronousIndicator, BatchErrorContinuationOption, OperationCode, ResultReason},
+    message::{
+        DecodeError, RequestHeader, RequestItem, ResponseHeader, ResponseItem, error_response,
+    },
+    ttlv::Limits,
+};
+use zeroize::Zeroizing;
+
+use crate::{
+    Counters, Server,
+    caller::{Authorized, Caller, Unchecked},
+    context::Context,
+    error::OpError,
+    op,
+};
+
+/// What the connection does next.
+pub(crate) enum Reply {
+    /// Send and go on.
+    Send(Zeroizing<Vec<u8>>),
+    /// Send and close.
+    Last(Zeroizing<Vec<u8>>),
+    /// Close: nobody could read an answer.
+    Close,
+}
+
+/// Answers the request in `frame`.
+pub(crate) async fn answer(server: &Server, caller: Option<&Caller>, frame: &[u8]) -> Reply {
+    Counters::add(&server.counters.requests);
+    let limits = Limits { frame: server.limits.frame, ..Limits::default() };
+    let request = match RequestMessage::decode_within(frame, &limits) {
+        Ok(message) => Unchecked::new(message),
+        Err(error) => return unreadable(server, &error),
+    };
+    let version = request.version();
+    let Some(request) = request.authorize(caller) else {
+        Counters::add(&server.counters.unauthenticated);
+        let text = "the client certificate belongs to no application registered here";
+        let reason = ResultReason::AuthenticationNotSuccessful;
+        return Reply::Last(error_response(version, now(), reason, text));
+    };
+    if let Err((reason, text)) = check_header(server, &request) {
+        Counters::add(&server.counters.refused);
+        return Reply::Send(error_response(version, now(), reason, text));
+    }
+    Reply::Send(run(server, request).await)
+}
+
+/// The answer to a frame that is no request. Closes when even the version is not readable.
+pub(crate) fn unreadable(server: &Server, error: &DecodeError) -> Reply {
+    Counters::add(&server.counters.malformed);
+    tracing::debug!(%error, "unreadable request");
+    if matches!(error, DecodeError::Frame { version: None, .. }) {
+        return Reply::Close;
+    }
+    let reason = match error {
+        // Versions before 2.0 get Invalid Message in its place.
+        DecodeError::Version(_) => ResultReason::UnsupportedProtocolVersion,
+        DecodeError::Frame { .. } => error.reason(),
+    };
+    Reply::Send(error_response(error.answer_version(), now(), reason, error.to_string()))
+}
+
+fn now() -> DateTime {
+    DateTime(i64::try_from(now_ms() / 1000).unwrap_or(i64::MAX))
+}
+
+fn check_header(server: &Server, request: &Authorized<'_>) -> Result<(), (ResultReason, String)> {
+    let Authorized { header, items, .. } = request;
+    let most = server.limits.batch_items;
+    if items.is_empty() {
+        let text = "the request has no batch item";
+        return Err((ResultReason::InvalidMessage, text.to_owned()));
+    }
+    if items.len() > most {
+        let text = format!("{} batch items; this server takes at most {most}", items.len());
+        return Err((ResultReason::ServerLimitExceeded, text));
+    }
+    let undo = header.batch_error_continuation == Some(BatchErrorContinuationOption::Undo);
+    if undo && items.len() > 1 {
+        let text = "a batch cannot be undone; use Stop or Continue";
+        return Err((ResultReason::FeatureNotSupported, text.to_owned()));
+    }
+    let later = header.asynchronous.map(|asynchronous| asynchronous.0);
+    if later == Some(AsynchronousIndicator::Mandatory) {
+        let text = "this server answers at once only; leave Asynchronous Indicator out";
+        return Err((ResultReason::FeatureNotSupported, text.to_owned()));
+    }
+    Ok(())
+}
+
+/// Does the items in order, whether the client asked for order or not.
+async fn run(server: &Server, request: Authorized<'_>) -> Zeroizing<Vec<u8>> {
+    let Authorized { caller, version, header, items } = request;
+    let now = now();
+    let mut cx = Context::new(server, caller, version, now.0);
+    let cap = response_cap(server, &header);
+    let go_on = header.batch_error_continuation == Some(BatchErrorContinuationOption::Continue);
+    let mut response_header = ResponseHeader::new(version, now);
+    response_header.client_correlation_value = header.client_correlation_value;
+    let mut response = ResponseWriter::new(version, response_header);
+    for item in items {
+        let (code, id) = (item.code, item.id.clone());
+        let done = do_item(&mut cx, item).await;
+        if !write(&mut response, &cx, cap, code, id, done) && !go_on {
+            break;
+        }
+    }
+    response.finish()
+}
+
+/// The smaller of what the client and this server take.
+fn response_cap(server: &Server, header: &RequestHeader) -> usize {
+    let asked = header.maximum_response_size.and_then(|most| usize::try_from(most).ok());
+    asked.unwrap_or(usize::MAX).min(server.limits.frame)
+}
+
+/// Writes the outcome of an item; `false` when it failed.
+fn write(
+    response: &mut ResponseWriter,
+    cx: &Context<'_>,
+    cap: usize,
+    code: OperationCode,
+    id: Option<Vec<u8>>,
+    done: Result<Answer, OpError>,
+) -> bool {
+    let counters = &cx.server.counters;
+    let failed = match done {
+        Ok(answer) => {
+            let before = response.checkpoint();
+            response.item(&ResponseItem::success(id.clone(), answer));
+            if response.len() <= cap {
+                Counters::add(&counters.done);
+                return true;
+            }
+            response.rollback(before);
+            let text = format!("the answer takes more than {cap} bytes; ask for less");
+            ResponseItem::failed(Some(code), id, ResultReason::ResponseTooLarge, text)
+        }
+        Err(error) => {
+            tracing::debug!(caller = %cx.caller.sae(), operation = ?code, %error, "refused");
+            let reason = error.reason(cx.version);
+            ResponseItem::failed(Some(code), id, reason, error.to_string())
+        }
+    };
+    Counters::add(&counters.refused);
+    response.item(&failed);
+    false
+}
+
+async fn do_item(cx: &mut Context<'_>, item: RequestItem) -> Result<Answer, OpError> {
+    if item.extension.is_some_and(|extension| extension.critical) {
+        return Err(OpError::Extension);
+    }
+    if !op::query::OPERATIONS.contains(&item.code) {
+        return Err(OpError::Operation);
+    }
+    dispatch(cx, item.operation?).await
+}
+
+async fn dispatch(cx: &mut Context<'_>, operation: Operation) -> Result<Answer, OpError> {
+    Ok(match operation {
+        Operation::DiscoverVersions(r) => {
+            op::discover_versions::discover_versions(cx, r).await?.into()
+        }
+        Operation::Query(r) => op::query::query(cx, r).await?.into(),
+        Operation::Create(r) => op::create::create(cx, r).await?.into(),
+        Operation::Register(r) => op::register::register(cx, r).await?.into(),
+        Operation::Locate(r) => op::locate::locate(cx, r).await?.into(),
+        Operation::Get(r) => op::get::get(cx, r).await?.into(),
+        Operation::GetAttributes(r) => op::get_attributes::get_attributes(cx, r).await?.into(),
+        Operation::GetAttributeList(r) => {
+            op::get_attribute_list::get_attribute_list(cx, r).await?.into()
+        }
+        Operation::Activate(r) => op::activate::activate(cx, r).await?.into(),
+        Operation::Revoke(r) => op::revoke::revoke(cx, r).await?.into(),
+        Operation::Destroy(r) => op::destroy::destroy(cx, r).await?.into(),
+        Operation::Raw(_) => return Err(OpError::Operation),
+    })
+}
+
+/// In which version a client would understand that it sent too much, as far as `start` tells.
+pub(crate) fn version_of(start: &[u8]) -> Option<Version> {
+    match RequestMessage::decode(start) {
+        Err(DecodeError::Frame { version, .. }) => version,
+        Err(error @ DecodeError::Version(_)) => Some(error.answer_version()),
+        Ok(message) => Some(message.version),
+    }
+}
+
+/// The last word to a client whose frame is longer than this server takes.
+pub(crate) fn too_long(server: &Server, start: &[u8], error: &kmip::ttlv::Error) -> Reply {
+    Counters::add(&server.counters.malformed);
+    match version_of(start) {
+        Some(version) => {
+            let reason = ResultReason::InvalidMessage;
+            Reply::Last(error_response(version, now(), reason, error.to_string()))
+        }
+        None => Reply::Close,
+    }
+}

@@ -1,0 +1,190 @@
+//! The socket loop: frames in, answers out, in order, each step under its deadline.
+//!
+//! Requests may be pipelined; they wait in the receive buffer until it is their turn. Both
+//! directions go through buffers that are overwritten after use.
+
+use std::io;
+
+use kmip::ttlv;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use transport::{Deadline, Shutdown};
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::{
+    Server,
+    batch::{self, Reply},
+    caller::Caller,
+};
+
+/// Room a connection keeps while it waits.
+const ROOM: usize = 16 * 1024;
+/// What is read and dropped of a client that is being closed, so that it sees the last answer.
+const DRAIN: usize = 4 << 20;
+const DRAIN_TIME: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Why the loop waits no more for a frame.
+enum End {
+    /// The client went away, was too slow, or the server stops.
+    Gone,
+    /// What comes is no frame this server takes.
+    Refused(ttlv::Error),
+}
+
+/// Serves one connection until it ends.
+pub(crate) async fn serve<S>(
+    server: &Server,
+    mut stream: S,
+    caller: Option<Caller>,
+    shutdown: Shutdown,
+) where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut deadline = Deadline::new();
+    let stop = shutdown.requested();
+    tokio::pin!(stop);
+    let mut inbox = Inbox::new();
+    loop {
+        let waited = tokio::select! {
+            biased;
+            waited = inbox.next_frame(&mut stream, &mut deadline, server) => waited,
+            () = &mut stop => return close(&mut stream, &mut deadline).await,
+        };
+        let reply = match waited {
+            Ok(len) => {
+                let reply = batch::answer(server, caller.as_ref(), inbox.frame(len)).await;
+                inbox.done(len);
+                reply
+            }
+            Err(End::Refused(error)) => batch::too_long(server, inbox.received(), &error),
+            Err(End::Gone) => Reply::Close,
+        };
+        let (bytes, last) = match reply {
+            Reply::Send(bytes) => (bytes, shutdown.is_requested()),
+            Reply::Last(bytes) => (bytes, true),
+            Reply::Close => return close(&mut stream, &mut deadline).await,
+        };
+        let sent = async {
+            stream.write_all(&bytes).await?;
+            stream.flush().await
+        };
+        if !matches!(deadline.run(server.limits.answer_time, sent).await, Some(Ok(()))) {
+            return;
+        }
+        if last {
+            return close(&mut stream, &mut deadline).await;
+        }
+    }
+}
+
+/// Ends the connection so that the last answer arrives: closing with unread bytes would reset it.
+async fn close<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, deadline: &mut Deadline) {
+    let ending = async {
+        stream.shutdown().await?;
+        let mut sink = Zeroizing::new(vec![0u8; 4096]);
+        let mut left = DRAIN;
+        while left > 0 {
+            match stream.read(&mut sink).await? {
+                0 => break,
+                n => left = left.saturating_sub(n),
+            }
+        }
+        io::Result::Ok(())
+    };
+    // Whatever comes of it, the connection is over.
+    let _ = deadline.run(DRAIN_TIME, ending).await;
+}
+
+/// Bytes received and not answered yet. Invariant: `filled <= bytes.len()`.
+struct Inbox {
+    bytes: Zeroizing<Vec<u8>>,
+    filled: usize,
+}
+
+impl Inbox {
+    fn new() -> Self {
+        Self { bytes: Zeroizing::new(vec![0; ROOM]), filled: 0 }
+    }
+
+    fn received(&self) -> &[u8] {
+        self.bytes.get(..self.filled).unwrap_or_default()
+    }
+
+    fn frame(&self, len: usize) -> &[u8] {
+        self.received().get(..len).unwrap_or_default()
+    }
+
+    /// Waits until a whole frame is here and gives its length. Nothing is lost when dropped.
+    async fn next_frame<S: AsyncRead + Unpin>(
+        &mut self,
+        stream: &mut S,
+        deadline: &mut Deadline,
+        server: &Server,
+    ) -> Result<usize, End> {
+        let limits = &server.limits;
+        if self.filled == 0 {
+            match deadline.run(limits.idle, self.receive(stream)).await {
+                Some(Ok(())) => {}
+                _ => return Err(End::Gone),
+            }
+        }
+        let whole = self.complete(stream, limits.frame);
+        deadline.run(limits.frame_time, whole).await.unwrap_or(Err(End::Gone))
+    }
+
+    async fn complete<S: AsyncRead + Unpin>(
+        &mut self,
+        stream: &mut S,
+        cap: usize,
+    ) -> Result<usize, End> {
+        loop {
+            let len = ttlv::frame_len(self.received(), cap).map_err(End::Refused)?;
+            match len {
+                Some(len) if len <= self.filled => return Ok(len),
+                Some(len) => self.make_room(len),
+                None => {}
+            }
+            self.receive(stream).await.map_err(|_| End::Gone)?;
+        }
+    }
+
+    async fn receive<S: AsyncRead + Unpin>(&mut self, stream: &mut S) -> io::Result<()> {
+        let free = self.bytes.get_mut(self.filled..).unwrap_or_default();
+        match stream.read(free).await? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            n => {
+                self.filled += n;
+                Ok(())
+            }
+        }
+    }
+
+    fn make_room(&mut self, len: usize) {
+        if self.bytes.len() < len {
+            self.resize(len);
+        }
+    }
+
+    /// The old buffer is overwritten when it is dropped.
+    fn resize(&mut self, len: usize) {
+        let mut other = Zeroizing::new(vec![0; len]);
+        for (to, from) in other.iter_mut().zip(self.received()) {
+            *to = *from;
+        }
+        self.filled = self.filled.min(len);
+        self.bytes = other;
+    }
+
+    /// Overwrites a frame that was answered and moves what follows it to the front.
+    fn done(&mut self, len: usize) {
+        let len = len.min(self.filled);
+        self.bytes.copy_within(len..self.filled, 0);
+        let left = self.filled - len;
+        if let Some(used) = self.bytes.get_mut(left..self.filled) {
+            used.zeroize();
+        }
+        self.filled = left;
+        if self.bytes.len() > ROOM && left <= ROOM {
+            self.resize(ROOM);
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! What an operation may use: the server, the caller, the version, and what earlier items of the
+//! same batch made.
+
+use km_core::objects::Objects;
+use kmip::{
+    Version,
+    attribute::UniqueIdentifier,
+    enums::{OperationCode, UniqueIdentifierCode},
+};
+
+use crate::{Server, caller::Caller, error::OpError};
+
+pub(crate) struct Context<'a> {
+    pub(crate) server: &'a Server,
+    pub(crate) caller: &'a Caller,
+    pub(crate) version: Version,
+    /// Seconds since 1970, one moment for the whole request.
+    pub(crate) now: i64,
+    made: Vec<(OperationCode, Vec<String>)>,
+}
+
+impl<'a> Context<'a> {
+    pub(crate) fn new(server: &'a Server, caller: &'a Caller, version: Version, now: i64) -> Self {
+        Self { server, caller, version, now, made: Vec::new() }
+    }
+
+    pub(crate) fn objects(&self) -> &'a Objects {
+        &self.server.objects
+    }
+
+    /// Sets the ID placeholder: the identifiers an item made or found.
+    pub(crate) fn remember(&mut self, operation: OperationCode, ids: Vec<String>) {
+        self.made.push((operation, ids));
+    }
+
+    /// The identifier a request names, directly or through the ID placeholder.
+    pub(crate) fn resolve(&self, id: Option<UniqueIdentifier>) -> Result<String, OpError> {
+        let last = self.made.last().map(|(_, ids)| ids.as_slice());
+        let found = match id {
+            Some(UniqueIdentifier::Text(id)) => return Ok(id),
+            None => last.and_then(only),
+            Some(UniqueIdentifier::Index(at)) => {
+                usize::try_from(at).ok().and_then(|at| last?.get(at).cloned())
+            }
+            Some(UniqueIdentifier::Reference(UniqueIdentifierCode::IdPlaceholder)) => {
+                last.and_then(only)
+            }
+            Some(UniqueIdentifier::Reference(code)) => self.made_by(code).and_then(only),
+        };
+        found.ok_or(OpError::NoPlaceholder)
+    }
+
+    fn made_by(&self, code: UniqueIdentifierCode) -> Option<&[String]> {
+        let operation = match code {
+            UniqueIdentifierCode::Create => OperationCode::Create,
+            UniqueIdentifierCode::Register => OperationCode::Register,
+            UniqueIdentifierCode::Locate => OperationCode::Locate,
+            _ => return None,
+        };
+        let found = self.made.iter().rev().find(|(made, _)| *made == operation);
+        found.map(|(_, ids)| ids.as_slice())
+    }
+}
+
+/// A Locate that found several objects, or none, leaves the placeholder empty.
+fn only(ids: &[String]) -> Option<String> {
+    match ids {
+        [id] => Some(id.clone()),
+        _ => None,
+    }
+}

@@ -1,0 +1,163 @@
+//! Every refusal of an operation, and the Result Reason and text the client gets for it.
+
+use km_core::{
+    hsm::HsmError,
+    objects::{BadObjectStep, ObjectError},
+    pool::{CollectError, PoolError},
+    supply::SupplyError,
+};
+use kmip::{Version, attribute::AttributeKind, enums::ResultReason};
+
+/// Why an operation was not done. Only [`OpError::Temporary`] may be tried again as it is.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum OpError {
+    #[error("there is no object {0}")]
+    NotFound(String),
+    #[error("the request names no object, and no earlier item of the batch made exactly one")]
+    NoPlaceholder,
+    #[error("object {0} was destroyed")]
+    Destroyed(String),
+    #[error("{0}")]
+    Step(BadObjectStep),
+    #[error("{0}")]
+    Denied(String),
+    #[error("{0}")]
+    Missing(&'static str),
+    #[error("{0}")]
+    Invalid(String),
+    #[error("{0}")]
+    ObjectType(String),
+    #[error("{} is set by the server only", .0)]
+    ReadOnly(String),
+    #[error("{} may be given once only", .0.name())]
+    SingleValued(AttributeKind),
+    #[error("this server has no attribute {0}")]
+    UnknownAttribute(String),
+    #[error("another object of this client has the name {0:?}; choose another or destroy it")]
+    NameTaken(String),
+    #[error("{0}")]
+    KeyFormat(String),
+    #[error("point compression is not converted; ask without Key Compression Type")]
+    Compression,
+    #[error("keys are not wrapped by this server; ask without Key Wrapping Specification")]
+    Wrapping,
+    #[error("object {0} is sensitive: it leaves this server only wrapped, which it cannot do")]
+    Sensitive(String),
+    #[error("object {0} is not extractable")]
+    NotExtractable(String),
+    #[error("{0}")]
+    Feature(&'static str),
+    #[error("this server does not have the operation")]
+    Operation,
+    #[error("a critical Message Extension is not understood; send the item without it")]
+    Extension,
+    #[error("{0}")]
+    TooMuch(String),
+    #[error("{0}; try again")]
+    Temporary(String),
+    #[error("{0}")]
+    Internal(String),
+    #[error("{0}")]
+    Codec(#[from] kmip::ttlv::Error),
+}
+
+impl OpError {
+    /// The reason, in the words of the newest version; the encoder takes the nearest one an older
+    /// version has. Where that would say too little, the older word stands here.
+    pub(crate) fn reason(&self, version: Version) -> ResultReason {
+        let or = |new, old| if version.is_v2() { new } else { old };
+        match self {
+            Self::NotFound(_) => ResultReason::ObjectNotFound,
+            Self::NoPlaceholder => ResultReason::ObjectNotFound,
+            Self::Destroyed(_) => ResultReason::ObjectDestroyed,
+            Self::Step(_) => ResultReason::WrongKeyLifecycleState,
+            Self::Denied(_) => ResultReason::PermissionDenied,
+            Self::Missing(_) => ResultReason::MissingData,
+            Self::Invalid(_) => or(ResultReason::InvalidAttributeValue, ResultReason::InvalidField),
+            Self::ObjectType(_) => or(ResultReason::InvalidObjectType, ResultReason::InvalidField),
+            Self::ReadOnly(_) => or(ResultReason::ReadOnlyAttribute, ResultReason::InvalidField),
+            Self::SingleValued(_) => ResultReason::AttributeSingleValued,
+            Self::UnknownAttribute(_) => {
+                or(ResultReason::UnsupportedAttribute, ResultReason::InvalidField)
+            }
+            Self::NameTaken(_) => ResultReason::NonUniqueNameAttribute,
+            Self::KeyFormat(_) => ResultReason::KeyFormatTypeNotSupported,
+            Self::Compression => ResultReason::KeyCompressionTypeNotSupported,
+            Self::Wrapping => ResultReason::KeyWrapTypeNotSupported,
+            Self::Sensitive(_) => ResultReason::Sensitive,
+            Self::NotExtractable(_) => ResultReason::NotExtractable,
+            Self::Feature(_) => ResultReason::FeatureNotSupported,
+            Self::Operation => ResultReason::OperationNotSupported,
+            Self::Extension => {
+                or(ResultReason::UnknownMessageExtension, ResultReason::FeatureNotSupported)
+            }
+            Self::TooMuch(_) => or(ResultReason::ServerLimitExceeded, ResultReason::InvalidField),
+            Self::Temporary(_) => ResultReason::GeneralFailure,
+            Self::Internal(_) => {
+                or(ResultReason::InternalServerError, ResultReason::GeneralFailure)
+            }
+            Self::Codec(error) => error.reason(),
+        }
+    }
+
+    /// An attribute value that does not fit.
+    pub(crate) fn invalid(kind: AttributeKind, why: &str) -> Self {
+        Self::Invalid(format!("{}: {why}", kind.name()))
+    }
+}
+
+impl From<ObjectError> for OpError {
+    fn from(error: ObjectError) -> Self {
+        match error {
+            ObjectError::NotFound(uid) => Self::NotFound(crate::qkd::wire_uid(&uid).to_owned()),
+            ObjectError::Destroyed(uid) => Self::Destroyed(crate::qkd::wire_uid(&uid).to_owned()),
+            ObjectError::TooLarge(what) => Self::TooMuch(what),
+            ObjectError::Step(step) => Self::Step(step),
+            error @ (ObjectError::Conflict(_) | ObjectError::Unknown(_)) => {
+                Self::Temporary(error.to_string())
+            }
+            ObjectError::Hsm(error) => error.into(),
+            error @ (ObjectError::Exists(_) | ObjectError::Record(_)) => {
+                tracing::error!(%error, "an object could not be read or written");
+                Self::Internal("the store did not do it; see the server's log".to_owned())
+            }
+        }
+    }
+}
+
+impl From<HsmError> for OpError {
+    fn from(error: HsmError) -> Self {
+        tracing::warn!(%error, "the HSM did not do it");
+        match error {
+            HsmError::Unavailable(_) => Self::Temporary("the HSM is not available".to_owned()),
+            _ => Self::Internal("the HSM refused; see the server's log".to_owned()),
+        }
+    }
+}
+
+impl From<PoolError> for OpError {
+    fn from(error: PoolError) -> Self {
+        tracing::warn!(%error, "a pool key could not be taken over");
+        Self::Temporary("the key could not be taken from its pool".to_owned())
+    }
+}
+
+impl From<SupplyError> for OpError {
+    fn from(error: SupplyError) -> Self {
+        match error {
+            SupplyError::Collect(CollectError::NotFound(ids)) => {
+                Self::NotFound(ids.first().map(ToString::to_string).unwrap_or_default())
+            }
+            SupplyError::Collect(CollectError::Pool(error)) => error.into(),
+            error @ (SupplyError::NotPaired { .. }
+            | SupplyError::BadSlaves(_)
+            | SupplyError::Collect(CollectError::NotYours(_))) => Self::Denied(error.to_string()),
+            SupplyError::OutOfBounds(what) => {
+                Self::invalid(AttributeKind::CryptographicLength, &what)
+            }
+            error @ (SupplyError::NoKeys(_) | SupplyError::Unavailable(_)) => {
+                Self::Temporary(error.to_string())
+            }
+        }
+    }
+}

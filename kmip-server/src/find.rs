@@ -1,0 +1,94 @@
+//! An identifier to the caller's object. Every operation that names an object enters here.
+
+use km_core::{
+    key_id::KeyId,
+    objects::{Object, ObjectError, ObjectStep},
+    store::Version,
+};
+use kmip::attribute::UniqueIdentifier;
+
+use crate::{context::Context, error::OpError, meta::Meta, qkd};
+
+/// How often a change is tried again when others change the same object at the same time.
+const TRIES: usize = 4;
+
+/// The object a request names. A pool key that waits for the caller becomes an object by it.
+pub(crate) async fn object(
+    cx: &Context<'_>,
+    id: Option<UniqueIdentifier>,
+) -> Result<(Object, Version), OpError> {
+    let uid = cx.resolve(id)?;
+    let Some(key) = KeyId::parse(&uid) else {
+        return Ok(cx.objects().get(cx.caller.sae(), &uid).await?);
+    };
+    let stored = qkd::stored_uid(key, cx.caller.sae());
+    match qkd::existing(cx.objects(), cx.caller.sae(), &stored).await? {
+        Some(found) => Ok(found),
+        None => qkd::collect(cx, key).await,
+    }
+}
+
+/// Takes `step` on the object a request names, after the steps its dates have already taken.
+/// `change` adjusts the head.
+pub(crate) async fn step(
+    cx: &Context<'_>,
+    id: Option<UniqueIdentifier>,
+    step: ObjectStep,
+    change: impl Fn(&mut Meta),
+) -> Result<Object, OpError> {
+    let (mut object, _) = self::object(cx, id).await?;
+    for _ in 0..TRIES {
+        let due = due_step(&object, cx.now)?;
+        let taken = match due {
+            Some(due) => take(cx, &object, due, |_| {}).await,
+            None => take(cx, &object, step, &change).await,
+        };
+        match (taken, due) {
+            (Ok(changed), Some(_)) => object = changed,
+            (Ok(changed), None) => return Ok(changed),
+            (Err(ObjectError::Conflict(uid)), _) => {
+                object = cx.objects().get(cx.caller.sae(), &uid).await?.0;
+            }
+            (Err(error), _) => return Err(error.into()),
+        }
+    }
+    Err(ObjectError::Conflict(object.uid).into())
+}
+
+/// The step a date of the object has brought that nobody wrote down yet.
+fn due_step(object: &Object, now: i64) -> Result<Option<ObjectStep>, OpError> {
+    use km_core::objects::ObjectState::{Active, PreActive};
+    let now = Meta::of(object)?.state_at(object.state, now);
+    Ok(match object.state {
+        state if state == now => None,
+        PreActive => Some(ObjectStep::Activate),
+        Active => Some(ObjectStep::Deactivate),
+        _ => None,
+    })
+}
+
+async fn take(
+    cx: &Context<'_>,
+    object: &Object,
+    step: ObjectStep,
+    change: impl Fn(&mut Meta),
+) -> Result<Object, ObjectError> {
+    let stepped = |object: &mut Object| {
+        Meta::change(object, |meta| {
+            change(meta);
+            meta.dates.changed = cx.now;
+        });
+        if object.state.is_destroyed() {
+            retire_terms(object);
+        }
+    };
+    cx.objects().step(cx.caller.sae(), &object.uid, step, stepped).await
+}
+
+/// Frees the names of a destroyed object; a search for destroyed objects still finds them.
+fn retire_terms(object: &mut Object) {
+    let gone = crate::terms::gone("");
+    for term in object.terms.iter_mut().filter(|term| !term.starts_with(&gone)) {
+        *term = crate::terms::gone(term);
+    }
+}

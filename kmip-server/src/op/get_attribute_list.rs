@@ -1,0 +1,23 @@
+//! Get Attribute List: the names of the attributes an object has.
+
+use kmip::{
+    attribute::AttributeRef,
+    op::get_attribute_list::{Request, Response},
+};
+
+use crate::{context::Context, error::OpError, find, qkd::wire_uid, shown};
+
+pub(crate) async fn get_attribute_list(
+    cx: &mut Context<'_>,
+    request: Request,
+) -> Result<Response, OpError> {
+    let (object, _) = find::object(cx, request.id).await?;
+    let mut names: Vec<AttributeRef> = Vec::new();
+    for attribute in shown::all(&object, cx.now)? {
+        let name = attribute.key();
+        if attribute.known(cx.version) && !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    Ok(Response { id: wire_uid(&object.uid).to_owned(), attributes: names })
+}

@@ -1,0 +1,35 @@
+//! Get Attributes: those asked for, in the order asked, or all.
+
+use kmip::{
+    attribute::{Attribute, AttributeRef},
+    op::get_attributes::{Request, Response},
+};
+
+use crate::{context::Context, error::OpError, find, qkd::wire_uid, shown};
+
+pub(crate) async fn get_attributes(
+    cx: &mut Context<'_>,
+    request: Request,
+) -> Result<Response, OpError> {
+    let (object, _) = find::object(cx, request.id).await?;
+    let all = shown::all(&object, cx.now)?;
+    let list = match request.attributes.as_slice() {
+        [] => all,
+        names => pick(&all, names),
+    };
+    Ok(Response { id: wire_uid(&object.uid).to_owned(), attributes: shown::listed(list) })
+}
+
+fn pick(all: &[Attribute], names: &[AttributeRef]) -> Vec<Attribute> {
+    let mut asked: Vec<&AttributeRef> = Vec::new();
+    for name in names {
+        if !asked.contains(&name) {
+            asked.push(name);
+        }
+    }
+    let of = |name: &&AttributeRef| {
+        let name = (*name).clone();
+        all.iter().filter(move |attribute| attribute.key() == name).cloned()
+    };
+    asked.iter().flat_map(of).collect()
+}

@@ -1,0 +1,246 @@
+//! Locate: the caller's objects that fit every filter; or fresh keys of a pool.
+//!
+//! The index narrows the search by its most selective term; the objects it leaves are read and
+//! compared with all filters.
+
+use km_core::{
+    ids::ClusterId,
+    objects::{Object, ObjectError},
+    store::MAX_RANGE,
+};
+use kmip::{
+    DateTime,
+    attribute::{Attribute, AttributeKind, Attributes},
+    enums::{ObjectGroupMember, ObjectType, OperationCode},
+    op::locate::{Request, Response},
+};
+
+use crate::{
+    context::Context, error::OpError, meta::Meta, qkd, qkd::wire_uid, shown, terms, wanted::Wanted,
+};
+
+/// Storage Status Mask.
+const ON_LINE: i32 = 0x1;
+const DESTROYED: i32 = 0x4;
+/// Most fresh pool keys one Locate draws.
+const MAX_FRESH: i32 = 16;
+/// A page this short is not worth another question to the index.
+const SHORT_PAGE: usize = 16;
+
+pub(crate) async fn locate(cx: &mut Context<'_>, request: Request) -> Result<Response, OpError> {
+    let found = match fresh_pool(&request)? {
+        Some(peer) => draw(cx, &peer, request).await?,
+        None => search(cx, &request).await?,
+    };
+    cx.remember(OperationCode::Locate, found.ids.clone());
+    Ok(found)
+}
+
+/// The pool a Locate for fresh group members asks for.
+fn fresh_pool(request: &Request) -> Result<Option<ClusterId>, OpError> {
+    if request.object_group_member != Some(ObjectGroupMember::GroupMemberFresh) {
+        return Ok(None);
+    }
+    let mut groups = request.attributes.iter().filter_map(|attribute| match attribute {
+        Attribute::ObjectGroup(group) => qkd::peer_of(group),
+        _ => None,
+    });
+    groups.next().transpose()
+}
+
+async fn draw(cx: &Context<'_>, peer: &ClusterId, request: Request) -> Result<Response, OpError> {
+    let count = request.maximum_items.unwrap_or(1);
+    if !(1..=MAX_FRESH).contains(&count) {
+        let text = format!("Maximum Items for fresh pool keys is from 1 to {MAX_FRESH}");
+        return Err(OpError::Invalid(text));
+    }
+    let wishes: Attributes = request
+        .attributes
+        .iter()
+        .filter(|a| !matches!(a, Attribute::State(_) | Attribute::Fresh(_)))
+        .cloned()
+        .collect();
+    let wanted = Wanted::read(wishes, ObjectType::SymmetricKey)?;
+    if wanted.names().next().is_some() {
+        let text = "a fresh pool key has no name yet; use Create with a Name and the group";
+        return Err(OpError::invalid(AttributeKind::Name, text));
+    }
+    let ids = qkd::draw(cx, peer, &wanted, count.unsigned_abs()).await?;
+    Ok(Response { located_items: None, ids })
+}
+
+struct Search<'a> {
+    filters: Vec<&'a Attribute>,
+    member: Option<ObjectGroupMember>,
+    mask: i32,
+    skip: usize,
+    limit: usize,
+    matched: usize,
+    looked_at: usize,
+    ids: Vec<String>,
+}
+
+async fn search(cx: &Context<'_>, request: &Request) -> Result<Response, OpError> {
+    let mut search = Search::of(cx, request)?;
+    let term = narrowest(cx, &search).await?;
+    let mut whole = true;
+    if search.mask & ON_LINE != 0 || term.is_empty() {
+        whole = search.walk(cx, &term).await?;
+    }
+    if whole && search.mask & DESTROYED != 0 && !term.is_empty() {
+        whole = search.walk(cx, &terms::gone(&term)).await?;
+    }
+    let paged = request.maximum_items.is_some() || request.offset_items.is_some();
+    let total = i32::try_from(search.matched).ok();
+    Ok(Response { located_items: total.filter(|_| whole && paged), ids: search.ids })
+}
+
+impl<'a> Search<'a> {
+    fn of(cx: &Context<'_>, request: &'a Request) -> Result<Self, OpError> {
+        let number = |value: Option<i32>, default: usize, what: &str| match value {
+            None => Ok(default),
+            Some(value) => usize::try_from(value)
+                .map_err(|_| OpError::Invalid(format!("{what} shall not be negative"))),
+        };
+        let filters: Vec<_> = request.attributes.iter().collect();
+        if let Some(Attribute::Unknown(unknown)) =
+            filters.iter().find(|filter| matches!(filter, Attribute::Unknown(_)))
+        {
+            return Err(OpError::UnknownAttribute(format!("{:?}", unknown.key)));
+        }
+        let most = cx.server.limits.located;
+        Ok(Self {
+            filters,
+            member: request.object_group_member,
+            mask: request.storage_status_mask.unwrap_or(ON_LINE),
+            skip: number(request.offset_items, 0, "Offset Items")?,
+            limit: number(request.maximum_items, most, "Maximum Items")?.min(most),
+            matched: 0,
+            looked_at: 0,
+            ids: Vec::new(),
+        })
+    }
+
+    /// Looks at every object that has `term`; `false` when it stopped because enough were found.
+    async fn walk(&mut self, cx: &Context<'_>, term: &str) -> Result<bool, OpError> {
+        let owner = cx.caller.sae();
+        let mut after: Option<String> = None;
+        loop {
+            let page = cx.objects().search(owner, term, after.as_deref(), MAX_RANGE).await?;
+            for uid in &page {
+                if self.ids.len() >= self.limit && self.matched > self.skip + self.limit {
+                    return Ok(false);
+                }
+                self.look_at(cx, uid).await?;
+            }
+            match page.last() {
+                Some(last) if page.len() == MAX_RANGE => after = Some(last.clone()),
+                _ => return Ok(true),
+            }
+        }
+    }
+
+    async fn look_at(&mut self, cx: &Context<'_>, uid: &str) -> Result<(), OpError> {
+        self.looked_at += 1;
+        if self.looked_at > cx.server.limits.scanned {
+            let most = cx.server.limits.scanned;
+            let text = format!("more than {most} objects to look at; add a Name or Object Group");
+            return Err(OpError::TooMuch(text));
+        }
+        let object = match cx.objects().get(cx.caller.sae(), uid).await {
+            Ok((object, _)) => object,
+            Err(ObjectError::NotFound(_)) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        if self.fits(&object, cx.now)? {
+            self.matched += 1;
+            if self.matched > self.skip && self.ids.len() < self.limit {
+                self.ids.push(wire_uid(uid).to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    fn fits(&self, object: &Object, now: i64) -> Result<bool, OpError> {
+        let bit = if object.state.is_destroyed() { DESTROYED } else { ON_LINE };
+        if self.mask & bit == 0 {
+            return Ok(false);
+        }
+        if self.member == Some(ObjectGroupMember::GroupMemberFresh) && !Meta::of(object)?.fresh {
+            return Ok(false);
+        }
+        if self.filters.is_empty() {
+            return Ok(true);
+        }
+        let all = shown::all(object, now)?;
+        Ok(self.filters.iter().all(|filter| self.has(&all, filter)))
+    }
+
+    fn has(&self, all: &[Attribute], filter: &Attribute) -> bool {
+        let range = self.range_of(filter);
+        all.iter().any(|found| match (found, filter) {
+            // Every bit asked for; the object may allow more.
+            (Attribute::CryptographicUsageMask(f), Attribute::CryptographicUsageMask(w)) => {
+                f & w == *w
+            }
+            (
+                Attribute::ApplicationSpecificInformation(f),
+                Attribute::ApplicationSpecificInformation(w),
+            ) if w.data.is_none() => f.namespace == w.namespace,
+            (found, filter) => match (range, date(found)) {
+                (Some((low, high)), Some(at)) if found.kind() == filter.kind() => {
+                    (low..=high).contains(&at)
+                }
+                _ => found == filter,
+            },
+        })
+    }
+
+    /// A date given twice is a range.
+    fn range_of(&self, filter: &Attribute) -> Option<(DateTime, DateTime)> {
+        date(filter)?;
+        let same = |other: &&&Attribute| other.kind() == filter.kind();
+        let dates: Vec<_> = self.filters.iter().filter(same).filter_map(|a| date(a)).collect();
+        match dates.as_slice() {
+            [one, other] => Some((*one.min(other), *one.max(other))),
+            _ => None,
+        }
+    }
+}
+
+fn date(attribute: &Attribute) -> Option<DateTime> {
+    Some(match attribute {
+        Attribute::InitialDate(date)
+        | Attribute::ActivationDate(date)
+        | Attribute::ProcessStartDate(date)
+        | Attribute::ProtectStopDate(date)
+        | Attribute::DeactivationDate(date)
+        | Attribute::DestroyDate(date)
+        | Attribute::CompromiseOccurrenceDate(date)
+        | Attribute::CompromiseDate(date)
+        | Attribute::ArchiveDate(date)
+        | Attribute::LastChangeDate(date)
+        | Attribute::OriginalCreationDate(date) => *date,
+        _ => return None,
+    })
+}
+
+/// The term of the filters that leaves the fewest objects; empty when none is indexed.
+async fn narrowest(cx: &Context<'_>, search: &Search<'_>) -> Result<String, OpError> {
+    let mut found: Vec<String> =
+        search.filters.iter().filter_map(|filter| terms::of_attribute(filter)).collect();
+    if found.len() < 2 {
+        return Ok(found.pop().unwrap_or_default());
+    }
+    let mut best: Option<(usize, String)> = None;
+    for term in found {
+        let page = cx.objects().search(cx.caller.sae(), &term, None, MAX_RANGE).await?;
+        if best.as_ref().is_none_or(|(least, _)| page.len() < *least) {
+            best = Some((page.len(), term));
+        }
+        if page.len() <= SHORT_PAGE {
+            break;
+        }
+    }
+    Ok(best.map(|(_, term)| term).unwrap_or_default())
+}

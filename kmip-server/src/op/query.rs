@@ -1,0 +1,92 @@
+//! Query: what this server can do.
+
+use kmip::{
+    attribute::RngParameters,
+    enums::{
+        DestroyAction, ObjectType, OperationCode, QueryFunction, RngAlgorithm, ShreddingAlgorithm,
+        UnwrapMode,
+    },
+    op::query::{CapabilityInformation, Request, Response},
+};
+
+use crate::{context::Context, error::OpError, qkd};
+
+const VENDOR: &str = concat!("qkm ", env!("CARGO_PKG_VERSION"));
+
+/// The operations the dispatch in `batch` has.
+pub(crate) const OPERATIONS: [OperationCode; 11] = [
+    OperationCode::DiscoverVersions,
+    OperationCode::Query,
+    OperationCode::Create,
+    OperationCode::Register,
+    OperationCode::Locate,
+    OperationCode::Get,
+    OperationCode::GetAttributes,
+    OperationCode::GetAttributeList,
+    OperationCode::Activate,
+    OperationCode::Revoke,
+    OperationCode::Destroy,
+];
+
+const OBJECT_TYPES: [ObjectType; 6] = [
+    ObjectType::Certificate,
+    ObjectType::SymmetricKey,
+    ObjectType::PublicKey,
+    ObjectType::PrivateKey,
+    ObjectType::SecretData,
+    ObjectType::OpaqueObject,
+];
+
+pub(crate) async fn query(cx: &mut Context<'_>, request: Request) -> Result<Response, OpError> {
+    if request.functions.is_empty() {
+        return Err(OpError::Missing("Query needs at least one Query Function"));
+    }
+    let mut response = Response::default();
+    for function in request.functions {
+        match function {
+            QueryFunction::QueryOperations => response.operations = OPERATIONS.to_vec(),
+            QueryFunction::QueryObjects => response.object_types = OBJECT_TYPES.to_vec(),
+            QueryFunction::QueryServerInformation => {
+                response.vendor_identification = Some(VENDOR.to_owned());
+            }
+            QueryFunction::QueryApplicationNamespaces => {
+                response.application_namespaces = vec![qkd::NAMESPACE.to_owned()];
+            }
+            QueryFunction::QueryRngs => response.rngs = vec![rng()],
+            QueryFunction::QueryCapabilities => response.capabilities = vec![capabilities()],
+            // Nothing to say: no extensions, attestation, profiles, validations, registration.
+            _ => {}
+        }
+    }
+    tracing::debug!(caller = %cx.caller.sae(), "query");
+    Ok(response)
+}
+
+/// The generator of the HSM, whose kind PKCS#11 does not tell.
+fn rng() -> RngParameters {
+    RngParameters {
+        algorithm: RngAlgorithm::Unspecified,
+        cryptographic_algorithm: None,
+        cryptographic_length: None,
+        hashing_algorithm: None,
+        drbg_algorithm: None,
+        recommended_curve: None,
+        fips186_variation: None,
+        prediction_resistance: None,
+    }
+}
+
+fn capabilities() -> CapabilityInformation {
+    CapabilityInformation {
+        streaming: Some(false),
+        asynchronous: Some(false),
+        attestation: Some(false),
+        batch_undo: Some(false),
+        batch_continue: Some(true),
+        unwrap_mode: Some(UnwrapMode::NotProcessed),
+        destroy_action: Some(DestroyAction::KeyMaterialDeleted),
+        shredding_algorithm: Some(ShreddingAlgorithm::Unsupported),
+        rng_mode: None,
+        quantum_safe: None,
+    }
+}

@@ -1,0 +1,190 @@
+//! The attributes a Create or Register asks for, checked: what the head keeps, and the rest.
+
+use kmip::{
+    DateTime,
+    attribute::{Attribute, AttributeKind, AttributeRef, Attributes},
+    enums::{CryptographicAlgorithm, KeyFormatType, ObjectType},
+};
+
+use crate::{error::OpError, meta::Meta, qkd};
+
+/// Most attributes of one object.
+const MAX_WANTED: usize = 256;
+
+#[derive(Default)]
+pub(crate) struct Wanted {
+    pub(crate) algorithm: Option<CryptographicAlgorithm>,
+    pub(crate) length: Option<i32>,
+    pub(crate) usage_mask: Option<i32>,
+    pub(crate) format: Option<KeyFormatType>,
+    dates: WantedDates,
+    fresh: Option<bool>,
+    sensitive: bool,
+    not_extractable: bool,
+    /// Everything the head has no place for.
+    pub(crate) rest: Attributes,
+}
+
+#[derive(Default)]
+struct WantedDates {
+    original: Option<i64>,
+    activation: Option<i64>,
+    process_start: Option<i64>,
+    protect_stop: Option<i64>,
+    deactivation: Option<i64>,
+}
+
+impl Wanted {
+    /// Reads the attributes of a request that makes an object of `kind`.
+    pub(crate) fn read(attributes: Attributes, kind: ObjectType) -> Result<Self, OpError> {
+        if let Some(template) = attributes.templates.first() {
+            return Err(OpError::NotFound(template.value.clone()));
+        }
+        if attributes.list.len() > MAX_WANTED {
+            return Err(OpError::TooMuch(format!("an object has at most {MAX_WANTED} attributes")));
+        }
+        let mut wanted = Self::default();
+        let mut seen: Vec<AttributeKind> = Vec::new();
+        for instance in attributes.list {
+            if let Some(single) = instance.attribute.kind().filter(|kind| !kind.is_multiple()) {
+                if seen.contains(&single) {
+                    return Err(OpError::SingleValued(single));
+                }
+                seen.push(single);
+            }
+            wanted.take(instance.attribute, kind)?;
+        }
+        wanted.dates.check()?;
+        Ok(wanted)
+    }
+
+    fn take(&mut self, attribute: Attribute, kind: ObjectType) -> Result<(), OpError> {
+        match attribute {
+            Attribute::ObjectType(wanted) if wanted == kind => {}
+            Attribute::ObjectType(_) => {
+                let text = "Object Type: the attribute and the request differ".to_owned();
+                return Err(OpError::ObjectType(text));
+            }
+            Attribute::CryptographicAlgorithm(v) => self.algorithm = Some(v),
+            Attribute::CryptographicLength(v) => self.length = Some(v),
+            Attribute::CryptographicUsageMask(v) => self.usage_mask = Some(v),
+            Attribute::KeyFormatType(v) => self.format = Some(v),
+            Attribute::ActivationDate(DateTime(v)) => self.dates.activation = Some(v),
+            Attribute::ProcessStartDate(DateTime(v)) => self.dates.process_start = Some(v),
+            Attribute::ProtectStopDate(DateTime(v)) => self.dates.protect_stop = Some(v),
+            Attribute::DeactivationDate(DateTime(v)) => self.dates.deactivation = Some(v),
+            Attribute::OriginalCreationDate(DateTime(v)) => self.dates.original = Some(v),
+            Attribute::Fresh(v) => self.fresh = Some(v),
+            Attribute::Sensitive(v) => self.sensitive = v,
+            Attribute::Extractable(v) => self.not_extractable = !v,
+            Attribute::Unknown(unknown) => {
+                return Err(OpError::UnknownAttribute(called(&unknown.key)));
+            }
+            attribute if is_read_only(&attribute) => {
+                let what = match attribute.key() {
+                    AttributeRef::Kind(kind) => kind.name().to_owned(),
+                    key => called(&key),
+                };
+                return Err(OpError::ReadOnly(what));
+            }
+            attribute => {
+                check_text(&attribute)?;
+                self.rest.push(attribute);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes into a head what the client asked for.
+    pub(crate) fn apply(&self, meta: &mut Meta) {
+        if let Some(algorithm) = self.algorithm {
+            meta.set_algorithm(algorithm);
+        }
+        meta.length = self.length.or(meta.length);
+        meta.usage_mask = self.usage_mask.or(meta.usage_mask);
+        meta.fresh = self.fresh.unwrap_or(true);
+        meta.sensitive = self.sensitive;
+        meta.extractable = !self.not_extractable;
+        let dates = &mut meta.dates;
+        dates.original = self.dates.original.or(dates.original);
+        dates.activation = self.dates.activation;
+        dates.process_start = self.dates.process_start;
+        dates.protect_stop = self.dates.protect_stop;
+        dates.deactivation = self.dates.deactivation;
+    }
+
+    /// The names asked for.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.rest.iter().filter_map(|attribute| match attribute {
+            Attribute::Name(name) => Some(name.value.as_str()),
+            _ => None,
+        })
+    }
+}
+
+impl WantedDates {
+    /// A date must not lie before the one it follows.
+    fn check(&self) -> Result<(), OpError> {
+        let order = [
+            (self.activation, self.deactivation, AttributeKind::DeactivationDate),
+            (self.activation, self.process_start, AttributeKind::ProcessStartDate),
+            (self.process_start, self.deactivation, AttributeKind::ProcessStartDate),
+            (self.protect_stop, self.deactivation, AttributeKind::ProtectStopDate),
+        ];
+        for (first, second, kind) in order {
+            if first.zip(second).is_some_and(|(first, second)| second < first) {
+                return Err(OpError::invalid(kind, "the dates of the object are out of order"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn called(key: &AttributeRef) -> String {
+    match key {
+        AttributeRef::Kind(kind) => kind.name().to_owned(),
+        AttributeRef::Vendor { vendor, name } => format!("{vendor}-{name}"),
+        AttributeRef::UnknownName(name) => name.chars().take(64).collect(),
+        AttributeRef::UnknownTag(tag) => format!("{tag}"),
+    }
+}
+
+fn is_read_only(attribute: &Attribute) -> bool {
+    if let Attribute::Vendor(vendor) = attribute {
+        return vendor.name.starts_with(qkd::VENDOR_PREFIX);
+    }
+    matches!(
+        attribute,
+        Attribute::UniqueIdentifier(_)
+            | Attribute::Digest(_)
+            | Attribute::LeaseTime(_)
+            | Attribute::State(_)
+            | Attribute::InitialDate(_)
+            | Attribute::DestroyDate(_)
+            | Attribute::CompromiseOccurrenceDate(_)
+            | Attribute::CompromiseDate(_)
+            | Attribute::RevocationReason(_)
+            | Attribute::ArchiveDate(_)
+            | Attribute::LastChangeDate(_)
+            | Attribute::CertificateType(_)
+            | Attribute::CertificateLength(_)
+            | Attribute::KeyValuePresent(_)
+            | Attribute::AlwaysSensitive(_)
+            | Attribute::NeverExtractable(_)
+            | Attribute::OpaqueDataType(_)
+            | Attribute::ShortUniqueIdentifier(_)
+    )
+}
+
+fn check_text(attribute: &Attribute) -> Result<(), OpError> {
+    match attribute {
+        Attribute::Name(name) if name.value.is_empty() => {
+            Err(OpError::invalid(AttributeKind::Name, "a name has at least one character"))
+        }
+        Attribute::ApplicationSpecificInformation(info) if info.data.is_none() => {
+            let text = "this server makes no application data; send it";
+            Err(OpError::invalid(AttributeKind::ApplicationSpecificInformation, text))
+        }
+        _ => Ok(()),
+    }
+}

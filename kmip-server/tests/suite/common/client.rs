@@ -1,0 +1,152 @@
+//! A KMIP client over TLS: the sans-IO client of crate `kmip`, and raw bytes.
+
+use std::time::Duration;
+
+use kmip::{
+    Answer, Operation, SecretBytes, Version,
+    attribute::{Attribute, AttributeKind},
+    client::{self, ClientError},
+    enums::{CryptographicAlgorithm, ResultReason},
+    object::Object,
+    op,
+    ttlv::frame_len,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use transport::{Profile, TlsClient, TlsClientStream, TlsFiles, client_config};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Encrypt and Decrypt.
+pub(crate) const USAGE: i32 = 12;
+
+pub(crate) struct Client {
+    pub(crate) version: Version,
+    pub(crate) kmip: client::Client,
+    stream: TlsClientStream,
+}
+
+type Result<T> = std::result::Result<T, ClientError>;
+
+/// Calls an operation and expects its own answer.
+macro_rules! typed {
+    ($($name:ident: $operation:ident / $module:ident;)+) => {$(
+        pub(crate) async fn $name(
+            &mut self,
+            request: op::$module::Request,
+        ) -> Result<op::$module::Response> {
+            match self.call(request).await? {
+                Answer::$operation(response) => Ok(response),
+                other => panic!("answered {other:?}"),
+            }
+        }
+    )+};
+}
+
+impl Client {
+    pub(crate) async fn connect(address: &str, files: &TlsFiles, version: Version) -> Self {
+        let config = client_config(files, Profile::Front).unwrap();
+        let tls = TlsClient::new(address, None, config).unwrap();
+        let stream = tls.connect(PATIENCE).await.unwrap().0;
+        Self { version, kmip: client::Client::new(version), stream }
+    }
+
+    pub(crate) async fn call(&mut self, operation: impl Into<Operation>) -> Result<Answer> {
+        let frame = self.kmip.request(operation).unwrap();
+        let answer = self.exchange(&frame).await;
+        self.kmip.answer(&answer)
+    }
+
+    pub(crate) async fn exchange(&mut self, frame: &[u8]) -> Vec<u8> {
+        self.send(frame).await;
+        self.receive().await.expect("an answer")
+    }
+
+    pub(crate) async fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.unwrap();
+        self.stream.flush().await.unwrap();
+    }
+
+    /// The next frame; `None` when the server closed.
+    pub(crate) async fn receive(&mut self) -> Option<Vec<u8>> {
+        tokio::time::timeout(PATIENCE, self.read_frame()).await.expect("a bounded time")
+    }
+
+    async fn read_frame(&mut self) -> Option<Vec<u8>> {
+        let mut frame = vec![0; 8];
+        self.stream.read_exact(&mut frame).await.ok()?;
+        let len = frame_len(&frame, 16 << 20).unwrap().unwrap();
+        frame.resize(len, 0);
+        self.stream.read_exact(&mut frame[8..]).await.ok()?;
+        Some(frame)
+    }
+
+    typed! {
+        query: Query / query;
+        discover: DiscoverVersions / discover_versions;
+        register: Register / register;
+        locate: Locate / locate;
+        get: Get / get;
+        get_attributes: GetAttributes / get_attributes;
+        get_attribute_list: GetAttributeList / get_attribute_list;
+        activate: Activate / activate;
+        revoke: Revoke / revoke;
+        destroy: Destroy / destroy;
+        create: Create / create;
+    }
+
+    /// An AES-256 key with more attributes.
+    pub(crate) async fn aes(
+        &mut self,
+        more: impl IntoIterator<Item = Attribute>,
+    ) -> Result<String> {
+        let request = client::create(CryptographicAlgorithm::Aes, 256, USAGE, more);
+        self.create(request).await.map(|response| response.id)
+    }
+
+    /// A registered AES key with more attributes.
+    pub(crate) async fn bring(
+        &mut self,
+        bytes: &[u8],
+        more: impl IntoIterator<Item = Attribute>,
+    ) -> Result<String> {
+        let bytes = SecretBytes::copy_from(bytes);
+        let request = client::register_key(bytes, CryptographicAlgorithm::Aes, USAGE, more);
+        self.register(request).await.map(|response| response.id)
+    }
+
+    /// The bytes of a symmetric key.
+    pub(crate) async fn key(&mut self, id: &str) -> Result<Vec<u8>> {
+        let response = self.get(client::get(id)).await?;
+        assert_eq!(response.id, id);
+        match response.object {
+            Object::SymmetricKey(block) => {
+                Ok(block.plain_bytes().expect("Raw").expose(<[u8]>::to_vec))
+            }
+            other => panic!("a symmetric key, not {other:?}"),
+        }
+    }
+
+    /// One attribute of an object.
+    pub(crate) async fn attribute(&mut self, id: &str, kind: AttributeKind) -> Option<Attribute> {
+        let request = client::get_attributes(id, [kind.into()]);
+        let answer = self.get_attributes(request).await.unwrap();
+        attribute(&answer, kind)
+    }
+}
+
+pub(crate) fn attribute(
+    answer: &op::get_attributes::Response,
+    kind: AttributeKind,
+) -> Option<Attribute> {
+    answer.attributes.iter().find(|attribute| attribute.kind() == Some(kind)).cloned()
+}
+
+/// The reason of a refusal.
+pub(crate) fn refusal<T: std::fmt::Debug>(result: Result<T>) -> ResultReason {
+    match result {
+        Err(ClientError::Refused { reason, message }) => {
+            assert!(!message.is_empty(), "a refusal says what and what next");
+            reason
+        }
+        other => panic!("a refusal, not {other:?}"),
+    }
+}

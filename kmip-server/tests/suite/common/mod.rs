@@ -1,0 +1,212 @@
+//! Two clusters, north and south, in one process: real supplies, stores and KMIP servers, joined
+//! by an in-memory link.
+
+mod client;
+mod hsm;
+mod wire;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use km_core::{
+    ids::{ClusterId, LinkId, SaeId},
+    material::ClearBytes,
+    objects::Objects,
+    pool::{NewBlock, Pool, PoolConfig},
+    provenance::Provenance,
+    records::Records,
+    registry::Registry,
+    store::{SqliteStore, Store},
+    supply::{Supply, SupplyLimits},
+    vault::Vault,
+};
+use kmip_server::{Limits, Server};
+use tempfile::TempDir;
+use tokio::{net::TcpListener, task::JoinHandle};
+use transport::{
+    Directory, IdentityRule, ListenerLimits, Profile, Shutdown, ShutdownHandle, TlsFiles,
+    pki::{DemoCa, San, Validity},
+    serve, server_config,
+};
+
+pub(crate) use client::{Client, attribute, refusal};
+use hsm::{SoftwareHsm, random};
+use wire::Wire;
+
+/// Registered applications and where they connect.
+const APPLICATIONS: [(&str, &str); 5] =
+    [("n1", "north"), ("n2", "north"), ("s1", "south"), ("s2", "south"), ("s3", "south")];
+/// n2 is paired with nobody; s3 with nobody.
+const PAIRS: [(&str, &str); 2] = [("n1", "s1"), ("n1", "s2")];
+
+pub(crate) struct End {
+    pub(crate) supply: Arc<Supply>,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) objects: Objects,
+    pub(crate) hsm: Arc<SoftwareHsm>,
+    pub(crate) server: Arc<Server>,
+    pub(crate) address: String,
+    wire: Arc<Wire>,
+    stop: ShutdownHandle,
+    _listening: JoinHandle<()>,
+}
+
+pub(crate) struct Network {
+    pub(crate) north: End,
+    pub(crate) south: End,
+    ca: DemoCa,
+    last_block: AtomicU64,
+    _dir: TempDir,
+}
+
+impl Network {
+    /// Ready to serve, with empty pools.
+    pub(crate) async fn start() -> Self {
+        Self::start_with(Limits::default()).await
+    }
+
+    pub(crate) async fn start_with(limits: Limits) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = DemoCa::create(&dir.path().join("ca")).unwrap();
+        let files = ca.issue("kme", &San::loopback(), Validity::days(1)).unwrap();
+        let north = End::start(&dir, &files, ("north", "south"), limits.clone()).await;
+        let south = End::start(&dir, &files, ("south", "north"), limits).await;
+        north.wire.lead_to(Arc::downgrade(&south.supply));
+        south.wire.lead_to(Arc::downgrade(&north.supply));
+        Self { north, south, ca, last_block: AtomicU64::new(0), _dir: dir }
+    }
+
+    /// With blocks that each end may assign from.
+    pub(crate) async fn stocked() -> Self {
+        let network = Self::start().await;
+        for owner in ["north", "south", "north", "south"] {
+            network.admit(owner, 4096).await;
+        }
+        network
+    }
+
+    /// The same fresh block at both ends; `owner` assigns from it.
+    async fn admit(&self, owner: &str, len: usize) {
+        let number = self.last_block.fetch_add(1, Relaxed) + 1;
+        let bytes = random(len);
+        for end in [&self.north, &self.south] {
+            let block = NewBlock {
+                number,
+                owner: cluster(owner),
+                provenance: Provenance::direct(LinkId::parse("link-1").unwrap()),
+                module: "module".into(),
+                clear: ClearBytes::copy_from(&bytes),
+                confirmed: true,
+            };
+            end.pool.admit(block).await.unwrap();
+        }
+    }
+
+    /// A certificate of `name`, registered or not.
+    pub(crate) fn certificate(&self, name: &str) -> TlsFiles {
+        static ISSUED: AtomicU64 = AtomicU64::new(0);
+        let file = format!("{name}-{}", ISSUED.fetch_add(1, Relaxed));
+        self.ca.issue(&file, &[San::Uri(uri(name))], Validity::days(1)).unwrap()
+    }
+
+    /// The application `name`, connected at its home, speaking `version`.
+    pub(crate) async fn client(&self, name: &str, version: kmip::Version) -> Client {
+        let home = APPLICATIONS.iter().find(|(known, _)| *known == name);
+        let end =
+            if home.is_some_and(|(_, at)| *at == "south") { &self.south } else { &self.north };
+        Client::connect(&end.address, &self.certificate(name), version).await
+    }
+
+    /// Both accounts balance, to the bit, once all runs have ended.
+    pub(crate) async fn assert_balanced(&self) {
+        for end in [&self.north, &self.south] {
+            end.supply.stop().await;
+        }
+        for end in [&self.north, &self.south] {
+            end.pool.settled().await;
+            let view = end.pool.view();
+            assert!(view.balanced, "{view:?}");
+        }
+    }
+}
+
+impl End {
+    async fn start(
+        dir: &TempDir,
+        files: &TlsFiles,
+        (here, peer): (&str, &str),
+        limits: Limits,
+    ) -> Self {
+        let path = dir.path().join(format!("{here}.db"));
+        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(path).unwrap());
+        let hsm = Arc::new(SoftwareHsm::new());
+        let vault = Vault::new(hsm.clone());
+        let record_key = vault.record_key(store.as_ref()).await.unwrap();
+        let records = Records::new(store, &record_key);
+        let key_ttl = Duration::from_secs(3600);
+        let config =
+            PoolConfig { here: cluster(here), peer: cluster(peer), key_ttl, max_stored: 64 << 20 };
+        let pool = Pool::open(config, records.clone(), vault.clone()).await.unwrap();
+        let wire = Arc::new(Wire::new(cluster(here)));
+        pool.connect(wire.clone());
+        let supply_limits = SupplyLimits::default();
+        let supply = Supply::new(cluster(here), registry(), supply_limits, [pool.clone()]);
+        let objects = Objects::new(records, vault);
+        let server = Server::new(supply.clone(), objects.clone(), directory(), limits);
+        let (address, stop, _listening) = listen(server.clone(), files).await;
+        Self { supply, pool, objects, hsm, server, address, wire, stop, _listening }
+    }
+
+    /// Asks the server to end.
+    pub(crate) fn stop(&self) {
+        self.stop.start();
+    }
+}
+
+async fn listen(server: Arc<Server>, files: &TlsFiles) -> (String, ShutdownHandle, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (stop, shutdown) = Shutdown::pair();
+    let tls = server_config(files, Profile::Front).unwrap();
+    let heard = shutdown.clone();
+    let handler = move |stream, peer| server.clone().serve_connection(stream, peer, heard.clone());
+    let (limits, stats) = (ListenerLimits::default(), Arc::default());
+    let listening = tokio::spawn(serve(listener, tls, limits, stats, handler, shutdown));
+    (address, stop, listening)
+}
+
+fn registry() -> Registry {
+    let mut registry = Registry::default();
+    for (name, home) in APPLICATIONS {
+        registry.register(sae_id(name), [cluster(home)]).unwrap();
+    }
+    for (one, other) in PAIRS {
+        registry.pair(&sae_id(one), &sae_id(other)).unwrap();
+    }
+    registry
+}
+
+fn directory() -> Directory<SaeId> {
+    let mut directory = Directory::default();
+    for (name, _) in APPLICATIONS {
+        directory.add(IdentityRule::Uri(uri(name)), sae_id(name));
+    }
+    directory
+}
+
+fn uri(name: &str) -> String {
+    format!("urn:test:sae:{name}")
+}
+
+pub(crate) fn sae_id(name: &str) -> SaeId {
+    SaeId::parse(name).unwrap()
+}
+
+fn cluster(name: &str) -> ClusterId {
+    ClusterId::parse(name).unwrap()
+}

@@ -1,0 +1,128 @@
+//! Locate: filters, pages, storage status, group members.
+
+use kmip::{
+    DateTime, Version,
+    attribute::{ApplicationSpecificInformation, Attribute, Name, VendorAttribute},
+    client,
+    enums::*,
+    op::locate::Request,
+    ttlv::Value,
+};
+
+use crate::common::{Client, Network, refusal};
+
+fn group(name: &str) -> Attribute {
+    Attribute::ObjectGroup(name.into())
+}
+
+fn info(data: Option<&str>) -> Attribute {
+    Attribute::ApplicationSpecificInformation(ApplicationSpecificInformation {
+        namespace: "ssl".into(),
+        data: data.map(Into::into),
+    })
+}
+
+fn vendor(value: i32) -> Attribute {
+    Attribute::Vendor(VendorAttribute {
+        vendor: "x".into(),
+        name: "shelf".into(),
+        value: Value::Integer(value),
+    })
+}
+
+async fn find(client: &mut Client, filters: impl IntoIterator<Item = Attribute>) -> Vec<String> {
+    client.locate(client::locate(filters)).await.unwrap().ids
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn filters_intersect() {
+    let network = Network::start().await;
+    for version in [Version::V1_0, Version::V1_4, Version::V2_1] {
+        let owner = if version == Version::V1_0 { "n1" } else { "n2" };
+        let mut client = network.client(owner, version).await;
+        let mark = format!("{version}");
+        let named = |n: i32| Attribute::Name(Name::text(format!("{mark}/{n}")));
+        let mut ids = Vec::new();
+        for n in 0..6 {
+            let group = group(&format!("{mark}/{}", n % 2));
+            ids.push(client.aes([named(n), group, vendor(n / 3), info(Some("d"))]).await.unwrap());
+        }
+        let secret = client.bring(&[7; 16], [group(&format!("{mark}/0"))]).await.unwrap();
+        let g = |n: i32| group(&format!("{mark}/{n}"));
+        assert_eq!(find(&mut client, [named(3)]).await, [ids[3].clone()]);
+        assert_eq!(find(&mut client, [g(1)]).await, [&ids[1], &ids[3], &ids[5]].map(Clone::clone));
+        assert_eq!(find(&mut client, [g(1), vendor(0)]).await, [ids[1].clone()]);
+        assert!(find(&mut client, [g(1), named(0)]).await.is_empty());
+        let bits = Attribute::CryptographicLength(128);
+        assert_eq!(find(&mut client, [g(0), bits]).await, [secret.clone()]);
+        let mask = |mask| Attribute::CryptographicUsageMask(mask);
+        assert_eq!(find(&mut client, [g(0), mask(4)]).await.len(), 4, "one bit of two");
+        assert!(find(&mut client, [g(0), mask(4 | 1)]).await.is_empty());
+        let key = Attribute::ObjectType(ObjectType::SymmetricKey);
+        assert_eq!(find(&mut client, [key, g(0)]).await.len(), 4);
+        assert_eq!(find(&mut client, [g(0), info(Some("d"))]).await.len(), 3);
+        client.activate(client::activate(&ids[2])).await.unwrap();
+        let active = Attribute::State(State::Active);
+        assert_eq!(find(&mut client, [g(0), active]).await, [ids[2].clone()]);
+        let date = |at| Attribute::InitialDate(DateTime(at));
+        assert_eq!(find(&mut client, [g(1), date(0), date(i64::MAX)]).await.len(), 3);
+        assert!(find(&mut client, [g(1), date(0), date(1000)]).await.is_empty());
+        assert!(find(&mut client, [g(1), date(5)]).await.is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_and_totals() {
+    let network = Network::start().await;
+    let mut client = network.client("n1", Version::V1_4).await;
+    let mut ids = Vec::new();
+    for _ in 0..7 {
+        ids.push(client.aes([group("g")]).await.unwrap());
+    }
+    let page = |maximum, offset| Request {
+        maximum_items: maximum,
+        offset_items: offset,
+        ..client::locate([group("g")])
+    };
+    let first = client.locate(page(Some(3), None)).await.unwrap();
+    assert_eq!(first.ids, ids[..3]);
+    let second = client.locate(page(Some(3), Some(3))).await.unwrap();
+    assert_eq!(second.ids, ids[3..6]);
+    let last = client.locate(page(Some(3), Some(6))).await.unwrap();
+    assert_eq!((last.ids.as_slice(), last.located_items), (&ids[6..], Some(7)));
+    assert!(client.locate(page(Some(0), None)).await.unwrap().ids.is_empty());
+    assert_eq!(refusal(client.locate(page(Some(-1), None)).await), ResultReason::InvalidField);
+    assert_eq!(client.locate(page(None, None)).await.unwrap().located_items, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn destroyed_objects_are_found_only_when_asked_for() {
+    let network = Network::start().await;
+    let mut client = network.client("n1", Version::V2_1).await;
+    let name = || Attribute::Name(Name::text("phoenix"));
+    let old = client.aes([name()]).await.unwrap();
+    client.destroy(client::destroy(&old)).await.unwrap();
+    let new = client.aes([name()]).await.expect("the name is free again");
+    let stored = |mask| Request { storage_status_mask: Some(mask), ..client::locate([name()]) };
+    assert_eq!(client.locate(stored(1)).await.unwrap().ids, [new.as_str()]);
+    assert_eq!(client.locate(stored(4)).await.unwrap().ids, [old.as_str()]);
+    assert_eq!(client.locate(stored(5)).await.unwrap().ids, [new, old.clone()]);
+    let all = Request { storage_status_mask: Some(4), ..client::locate([]) };
+    assert_eq!(client.locate(all).await.unwrap().ids, [old]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fresh_members_are_those_never_given() {
+    let network = Network::start().await;
+    let mut client = network.client("n1", Version::V1_4).await;
+    let one = client.aes([group("own")]).await.unwrap();
+    let two = client.aes([group("own")]).await.unwrap();
+    let fresh = || client::locate_fresh("own");
+    assert_eq!(client.locate(fresh()).await.unwrap().ids, [one.as_str()]);
+    client.key(&one).await.unwrap();
+    assert_eq!(client.locate(fresh()).await.unwrap().ids, [two.as_str()]);
+    let is_fresh = client.attribute(&one, kmip::attribute::AttributeKind::Fresh).await;
+    assert_eq!(is_fresh, Some(Attribute::Fresh(false)));
+    client.key(&two).await.unwrap();
+    assert!(client.locate(fresh()).await.unwrap().ids.is_empty());
+}
