@@ -26,6 +26,8 @@ pub const MAX_ATTRIBUTES: usize = 64 << 10;
 pub const MAX_TERMS: usize = 48;
 /// Most bytes in a search term.
 const MAX_TERM: usize = 512;
+/// Most objects [`Objects::inspect`] gives: one owner and every slave of a run.
+pub const MAX_HOLDERS: usize = crate::run::MAX_SLAVES + 1;
 
 /// State of a managed object (KMIP, "State" attribute).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -249,12 +251,26 @@ impl Objects {
 
     /// Reads the object `uid` if it belongs to `owner`.
     pub async fn get(&self, owner: &SaeId, uid: &str) -> Result<(Object, Version), ObjectError> {
-        let (object, version) = self.inspect(uid).await?;
+        let (object, version) = self.read(uid).await?;
         if object.owner == *owner { Ok((object, version)) } else { Err(missing(uid)) }
     }
 
-    /// Reads the object `uid` whoever owns it. For operators; fronts use [`Objects::get`].
-    pub async fn inspect(&self, uid: &str) -> Result<(Object, Version), ObjectError> {
+    /// The objects known as `uid`, whoever owns them: `uid` itself and `uid~…`, as a pool key is
+    /// named that several applications hold. At most [`MAX_HOLDERS`]. For operators; fronts use
+    /// [`Objects::get`].
+    pub async fn inspect(&self, uid: &str) -> Result<Vec<Object>, ObjectError> {
+        if uid.is_empty() || uid.len() > MAX_UID {
+            return Ok(Vec::new());
+        }
+        let alone = self.records.store().get(&object_key(uid)).await.map_err(RecordError::from)?;
+        let prefix = [OBJECT, uid.as_bytes(), b"~"].concat();
+        let copies = self.records.store().range(&prefix, Bound::Unbounded, MAX_HOLDERS).await;
+        let all = alone.into_iter().chain(copies.map_err(RecordError::from)?);
+        let decode = |record: crate::store::Record| self.records.decode(&record.key, &record.value);
+        Ok(all.map(decode).collect::<Result<_, _>>()?)
+    }
+
+    async fn read(&self, uid: &str) -> Result<(Object, Version), ObjectError> {
         if uid.is_empty() || uid.len() > MAX_UID {
             return Err(missing(uid));
         }
