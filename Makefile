@@ -33,7 +33,7 @@ verify:
 bench:
 	@scripts/setup.sh
 	$(CARGO) build --release --locked -p qkm
-	$(CARGO) run --release --locked -p qkm-tests --bin qkm-bench -- $(ARGS)
+	$(CARGO) bench --locked -p qkm-tests --bench qkm -- $(ARGS)
 
 ## Each fuzz target for SECONDS (60). Needs nightly Rust and cargo-fuzz.
 SECONDS ?= 60

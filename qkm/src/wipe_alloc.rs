@@ -87,7 +87,7 @@ mod tests {
             assert!(!block.is_null());
             ptr::copy_nonoverlapping(SECRET.as_ptr(), block, SECRET.len());
             let grown = WipeAlloc.realloc(block, layout, 100_000);
-            assert!(!grown.is_null() && grown as usize % 16 == 0);
+            assert!(!grown.is_null() && (grown as usize).is_multiple_of(16));
             assert_eq!(std::slice::from_raw_parts(grown, SECRET.len()), SECRET);
             let shrunk =
                 WipeAlloc.realloc(grown, Layout::from_size_align(100_000, 16).unwrap(), 10);

@@ -38,7 +38,7 @@ fn occurrences(seed: u8) -> usize {
             let want = buffer.len().min((end - at) as usize);
             let Ok(got) = memory.read_at(&mut buffer[..want], at) else { break };
             let hit = |window: &&[u8]| window.iter().enumerate().all(|(i, b)| *b == byte(seed, i));
-            let places = buffer[..got].windows(LEN).enumerate().filter(|(_, w)| hit(&w));
+            let places = buffer[..got].windows(LEN).enumerate().filter(|(_, w)| hit(w));
             // The copy in `buffer` shows other memory; `buffer` itself does not count.
             found += places.filter(|(i, _)| !own.contains(&(at + *i as u64))).count();
             at += got.saturating_sub(LEN).max(1) as u64;

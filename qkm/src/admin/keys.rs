@@ -1,37 +1,28 @@
 //! `GET /v1/keys/{id}`: what is known about one key, never its bytes.
 
-use km_core::{
-    key_id::KeyId,
-    objects::{Object, ObjectError},
-    pool::KeyState,
-    provenance::Provenance,
-};
+use km_core::{key_id::KeyId, objects::Object, pool::KeyState, provenance::Provenance};
 use serde_json::{Value, json};
 
 use super::problem::Problem;
 use crate::serve::Node;
 
-/// A pool key, the managed object it became, or any other managed object.
+/// A pool key and the managed objects it became, or any other managed object.
 pub(super) async fn show(node: &Node, segment: &str) -> Result<Value, Problem> {
     let id = etsi014::path::decode(segment).ok_or_else(|| Problem::no_such_key(segment))?;
-    let object = match node.objects.inspect(&id).await {
-        Ok((object, _)) => Some(managed(&object)),
-        Err(ObjectError::NotFound(_)) => None,
-        Err(error) => return Err(error.into()),
-    };
+    let objects: Vec<Value> = node.objects.inspect(&id).await?.iter().map(managed).collect();
     let pool_key = match KeyId::parse(&id) {
         Some(key) => in_pool(node, key).await?,
         None => None,
     };
-    if object.is_none() && pool_key.is_none() {
+    if objects.is_empty() && pool_key.is_none() {
         return Err(Problem::no_such_key(&id));
     }
     let mut shown = json!({ "id": id });
-    let parts = [("pool_key", pool_key), ("object", object)];
-    for (name, part) in parts {
-        if let Some(part) = part {
-            shown[name] = part;
-        }
+    if let Some(pool_key) = pool_key {
+        shown["pool_key"] = pool_key;
+    }
+    if !objects.is_empty() {
+        shown["objects"] = Value::Array(objects);
     }
     Ok(shown)
 }

@@ -19,6 +19,7 @@ use crate::{
 /// The fronts of one key manager; each is there whether it listens or not, so that metrics are.
 pub(crate) struct Fronts {
     pub(crate) etsi014: Arc<Etsi014>,
+    pub(crate) kmip: Arc<kmip_server::Server>,
     /// Connections by front.
     pub(crate) stats: Stats,
 }
@@ -47,7 +48,12 @@ impl Stats {
 impl Fronts {
     pub(super) fn new(config: &Config, node: &Node) -> Self {
         let (supply, objects) = (node.supply.clone(), node.objects.clone());
-        Self { etsi014: Etsi014::new(supply.clone(), config.directory()), stats: Stats::default() }
+        let limits = kmip_server::Limits::default();
+        Self {
+            etsi014: Etsi014::new(supply.clone(), config.directory()),
+            kmip: kmip_server::Server::new(supply, objects, config.directory(), limits),
+            stats: Stats::default(),
+        }
     }
 
     /// Opens the configured listeners and serves them in `tasks` until `shutdown`.
@@ -65,6 +71,15 @@ impl Fronts {
             };
             let open = Listening::open("etsi014", front, Profile::Front).await?;
             tasks.spawn(open.serve(self.stats.etsi014.clone(), handler, shutdown.clone()));
+        }
+        if let Some(front) = &config.kmip {
+            let (service, stop) = (self.kmip.clone(), shutdown.clone());
+            let handler = move |stream: ServerStream, peer: PeerIdentity| {
+                let (service, stop) = (service.clone(), stop.clone());
+                async move { service.serve_connection(stream, peer, stop).await }
+            };
+            let open = Listening::open("kmip", front, Profile::Front).await?;
+            tasks.spawn(open.serve(self.stats.kmip.clone(), handler, shutdown.clone()));
         }
         Ok(())
     }

@@ -21,6 +21,7 @@ pub(super) fn all(inside: &Inside) -> Vec<Metric> {
     metrics.extend(modules(inside));
     metrics.extend(listeners(inside));
     metrics.extend(etsi014(inside));
+    metrics.extend(kmip(inside));
     metrics
 }
 
@@ -204,9 +205,6 @@ fn listeners(inside: &Inside) -> Vec<Metric> {
 
 fn etsi014(inside: &Inside) -> Vec<Metric> {
     let counts = inside.fronts.etsi014.counters();
-    let one = |name, help, count: &AtomicU64| {
-        Metric::counter(name, help, vec![(Vec::new(), count.load(Relaxed))])
-    };
     vec![
         one("qkm_etsi014_keys_issued", "Keys issued by enc_keys.", &counts.issued),
         one("qkm_etsi014_keys_collected", "Keys collected by dec_keys.", &counts.collected),
@@ -214,4 +212,20 @@ fn etsi014(inside: &Inside) -> Vec<Metric> {
         one("qkm_etsi014_unavailable", "Answers 503.", &counts.unavailable),
         one("qkm_etsi014_refused", "Other refusals.", &counts.refused),
     ]
+}
+
+fn kmip(inside: &Inside) -> Vec<Metric> {
+    let counts = inside.fronts.kmip.counters();
+    vec![
+        one("qkm_kmip_requests", "Requests read.", &counts.requests),
+        one("qkm_kmip_items_done", "Batch items done.", &counts.done),
+        one("qkm_kmip_items_refused", "Batch items refused.", &counts.refused),
+        one("qkm_kmip_unauthenticated", "Requests of strangers.", &counts.unauthenticated),
+        one("qkm_kmip_malformed", "Frames that could not be read.", &counts.malformed),
+        one("qkm_kmip_pool_keys", "Pool keys that became objects.", &counts.pool_keys),
+    ]
+}
+
+fn one(name: &'static str, help: &'static str, count: &AtomicU64) -> Metric {
+    Metric::counter(name, help, vec![(Vec::new(), count.load(Relaxed))])
 }

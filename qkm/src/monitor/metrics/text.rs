@@ -6,11 +6,11 @@ use std::fmt;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric, text::encode_registry},
-    metrics::{counter::ConstCounter, gauge::ConstGauge},
+    metrics::{TypedMetric, counter::ConstCounter, gauge::ConstGauge},
     registry::Registry,
 };
 
-use super::{Metric, Samples, gather};
+use super::{Labels, Metric, Samples, gather};
 use crate::serve::Inside;
 
 /// All metrics now.
@@ -50,23 +50,35 @@ impl Collector for Snapshot {
         for Metric { name, help, samples } in &self.0 {
             match samples {
                 Samples::Counter(samples) => {
-                    let kind = ConstCounter::new(0u64).metric_type();
-                    let mut family = encoder.encode_descriptor(name, help, None, kind)?;
-                    for (labels, value) in samples {
-                        ConstCounter::new(*value).encode(family.encode_family(labels)?)?;
-                    }
+                    let one = |value: &u64| ConstCounter::new(*value);
+                    each(&mut encoder, name, help, samples, one)?;
                 }
                 Samples::Gauge(samples) => {
-                    let kind = ConstGauge::new(0f64).metric_type();
-                    let mut family = encoder.encode_descriptor(name, help, None, kind)?;
-                    for (labels, value) in samples {
-                        ConstGauge::new(*value).encode(family.encode_family(labels)?)?;
-                    }
+                    let one = |value: &f64| ConstGauge::new(*value);
+                    each(&mut encoder, name, help, samples, one)?;
                 }
             }
         }
         Ok(())
     }
+}
+
+/// Writes one metric. A sample without labels is not a family of one: that would show as `{}`.
+fn each<T, M: EncodeMetric + TypedMetric>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    samples: &[(Labels, T)],
+    metric: impl Fn(&T) -> M,
+) -> Result<(), fmt::Error> {
+    let mut family = encoder.encode_descriptor(name, help, None, M::TYPE)?;
+    for (labels, value) in samples {
+        match labels.is_empty() {
+            true => return metric(value).encode(family),
+            false => metric(value).encode(family.encode_family(labels)?)?,
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,0 +1,145 @@
+//! The configuration: what is accepted, and where mistakes are shown.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{qkm, text};
+use qkm::{
+    config::{Config, EXAMPLE},
+    fault::{Code, Failure},
+};
+
+fn mistake(from: &str, to: &str) -> Failure {
+    assert!(EXAMPLE.contains(from), "the example lacks {from:?}");
+    Config::parse(&EXAMPLE.replacen(from, to, 1), &"qkm.toml").unwrap_err()
+}
+
+#[test]
+fn the_example_is_accepted_by_check() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("qkm.toml");
+    let example = qkm(&["config", "example"]);
+    assert_eq!(text(&example.stdout), EXAMPLE);
+    std::fs::write(&file, &example.stdout).unwrap();
+    let checked = qkm(&["config", "check", file.to_str().unwrap()]);
+    assert_eq!(checked.status.code(), Some(0), "{}", text(&checked.stderr));
+    assert!(text(&checked.stdout).contains("cluster north, 1 peer(s), 1 application(s)"));
+}
+
+#[test]
+fn what_the_example_leaves_out_is_the_default() {
+    let uncommented: String = EXAMPLE
+        .lines()
+        .map(|line| match line.strip_prefix("# ").filter(|l| l.contains(" = ")) {
+            // Only whole entries: prose with a sign in it is not one.
+            Some(entry) if entry.split(' ').next().is_some_and(is_entry) => format!("{entry}\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    let uncommented = uncommented.replace("# [debug]\n", "[debug]\n");
+    let (with, without) =
+        (Config::parse(&uncommented, &"with").unwrap(), Config::parse(EXAMPLE, &"").unwrap());
+    assert_eq!(with.hsm.deadline_ms, without.hsm.deadline_ms);
+    assert_eq!(with.hsm.kek_label, without.hsm.kek_label);
+    assert_eq!(with.peers[0].max_stored, without.peers[0].max_stored);
+    assert_eq!(with.limits, without.limits);
+    assert_eq!(with.dumpable, without.dumpable);
+    let connections = |config: &Config| config.etsi014.as_ref().unwrap().connections;
+    assert_eq!(connections(&with), connections(&without));
+}
+
+fn is_entry(name: &str) -> bool {
+    ["library", "kek_label", "sessions", "deadline_ms", "connections", "allow_remote", "dumpable"]
+        .contains(&name)
+        || ["max_stored_mib", "server_name", "key_size_bits", "status_path", "identity"]
+            .contains(&name)
+}
+
+#[test]
+fn mistakes_are_shown_with_line_column_and_what_to_do() {
+    let cases = [
+        (
+            "id = \"north\"",
+            "name = \"north\"",
+            Code::C002,
+            "unknown field `name`",
+            "name = \"north\"",
+        ),
+        (
+            "id = \"north\"",
+            "id = \"no rth\"",
+            Code::C002,
+            "a cluster ID must be",
+            "id = \"no rth\"",
+        ),
+        (
+            "max_keys_per_request = 128",
+            "max_keys_per_request = 0",
+            Code::C003,
+            "1 to 2048",
+            "[supply]",
+        ),
+        ("min_key_size = 64", "min_key_size = 60", Code::C003, "multiples of 8", "[supply]"),
+        ("key_size = 256  ", "key_size = 65536", Code::C003, "must not decrease", "[supply]"),
+        (
+            "listen = \"127.0.0.1:9464\"",
+            "listen = \"0.0.0.0:9464\"",
+            Code::C003,
+            "plain HTTP",
+            "[monitor]",
+        ),
+        (
+            "operators = [\"cn:operator\"]",
+            "operators = []",
+            Code::C003,
+            "names no operators",
+            "[admin]",
+        ),
+        (
+            "identity = \"uri:urn",
+            "identity = \"urn",
+            Code::C002,
+            "is not an identity rule",
+            "identity",
+        ),
+        ("address = \"km.south.example:7443\"", "", Code::C003, "dials south", "[[peer]]"),
+        ("cluster = \"south\"", "cluster = \"north\"", Code::C003, "its own peer", "[[peer]]"),
+        ("peer = \"south\"", "peer = \"west\"", Code::C003, "which is no [[peer]]", "[[qkd_link]]"),
+        ("certificate = \"cn:sae-n1\"", "", Code::C003, "is not named", "[[sae]]"),
+        ("id = \"sae-s1\"", "id = \"sae-n1\"", Code::C003, "registered twice", "[[sae]]"),
+        ("\"sae-n1\", \"sae-s1\"]", "\"sae-n1\", \"ghost\"]", Code::C003, "ghost", "[[pair]]"),
+        ("profile = \"softhsm2\"", "profile = 2", Code::C002, "invalid type", "profile = 2"),
+        ("[store]", "[store", Code::C002, "", "[store"),
+    ];
+    for (from, to, code, what, line) in cases {
+        let failure = mistake(from, to);
+        assert_eq!(failure.code(), code, "{failure}");
+        assert!(failure.to_string().contains(what), "{what:?} is not in: {failure}");
+        let place = failure.place().unwrap_or_else(|| panic!("no place: {failure}"));
+        assert!(place.text.contains(line), "{from:?} is shown at {place:?}");
+        assert!(failure.to_string().contains("help: "), "{failure}");
+    }
+}
+
+#[test]
+fn a_peer_without_our_km_link_is_refused() {
+    let start = EXAMPLE.find("[km_link]").unwrap();
+    let end = EXAMPLE.find("# Plain HTTP").unwrap();
+    let text = format!("{}{}", &EXAMPLE[..start], &EXAMPLE[end..]);
+    let failure = Config::parse(&text, &"qkm.toml").unwrap_err();
+    assert!(failure.what().contains("no [km_link]"), "{failure}");
+}
+
+#[test]
+fn wrong_usage_ends_with_status_2() {
+    assert_eq!(qkm(&["serve", "--config", "/nonexistent.toml"]).status.code(), Some(2));
+    assert_eq!(qkm(&["serve", "--no-such-flag"]).status.code(), Some(2));
+    let unknown = qkm(&["explain", "QKM-Z999"]);
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(text(&unknown.stderr).starts_with("error[QKM-C002]"), "{}", text(&unknown.stderr));
+    let known = qkm(&["explain", "qkm-h001"]);
+    assert_eq!(known.status.code(), Some(0));
+    assert!(text(&known.stdout).contains("Never choose tokens by slot"));
+    assert!(text(&qkm(&["completions", "bash"]).stdout).contains("_qkm()"));
+    assert_eq!(text(&qkm(&["version"]).stdout), format!("qkm {}\n", env!("CARGO_PKG_VERSION")));
+}
