@@ -1,5 +1,7 @@
 //! What is durable is always a prefix of what happened, at any commit, under concurrency.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod common;
 
 use std::{collections::BTreeMap, ops::Bound, sync::Arc};

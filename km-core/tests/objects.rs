@@ -1,5 +1,7 @@
 //! Managed objects over a real store and a token that really seals.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod common;
 
 use common::{Life, Machine, SoftHsm, sae};

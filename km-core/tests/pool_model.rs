@@ -1,6 +1,8 @@
 //! Random histories of two ends against a model: what was issued can be collected once by each
 //! application it is for, with the same bytes, whatever is lost, repeated or crashes in between.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod common;
 
 use std::{

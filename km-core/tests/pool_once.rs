@@ -1,5 +1,7 @@
 //! At most once: applications of both ends issue and collect at the same time.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod common;
 
 use std::{collections::HashMap, sync::Arc};

@@ -1,5 +1,7 @@
 //! Traps found by reading, each with the story that sprang it.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod common;
 
 use std::time::Duration;

@@ -83,15 +83,12 @@ pub struct Reservation {
 
 impl Pool {
     /// Takes a run the peer assigned, in the order the runs came. Confirm it to the peer only
-    /// after [`Accepted::durable`]. A repeated run is taken again.
+    /// after [`Accepted::durable`]. An owner never repeats a run, so one that comes again is
+    /// refused: its end was put back to an older state.
     ///
     /// The caller has checked that the applications may share keys.
     pub fn accept_run(self: &Arc<Self>, spec: RunSpec) -> Result<Accepted, PoolError> {
         let mut tables = self.tables();
-        let pool = self.clone();
-        if tables.collecting.get(&spec.id).is_some_and(|run| run.spec == spec) {
-            return Ok(Accepted { pool, ticket: self.journal.last() });
-        }
         let number = spec.id.block.number;
         let state = self.assignable_by_peer(&tables, &spec)?;
         let mut change = Change::default();
@@ -106,7 +103,7 @@ impl Pool {
         change.records.push((key.clone(), Some(self.records.encode(&key, &record))));
         tables.insert_collecting(record);
         self.advance(&mut tables, number, state, end, &mut change);
-        Ok(Accepted { pool, ticket: self.journal.append(change) })
+        Ok(Accepted { pool: self.clone(), ticket: self.journal.append(change) })
     }
 
     fn assignable_by_peer(&self, tables: &Tables, spec: &RunSpec) -> Result<BlockState, PoolError> {
