@@ -2,7 +2,7 @@
 //! the message in postcard. Enter through [`Frame::encode`] and [`Frames`].
 
 use km_core::{
-    ids::{ClusterId, LinkId, PoolTag},
+    ids::{ClusterId, LinkId, MAX_BLOCK_NUMBER, PoolTag},
     module::MAX_MODULE_ID,
     peer::GivenBlock,
     run::RunSpec,
@@ -183,19 +183,28 @@ impl Frame {
     fn within_bounds(&self) -> bool {
         match self {
             Frame::Hello(hello) => {
-                hello.unconfirmed.len() <= MAX_LIST && hello.given.len() <= MAX_LIST
+                hello.highest <= MAX_BLOCK_NUMBER
+                    && hello.floor <= MAX_BLOCK_NUMBER + 1
+                    && hello.given.len() <= MAX_LIST
+                    && listed(&hello.unconfirmed)
             }
-            Frame::Known { have, lack } => have.len() <= MAX_LIST && lack.len() <= MAX_LIST,
+            Frame::Known { have, lack } => listed(have) && listed(lack),
             Frame::Propose(proposal) => {
                 let plain =
                     |(id, len): &(String, u16)| (1..=MAX_MODULE_ID).contains(&id.len()) && *len > 0;
-                (1..=MAX_KEYS).contains(&proposal.keys.len()) && proposal.keys.iter().all(plain)
+                proposal.number <= MAX_BLOCK_NUMBER
+                    && (1..=MAX_KEYS).contains(&proposal.keys.len())
+                    && proposal.keys.iter().all(plain)
             }
             Frame::Given(blocks) => blocks.len() <= MAX_LIST,
             Frame::Assign { run, .. } | Frame::RunEnded { run, .. } => run.sound(),
             _ => true,
         }
     }
+}
+
+fn listed(numbers: &[u64]) -> bool {
+    numbers.len() <= MAX_LIST && numbers.iter().all(|number| *number <= MAX_BLOCK_NUMBER)
 }
 
 /// Cuts a stream of bytes into frames.
