@@ -7,7 +7,7 @@ use std::{
 };
 
 use km_core::{
-    module::{ModuleError, ModuleKey, ModuleSource},
+    module::{MAX_MODULE_ID, ModuleError, ModuleKey, ModuleSource},
     pool::Pool,
 };
 use tokio::sync::mpsc;
@@ -37,13 +37,16 @@ pub(crate) async fn run(
             continue;
         }
         let Ok(place) = blocks.reserve().await else { return };
-        match source.take(MAX_RAW - assembly.bytes).await {
-            Ok(keys) => assembly.extend(keys),
-            Err(ModuleError::Empty) => tokio::time::sleep(EMPTY_PAUSE).await,
-            Err(error) => {
-                tracing::warn!(%error, "no keys from the QKD module");
-                tokio::time::sleep(FAULT_PAUSE).await;
-            }
+        match assembly.wanted() {
+            0 => {}
+            wanted => match source.take(wanted).await {
+                Ok(keys) => assembly.extend(keys),
+                Err(ModuleError::Empty) => tokio::time::sleep(EMPTY_PAUSE).await,
+                Err(error) => {
+                    tracing::warn!(%error, "no keys from the QKD module");
+                    tokio::time::sleep(FAULT_PAUSE).await;
+                }
+            },
         }
         if let Some(block) = assembly.ready(Instant::now()) {
             place.send(block);
@@ -60,9 +63,21 @@ struct Assembly {
 }
 
 impl Assembly {
+    /// Bytes that still fit a block; a module may have given more than it was asked for.
+    fn wanted(&self) -> usize {
+        MAX_RAW.saturating_sub(self.bytes)
+    }
+
     fn extend(&mut self, keys: Vec<ModuleKey>) {
         for key in keys {
             let len = key.bytes.len();
+            if !(1..=MAX_MODULE_ID).contains(&key.id.len()) {
+                tracing::warn!(
+                    bytes = key.id.len(),
+                    "a module key with an unusable ID was dropped"
+                );
+                continue;
+            }
             if len == 0 || len > usize::from(u16::MAX) || len > MAX_RAW {
                 tracing::warn!(bytes = len, "a module key of unusable size was dropped");
                 continue;
@@ -124,6 +139,27 @@ mod tests {
         assert!(assembly.ready(Instant::now()).is_none());
         let later = Instant::now() + FLUSH_AFTER;
         assert_eq!(assembly.ready(later).unwrap().len(), 40);
+    }
+
+    #[test]
+    fn a_module_may_give_more_than_it_was_asked_for() {
+        let mut assembly = Assembly::default();
+        assembly.extend(keys(3 * MAX_RAW / 32, 32));
+        for left in [2, 1, 0] {
+            assert_eq!(assembly.wanted(), 0);
+            assert_eq!(assembly.ready(Instant::now()).unwrap().len(), MAX_RAW / 32);
+            assert_eq!(assembly.bytes, left * MAX_RAW);
+        }
+        assert_eq!(assembly.wanted(), MAX_RAW);
+    }
+
+    #[test]
+    fn an_id_that_does_not_fit_a_frame_is_dropped() {
+        let mut assembly = Assembly::default();
+        for id in [String::new(), "x".repeat(MAX_MODULE_ID + 1)] {
+            assembly.extend(vec![ModuleKey { id, bytes: ClearBytes::from_vec(vec![1; 32]) }]);
+        }
+        assert_eq!(assembly.bytes, 0);
     }
 
     #[test]
