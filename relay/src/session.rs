@@ -162,6 +162,8 @@ enum Offered {
     Collecting { proposal: Proposal, since: Instant },
     /// Follower: storing; then this tag confirms it.
     Storing { confirm: Tag },
+    /// Follower: refused while we were storing it; burned as soon as it is stored.
+    Unwanted,
     /// Follower: confirmed; waiting for the proposer to say it stored its own.
     Confirmed,
 }
@@ -360,6 +362,10 @@ impl Session {
                 false => reject(number, Rejection::NotStored),
             }];
         }
+        if let Some(Offered::Unwanted) = self.offered.get(&number) {
+            self.offered.remove(&number);
+            return vec![Action::Burn(vec![number])];
+        }
         let Some(Offered::Storing { confirm }) = self.offered.get(&number) else {
             return Vec::new();
         };
@@ -390,11 +396,18 @@ impl Session {
             (Some(Proposed::Waiting { raw, .. }), _) => {
                 vec![Action::Refused { number, bytes: raw.len() as u64, why }]
             }
-            (Some(Proposed::Storing), _) => vec![],
-            // We may have stored it already, or be about to: it stays unconfirmed until told.
+            // The other end confirmed it before: what it says now comes too late, and our answer
+            // that we stored it still has to leave.
+            (Some(storing @ Proposed::Storing), _) => {
+                self.proposed.insert(number, storing);
+                Vec::new()
+            }
             (None, Some(Offered::Confirmed)) => vec![Action::Burn(vec![number])],
-            (None, Some(Offered::Storing { .. })) => vec![Action::Burn(vec![number])],
-            (None, _) => Vec::new(),
+            (None, Some(Offered::Storing { .. } | Offered::Unwanted)) => {
+                self.offered.insert(number, Offered::Unwanted);
+                Vec::new()
+            }
+            (None, Some(Offered::Collecting { .. }) | None) => Vec::new(),
         }
     }
 
