@@ -9,7 +9,7 @@ use std::{
 
 use km_core::{
     module::{ModuleError, ModuleKey, ModuleSource},
-    pool::{NewBlock, PoolError},
+    pool::{DURABLE_DEADLINE, NewBlock, PoolError},
     provenance::Provenance,
 };
 use tokio::{
@@ -28,7 +28,8 @@ use crate::{
 };
 
 const TICK: Duration = Duration::from_secs(1);
-/// The peer must say something at least this often; both ends ping every tick.
+/// The peer must say something at least this often, and greet within it; both ends ping every
+/// tick.
 const SILENCE: Duration = Duration::from_secs(10);
 /// How long the follower keeps asking its module for keys the leader announced.
 const COLLECT_WITHIN: Duration = Duration::from_secs(12);
@@ -50,6 +51,8 @@ pub(crate) enum LinkError {
     Stuck,
     #[error("a newer connection took its place")]
     Replaced,
+    #[error("the store here does not confirm what the greeting is made of; see its alarm")]
+    NotSettled,
 }
 
 /// What a task of this connection has to report.
@@ -74,17 +77,22 @@ struct Driver<'a> {
 pub(crate) async fn run<S>(
     peer: &Arc<Peer>,
     stream: S,
+    turn: u64,
     shutdown: &Shutdown,
 ) -> Result<(), LinkError>
 where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
+    // The greeting says what this end has and gave away: facts only, even after a crash.
+    tokio::time::timeout(DURABLE_DEADLINE, peer.pool.settled())
+        .await
+        .map_err(|_| LinkError::NotSettled)?;
     let (read, write) = tokio::io::split(stream);
     let (done, reports) = mpsc::unbounded_channel();
     let (commands, commanded) = mpsc::channel(WAITING);
     let (mut driver, hello) = Driver::start(peer, write, done, commands);
     let ended = match driver.carry_out(hello) {
-        Ok(()) => driver.pump(read, reports, commanded, shutdown).await,
+        Ok(()) => driver.pump(read, reports, commanded, turn, shutdown).await,
         Err(error) => Err(error),
     };
     driver.wind_up().await;
@@ -137,6 +145,7 @@ impl<'a> Driver<'a> {
         mut read: R,
         mut reports: mpsc::UnboundedReceiver<Done>,
         mut commanded: mpsc::Receiver<Command>,
+        turn: u64,
         shutdown: &Shutdown,
     ) -> Result<(), LinkError> {
         let peer = self.peer;
@@ -145,7 +154,8 @@ impl<'a> Driver<'a> {
         let mut frames = Frames::default();
         let mut buffer = vec![0; READ_BYTES];
         let mut tick = tokio::time::interval(TICK);
-        let mut heard = Instant::now();
+        let began = Instant::now();
+        let mut heard = began;
         loop {
             self.flush()?;
             if self.session.is_up()
@@ -180,8 +190,13 @@ impl<'a> Driver<'a> {
                 }
                 Some(keys) = taken.recv(), if self.session.has_room() => self.propose(keys)?,
                 _ = tick.tick() => {
-                    if heard.elapsed() > SILENCE {
+                    let no_greeting = !self.session.is_up() && began.elapsed() > SILENCE;
+                    if no_greeting || heard.elapsed() > SILENCE {
                         return Err(LinkError::Silent);
+                    }
+                    // The notice may have come while we were not listening for it.
+                    if peer.turns.load(Relaxed) != turn {
+                        return Err(LinkError::Replaced);
                     }
                     self.tick()?;
                 }

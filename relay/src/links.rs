@@ -97,6 +97,8 @@ pub(crate) struct Peer {
     pub(crate) storing: Arc<RwLock<()>>,
     /// Asks the connection in use to end.
     pub(crate) replaced: Notify,
+    /// Which connection is the newest; only that one may go on.
+    pub(crate) turns: AtomicU64,
 }
 
 /// The KM links of one KM.
@@ -129,6 +131,7 @@ impl Links {
                 in_use: Mutex::new(()),
                 storing: Arc::default(),
                 replaced: Notify::new(),
+                turns: AtomicU64::new(0),
             }));
         }
         Arc::new(links)
@@ -204,10 +207,14 @@ impl Peer {
     where
         S: AsyncRead + AsyncWrite + Send + 'static,
     {
+        let turn = self.turns.fetch_add(1, Relaxed) + 1;
         self.replaced.notify_waiters();
         let _in_use = self.in_use.lock().await;
+        if self.turns.load(Relaxed) != turn {
+            return;
+        }
         self.counters.connections.fetch_add(1, Relaxed);
-        if let Err(error) = driver::run(self, stream, shutdown).await {
+        if let Err(error) = driver::run(self, stream, turn, shutdown).await {
             tracing::warn!(peer = %self.config.cluster, %error, "KM link connection ended");
         }
         self.handle.detach();
