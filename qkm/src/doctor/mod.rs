@@ -3,6 +3,8 @@
 //! Works while the server is down, and says what a running server keeps it from looking at.
 //! Nothing is changed: no KEK is made, no record written.
 
+mod certificates;
+
 use std::{
     fmt,
     io::{Read, Write},
@@ -23,10 +25,9 @@ use km_core::{
     store::{SqliteStore, Store, StoreError},
     vault::Vault,
 };
-use transport::{Profile, TlsFiles, client_config, server_config};
 
 use crate::{
-    config::{Config, Front},
+    config::Config,
     fault::Failure,
     serve::{of_hsm, of_record, of_store, of_vault},
 };
@@ -113,7 +114,7 @@ pub async fn examine(path: &Path) -> Report {
         let text = format!("a server runs with this configuration: {answer}");
         report.say(if ready { Level::Ok } else { Level::Warning }, text);
     }
-    certificates(&config, &mut report);
+    certificates::check(&config, &mut report);
     folder(&config, &mut report);
     let token = token(&config, &mut report).await;
     store(&config, token, running.is_some(), &mut report).await;
@@ -131,30 +132,6 @@ fn server_answers(config: &Config) -> Option<String> {
     socket.take(16 * 1024).read_to_string(&mut answer).ok()?;
     let (_, body) = answer.split_once("\r\n\r\n")?;
     Some(body.trim().replace('\n', "; "))
-}
-
-fn certificates(config: &Config, report: &mut Report) {
-    let mut front = |name: &str, front: Option<&Front>, profile: Profile| {
-        let Some(front) = front else { return };
-        match server_config(&front.tls(), profile) {
-            Ok(_) => report.ok(format!("[{name}] certificate, key and CA are usable")),
-            Err(error) => report.fail(&crate::serve::of_tls(&format!("[{name}]"), &error)),
-        }
-    };
-    front("etsi014", config.etsi014.as_ref(), Profile::Front);
-    front("kmip", config.kmip.as_ref(), Profile::Front);
-    front("km_link", config.km_link.as_ref(), Profile::KmLink);
-    front("admin", config.admin.as_ref().map(|admin| &admin.front), Profile::Front);
-    let mut client = |name: String, files: &TlsFiles| match client_config(files, Profile::Front) {
-        Ok(_) => report.ok(format!("{name} certificate, key and CA are usable")),
-        Err(error) => report.fail(&crate::serve::of_tls(&name, &error)),
-    };
-    if let Some(operator) = &config.operator {
-        client("[operator]".to_owned(), operator);
-    }
-    for link in config.peers.iter().filter_map(|peer| peer.qkd.as_ref()) {
-        client(format!("QKD link {}: module", link.id), &link.module.tls());
-    }
 }
 
 fn folder(config: &Config, report: &mut Report) {
