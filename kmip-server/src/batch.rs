@@ -29,8 +29,13 @@ pub(crate) enum Reply {
     Close,
 }
 
-/// Answers the request in `frame`.
-pub(crate) async fn answer(server: &Server, caller: Option<&Caller>, frame: &[u8]) -> Reply {
+/// Answers the request in `frame`, in the memory of `buffer`.
+pub(crate) async fn answer(
+    server: &Server,
+    caller: Option<&Caller>,
+    frame: &[u8],
+    buffer: Zeroizing<Vec<u8>>,
+) -> Reply {
     Counters::add(&server.counters.requests);
     let limits = Limits { frame: server.limits.frame, ..Limits::default() };
     let request = match RequestMessage::decode_within(frame, &limits) {
@@ -48,7 +53,7 @@ pub(crate) async fn answer(server: &Server, caller: Option<&Caller>, frame: &[u8
         Counters::add(&server.counters.refused);
         return Reply::Send(error_response(version, now(), reason, text));
     }
-    Reply::Send(run(server, request).await)
+    Reply::Send(run(server, request, buffer).await)
 }
 
 /// The answer to a frame that is no request. Closes when even the version is not readable.
@@ -95,7 +100,11 @@ fn check_header(server: &Server, request: &Authorized<'_>) -> Result<(), (Result
 }
 
 /// Does the items in order, whether the client asked for order or not.
-async fn run(server: &Server, request: Authorized<'_>) -> Zeroizing<Vec<u8>> {
+async fn run(
+    server: &Server,
+    request: Authorized<'_>,
+    buffer: Zeroizing<Vec<u8>>,
+) -> Zeroizing<Vec<u8>> {
     let Authorized { caller, version, header, items } = request;
     let now = now();
     let mut cx = Context::new(server, caller, version, now.0);
@@ -103,7 +112,7 @@ async fn run(server: &Server, request: Authorized<'_>) -> Zeroizing<Vec<u8>> {
     let go_on = header.batch_error_continuation == Some(BatchErrorContinuationOption::Continue);
     let mut response_header = ResponseHeader::new(version, now);
     response_header.client_correlation_value = header.client_correlation_value;
-    let mut response = ResponseWriter::new(version, response_header);
+    let mut response = ResponseWriter::over(buffer, version, response_header);
     for item in items {
         let (code, id) = (item.code, item.id.clone());
         let done = do_item(&mut cx, item).await;

@@ -11,7 +11,7 @@ use transport::{Deadline, Shutdown};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::{
-    Server,
+    Limits, Server,
     batch::{self, Reply},
     caller::Caller,
 };
@@ -43,15 +43,20 @@ pub(crate) async fn serve<S>(
     let stop = shutdown.requested();
     tokio::pin!(stop);
     let mut inbox = Inbox::new();
+    let limits = &server.limits;
+    // Who will be refused anyway gets no big buffer.
+    let cap = if caller.is_some() { limits.frame } else { limits.frame.min(ROOM) };
+    let mut outbox = Outbox::default();
     loop {
         let waited = tokio::select! {
             biased;
-            waited = inbox.next_frame(&mut stream, &mut deadline, server) => waited,
+            waited = inbox.next_frame(&mut stream, &mut deadline, limits, cap) => waited,
             () = &mut stop => return close(&mut stream, &mut deadline).await,
         };
         let reply = match waited {
             Ok(len) => {
-                let reply = batch::answer(server, caller.as_ref(), inbox.frame(len)).await;
+                let reply =
+                    batch::answer(server, caller.as_ref(), inbox.frame(len), outbox.take()).await;
                 inbox.done(len);
                 reply
             }
@@ -67,9 +72,10 @@ pub(crate) async fn serve<S>(
             stream.write_all(&bytes).await?;
             stream.flush().await
         };
-        if !matches!(deadline.run(server.limits.answer_time, sent).await, Some(Ok(()))) {
+        if !matches!(deadline.run(limits.answer_time, sent).await, Some(Ok(()))) {
             return;
         }
+        outbox.put_back(bytes);
         if last {
             return close(&mut stream, &mut deadline).await;
         }
@@ -92,6 +98,25 @@ async fn close<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, deadline: &mut
     };
     // Whatever comes of it, the connection is over.
     let _ = deadline.run(DRAIN_TIME, ending).await;
+}
+
+/// The buffer answers are written into, empty and overwritten between answers.
+#[derive(Default)]
+struct Outbox(Zeroizing<Vec<u8>>);
+
+impl Outbox {
+    fn take(&mut self) -> Zeroizing<Vec<u8>> {
+        std::mem::take(&mut self.0)
+    }
+
+    /// Overwrites what was sent; a buffer that grew big is not kept.
+    fn put_back(&mut self, mut bytes: Zeroizing<Vec<u8>>) {
+        if bytes.capacity() <= ROOM {
+            bytes.as_mut_slice().zeroize();
+            bytes.clear();
+            self.0 = bytes;
+        }
+    }
 }
 
 /// Bytes received and not answered yet. Invariant: `filled <= bytes.len()`.
@@ -118,16 +143,16 @@ impl Inbox {
         &mut self,
         stream: &mut S,
         deadline: &mut Deadline,
-        server: &Server,
+        limits: &Limits,
+        cap: usize,
     ) -> Result<usize, End> {
-        let limits = &server.limits;
         if self.filled == 0 {
             match deadline.run(limits.idle, self.receive(stream)).await {
                 Some(Ok(())) => {}
                 _ => return Err(End::Gone),
             }
         }
-        let whole = self.complete(stream, limits.frame);
+        let whole = self.complete(stream, cap);
         deadline.run(limits.frame_time, whole).await.unwrap_or(Err(End::Gone))
     }
 
@@ -158,9 +183,10 @@ impl Inbox {
         }
     }
 
+    /// Grows as bytes come: a header that promises much does not reserve much.
     fn make_room(&mut self, len: usize) {
-        if self.bytes.len() < len {
-            self.resize(len);
+        if self.filled == self.bytes.len() {
+            self.resize(len.min(2 * self.bytes.len()));
         }
     }
 

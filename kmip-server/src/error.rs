@@ -148,10 +148,12 @@ impl From<SupplyError> for OpError {
             SupplyError::Collect(CollectError::NotFound(ids)) => {
                 Self::NotFound(ids.first().map(ToString::to_string).unwrap_or_default())
             }
+            // Whose key it is, or that it was collected, is told to nobody else.
+            SupplyError::Collect(CollectError::NotYours(id)) => Self::NotFound(id.to_string()),
             SupplyError::Collect(CollectError::Pool(error)) => error.into(),
-            error @ (SupplyError::NotPaired { .. }
-            | SupplyError::BadSlaves(_)
-            | SupplyError::Collect(CollectError::NotYours(_))) => Self::Denied(error.to_string()),
+            error @ (SupplyError::NotPaired { .. } | SupplyError::BadSlaves(_)) => {
+                Self::Denied(error.to_string())
+            }
             SupplyError::OutOfBounds(what) => {
                 Self::invalid(AttributeKind::CryptographicLength, &what)
             }

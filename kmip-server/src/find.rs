@@ -10,7 +10,7 @@ use kmip::attribute::UniqueIdentifier;
 use crate::{context::Context, error::OpError, meta::Meta, qkd};
 
 /// How often a change is tried again when others change the same object at the same time.
-const TRIES: usize = 4;
+const TRIES: usize = 8;
 
 /// The object a request names. A pool key that waits for the caller becomes an object by it.
 pub(crate) async fn object(

@@ -11,7 +11,8 @@ use kmip::{
         Attribute, AttributeRef, Attributes, Digest, Instance, RevocationReason, VendorAttribute,
     },
     enums::{
-        CertificateType, HashingAlgorithm, ObjectType, OpaqueDataType, RevocationReasonCode, State,
+        CertificateType, HashingAlgorithm, KeyFormatType, ObjectType, OpaqueDataType,
+        RevocationReasonCode, State,
     },
     ttlv::Value,
 };
@@ -81,7 +82,8 @@ fn dates(meta: &Meta, list: &mut Vec<Attribute>) {
     let dates = &meta.dates;
     list.push(Attribute::InitialDate(DateTime(dates.initial)));
     list.push(Attribute::LastChangeDate(DateTime(dates.changed)));
-    let others: [(Option<i64>, fn(DateTime) -> Attribute); 8] = [
+    type Make = fn(DateTime) -> Attribute;
+    let others: [(Option<i64>, Make); 8] = [
         (dates.original, Attribute::OriginalCreationDate),
         (dates.activation, Attribute::ActivationDate),
         (dates.process_start, Attribute::ProcessStartDate),
@@ -98,7 +100,7 @@ fn form(meta: &Meta, list: &mut Vec<Attribute>) {
     list.push(Attribute::Digest(Digest {
         hashing_algorithm: HashingAlgorithm::Sha256,
         value: Some(meta.digest.to_vec()),
-        key_format_type: meta.format(),
+        key_format_type: Some(digested_form(meta)),
     }));
     list.push(Attribute::Fresh(meta.fresh));
     match meta.kind() {
@@ -118,6 +120,15 @@ fn form(meta: &Meta, list: &mut Vec<Attribute>) {
     list.push(Attribute::AlwaysSensitive(meta.sensitive));
     list.push(Attribute::Extractable(meta.extractable));
     list.push(Attribute::NeverExtractable(!meta.extractable));
+}
+
+/// The form the digest was taken of, which versions after 1.0 require also of objects without a
+/// key block.
+fn digested_form(meta: &Meta) -> KeyFormatType {
+    meta.format().unwrap_or(match meta.kind() {
+        ObjectType::Certificate => KeyFormatType::X509,
+        _ => KeyFormatType::Opaque,
+    })
 }
 
 /// How a pool key came to be (announced in the metadata, seed clause 6.2c).

@@ -24,6 +24,8 @@ const ON_LINE: i32 = 0x1;
 const DESTROYED: i32 = 0x4;
 /// Most fresh pool keys one Locate draws.
 const MAX_FRESH: i32 = 16;
+/// Objects that are always looked at, so that short lists have a total.
+const COUNTED: usize = 1000;
 /// A page this short is not worth another question to the index.
 const SHORT_PAGE: usize = 16;
 
@@ -128,7 +130,7 @@ impl<'a> Search<'a> {
         loop {
             let page = cx.objects().search(owner, term, after.as_deref(), MAX_RANGE).await?;
             for uid in &page {
-                if self.ids.len() >= self.limit && self.matched > self.skip + self.limit {
+                if self.ids.len() >= self.limit && self.looked_at >= COUNTED {
                     return Ok(false);
                 }
                 self.look_at(cx, uid).await?;

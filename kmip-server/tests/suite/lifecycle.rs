@@ -59,7 +59,8 @@ async fn the_whole_table_of_states() {
     use Step::*;
     let network = Network::start().await;
     let mut client = network.client("n1", Version::V2_1).await;
-    let table: [(State, &[Step], [Option<State>; 4]); 6] = [
+    type Row = (State, &'static [Step], [Option<State>; 4]);
+    let table: [Row; 6] = [
         (PreActive, &[], [Some(Active), None, Some(Compromised), Some(Destroyed)]),
         (Active, &[Activate], [None, Some(Deactivated), Some(Compromised), None]),
         (Deactivated, &[Activate, Revoke], [None, None, Some(Compromised), Some(Destroyed)]),

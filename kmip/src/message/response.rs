@@ -227,7 +227,15 @@ pub struct Checkpoint {
 impl ResponseWriter {
     /// Starts a response in `version`.
     pub fn new(version: Version, header: ResponseHeader) -> Self {
-        let mut w = Writer::default();
+        Self::start(Writer::default(), version, header)
+    }
+
+    /// As [`ResponseWriter::new`], in the memory of `buffer`; what it held is overwritten.
+    pub fn over(buffer: Zeroizing<Vec<u8>>, version: Version, header: ResponseHeader) -> Self {
+        Self::start(Writer::over(buffer), version, header)
+    }
+
+    fn start(mut w: Writer, version: Version, header: ResponseHeader) -> Self {
         let message = w.open(Tag::ResponseMessage);
         let header = ResponseHeader { version: version.number(), ..header };
         header.write(&mut w, Tag::ResponseHeader, version);

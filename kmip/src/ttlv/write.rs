@@ -26,6 +26,13 @@ impl Writer {
         Self { out: Zeroizing::new(Vec::with_capacity(bytes)) }
     }
 
+    /// A writer in the memory of `buffer`, whose content is overwritten first.
+    pub fn over(mut buffer: Zeroizing<Vec<u8>>) -> Self {
+        zeroize::Zeroize::zeroize(buffer.as_mut_slice());
+        buffer.clear();
+        Self { out: buffer }
+    }
+
     /// Bytes written so far.
     pub fn len(&self) -> usize {
         self.out.len()
