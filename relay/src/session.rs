@@ -165,7 +165,7 @@ enum Offered {
     /// Follower: refused while we were storing it; burned as soon as it is stored.
     Unwanted,
     /// Follower: confirmed; waiting for the proposer to say it stored its own.
-    Confirmed,
+    Confirmed { since: Instant },
 }
 
 /// What a session starts from.
@@ -342,8 +342,14 @@ impl Session {
     }
 
     fn confirmed(&mut self, number: u64, tag: Tag) -> Actions {
-        let Some(Proposed::Waiting { owner, raw, .. }) = self.proposed.remove(&number) else {
-            return Vec::new();
+        let (owner, raw) = match self.proposed.remove(&number) {
+            Some(Proposed::Waiting { owner, raw, .. }) => (owner, raw),
+            // Said twice: the first time counts.
+            Some(Proposed::Storing) => {
+                self.proposed.insert(number, Proposed::Storing);
+                return Vec::new();
+            }
+            None => return Vec::new(),
         };
         if !agreement::equal(&raw.confirm_tag(number), &tag) {
             let (bytes, why) = (raw.len() as u64, Rejection::Mismatch);
@@ -371,7 +377,7 @@ impl Session {
         };
         let tag = *confirm;
         if stored {
-            self.offered.insert(number, Offered::Confirmed);
+            self.offered.insert(number, Offered::Confirmed { since: self.now });
             vec![Action::Send(Frame::Confirm { number, tag })]
         } else {
             self.offered.remove(&number);
@@ -381,7 +387,7 @@ impl Session {
 
     fn peer_stored(&mut self, number: u64) -> Actions {
         match self.offered.remove(&number) {
-            Some(Offered::Confirmed) => vec![Action::Confirmed(vec![number])],
+            Some(Offered::Confirmed { .. }) => vec![Action::Confirmed(vec![number])],
             // Nothing we confirmed: whatever it means, it confirms nothing.
             Some(other) => {
                 self.offered.insert(number, other);
@@ -402,7 +408,7 @@ impl Session {
                 self.proposed.insert(number, storing);
                 Vec::new()
             }
-            (None, Some(Offered::Confirmed)) => vec![Action::Burn(vec![number])],
+            (None, Some(Offered::Confirmed { .. })) => vec![Action::Burn(vec![number])],
             (None, Some(Offered::Storing { .. } | Offered::Unwanted)) => {
                 self.offered.insert(number, Offered::Unwanted);
                 Vec::new()
@@ -425,7 +431,11 @@ impl Session {
             actions.extend(self.rejected(number, Rejection::Late));
             actions.push(reject(number, Rejection::Late));
         }
-        self.offered.retain(|_, o| !matches!(o, Offered::Collecting { since, .. } if late(since)));
+        // What we confirmed and heard nothing of stays stored, and is settled by the next greeting.
+        self.offered.retain(|_, offered| match offered {
+            Offered::Collecting { since, .. } | Offered::Confirmed { since } => !late(since),
+            Offered::Storing { .. } | Offered::Unwanted => true,
+        });
         actions
     }
 }

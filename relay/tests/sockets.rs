@@ -1,0 +1,329 @@
+//! Two KMs' links over real TLS: pools fill, keys issued at one end are collected at the other,
+//! and a connection that keeps breaking heals.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "../../km-core/tests/common/mod.rs"]
+mod ends;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
+    sync::{Arc, Mutex, atomic::AtomicBool, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use ends::{Machine, bytes_of, cluster, config, ids_of, random, registry, sae};
+use km_core::{
+    hsm::Hsm,
+    ids::LinkId,
+    material::ClearBytes,
+    module::{ModuleError, ModuleKey, ModuleSource},
+    pool::{self, Pool},
+    records::Records,
+    store::Store,
+    supply::{Supply, SupplyLimits},
+    vault::Vault,
+};
+use relay::{Links, PeerConfig};
+use tokio::net::{TcpListener, TcpStream};
+use transport::{
+    ListenerLimits, ListenerStats, Profile, Shutdown, ShutdownHandle, TlsFiles,
+    pki::{DemoCa, San, Validity},
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A pair of modules: what one end takes, the other may collect once.
+#[derive(Default)]
+struct Fibre {
+    waiting: Mutex<BTreeMap<String, Vec<u8>>>,
+    made: Mutex<u64>,
+    differ: AtomicBool,
+}
+
+struct Module(Arc<Fibre>);
+
+#[async_trait]
+impl ModuleSource for Module {
+    async fn take(&self, bytes: usize) -> Result<Vec<ModuleKey>, ModuleError> {
+        let mut made = self.0.made.lock().unwrap();
+        let mut waiting = self.0.waiting.lock().unwrap();
+        let keys = (0..(bytes / 1024).clamp(1, 8)).map(|_| {
+            *made += 1;
+            let (id, bits) = (format!("key-{made}"), random(1024));
+            waiting.insert(id.clone(), bits.clone());
+            ModuleKey { id, bytes: ClearBytes::from_vec(bits) }
+        });
+        Ok(keys.collect())
+    }
+
+    async fn collect(&self, ids: &[String]) -> Result<Vec<ModuleKey>, ModuleError> {
+        let mut waiting = self.0.waiting.lock().unwrap();
+        let keys: Option<Vec<ModuleKey>> = ids
+            .iter()
+            .map(|id| {
+                let mut bits = waiting.remove(id)?;
+                bits[100] ^= u8::from(self.0.differ.load(Relaxed));
+                Some(ModuleKey { id: id.clone(), bytes: ClearBytes::from_vec(bits) })
+            })
+            .collect();
+        keys.ok_or(ModuleError::UnknownId)
+    }
+
+    async fn rest(&self) {}
+}
+
+/// Passes bytes on until told to cut.
+struct Proxy {
+    address: SocketAddr,
+    cut: tokio::sync::watch::Sender<u64>,
+}
+
+impl Proxy {
+    async fn to(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let cut = tokio::sync::watch::Sender::new(0);
+        let cuts = cut.subscribe();
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let mut cuts = cuts.clone();
+                cuts.mark_unchanged();
+                tokio::spawn(async move {
+                    let mut far = TcpStream::connect(server).await?;
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                        _ = cuts.changed() => {}
+                    }
+                    std::io::Result::Ok(())
+                });
+            }
+        });
+        Self { address, cut }
+    }
+
+    fn cut(&self) {
+        self.cut.send_modify(|cuts| *cuts += 1);
+    }
+}
+
+/// One KM: its pool, and its link.
+struct Km {
+    _machine: Machine,
+    records: Records,
+    pool: Arc<Pool>,
+    supply: Arc<Supply>,
+    links: Arc<Links>,
+}
+
+impl Km {
+    async fn new(at: usize, tls: &TlsFiles, fibre: &Arc<Fibre>, peer: PeerConfig) -> Self {
+        let machine = Machine::new();
+        let hsm: Arc<dyn Hsm> = machine.hsm.clone();
+        let vault = Vault::new(hsm);
+        let store: Arc<dyn Store> = machine.disk.clone();
+        let key = vault.record_key(store.as_ref()).await.unwrap();
+        let records = Records::new(store, &key);
+        let mut config = config(at, Duration::from_secs(600));
+        config.max_stored = 512 << 10;
+        let here = config.here.clone();
+        let pool = Pool::open(config, records.clone(), vault).await.unwrap();
+        let supply = Supply::new(here, registry(), SupplyLimits::default(), [pool.clone()]);
+        let client = transport::client_config(tls, Profile::KmLink).unwrap();
+        let module: Arc<dyn ModuleSource> = Arc::new(Module(fibre.clone()));
+        let links = Links::new(&supply, client, vec![(peer, Some(module))]);
+        Self { _machine: machine, records, pool, supply, links }
+    }
+
+    async fn assert_balanced(&self) {
+        self.pool.settled().await;
+        let view = self.pool.view();
+        assert!(view.balanced, "{view:?}");
+        let (ledger, stored) = pool::audit(&self.records, self.pool.tag()).await.unwrap();
+        assert!(ledger.balanced_with(stored), "{ledger:?} {stored}");
+    }
+}
+
+struct Network {
+    north: Km,
+    south: Km,
+    proxy: Proxy,
+    fibre: Arc<Fibre>,
+    _stop: ShutdownHandle,
+    _dirs: Vec<tempfile::TempDir>,
+}
+
+/// Who shows which certificate, and who is expected.
+struct Identities {
+    foreign_north: bool,
+    expected_at_north: &'static str,
+    expected_at_south: &'static str,
+}
+
+const RIGHT: Identities = Identities {
+    foreign_north: false,
+    expected_at_north: "cn:south",
+    expected_at_south: "cn:north",
+};
+
+impl Network {
+    async fn start(who: Identities) -> Self {
+        let dirs = vec![ends::temp_dir(), ends::temp_dir()];
+        let ca = DemoCa::create(dirs[0].path()).unwrap();
+        let other_ca = DemoCa::create(dirs[1].path()).unwrap();
+        let issue =
+            |ca: &DemoCa, name| ca.issue(name, &San::loopback(), Validity::days(1)).unwrap();
+        let south_tls = issue(&ca, "south");
+        let north_tls = match who.foreign_north {
+            // It trusts the right CA and is certified by another.
+            true => TlsFiles { ca: ca.ca(), ..issue(&other_ca, "north") },
+            false => issue(&ca, "north"),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let proxy = Proxy::to(listener.local_addr().unwrap()).await;
+        let fibre = Arc::new(Fibre::default());
+        let peer = |name: &str, address, identity: &str| PeerConfig {
+            cluster: cluster(name),
+            address,
+            identity: identity.parse().unwrap(),
+            qkd_link: Some(LinkId::parse("link").unwrap()),
+            module: "module".into(),
+        };
+        let address = Some(format!("localhost:{}", proxy.address.port()));
+        let to_south = peer("south", address, who.expected_at_north);
+        let to_north = peer("north", None, who.expected_at_south);
+        let north = Km::new(0, &north_tls, &fibre, to_south).await;
+        let south = Km::new(1, &south_tls, &fibre, to_north).await;
+        let (stop, shutdown) = Shutdown::pair();
+        tokio::spawn(north.links.clone().run(shutdown.clone()));
+        let (links, ending) = (south.links.clone(), shutdown.clone());
+        tokio::spawn(transport::serve(
+            listener,
+            transport::server_config(&south_tls, Profile::KmLink).unwrap(),
+            ListenerLimits::default(),
+            Arc::new(ListenerStats::default()),
+            move |stream, identity| links.clone().accept(stream, identity, ending.clone()),
+            shutdown,
+        ));
+        Self { north, south, proxy, fibre, _stop: stop, _dirs: dirs }
+    }
+
+    fn up(&self) -> bool {
+        [&self.north, &self.south].iter().all(|km| km.links.status()[0].up)
+    }
+
+    /// Until the pool is full and no block is on its way: an audit reads record by record.
+    async fn until_quiet(&self) {
+        let full = |km: &Km| !km.pool.has_room() && km.links.status()[0].in_flight == 0;
+        self.until("the pool is full", |net| full(&net.north) && full(&net.south)).await;
+        // What the intake had in its hand when the pool filled up still comes.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        self.until("nothing is in flight", |net| full(&net.north) && full(&net.south)).await;
+    }
+
+    async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        let began = Instant::now();
+        while !holds(self) {
+            assert!(began.elapsed() < PATIENCE, "waited in vain until {what}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pools_fill_and_keys_pass_both_ways() {
+    let network = Network::start(RIGHT).await;
+    let both = |net: &Network| net.north.pool.own_bytes() > 0 && net.south.pool.own_bytes() > 0;
+    network.until("both ends own blocks", both).await;
+    let (north, south) = (&network.north, &network.south);
+    for (here, there, master, slave) in [(north, south, "n1", "s1"), (south, north, "s1", "n1")] {
+        let keys = here.supply.issue(&sae(master), &[sae(slave)], 256, 32).await.unwrap();
+        let got = there.supply.collect(&sae(slave), None, &ids_of(&keys)).await.unwrap();
+        assert_eq!(got.len(), 32);
+        for (one, other) in keys.iter().zip(&got) {
+            assert_eq!((one.id, bytes_of(one)), (other.id, bytes_of(other)));
+        }
+    }
+    network.until_quiet().await;
+    north.assert_balanced().await;
+    south.assert_balanced().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_keeps_breaking_heals_and_leaves_nothing_open() {
+    let network = Network::start(RIGHT).await;
+    let (north, south) = (&network.north, &network.south);
+    let mut issued = VecDeque::new();
+    for round in 0..12 {
+        network.until("the link is up", Network::up).await;
+        tokio::time::sleep(Duration::from_millis(5 * (round % 5))).await;
+        if let Ok(keys) = north.supply.issue(&sae("n1"), &[sae("s1")], 256, 8).await {
+            issued.extend(keys);
+        }
+        network.proxy.cut();
+        // Once broken it must be noticed, or the next round would test nothing.
+        let connections = north.links.status()[0].connections;
+        network
+            .until("it was dialled again", |n| n.north.links.status()[0].connections > connections)
+            .await;
+    }
+    network.until("the link is up", Network::up).await;
+    network.until_quiet().await;
+    network
+        .until("all is confirmed", |net| {
+            net.north.pool.unconfirmed().is_empty() && net.south.pool.unconfirmed().is_empty()
+        })
+        .await;
+    assert!(!issued.is_empty());
+    for key in issued {
+        let got = south.supply.collect(&sae("s1"), None, &[key.id]).await.unwrap();
+        assert_eq!(bytes_of(&got[0]), bytes_of(&key));
+    }
+    assert_eq!(north.links.status()[0].mismatched, 0);
+    north.assert_balanced().await;
+    south.assert_balanced().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn different_bits_are_rejected_at_both_ends_and_counted() {
+    let network = Network::start(RIGHT).await;
+    network.fibre.differ.store(true, Relaxed);
+    network
+        .until("both ends reject", |net| {
+            let rejected = |km: &Km| km.links.status()[0].mismatched > 0;
+            rejected(&net.north) && rejected(&net.south)
+        })
+        .await;
+    network.fibre.differ.store(false, Relaxed);
+    network.until_quiet().await;
+    network.north.assert_balanced().await;
+    network.south.assert_balanced().await;
+    assert!(network.south.pool.view().ledger.rejected > 0);
+}
+
+async fn never_up(who: Identities) {
+    let network = Network::start(who).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    for km in [&network.north, &network.south] {
+        assert!(!km.links.status()[0].up);
+        assert_eq!(km.pool.view().blocks, 0);
+    }
+    assert_eq!(*network.fibre.made.lock().unwrap(), 0, "keys were taken for a stranger");
+}
+
+#[tokio::test]
+async fn a_caller_with_another_identity_is_refused() {
+    never_up(Identities { expected_at_south: "cn:east", ..RIGHT }).await;
+}
+
+#[tokio::test]
+async fn a_server_with_another_identity_is_left() {
+    never_up(Identities { expected_at_north: "cn:east", ..RIGHT }).await;
+}
+
+#[tokio::test]
+async fn a_peer_of_another_ca_is_refused() {
+    never_up(Identities { foreign_north: true, ..RIGHT }).await;
+}
