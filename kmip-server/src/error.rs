@@ -113,8 +113,13 @@ impl From<ObjectError> for OpError {
             ObjectError::Destroyed(uid) => Self::Destroyed(crate::qkd::wire_uid(&uid).to_owned()),
             ObjectError::TooLarge(what) => Self::TooMuch(what),
             ObjectError::Step(step) => Self::Step(step),
-            error @ (ObjectError::Conflict(_) | ObjectError::Unknown(_)) => {
-                Self::Temporary(error.to_string())
+            ObjectError::Conflict(uid) => {
+                let uid = crate::qkd::wire_uid(&uid);
+                Self::Temporary(format!("object {uid} changed at the same time"))
+            }
+            ObjectError::Unknown(uid) => {
+                let uid = crate::qkd::wire_uid(&uid);
+                Self::Temporary(format!("it is not known whether object {uid} was stored"))
             }
             ObjectError::Hsm(error) => error.into(),
             error @ (ObjectError::Exists(_) | ObjectError::Record(_)) => {

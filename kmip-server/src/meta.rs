@@ -44,6 +44,26 @@ pub(crate) enum Form {
     Transparent,
 }
 
+/// Bits of a key that nobody guesses from its hash.
+const UNGUESSABLE: usize = 128;
+
+/// Whether the hash of an object may stand in the store: from the hash of a password, of data
+/// nobody knows anything about, or of a short key, its bytes could be guessed.
+fn hash_is_public(kind: ObjectType, len: usize) -> bool {
+    match kind {
+        ObjectType::Certificate | ObjectType::PublicKey => true,
+        ObjectType::SymmetricKey | ObjectType::PrivateKey => len * 8 >= UNGUESSABLE,
+        _ => false,
+    }
+}
+
+/// SHA-256.
+pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref());
+    hash
+}
+
 /// The head. Numbers are those of the wire.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Meta {
@@ -59,8 +79,8 @@ pub(crate) struct Meta {
     /// Cryptographic Length in bits.
     pub(crate) length: Option<i32>,
     pub(crate) usage_mask: Option<i32>,
-    /// SHA-256 of the bytes.
-    pub(crate) digest: [u8; 32],
+    /// SHA-256 of the bytes, when it is safe to keep in clear; see [`hash_is_public`].
+    pub(crate) digest: Option<[u8; 32]>,
     /// Length of the bytes.
     pub(crate) bytes: u32,
     /// Never given to a client.
@@ -75,9 +95,7 @@ pub(crate) struct Meta {
 impl Meta {
     /// The head of an object that holds `bytes`, made at `now`.
     pub(crate) fn new(kind: ObjectType, form: Form, bytes: &[u8], now: i64) -> Self {
-        let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
-        let mut digest = [0; 32];
-        digest.copy_from_slice(hash.as_ref());
+        let digest = hash_is_public(kind, bytes.len()).then(|| sha256(bytes));
         Self {
             kind: kind.number(),
             form,

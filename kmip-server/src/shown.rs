@@ -18,8 +18,9 @@ use kmip::{
 };
 
 use crate::{
+    context::Context,
     error::OpError,
-    meta::Meta,
+    meta::{Meta, sha256},
     qkd::{VENDOR_GRADE, VENDOR_LINK, wire_uid},
 };
 
@@ -44,6 +45,28 @@ pub(crate) fn all(object: &Object, now: i64) -> Result<Vec<Attribute>, OpError> 
     list.extend(rest.list.into_iter().map(|instance| instance.attribute));
     origin(object, &mut list);
     Ok(list)
+}
+
+/// As [`all`], with the Digest also where it is not kept and the bytes have to be opened for it.
+pub(crate) async fn with_digest(
+    cx: &Context<'_>,
+    object: &Object,
+) -> Result<Vec<Attribute>, OpError> {
+    let mut list = all(object, cx.now)?;
+    let meta = Meta::of(object)?;
+    if meta.digest.is_none() && !object.state.is_destroyed() {
+        let clear = cx.objects().open(object).await?;
+        list.push(digest(&meta, clear.expose(sha256)));
+    }
+    Ok(list)
+}
+
+fn digest(meta: &Meta, hash: [u8; 32]) -> Attribute {
+    Attribute::Digest(Digest {
+        hashing_algorithm: HashingAlgorithm::Sha256,
+        value: Some(hash.to_vec()),
+        key_format_type: Some(digested_form(meta)),
+    })
 }
 
 /// As an answer carries them: the second and later instances of an attribute are numbered.
@@ -97,11 +120,7 @@ fn dates(meta: &Meta, list: &mut Vec<Attribute>) {
 }
 
 fn form(meta: &Meta, list: &mut Vec<Attribute>) {
-    list.push(Attribute::Digest(Digest {
-        hashing_algorithm: HashingAlgorithm::Sha256,
-        value: Some(meta.digest.to_vec()),
-        key_format_type: Some(digested_form(meta)),
-    }));
+    list.extend(meta.digest.map(|hash| digest(meta, hash)));
     list.push(Attribute::Fresh(meta.fresh));
     match meta.kind() {
         ObjectType::Certificate => {

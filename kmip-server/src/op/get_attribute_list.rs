@@ -13,7 +13,7 @@ pub(crate) async fn get_attribute_list(
 ) -> Result<Response, OpError> {
     let (object, _) = find::object(cx, request.id).await?;
     let mut names: Vec<AttributeRef> = Vec::new();
-    for attribute in shown::all(&object, cx.now)? {
+    for attribute in shown::with_digest(cx, &object).await? {
         let name = attribute.key();
         if attribute.known(cx.version) && !names.contains(&name) {
             names.push(name);

@@ -1,7 +1,7 @@
 //! Get Attributes: those asked for, in the order asked, or all.
 
 use kmip::{
-    attribute::{Attribute, AttributeRef},
+    attribute::{Attribute, AttributeKind, AttributeRef},
     op::get_attributes::{Request, Response},
 };
 
@@ -12,7 +12,11 @@ pub(crate) async fn get_attributes(
     request: Request,
 ) -> Result<Response, OpError> {
     let (object, _) = find::object(cx, request.id).await?;
-    let all = shown::all(&object, cx.now)?;
+    let names = &request.attributes;
+    let all = match names.is_empty() || names.contains(&AttributeKind::Digest.into()) {
+        true => shown::with_digest(cx, &object).await?,
+        false => shown::all(&object, cx.now)?,
+    };
     let list = match request.attributes.as_slice() {
         [] => all,
         names => pick(&all, names),

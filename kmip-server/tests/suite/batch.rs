@@ -212,3 +212,36 @@ async fn the_correlation_value_comes_back() {
     assert_eq!(header.client_correlation_value.as_deref(), Some("my log, line 7"));
     assert!(header.time_stamp.is_some());
 }
+
+/// What a storage array sends in one go: questions, then an object found by a custom attribute.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_locate_feeds_the_items_after_it() {
+    let network = Network::start().await;
+    let mut client = network.client("n1", Version::V1_0).await;
+    let serial = |text: &str| {
+        Attribute::Vendor(kmip::attribute::VendorAttribute {
+            vendor: "x".into(),
+            name: "serial".into(),
+            value: Value::TextString(text.into()),
+        })
+    };
+    let opaque = kmip::object::Object::OpaqueObject(kmip::object::OpaqueObject {
+        kind: OpaqueDataType::VendorDefined,
+        value: kmip::SecretBytes::copy_from(b"settings"),
+    });
+    let attributes = [serial("one")].into_iter().collect();
+    client.register(op::register::Request::new(opaque, attributes)).await.unwrap();
+    let items = |which: &str| {
+        [
+            client::query([QueryFunction::QueryOperations]).into(),
+            client::locate([serial(which)]).into(),
+            get(None),
+            op::get_attributes::Request { id: None, attributes: Vec::new() }.into(),
+        ]
+    };
+    let done = run(&mut client, items("one"), |_| {}).await;
+    assert!(done.iter().all(|item| reason(item).is_none()), "{done:?}");
+    let done = run(&mut client, items("two"), |_| {}).await;
+    let found: Vec<_> = done.iter().map(reason).collect();
+    assert_eq!(found, [None, None, Some(ResultReason::ItemNotFound)]);
+}

@@ -274,3 +274,26 @@ async fn a_token_that_is_away_makes_a_refusal_and_comes_back() {
         network.north.server.counters().refused.load(std::sync::atomic::Ordering::Relaxed) == 1
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_on_disk_tells_a_key_or_a_password() {
+    let network = Network::start().await;
+    let mut client = network.client("n1", Version::V2_1).await;
+    let password = b"correct horse battery staple";
+    let secret = client::register_secret(
+        SecretDataType::Password,
+        SecretBytes::copy_from(password),
+        [Attribute::Comment("a remark in clear".into())],
+    );
+    let id = client.register(secret).await.unwrap().id;
+    let Some(Attribute::Digest(digest)) = client.attribute(&id, AttributeKind::Digest).await else {
+        panic!("every object has a digest")
+    };
+    let list = client.get_attribute_list(client::get_attribute_list(&id)).await.unwrap();
+    assert!(list.attributes.contains(&AttributeKind::Digest.into()));
+    let key = client.aes([]).await.unwrap();
+    let key = client.key(&key).await.unwrap();
+    assert!(network.is_on_disk(b"a remark in clear"), "the search finds what is there");
+    assert!(!network.is_on_disk(password) && !network.is_on_disk(&key));
+    assert!(!network.is_on_disk(&digest.value.unwrap()), "a password can be guessed from its hash");
+}

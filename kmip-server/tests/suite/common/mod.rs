@@ -61,7 +61,7 @@ pub(crate) struct Network {
     pub(crate) south: End,
     ca: DemoCa,
     last_block: AtomicU64,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Network {
@@ -78,7 +78,7 @@ impl Network {
         let south = End::start(&dir, &files, ("south", "north"), limits).await;
         north.wire.lead_to(Arc::downgrade(&south.supply));
         south.wire.lead_to(Arc::downgrade(&north.supply));
-        Self { north, south, ca, last_block: AtomicU64::new(0), _dir: dir }
+        Self { north, south, ca, last_block: AtomicU64::new(0), dir }
     }
 
     /// With blocks that each end may assign from.
@@ -120,6 +120,15 @@ impl Network {
         let end =
             if home.is_some_and(|(_, at)| *at == "south") { &self.south } else { &self.north };
         Client::connect(&end.address, &self.certificate(name), version).await
+    }
+
+    /// Whether any file of the network's stores holds `bytes`.
+    pub(crate) fn is_on_disk(&self, bytes: &[u8]) -> bool {
+        let files = std::fs::read_dir(self.dir.path()).unwrap().map(|entry| entry.unwrap().path());
+        let stores = files.filter(|path| path.to_string_lossy().contains(".db"));
+        let contents: Vec<Vec<u8>> = stores.map(|path| std::fs::read(path).unwrap()).collect();
+        assert!(contents.iter().any(|content| !content.is_empty()), "there are stores to look at");
+        contents.iter().any(|content| content.windows(bytes.len()).any(|part| part == bytes))
     }
 
     /// Both accounts balance, to the bit, once all runs have ended.
