@@ -170,8 +170,14 @@ pub struct Objects {
 const OBJECT: &[u8] = b"object/";
 const INDEX: &[u8] = b"index/";
 
-fn object_key(uid: &str) -> Vec<u8> {
-    [OBJECT, uid.as_bytes()].concat()
+/// Several applications may each hold a pool key under its one identifier.
+fn object_key(uid: &str, owner: &SaeId) -> Vec<u8> {
+    [&copies_prefix(uid), owner.as_str().as_bytes()].concat()
+}
+
+/// Every owner's object of this identifier.
+fn copies_prefix(uid: &str) -> Vec<u8> {
+    [OBJECT, uid.as_bytes(), b"\0"].concat()
 }
 
 /// Every object of `owner` that has `term`, in order of identifier. The empty term is in all.
@@ -212,8 +218,8 @@ impl Objects {
         clear: &ClearBytes,
     ) -> Result<(Object, Vec<(Vec<u8>, Option<Vec<u8>>)>), ObjectError> {
         let too_large = |what: &str| Err(ObjectError::TooLarge(what.to_owned()));
-        if new.uid.is_empty() || new.uid.len() > MAX_UID {
-            return too_large("a Unique Identifier has 1 to 64 bytes");
+        if !is_uid(&new.uid) {
+            return too_large("a Unique Identifier has 1 to 64 bytes and no NUL");
         }
         check_attributes(&new.attributes)?;
         check_terms(&new.terms)?;
@@ -228,7 +234,7 @@ impl Objects {
             attributes: new.attributes,
             terms: new.terms,
         };
-        let key = object_key(&object.uid);
+        let key = object_key(&object.uid, &object.owner);
         let mut puts = vec![(key.clone(), Some(self.records.encode(&key, &object)))];
         for key in object.index_keys() {
             let value = self.records.encode(&key, &());
@@ -240,7 +246,7 @@ impl Objects {
     /// Creates an object; durable on return.
     pub async fn create(&self, new: NewObject, clear: &ClearBytes) -> Result<Object, ObjectError> {
         let (object, puts) = self.prepare(new, clear).await?;
-        let mut commit = Commit::new().absent(object_key(&object.uid));
+        let mut commit = Commit::new().absent(object_key(&object.uid, &object.owner));
         commit.puts = puts.into_iter().filter_map(|(k, v)| Some((k, v?))).collect();
         match self.commit(commit).await? {
             Outcome::Committed(_) => Ok(object),
@@ -249,35 +255,28 @@ impl Objects {
         }
     }
 
-    /// Reads the object `uid` if it belongs to `owner`.
+    /// Reads `owner`'s object `uid`.
     pub async fn get(&self, owner: &SaeId, uid: &str) -> Result<(Object, Version), ObjectError> {
-        let (object, version) = self.read(uid).await?;
-        if object.owner == *owner { Ok((object, version)) } else { Err(missing(uid)) }
-    }
-
-    /// The objects known as `uid`, whoever owns them: `uid` itself and `uid~…`, as a pool key is
-    /// named that several applications hold. At most [`MAX_HOLDERS`]. For operators; fronts use
-    /// [`Objects::get`].
-    pub async fn inspect(&self, uid: &str) -> Result<Vec<Object>, ObjectError> {
-        if uid.is_empty() || uid.len() > MAX_UID {
-            return Ok(Vec::new());
-        }
-        let alone = self.records.store().get(&object_key(uid)).await.map_err(RecordError::from)?;
-        let prefix = [OBJECT, uid.as_bytes(), b"~"].concat();
-        let copies = self.records.store().range(&prefix, Bound::Unbounded, MAX_HOLDERS).await;
-        let all = alone.into_iter().chain(copies.map_err(RecordError::from)?);
-        let decode = |record: crate::store::Record| self.records.decode(&record.key, &record.value);
-        Ok(all.map(decode).collect::<Result<_, _>>()?)
-    }
-
-    async fn read(&self, uid: &str) -> Result<(Object, Version), ObjectError> {
-        if uid.is_empty() || uid.len() > MAX_UID {
+        if !is_uid(uid) {
             return Err(missing(uid));
         }
-        let key = object_key(uid);
+        let key = object_key(uid, owner);
         let record = self.records.store().get(&key).await.map_err(RecordError::from)?;
         let record = record.ok_or_else(|| missing(uid))?;
         Ok((self.records.decode(&key, &record.value)?, record.version))
+    }
+
+    /// The objects known as `uid`, whoever owns them; at most [`MAX_HOLDERS`]. For operators;
+    /// fronts use [`Objects::get`].
+    pub async fn inspect(&self, uid: &str) -> Result<Vec<Object>, ObjectError> {
+        if !is_uid(uid) {
+            return Ok(Vec::new());
+        }
+        let prefix = copies_prefix(uid);
+        let copies = self.records.store().range(&prefix, Bound::Unbounded, MAX_HOLDERS).await;
+        let copies = copies.map_err(RecordError::from)?;
+        let decode = |record: crate::store::Record| self.records.decode(&record.key, &record.value);
+        Ok(copies.into_iter().map(decode).collect::<Result<_, _>>()?)
     }
 
     /// The clear bytes of an object.
@@ -297,7 +296,7 @@ impl Objects {
     ) -> Result<(), ObjectError> {
         check_attributes(&new.attributes)?;
         check_terms(&new.terms)?;
-        let key = object_key(&new.uid);
+        let key = object_key(&new.uid, &new.owner);
         let value = self.records.encode(&key, new);
         let mut commit = Commit::new().unchanged(key.clone(), version).put(key, value);
         let before: Vec<Vec<u8>> = old.index_keys().collect();
@@ -373,6 +372,11 @@ fn check_attributes(attributes: &[u8]) -> Result<(), ObjectError> {
         let text = "the attributes of the object take more than 64 KiB";
         Err(ObjectError::TooLarge(text.to_owned()))
     }
+}
+
+/// NUL separates identifier and owner in the store.
+fn is_uid(uid: &str) -> bool {
+    (1..=MAX_UID).contains(&uid.len()) && !uid.contains('\0')
 }
 
 fn check_terms(terms: &[String]) -> Result<(), ObjectError> {

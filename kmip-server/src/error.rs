@@ -109,16 +109,14 @@ impl OpError {
 impl From<ObjectError> for OpError {
     fn from(error: ObjectError) -> Self {
         match error {
-            ObjectError::NotFound(uid) => Self::NotFound(crate::qkd::wire_uid(&uid).to_owned()),
-            ObjectError::Destroyed(uid) => Self::Destroyed(crate::qkd::wire_uid(&uid).to_owned()),
+            ObjectError::NotFound(uid) => Self::NotFound(uid),
+            ObjectError::Destroyed(uid) => Self::Destroyed(uid),
             ObjectError::TooLarge(what) => Self::TooMuch(what),
             ObjectError::Step(step) => Self::Step(step),
             ObjectError::Conflict(uid) => {
-                let uid = crate::qkd::wire_uid(&uid);
                 Self::Temporary(format!("object {uid} changed at the same time"))
             }
             ObjectError::Unknown(uid) => {
-                let uid = crate::qkd::wire_uid(&uid);
                 Self::Temporary(format!("it is not known whether object {uid} was stored"))
             }
             ObjectError::Hsm(error) => error.into(),

@@ -21,7 +21,7 @@ pub(crate) async fn object(
     let Some(key) = KeyId::parse(&uid) else {
         return Ok(cx.objects().get(cx.caller.sae(), &uid).await?);
     };
-    let stored = qkd::stored_uid(key, cx.caller.sae());
+    let stored = key.to_string();
     match qkd::existing(cx.objects(), cx.caller.sae(), &stored).await? {
         Some(found) => Ok(found),
         None => qkd::collect(cx, key).await,

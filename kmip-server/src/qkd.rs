@@ -2,10 +2,8 @@
 //! slave (Get and every other operation that names the key's identifier).
 //!
 //! A key has one identifier at both ends, and several applications may collect it at one cluster,
-//! each as an object of its own. The store knows objects by identifier alone, hence
-//! [`stored_uid`]: the key's identifier and a mark of its owner. Clients see [`wire_uid`].
+//! each as an object of its own.
 
-use aws_lc_rs::digest::{SHA256, digest};
 use km_core::{
     ids::{ClusterId, SaeId},
     key_id::KeyId,
@@ -40,24 +38,6 @@ pub(crate) const VENDOR_LINK: &str = "qkm-link";
 /// Encrypt and Decrypt: what a slave may do with a key nobody gave a usage for.
 const USAGE: i32 = 0x4 | 0x8;
 const DEFAULT_BITS: i32 = 256;
-/// Separates a key's identifier from the mark of its owner.
-const MARK: char = '~';
-
-/// The identifier under which the store has `owner`'s copy of a pool key.
-pub(crate) fn stored_uid(id: KeyId, owner: &SaeId) -> String {
-    let hash = digest(&SHA256, owner.as_str().as_bytes());
-    let mut uid = format!("{id}{MARK}");
-    for byte in hash.as_ref().iter().take(12) {
-        uid.push_str(&format!("{byte:02x}"));
-    }
-    uid
-}
-
-/// The identifier clients know the object by.
-pub(crate) fn wire_uid(stored: &str) -> &str {
-    stored.split_once(MARK).map_or(stored, |(id, _)| id)
-}
-
 /// The cluster whose pool an Object Group asks for.
 pub(crate) fn peer_of(group: &str) -> Option<Result<ClusterId, OpError>> {
     let name = group.strip_prefix(GROUP)?;
@@ -132,9 +112,9 @@ fn check_algorithm(wanted: &Wanted, bits: i32) -> Result<(), OpError> {
 /// makes the object and marks the key collected, so it is delivered once over all fronts.
 pub(crate) async fn collect(cx: &Context<'_>, id: KeyId) -> Result<(Object, Version), OpError> {
     let slave = cx.caller.sae();
-    let uid = stored_uid(id, slave);
+    let uid = id.to_string();
     // A second request for the same key waits here and then finds the object.
-    let _held = cx.server.locks.hold(vec![format!("key:{uid}")]).await;
+    let _held = cx.server.locks.hold(vec![format!("key:{slave}:{uid}")]).await;
     if let Some(found) = existing(cx.objects(), slave, &uid).await? {
         return Ok(found);
     }
@@ -196,7 +176,7 @@ fn new_object(
         data: Some(key.id.to_string()),
     }));
     NewObject {
-        uid: stored_uid(key.id, owner),
+        uid: key.id.to_string(),
         owner: owner.clone(),
         state: meta.state_at(ObjectState::PreActive, now),
         provenance: key.provenance.as_ref().clone(),

@@ -21,16 +21,14 @@ use crate::{
     context::Context,
     error::OpError,
     meta::{Meta, sha256},
-    qkd::{VENDOR_GRADE, VENDOR_LINK, wire_uid},
+    qkd::{VENDOR_GRADE, VENDOR_LINK},
 };
 
 /// Every attribute of `object`, the most asked for first.
 pub(crate) fn all(object: &Object, now: i64) -> Result<Vec<Attribute>, OpError> {
     let (meta, rest) = Meta::with_rest(object)?;
-    let mut list = vec![
-        Attribute::UniqueIdentifier(wire_uid(&object.uid).to_owned()),
-        Attribute::ObjectType(meta.kind()),
-    ];
+    let mut list =
+        vec![Attribute::UniqueIdentifier(object.uid.clone()), Attribute::ObjectType(meta.kind())];
     list.extend(meta.algorithm().map(Attribute::CryptographicAlgorithm));
     list.extend(meta.length.map(Attribute::CryptographicLength));
     list.extend(meta.usage_mask.map(Attribute::CryptographicUsageMask));

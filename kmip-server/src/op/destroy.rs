@@ -3,12 +3,12 @@
 use km_core::objects::ObjectStep;
 use kmip::op::destroy::{Request, Response};
 
-use crate::{context::Context, error::OpError, find, qkd::wire_uid};
+use crate::{context::Context, error::OpError, find};
 
 pub(crate) async fn destroy(cx: &mut Context<'_>, request: Request) -> Result<Response, OpError> {
     let now = cx.now;
     let object = find::step(cx, request.id, ObjectStep::Destroy, |meta| {
         meta.dates.destroyed = Some(now);
     });
-    Ok(Response { id: wire_uid(&object.await?.uid).to_owned() })
+    Ok(Response { id: object.await?.uid })
 }

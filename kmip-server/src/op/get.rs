@@ -9,7 +9,7 @@ use kmip::{
     op::get::{Request, Response},
 };
 
-use crate::{context::Context, error::OpError, find, material, meta::Meta, qkd::wire_uid};
+use crate::{context::Context, error::OpError, find, material, meta::Meta};
 
 /// How often the mark of a first delivery is tried against others who change the object.
 const TRIES: usize = 4;
@@ -20,7 +20,7 @@ pub(crate) async fn get(cx: &mut Context<'_>, request: Request) -> Result<Respon
     }
     let (object, version) = find::object(cx, request.id).await?;
     let meta = Meta::of(&object)?;
-    let id = wire_uid(&object.uid).to_owned();
+    let id = object.uid.clone();
     if object.state.is_destroyed() {
         return Err(OpError::Destroyed(id));
     }
@@ -68,7 +68,7 @@ async fn used(cx: &Context<'_>, object: Object, version: Version) -> Result<(), 
             Err(ObjectError::Conflict(uid)) => {
                 (object, version) = cx.objects().get(cx.caller.sae(), &uid).await?;
                 if object.state.is_destroyed() {
-                    return Err(OpError::Destroyed(wire_uid(&uid).to_owned()));
+                    return Err(OpError::Destroyed(uid));
                 }
                 if !Meta::of(&object)?.fresh {
                     return Ok(());

@@ -5,7 +5,7 @@ use kmip::{
     op::get_attribute_list::{Request, Response},
 };
 
-use crate::{context::Context, error::OpError, find, qkd::wire_uid, shown};
+use crate::{context::Context, error::OpError, find, shown};
 
 pub(crate) async fn get_attribute_list(
     cx: &mut Context<'_>,
@@ -19,5 +19,5 @@ pub(crate) async fn get_attribute_list(
             names.push(name);
         }
     }
-    Ok(Response { id: wire_uid(&object.uid).to_owned(), attributes: names })
+    Ok(Response { id: object.uid.clone(), attributes: names })
 }

@@ -5,7 +5,7 @@ use kmip::{
     op::get_attributes::{Request, Response},
 };
 
-use crate::{context::Context, error::OpError, find, qkd::wire_uid, shown};
+use crate::{context::Context, error::OpError, find, shown};
 
 pub(crate) async fn get_attributes(
     cx: &mut Context<'_>,
@@ -21,7 +21,7 @@ pub(crate) async fn get_attributes(
         [] => all,
         names => pick(&all, names),
     };
-    Ok(Response { id: wire_uid(&object.uid).to_owned(), attributes: shown::listed(list) })
+    Ok(Response { id: object.uid.clone(), attributes: shown::listed(list) })
 }
 
 fn pick(all: &[Attribute], names: &[AttributeRef]) -> Vec<Attribute> {

@@ -15,9 +15,7 @@ use kmip::{
     op::locate::{Request, Response},
 };
 
-use crate::{
-    context::Context, error::OpError, meta::Meta, qkd, qkd::wire_uid, shown, terms, wanted::Wanted,
-};
+use crate::{context::Context, error::OpError, meta::Meta, qkd, shown, terms, wanted::Wanted};
 
 /// Storage Status Mask.
 const ON_LINE: i32 = 0x1;
@@ -157,7 +155,7 @@ impl<'a> Search<'a> {
         if self.fits(&object, cx.now)? {
             self.matched += 1;
             if self.matched > self.skip && self.ids.len() < self.limit {
-                self.ids.push(wire_uid(uid).to_owned());
+                self.ids.push(uid.to_owned());
             }
         }
         Ok(())

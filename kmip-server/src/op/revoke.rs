@@ -6,7 +6,7 @@ use kmip::{
     op::revoke::{Request, Response},
 };
 
-use crate::{context::Context, error::OpError, find, qkd::wire_uid};
+use crate::{context::Context, error::OpError, find};
 
 /// Longest revocation message kept, in bytes.
 const MAX_MESSAGE: usize = 4096;
@@ -34,5 +34,5 @@ pub(crate) async fn revoke(cx: &mut Context<'_>, request: Request) -> Result<Res
             meta.dates.deactivation = Some(now);
         }
     });
-    Ok(Response { id: wire_uid(&object.await?.uid).to_owned() })
+    Ok(Response { id: object.await?.uid })
 }
