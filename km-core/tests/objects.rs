@@ -58,9 +58,20 @@ async fn what_was_created_is_read_and_opened_by_its_owner_alone() {
     assert_eq!(room.objects.open(&object).await.unwrap(), clear());
     let other = room.objects.get(&sae("n2"), "u1").await;
     assert_eq!(other.unwrap_err(), ObjectError::NotFound("u1".into()));
-    let again = room.objects.create(new("u1", "n2", &[]), &clear()).await;
+    let again = room.objects.create(new("u1", "n1", &[]), &clear()).await;
     assert_eq!(again.unwrap_err(), ObjectError::Exists("u1".into()));
     assert_eq!(room.objects.get(&sae("n1"), "u1").await.unwrap().0, object);
+}
+
+#[tokio::test]
+async fn several_owners_may_hold_objects_of_one_identifier() {
+    let room = room().await;
+    let first = room.objects.create(new("u1", "n1", &[]), &clear()).await.unwrap();
+    let second = room.objects.create(new("u1", "n2", &[]), &clear()).await.unwrap();
+    room.objects.create(new("u12", "n1", &[]), &clear()).await.unwrap();
+    assert_eq!(room.objects.get(&sae("n1"), "u1").await.unwrap().0, first);
+    assert_eq!(room.objects.get(&sae("n2"), "u1").await.unwrap().0, second);
+    assert_eq!(room.objects.inspect("u1").await.unwrap(), [first, second]);
 }
 
 #[tokio::test]

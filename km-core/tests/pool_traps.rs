@@ -183,3 +183,21 @@ async fn registered_pairs_are_the_only_ones() {
     assert!(matches!(refused, Err(SupplyError::NotPaired { .. })));
     assert!(registry().authorise(&sae("n2"), &sae("s2")));
 }
+
+/// Every block leaves a rest that the keys in demand do not fit. The rests must not pile up at
+/// either end.
+#[tokio::test]
+async fn rests_too_short_for_the_keys_in_demand_do_not_pile_up() {
+    let mut pair = Pair::new().await;
+    for _ in 0..40 {
+        pair.admit_random(NORTH, 1000).await;
+    }
+    for _ in 0..40 {
+        let keys = pair.north().supply.issue(&sae("n1"), &[sae("s1")], 700 * 8, 1).await.unwrap();
+        pair.south().supply.collect(&sae("s1"), None, &ids_of(&keys)).await.unwrap();
+    }
+    assert!(pair.north().pool.view().blocks <= 12, "{:?}", pair.north().pool.view());
+    pair.south().pool.peer_floor(pair.north().pool.floor());
+    assert!(pair.south().pool.view().blocks <= 12, "{:?}", pair.south().pool.view());
+    pair.assert_settled_and_balanced().await;
+}

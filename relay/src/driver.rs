@@ -249,6 +249,7 @@ impl<'a> Driver<'a> {
         let actions = self.session.on_event(Event::Tick(Instant::now()));
         if self.session.is_up() {
             Frame::Ping(self.next_request).encode(&mut self.out);
+            Frame::Floor(self.peer.pool.floor()).encode(&mut self.out);
         }
         while self.tasks.try_join_next().is_some() {}
         self.carry_out(actions)

@@ -138,6 +138,8 @@ pub enum Frame {
     Ping(u64),
     /// Yes.
     Pong(u64),
+    /// As `Hello::floor`, as time goes on.
+    Floor(u64),
 }
 
 /// Bytes that are no frame. The connection cannot go on.
@@ -196,6 +198,7 @@ impl Frame {
                     && (1..=MAX_KEYS).contains(&proposal.keys.len())
                     && proposal.keys.iter().all(plain)
             }
+            Frame::Floor(floor) => *floor <= MAX_BLOCK_NUMBER + 1,
             Frame::Given(blocks) => blocks.len() <= MAX_LIST,
             Frame::Assign { run, .. } | Frame::RunEnded { run, .. } => run.sound(),
             _ => true,

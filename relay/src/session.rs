@@ -248,6 +248,7 @@ impl Session {
             Frame::AskBlocks(count) => vec![Action::Give(count)],
             Frame::Ping(number) => vec![Action::Send(Frame::Pong(number))],
             Frame::Pong(_) => Vec::new(),
+            Frame::Floor(floor) => vec![Action::PeerFloor(floor)],
         })
     }
 

@@ -85,6 +85,7 @@ fn frame() -> impl Strategy<Value = Frame> {
         any::<u16>().prop_map(Frame::AskBlocks),
         any::<u64>().prop_map(Frame::Ping),
         any::<u64>().prop_map(Frame::Pong),
+        (0..=km_core::ids::MAX_BLOCK_NUMBER).prop_map(Frame::Floor),
     ]
 }
 
@@ -254,6 +255,7 @@ fn fuzz_seeds_hold_every_message() {
         ("ask_blocks", Frame::AskBlocks(16)),
         ("ping", Frame::Ping(1)),
         ("pong", Frame::Pong(1)),
+        ("floor", Frame::Floor(1)),
     ];
     for (name, frame) in seeds {
         let mut bytes = Vec::new();

@@ -271,7 +271,13 @@ impl Pool {
         self.put_block(tables, number, state, change);
     }
 
-    fn burn_rest(&self, tables: &mut Tables, number: u64, state: BlockState, change: &mut Change) {
+    pub(super) fn burn_rest(
+        &self,
+        tables: &mut Tables,
+        number: u64,
+        state: BlockState,
+        change: &mut Change,
+    ) {
         change.ledger.burned += bits(state.remaining());
         let end = state.len;
         self.advance(tables, number, state, end, change);

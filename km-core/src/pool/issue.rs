@@ -131,6 +131,10 @@ impl Pool {
         change.records.push((key.clone(), Some(self.records.encode(&key, &record))));
         self.advance(&mut tables, number, state, spec.end() as u16, &mut change);
         tables.issuing.insert(spec.id, spec.clone());
+        // Rests that only smaller keys would fit must not pile up.
+        if let Some((tail, state)) = tables.surplus_tail() {
+            self.burn_rest(&mut tables, tail, state, &mut change);
+        }
         let ticket = self.journal.append(change);
         Ok((spec, ticket, self.order.place(ticket)))
     }

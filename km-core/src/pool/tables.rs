@@ -19,6 +19,8 @@ use crate::{
 /// Shortest key anyone may ask for, in bytes; a block's tail below this is burned.
 pub(super) const MIN_KEY: u16 = 8;
 
+/// Most begun blocks kept for smaller keys to come.
+const MAX_TAILS: usize = 8;
 /// How far out of order block numbers may come.
 const REORDER: u64 = 1024;
 
@@ -176,6 +178,16 @@ impl Tables {
             .filter_map(|number| Some((*number, self.blocks.get(number)?)))
             .find(|(_, state)| state.remaining() >= key_len)
             .map(|(number, state)| (number, state.clone()))
+    }
+
+    /// The lowest block of ours that larger keys passed over, once there are more than
+    /// [`MAX_TAILS`] of them.
+    pub(super) fn surplus_tail(&self) -> Option<(u64, BlockState)> {
+        let begun = |number: &&u64| self.blocks.get(number).is_some_and(|s| s.cursor > 0);
+        let mut tails = self.assignable.iter().take(MAX_TAILS + 2).take_while(begun);
+        let lowest = *tails.next()?;
+        tails.nth(MAX_TAILS)?;
+        Some((lowest, self.block(lowest)?))
     }
 
     /// The lowest block of ours that is still here: what is not confirmed yet may be assigned from
