@@ -51,7 +51,7 @@ codes! {
     A002 Refused "the admin API refused"
         "The certificate in [operator] is not one of the operators that [admin] names, or it was not issued by the authority in [admin] ca."
     A003 Failed "there is no such key"
-        "No stored pool key and no managed object has this identifier here. A pool key is forgotten once it was collected by everybody, expired, or burned; `qkm audit` will tell more in a later version."
+        "No stored pool key and no managed object has this identifier here. A pool key is forgotten once it was collected by everybody, expired, or burned."
     A004 Failed "the admin API answered something unexpected"
         "The server at the address is not a qkm of the same version, or it failed. Its log has the reason."
     C001 Usage "the configuration file cannot be read"

@@ -50,7 +50,8 @@ async fn operators_see_pools_links_and_keys_but_no_key_bytes() {
     assert!(table.starts_with("PEER") && table.contains("south  up"), "{table}");
 
     let links = text(&network.cli(north, &["link", "list"]).stdout);
-    assert!(links.contains("south  up"), "{links}");
+    let row: Vec<&str> = links.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!((row.len(), row[0], row[1], row[4]), (7, "south", "up", "0"), "{links}");
 
     let collected = show(&network, &network.layout.south, &id);
     assert_eq!(collected["pool_key"]["state"], "spent", "{collected}");
@@ -244,4 +245,26 @@ async fn children_stop_when_their_parent_goes_and_protect_themselves() {
     assert_eq!(core.split_whitespace().filter(|word| *word == "0").count(), 2, "{core}");
     drop(south.stdin.take());
     assert!(ends_within(&mut south, Duration::from_secs(20)).success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_token_makes_it_not_ready_but_alive() {
+    let network = Network::running(21_600).await;
+    let north = &network.layout.north;
+    let tokens = north.softhsm_conf.with_file_name("softhsm");
+    std::fs::rename(&tokens, tokens.with_extension("away")).unwrap();
+    let started = std::time::Instant::now();
+    let reasons = loop {
+        let (status, reasons) = get(north.monitor, "/readyz").unwrap();
+        if status == 503 {
+            break reasons;
+        }
+        assert!(started.elapsed() < common::PATIENCE, "still ready without a token");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    };
+    assert!(reasons.contains("HSM token \"north\"") && !reasons.contains("store"), "{reasons}");
+    assert_eq!(get(north.monitor, "/healthz").unwrap(), (200, "alive\n".to_owned()));
+    let (_, metrics) = get(north.monitor, "/metrics").unwrap();
+    assert!(metrics.contains("qkm_hsm_ready{token=\"north\"} 0"), "{metrics}");
+    assert!(metrics.contains("qkm_ready{cluster=\"north\"} 0"), "{metrics}");
 }

@@ -39,14 +39,13 @@ pub(super) fn pools(args: &AdminArgs) -> Result<Exit, Failure> {
 
 pub(super) fn links(args: &AdminArgs) -> Result<Exit, Failure> {
     let answer = ask(&args.config.config, "/v1/links")?;
-    show(args.output, &answer, &["PEER", "STATE", "RECONNECTS", "IN FLIGHT"], "links", |link| {
+    let counts = ["connections", "agreed", "mismatched", "given_up", "in_flight"];
+    let head = ["PEER", "STATE", "CONNECTIONS", "AGREED", "MISMATCHED", "GIVEN UP", "IN FLIGHT"];
+    show(args.output, &answer, &head, "links", |link| {
         let up = if link["up"] == Value::Bool(true) { "up" } else { "down" };
-        vec![
-            text(&link["peer"]),
-            up.to_owned(),
-            text(&link["reconnects"]),
-            text(&link["in_flight"]),
-        ]
+        let mut row = vec![text(&link["peer"]), up.to_owned()];
+        row.extend(counts.iter().map(|name| text(&link[*name])));
+        row
     })
 }
 
