@@ -201,3 +201,23 @@ async fn rests_too_short_for_the_keys_in_demand_do_not_pile_up() {
     assert!(pair.south().pool.view().blocks <= 12, "{:?}", pair.south().pool.view());
     pair.assert_settled_and_balanced().await;
 }
+
+/// Many requests at a pool that is dry at this end: all are told so. Each waiting for blocks by
+/// itself, one after the other, most of them would run out of time.
+#[tokio::test]
+async fn a_dry_pool_says_so_to_everybody_in_the_line() {
+    let mut pair = Pair::new().await;
+    pair.admit_random(SOUTH, 4096).await;
+    // Begun, so its owner does not give it away.
+    let run = pair.south().pool.lease(&sae("s1"), &[sae("n1")], 32, 1).await.unwrap();
+    pair.south().pool.end_run(run);
+    assert!(pair.north().pool.peer_bytes() > 32, "there is something to hope for");
+    let asked = (0..24).map(|_| {
+        let supply = pair.north().supply.clone();
+        tokio::spawn(async move { supply.issue(&sae("n1"), &[sae("s1")], 256, 1).await })
+    });
+    for answer in asked.collect::<Vec<_>>() {
+        let answer = answer.await.unwrap();
+        assert!(matches!(answer, Err(SupplyError::NoKeys(_))), "{answer:?}");
+    }
+}

@@ -38,6 +38,8 @@ pub(super) struct Pairing {
 }
 
 type Name = (SaeId, Vec<SaeId>, u16);
+/// The right to lease for a queue.
+type Turn = tokio::sync::OwnedMutexGuard<()>;
 
 #[derive(Default)]
 pub(super) struct Ahead {
@@ -48,7 +50,7 @@ struct Queue {
     pairing: Pairing,
     state: Mutex<State>,
     /// One lease at a time for each queue.
-    leasing: tokio::sync::Mutex<()>,
+    leasing: Arc<tokio::sync::Mutex<()>>,
 }
 
 struct State {
@@ -57,6 +59,8 @@ struct State {
     used: Instant,
     fetching: bool,
     ended: bool,
+    /// When a request last waited in vain for blocks from the other end.
+    dry: Option<Instant>,
 }
 
 impl Ahead {
@@ -72,9 +76,11 @@ impl Ahead {
                 queue.fetch_ahead();
                 return Ok(keys);
             }
+            // Waited for here: a caller that gives up leaves the line.
+            let turn = queue.turn().await;
             // In a task of its own: a caller that goes away must not leave a lease half-made.
             let (leasing, need) = (queue.clone(), count);
-            let leased = tokio::spawn(async move { leasing.lease(need).await });
+            let leased = tokio::spawn(async move { leasing.lease(need, turn).await });
             leased.await.map_err(|_| PoolError::NotDurable)??;
             let ended = queue.state().ended;
             if ended {
@@ -138,8 +144,13 @@ impl Queue {
             used: Instant::now(),
             fetching: false,
             ended: false,
+            dry: None,
         };
-        Self { pairing, state: Mutex::new(state), leasing: tokio::sync::Mutex::new(()) }
+        Self { pairing, state: Mutex::new(state), leasing: Arc::default() }
+    }
+
+    async fn turn(&self) -> Turn {
+        self.leasing.clone().lock_owned().await
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -182,7 +193,8 @@ impl Queue {
         drop(state);
         let queue = self.clone();
         tokio::spawn(async move {
-            if let Err(error) = queue.lease(0).await {
+            let turn = queue.turn().await;
+            if let Err(error) = queue.lease(0, turn).await {
                 tracing::debug!(%error, "no run ahead");
             }
             queue.state().fetching = false;
@@ -190,8 +202,7 @@ impl Queue {
     }
 
     /// Leases until `need` keys are there; with `need` 0, one run ahead.
-    async fn lease(&self, need: u16) -> Result<(), PoolError> {
-        let _one_at_a_time = self.leasing.lock().await;
+    async fn lease(&self, need: u16, _one_at_a_time: Turn) -> Result<(), PoolError> {
         let enough = need > 0 && self.state().left() >= u32::from(need);
         if enough || self.state().ended {
             return Ok(());
@@ -214,7 +225,9 @@ impl Queue {
 
     async fn lease_or_borrow(&self, want: u16) -> Result<IssuerRun, PoolError> {
         let Pairing { pool, master, slaves, key_len } = &self.pairing;
-        let (mut borrowed, mut passed_over) = (false, 0);
+        // What one waited for in vain, those behind it in the line need not wait for again.
+        let mut borrowed = self.state().dry.is_some_and(|since| since.elapsed() < BORROW);
+        let mut passed_over = 0;
         loop {
             match pool.lease(master, slaves, *key_len, want).await {
                 Err(PoolError::NoKeys) if !borrowed && pool.peer_bytes() >= u64::from(*key_len) => {
@@ -238,11 +251,13 @@ impl Queue {
         let until = tokio::time::Instant::now() + BORROW;
         let mut changed = pool.changed();
         pool.ask_blocks(super::ASK_BLOCKS);
-        while tokio::time::timeout_at(until, changed).await.is_ok()
-            && pool.own_bytes() < u64::from(*key_len)
-        {
+        while tokio::time::timeout_at(until, changed).await.is_ok() {
+            if pool.own_bytes() >= u64::from(*key_len) {
+                return;
+            }
             changed = pool.changed();
         }
+        self.state().dry = Some(Instant::now());
     }
 
     fn next_size(&self, need: u16) -> u16 {
