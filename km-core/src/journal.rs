@@ -155,7 +155,8 @@ impl Journal {
     }
 }
 
-/// Ends when the journal is dropped and the queue is empty.
+/// Ends when the journal is dropped, with what is in its hand but not with what still waits: who
+/// stops in order waits for [`Journal::settled`] first.
 async fn flush_forever(journal: std::sync::Weak<Journal>) {
     loop {
         let Some(strong) = journal.upgrade() else { return };

@@ -19,7 +19,7 @@ pub struct Ledger {
     pub delivered: u64,
     /// Erased undelivered: on doubt, at the end of a run, or too short to use.
     pub burned: u64,
-    /// Refused because both ends did not hold the same bits.
+    /// Refused at agreement: the ends differed, or one did not have or store the bits.
     pub rejected: u64,
 }
 

@@ -9,7 +9,9 @@ use std::{
 use tokio::sync::OwnedMutexGuard;
 
 use super::{
-    OpenBlock, Pool, PoolError, SuppliedKey, keys,
+    OpenBlock, Pool, PoolError, SuppliedKey,
+    issue::spoiled,
+    keys,
     tables::{Collecting, Tables},
 };
 use crate::{
@@ -382,7 +384,15 @@ impl Pool {
         };
         let mut open = cell.lock_owned().await;
         if open.is_none() {
-            *open = Some(self.open_block(id.block.number).await?.run_of(&spec)?);
+            let number = id.block.number;
+            let opened = self.open_block(number).await.and_then(|block| block.run_of(&spec));
+            if let Err(error) = &opened
+                && spoiled(error)
+            {
+                tracing::error!(block = number, %error, alarm = "block-damaged",
+                    "keys wait to be collected from a block that does not open");
+            }
+            *open = Some(opened?);
         }
         Ok(open)
     }

@@ -193,7 +193,7 @@ impl Pool {
 }
 
 /// Whether the block itself does not open, as opposed to a store or token that is away.
-fn spoiled(error: &PoolError) -> bool {
+pub(super) fn spoiled(error: &PoolError) -> bool {
     matches!(
         error,
         PoolError::Block(..)

@@ -95,7 +95,7 @@ pub enum PoolError {
 pub struct PoolCounters {
     /// Blocks admitted.
     pub blocks_admitted: AtomicU64,
-    /// Blocks rejected because the ends differed.
+    /// Blocks refused at agreement: the ends differed, or one did not have or store the bits.
     pub blocks_rejected: AtomicU64,
     /// Runs leased at this end.
     pub runs_leased: AtomicU64,
