@@ -6,10 +6,13 @@ use tracing_subscriber::{EnvFilter, fmt, util::SubscriberInitExt};
 
 use crate::fault::{Code, Failure};
 
+/// The PKCS#11 wrapper calls each mechanism of the token that it has no name for an error.
+const QUIET: &str = "cryptoki::mechanism=off";
+
 /// Starts logging to standard error. `filter` is a level (`info`) or directives
 /// (`info,qkd_ingest=debug`).
 pub(crate) fn start(filter: &str) -> Result<(), Failure> {
-    let parsed = EnvFilter::try_new(filter).map_err(|error| {
+    let parsed = EnvFilter::try_new(format!("{QUIET},{filter}")).map_err(|error| {
         Failure::new(Code::C002, format!("--log {filter:?} is no filter: {error}"))
             .help("use error, warn, info, debug or trace, or directives such as info,relay=debug")
     })?;

@@ -15,16 +15,21 @@ use crate::{
     hardening, logging, serve, signals,
 };
 
+const AFTER_HELP: &str = "\
+To see it work: qkm demo
+To run one: qkm config example > qkm.toml, edit it, then config check, doctor and serve
+Exit status: 0 done, 1 failed, 2 usage or configuration, 3 unreachable, 4 refused, 5 no keys";
+
 /// Key manager for quantum key distribution networks, rooted in HSMs.
 #[derive(Debug, Parser)]
-#[command(name = "qkm", version, max_term_width = 100)]
+#[command(name = "qkm", version, max_term_width = 100, after_help = AFTER_HELP)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
     /// What to log, to standard error: error, warn, info, debug, trace, or directives such as
-    /// info,relay=debug.
-    #[arg(long, global = true, default_value = "info")]
-    log: String,
+    /// info,relay=debug [default: info; for demo: warn].
+    #[arg(long, global = true, value_name = "LEVEL")]
+    log: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -98,7 +103,7 @@ struct DemoArgs {
 enum ConfigCommand {
     /// Check a configuration file.
     Check {
-        /// The file.
+        /// The configuration file.
         file: PathBuf,
     },
     /// Print a complete configuration with comments.
@@ -108,12 +113,19 @@ enum ConfigCommand {
 #[derive(Debug, Subcommand)]
 enum PoolCommand {
     /// List the pools with their stocks and accounts.
+    ///
+    /// STORED: key bytes at hand, of which this end assigns from OURS and the peer from the rest.
+    /// DELIVERED, BURNED (given up undelivered) and REJECTED (the ends had different bits) count
+    /// since the pool was made. ACCOUNT: whether everything ever taken in is accounted for.
     List(AdminArgs),
 }
 
 #[derive(Debug, Subcommand)]
 enum LinkCommand {
     /// List the links with their states.
+    ///
+    /// Counts are since this key manager started. AGREED, MISMATCHED (the ends had different
+    /// bits), GIVEN UP (for any other reason) and IN FLIGHT are blocks of keys.
     List(AdminArgs),
 }
 
@@ -145,7 +157,8 @@ enum Output {
 
 /// Runs what the command line says.
 pub fn run(cli: Cli) -> Result<Exit, Failure> {
-    let log = cli.log;
+    let usual = if matches!(cli.command, Command::Demo(_)) { "warn" } else { "info" };
+    let log = cli.log.unwrap_or_else(|| usual.to_owned());
     match cli.command {
         Command::Serve(args) => serve_command(&args, &log),
         Command::Sim(args) => sim_command(&args, &log),
@@ -189,7 +202,6 @@ fn sim_command(args: &Run, log: &str) -> Result<Exit, Failure> {
 }
 
 fn demo_command(args: DemoArgs, log: &str) -> Result<Exit, Failure> {
-    let log = if log == "info" { "warn" } else { log };
     logging::start(log)?;
     let place = match (args.dir, args.keep) {
         (_, Some(dir)) => demo::Place::Keep(dir),
