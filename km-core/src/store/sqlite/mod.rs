@@ -3,7 +3,7 @@
 //! - `file`: the lock on the path, the format, connections.
 //! - `queue`, `writer`: the one thread that writes; what waits becomes one transaction, one sync.
 //! - `apply`: one commit inside that transaction.
-//! - `read`: reader connections. - `checkpoint`: keeps the write-ahead log short.
+//! - `read`: reader connections. - `cache`: records read lately. - `checkpoint`: keeps the write-ahead log short.
 //! - `session`, `watch`: kept in memory; a restart ends them.
 //!
 //! Deleting is not erasing: traces stay in the log until close and rarely in the file (see
@@ -14,6 +14,7 @@
 //! sync fails nobody knows what the disk holds, so the store stops until it is opened again.
 
 mod apply;
+mod cache;
 mod checkpoint;
 mod error;
 mod file;
@@ -39,6 +40,7 @@ use async_trait::async_trait;
 use tokio::sync::{mpsc::Receiver, oneshot};
 
 use super::{Commit, Event, MAX_OPS, Outcome, Record, SessionId, Store, StoreError};
+use cache::Cache;
 use file::Held;
 use queue::Queue;
 use read::Readers;
@@ -63,6 +65,7 @@ struct Shared {
     queue: Queue,
     sessions: Mutex<Sessions>,
     watchers: Watchers,
+    cache: Cache,
 }
 
 /// Locks what no panic can leave half changed.
@@ -86,6 +89,7 @@ impl SqliteStore {
             queue: Queue::new(),
             sessions: Mutex::new(Sessions::new(epoch)),
             watchers: Watchers::default(),
+            cache: Cache::new(),
         });
         let writer = Writer::new(Arc::clone(&shared), version, checkpoints);
         let writer = std::thread::Builder::new()
@@ -134,7 +138,16 @@ impl Drop for SqliteStore {
 #[async_trait]
 impl Store for SqliteStore {
     async fn get(&self, key: &[u8]) -> Result<Option<Record>, StoreError> {
-        self.readers()?.get(key)
+        let readers = self.readers()?;
+        let ticket = match self.shared.cache.get(key) {
+            Ok(record) => return Ok(Some(record)),
+            Err(ticket) => ticket,
+        };
+        let found = readers.get(key)?;
+        if let Some(record) = &found {
+            self.shared.cache.fill(ticket, record);
+        }
+        Ok(found)
     }
 
     async fn range(

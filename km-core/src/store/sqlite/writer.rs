@@ -101,7 +101,12 @@ impl Writer {
         let before = self.version;
         let evaluated = self.evaluate(statements, jobs);
         let ended = match evaluated {
-            Ok(outcomes) => statements.end().map(|()| outcomes).map_err(|e| (e, true)),
+            Ok(outcomes) => {
+                self.shared.cache.ending(keys_of(jobs));
+                let ended = statements.end();
+                self.shared.cache.ended();
+                ended.map(|()| outcomes).map_err(|e| (e, true))
+            }
             Err(error) => Err((error, false)),
         };
         ended.map_err(|(error, ending)| {
@@ -172,12 +177,22 @@ impl Writer {
     }
 }
 
+/// Keys a transaction may change.
+fn keys_of(jobs: &[Job]) -> impl Iterator<Item = &[u8]> {
+    let commits = jobs.iter().map(|job| &job.commit);
+    commits.flat_map(|commit| {
+        let puts = commit.puts.iter().map(|(key, _)| key.as_slice());
+        puts.chain(commit.deletes.iter().map(Vec::as_slice))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
 
     use super::*;
     use crate::store::sqlite::{
+        cache::Cache,
         checkpoint, file,
         queue::{Answer, Queue},
         session::Sessions,
@@ -194,6 +209,7 @@ mod tests {
             queue: Queue::new(),
             sessions: Mutex::new(Sessions::new(epoch)),
             watchers: Watchers::default(),
+            cache: Cache::new(),
         });
         (dir, Writer::new(shared, version, checkpoints), db)
     }
