@@ -6,6 +6,7 @@ mod common;
 use std::sync::atomic::Ordering::Relaxed;
 
 use common::{Network, ids, key_ids};
+use km_core::supply::SupplyLimits;
 use serde_json::{Value, json};
 
 const BLOCK: usize = 16_384;
@@ -321,4 +322,16 @@ async fn etsi014_bodies_are_bounded() {
     assert_eq!(master.post("s1/enc_keys", &padded(65_536)).await.0, 200);
     let (head, _) = master.raw("POST", "/api/v1/keys/s1/enc_keys", &padded(65_537)).await;
     assert!(head.starts_with("http/1.1 413"), "{head}");
+}
+
+/// As many key IDs as one enc_keys may give fit one dec_keys, whatever that number is.
+#[tokio::test]
+async fn etsi014_dec_keys_takes_as_many_key_ids_as_enc_keys_gives() {
+    let limits = SupplyLimits { max_keys: 2048, ..SupplyLimits::default() };
+    let network = Network::start_with(limits, 64 << 20).await;
+    network.admit("north", 65_472).await;
+    network.admit("north", 65_472).await;
+    let keys = network.sae("n1").enc("s1", json!({"number": 2046, "size": 64})).await;
+    let (status, answer) = network.sae("s1").dec("n1", &ids(&keys)).await;
+    assert_eq!(status, 200, "{}", answer["message"]);
 }

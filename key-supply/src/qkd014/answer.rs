@@ -34,22 +34,23 @@ pub(super) enum Refusal {
     NoSuchPath,
     /// A URL of this interface, with a method it does not have.
     Method { allowed: &'static str },
-    /// The body is longer than any sound request.
-    TooLarge,
+    /// The body is longer than any sound request: more than so many bytes.
+    TooLarge(usize),
     /// The body did not arrive in time.
     TooSlow,
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        let text = match self {
+            Self::TooLarge(max) => return write!(f, "the body is longer than {max} bytes"),
             Self::Unauthorized => "not authorised",
             Self::BadRequest(body) | Self::Unavailable(body) => &body.message,
             Self::NoSuchPath => "no such path; see ETSI GS QKD 014 V1.1.1, clause 5",
             Self::Method { .. } => "this path does not have this method",
-            Self::TooLarge => "the body is longer than 65536 bytes",
             Self::TooSlow => "the body did not arrive in time",
-        })
+        };
+        f.write_str(text)
     }
 }
 
@@ -66,7 +67,7 @@ pub(super) fn refused(refusal: Refusal) -> Answer {
         Refusal::BadRequest(body) => (StatusCode::BAD_REQUEST, body),
         Refusal::Unavailable(body) => (StatusCode::SERVICE_UNAVAILABLE, body),
         Refusal::NoSuchPath => (StatusCode::NOT_FOUND, plain),
-        Refusal::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, plain),
+        Refusal::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, plain),
         Refusal::TooSlow => (StatusCode::REQUEST_TIMEOUT, plain),
         Refusal::Method { allowed } => {
             let mut refused = error(StatusCode::METHOD_NOT_ALLOWED, &plain);
@@ -153,7 +154,7 @@ impl From<FormatError> for Refusal {
 impl From<BodyError> for Refusal {
     fn from(error: BodyError) -> Self {
         match error {
-            BodyError::TooLarge { .. } => Self::TooLarge,
+            BodyError::TooLarge { max } => Self::TooLarge(max),
             BodyError::Timeout { .. } => Self::TooSlow,
             BodyError::Broken(reason) => Self::BadRequest(ErrorBody::new(reason)),
         }

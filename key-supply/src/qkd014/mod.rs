@@ -35,8 +35,10 @@ use zeroize::Zeroizing;
 use answer::{Answer, Refusal};
 use pair::{Master, Slave};
 
-/// Most bytes of a request's body; 128 key IDs take a tenth of it.
+/// Most bytes of a request's body, besides the key IDs it may name.
 const MAX_BODY: usize = 64 * 1024;
+/// Room for one entry of `key_IDs`, spaces and extensions included.
+const ID_ENTRY: usize = 128;
 /// Time for a request's body to arrive.
 const BODY_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -151,7 +153,10 @@ impl Etsi014 {
                 let pair = Slave::of(supply, caller, &named)?;
                 let wanted = match method {
                     Method::GET => KeyIds::from_query(query)?,
-                    _ => KeyIds::parse(&read_body(body, MAX_BODY, BODY_DEADLINE).await?)?,
+                    _ => {
+                        let room = MAX_BODY + supply.limits().max_keys as usize * ID_ENTRY;
+                        KeyIds::parse(&read_body(body, room, BODY_DEADLINE).await?)?
+                    }
                 };
                 let keys = dec_keys::dec_keys(supply, &pair, &wanted).await?;
                 self.counters.collected.fetch_add(keys.len() as u64, Relaxed);
