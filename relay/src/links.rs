@@ -203,7 +203,8 @@ impl Peer {
         }
     }
 
-    async fn serve<S>(self: &Arc<Self>, stream: S, shutdown: &Shutdown)
+    /// Whether the peer greeted, so that the link was up.
+    async fn serve<S>(self: &Arc<Self>, stream: S, shutdown: &Shutdown) -> bool
     where
         S: AsyncRead + AsyncWrite + Send + 'static,
     {
@@ -211,14 +212,16 @@ impl Peer {
         self.replaced.notify_waiters();
         let _in_use = self.in_use.lock().await;
         if self.turns.load(Relaxed) != turn {
-            return;
+            return false;
         }
         self.counters.connections.fetch_add(1, Relaxed);
         if let Err(error) = driver::run(self, stream, turn, shutdown).await {
             tracing::warn!(peer = %self.config.cluster, %error, "KM link connection ended");
         }
         self.handle.detach();
+        let was_up = self.counters.up.load(Relaxed);
         self.set_up(false);
+        was_up
     }
 }
 
@@ -227,8 +230,10 @@ async fn keep_up(peer: Arc<Peer>, tls: Arc<rustls::ClientConfig>, shutdown: Shut
     while !shutdown.is_requested() {
         match dial(&peer, &tls).await {
             Ok(stream) => {
-                pause = FIRST_PAUSE;
-                peer.serve(stream, &shutdown).await;
+                // A peer that takes the connection and refuses us is not asked ten times a second.
+                if peer.serve(stream, &shutdown).await {
+                    pause = FIRST_PAUSE;
+                }
             }
             Err(error) => tracing::info!(peer = %peer.config.cluster, %error, "cannot dial"),
         }
