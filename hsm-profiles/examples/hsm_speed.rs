@@ -1,6 +1,9 @@
-//! Seals and opens per second: through `Token` with many callers, against one plain loop of the
-//! same PKCS#11 calls on one session. Run it with `--release`:
+//! Seals and opens per second and their CPU time: through `Token` with 1, 8 and 64 callers,
+//! against one plain loop of the same PKCS#11 calls on one session. Run it with `--release`:
 //! `cargo run --release -p hsm-profiles --example hsm_speed [SECONDS_PER_ROW]`
+//!
+//! CPU time is that of the whole process, callers and runtime included, and is the figure to
+//! compare on a shared machine. It is read from `/proc/self/stat`, so this runs on Linux.
 //!
 //! Makes its own SoftHSM token: it starts itself again, first to make it, then to use it.
 
@@ -22,7 +25,10 @@ use km_core::material::ClearBytes;
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
-const CALLERS: usize = 64;
+/// Message lengths, and how many callers work at once.
+const ROWS: [(usize, &[usize]); 3] = [(32, &[1, 8, 64]), (4096, &[64]), (65_536, &[64])];
+/// Linux reports process times in hundredths of a second, whatever the kernel's own tick.
+const TICKS_PER_SECOND: f64 = 100.0;
 const AAD: &[u8] = b"block header of thirty-two bytes";
 
 fn main() -> Outcome<()> {
@@ -62,17 +68,62 @@ fn measure(pin: &str, time: Duration) -> Outcome<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let (session, kek) = direct_session()?;
     println!(
-        "{:>6}  {:<5} {:>12} {:>12} {:>6}",
-        "bytes", "op", "token op/s", "direct op/s", "ratio"
+        "{:>6} {:>7}  {:<4} {:>9} {:>9} {:>8} {:>8} {:>6}",
+        "bytes", "callers", "op", "op/s", "direct", "CPU us", "direct", "ratio"
     );
-    for len in [32, 4096, 65_536] {
+    for (len, callers) in ROWS {
         let direct = direct(&session, kek, len, time)?;
-        let through = runtime.block_on(through_token(&token, len, time))?;
-        for (op, token, direct) in [("seal", through.0, direct.0), ("open", through.1, direct.1)] {
-            println!("{len:>6}  {op:<5} {token:>12.0} {direct:>12.0} {:>6.2}", token / direct);
+        for callers in callers {
+            let through = runtime.block_on(through_token(&token, len, *callers, time))?;
+            for (op, (through, direct)) in ["seal", "open"].iter().zip(through.iter().zip(&direct))
+            {
+                println!(
+                    "{len:>6} {callers:>7}  {op:<4} {:>9.0} {:>9.0} {:>8.1} {:>8.1} {:>6.2}",
+                    through.per_second,
+                    direct.per_second,
+                    through.cpu_us,
+                    direct.cpu_us,
+                    through.cpu_us / direct.cpu_us
+                );
+            }
         }
     }
     Ok(())
+}
+
+/// What one kind of operation costs.
+struct Cost {
+    per_second: f64,
+    cpu_us: f64,
+}
+
+/// Counts from its making to [`Meter::stop`].
+struct Meter {
+    start: Instant,
+    cpu_seconds: f64,
+}
+
+impl Meter {
+    fn start() -> Outcome<Self> {
+        Ok(Self { start: Instant::now(), cpu_seconds: cpu_seconds()? })
+    }
+
+    fn stop(self, operations: u32) -> Outcome<Cost> {
+        let operations = f64::from(operations);
+        Ok(Cost {
+            per_second: operations / self.start.elapsed().as_secs_f64(),
+            cpu_us: (cpu_seconds()? - self.cpu_seconds) * 1e6 / operations,
+        })
+    }
+}
+
+/// User and system time of this process. The name of the program, in parentheses, may hold spaces.
+fn cpu_seconds() -> Outcome<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let (_, fields) = stat.rsplit_once(')').ok_or("/proc/self/stat has another form")?;
+    let times = fields.split_whitespace().skip(11).take(2);
+    let ticks = times.map(str::parse::<u32>).sum::<Result<u32, _>>()?;
+    Ok(f64::from(ticks) / TICKS_PER_SECOND)
 }
 
 /// The login of the token covers this session: logins belong to the process.
@@ -91,16 +142,17 @@ fn direct_session() -> Outcome<(Session, ObjectHandle)> {
     Err("no token".into())
 }
 
-fn per_second(time: Duration, mut op: impl FnMut() -> Outcome<()>) -> Outcome<f64> {
-    let (start, mut count) = (Instant::now(), 0u32);
-    while start.elapsed() < time {
+fn repeat(time: Duration, mut op: impl FnMut() -> Outcome<()>) -> Outcome<Cost> {
+    let (meter, mut count) = (Meter::start()?, 0u32);
+    while meter.start.elapsed() < time {
         op()?;
         count += 1;
     }
-    Ok(f64::from(count) / start.elapsed().as_secs_f64())
+    meter.stop(count)
 }
 
-fn direct(session: &Session, kek: ObjectHandle, len: usize, time: Duration) -> Outcome<(f64, f64)> {
+/// Costs of seal and open.
+fn direct(session: &Session, kek: ObjectHandle, len: usize, time: Duration) -> Outcome<[Cost; 2]> {
     let clear = vec![7; len];
     let seal = |iv: &mut [u8]| -> Outcome<Vec<u8>> {
         session.generate_random_slice(iv)?;
@@ -109,22 +161,27 @@ fn direct(session: &Session, kek: ObjectHandle, len: usize, time: Duration) -> O
     };
     let mut iv = [0; 12];
     let sealed = seal(&mut iv)?;
-    let opens = per_second(time, || {
+    let seals = repeat(time, || {
+        black_box(seal(&mut [0; 12])?);
+        Ok(())
+    })?;
+    let opens = repeat(time, || {
         let gcm = Mechanism::AesGcm(GcmParams::new(&mut iv, AAD, 128.into())?);
         black_box(session.decrypt(&gcm, kek, &sealed)?);
         Ok(())
     })?;
-    let seals = per_second(time, || {
-        black_box(seal(&mut [0; 12])?);
-        Ok(())
-    })?;
-    Ok((seals, opens))
+    Ok([seals, opens])
 }
 
-async fn through_token(token: &Arc<Token>, len: usize, time: Duration) -> Outcome<(f64, f64)> {
+async fn through_token(
+    token: &Arc<Token>,
+    len: usize,
+    callers: usize,
+    time: Duration,
+) -> Outcome<[Cost; 2]> {
     let clear = Arc::new(ClearBytes::from_vec(vec![7; len]));
     let sealed: Arc<Sealed> = Arc::new(token.seal(AAD, &clear).await?);
-    let seals = load(time, |until| {
+    let seals = load(callers, time, |until| {
         let (token, clear) = (Arc::clone(token), Arc::clone(&clear));
         async move {
             let mut count = 0u32;
@@ -136,7 +193,7 @@ async fn through_token(token: &Arc<Token>, len: usize, time: Duration) -> Outcom
         }
     })
     .await?;
-    let opens = load(time, |until| {
+    let opens = load(callers, time, |until| {
         let (token, sealed) = (Arc::clone(token), Arc::clone(&sealed));
         async move {
             let mut count = 0u32;
@@ -148,18 +205,19 @@ async fn through_token(token: &Arc<Token>, len: usize, time: Duration) -> Outcom
         }
     })
     .await?;
-    Ok((seals, opens))
+    Ok([seals, opens])
 }
 
-async fn load<F>(time: Duration, caller: impl Fn(Instant) -> F) -> Outcome<f64>
+async fn load<F>(callers: usize, time: Duration, caller: impl Fn(Instant) -> F) -> Outcome<Cost>
 where
     F: Future<Output = Outcome<u32>> + Send + 'static,
 {
-    let start = Instant::now();
-    let callers: Vec<_> = (0..CALLERS).map(|_| tokio::spawn(caller(start + time))).collect();
-    let mut total = 0.0;
+    let meter = Meter::start()?;
+    let until = meter.start + time;
+    let callers: Vec<_> = (0..callers).map(|_| tokio::spawn(caller(until))).collect();
+    let mut total = 0;
     for caller in callers {
-        total += f64::from(caller.await??);
+        total += caller.await??;
     }
-    Ok(total / start.elapsed().as_secs_f64())
+    meter.stop(total)
 }

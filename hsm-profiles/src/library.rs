@@ -1,39 +1,120 @@
 //! One loaded PKCS#11 library per path and process. Enter through [`load`].
 //!
 //! `C_Initialize` and `C_Finalize` act on the whole process, so tokens of one library share one
-//! [`Library`], and nobody finalizes it.
+//! [`Library`]. Some libraries look for tokens only when they start: one that lost a token is
+//! restarted ([`Library::restart`]), once for all who noticed.
+//!
+//! Invariant: every call into the library is made inside [`Library::enter`], and a restart waits
+//! until nobody is inside. So no call meets a library that is being finalized, and no session of
+//! before is used after, when its number may name somebody else's.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError,
+};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Function, Pkcs11};
 use cryptoki::error::{Error, RvError};
 use cryptoki::session::Session;
 use cryptoki::slot::Slot;
 use km_core::hsm::HsmError;
+use tracing::info;
 
 use crate::profile::Profile;
 
 static LOADED: Mutex<BTreeMap<PathBuf, Arc<Library>>> = Mutex::new(BTreeMap::new());
+/// How long a restart waits for running calls; longer, and one of them hangs.
+const LEAVE_WAIT: Duration = Duration::from_secs(2);
 
 /// A library that is loaded and initialized.
 pub(crate) struct Library {
     pub(crate) pkcs11: Pkcs11,
     pub(crate) path: PathBuf,
-    /// Counts initializations. Session handles of an earlier one mean something else now.
+    /// Counts initializations. Handles of an earlier one mean something else now.
     epoch: AtomicU64,
+    /// Taken by those who start or restart the library, one at a time.
+    turn: Mutex<()>,
+    /// Held for reading by whoever is inside the library. Never waited for: see `enter`.
+    gate: RwLock<()>,
+    /// Set while a restart waits, so that no new call keeps it waiting for ever.
+    closing: AtomicBool,
 }
 
 impl Library {
-    /// Which initialization the sessions opened now belong to.
+    fn new(pkcs11: Pkcs11, path: PathBuf) -> Self {
+        Self {
+            pkcs11,
+            path,
+            epoch: AtomicU64::new(0),
+            turn: Mutex::default(),
+            gate: RwLock::default(),
+            closing: AtomicBool::new(false),
+        }
+    }
+
+    /// Which initialization the handles made now belong to. Steady inside [`Library::enter`].
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
     }
 
-    /// Initializes the library where it is not (first use, or someone finalized it).
+    /// Keeps the library from being restarted until the guard is dropped. Does not wait: during
+    /// a restart it answers what the library itself would answer.
+    pub(crate) fn enter(&self) -> Result<RwLockReadGuard<'_, ()>, Error> {
+        let closed = || Error::Pkcs11(RvError::CryptokiNotInitialized, Function::Initialize);
+        if self.closing.load(Ordering::Acquire) {
+            return Err(closed());
+        }
+        self.enter_anyway().ok_or_else(closed)
+    }
+
+    fn enter_anyway(&self) -> Option<RwLockReadGuard<'_, ()>> {
+        match self.gate.try_read() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// Initializes the library where it is not (first use, or someone finalized it). Waits for a
+    /// running restart.
     pub(crate) fn initialize(&self) -> Result<(), Error> {
+        self.start(&self.turn())
+    }
+
+    /// Finalizes and initializes the library, unless somebody else did since the caller saw
+    /// `epoch`. The sessions and logins of all its tokens in this process are gone then.
+    pub(crate) fn restart(&self, epoch: u64) -> Result<(), Error> {
+        let turn = self.turn();
+        if self.epoch() != epoch {
+            return Ok(());
+        }
+        self.closing.store(true, Ordering::Release);
+        let restarted = self.alone().and_then(|_alone| self.start_anew(&turn));
+        self.closing.store(false, Ordering::Release);
+        restarted
+    }
+
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start_anew(&self, turn: &MutexGuard<'_, ()>) -> Result<(), Error> {
+        match self.pkcs11.clone().finalize() {
+            Ok(()) | Err(Error::Pkcs11(RvError::CryptokiNotInitialized, _)) => {}
+            Err(error) => return Err(error),
+        }
+        // From here on nothing of before is valid, even when the library does not start again.
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+        self.start(turn)?;
+        info!(library = %self.path.display(), "PKCS#11 library restarted to look for its tokens");
+        Ok(())
+    }
+
+    fn start(&self, _turn: &MutexGuard<'_, ()>) -> Result<(), Error> {
         let args = CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK);
         match self.pkcs11.initialize(args) {
             Ok(()) => {
@@ -42,6 +123,24 @@ impl Library {
             }
             Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => Ok(()),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Waits until nobody is inside. Asks again and again instead of queueing: a waiting writer
+    /// would make a reader that is inside, and enters once more to close a session, wait for it.
+    fn alone(&self) -> Result<RwLockWriteGuard<'_, ()>, Error> {
+        let until = Instant::now() + LEAVE_WAIT;
+        loop {
+            match self.gate.try_write() {
+                Ok(guard) => return Ok(guard),
+                Err(TryLockError::Poisoned(poisoned)) => return Ok(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) if Instant::now() < until => {
+                    sleep(Duration::from_millis(1));
+                }
+                Err(TryLockError::WouldBlock) => {
+                    return Err(Error::Pkcs11(RvError::FunctionFailed, Function::Finalize));
+                }
+            }
         }
     }
 }
@@ -70,8 +169,11 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if self.epoch != self.library.epoch() {
+        let inside = self.library.enter_anyway();
+        if inside.is_none() || self.epoch != self.library.epoch() {
             std::mem::forget(self.session.take());
+        } else {
+            drop(self.session.take());
         }
     }
 }
@@ -89,7 +191,7 @@ pub(crate) fn load(path: Option<&Path>, profile: &Profile) -> Result<Arc<Library
             "{shown} does not load as a PKCS#11 library: {error}; check hsm.library"
         ))
     })?;
-    let library = Arc::new(Library { pkcs11, path: path.clone(), epoch: AtomicU64::new(0) });
+    let library = Arc::new(Library::new(pkcs11, path.clone()));
     library.initialize().map_err(|error| {
         HsmError::Setup(format!(
             "the PKCS#11 library {shown} does not start: {error}; check its own configuration \

@@ -2,7 +2,9 @@
 //!
 //! One thread at a time connects; the others wait for its result. A refused PIN ends it for
 //! good, since every further try brings the token closer to locking. Any other failure is tried
-//! again with growing pauses, driven by requests and by idle workers.
+//! again with growing pauses, driven by requests and by idle workers. Each of these tries restarts
+//! the library once: SoftHSM looks for tokens and their objects only when it starts, and other
+//! libraries need it as well after their device was away.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -30,6 +32,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// One login: valid until the token or the login is lost.
 pub(crate) struct Connection {
     pub(crate) generation: u64,
+    /// The initialization of the library to which slot, sessions and key handles belong.
+    pub(crate) epoch: u64,
     pub(crate) slot: Slot,
     pub(crate) keks: KekSet,
     /// Holds the login: a token logs out when its last session closes.
@@ -65,6 +69,8 @@ pub(crate) struct Link {
 enum Refusal {
     ForGood(HsmError),
     ForNow(HsmError),
+    /// For now, and nothing a restart of the library could mend.
+    Ours(HsmError),
 }
 
 impl Link {
@@ -86,7 +92,7 @@ impl Link {
         };
         let connected = link.connect(&mut link.lock());
         connected.map_err(|refusal| match refusal {
-            Refusal::ForGood(error) | Refusal::ForNow(error) => error,
+            Refusal::ForGood(error) | Refusal::ForNow(error) | Refusal::Ours(error) => error,
         })?;
         Ok(link)
     }
@@ -121,14 +127,14 @@ impl Link {
                 wait.as_millis()
             )));
         }
-        match self.connect(&mut state) {
+        match self.reconnect(&mut state) {
             Ok(connection) => Ok(connection),
             Err(Refusal::ForGood(error)) => {
                 self.health.failed(sentence(&error));
                 state.refused_for_good = Some(error.clone());
                 Err(error)
             }
-            Err(Refusal::ForNow(error)) => {
+            Err(Refusal::ForNow(error) | Refusal::Ours(error)) => {
                 let why = sentence(&error).to_owned();
                 self.health.failed(&why);
                 state.pause(why.clone());
@@ -174,6 +180,7 @@ impl Link {
         info!(kek = %id.0, number, "KEK created");
         self.publish(&mut state, |generation| Connection {
             generation,
+            epoch: connection.epoch,
             slot: connection.slot,
             keks,
             anchor: Arc::clone(&connection.anchor),
@@ -182,10 +189,27 @@ impl Link {
         Ok(id)
     }
 
+    /// Connects after a loss: when the library as it stands does not give the token back, with
+    /// the library restarted.
+    fn reconnect(&self, state: &mut State) -> Result<Arc<Connection>, Refusal> {
+        let epoch = self.library.epoch();
+        match self.connect(state) {
+            Err(Refusal::ForNow(_)) => {
+                self.library.restart(epoch).map_err(|e| self.no_start(&e))?;
+                self.connect(state)
+            }
+            done => done,
+        }
+    }
+
+    fn no_start(&self, error: &Error) -> Refusal {
+        Refusal::ForNow(self.explain("the PKCS#11 library does not start", error))
+    }
+
     fn connect(&self, state: &mut State) -> Result<Arc<Connection>, Refusal> {
-        self.library
-            .initialize()
-            .map_err(|e| Refusal::ForNow(self.explain("the PKCS#11 library does not start", &e)))?;
+        self.library.initialize().map_err(|e| self.no_start(&e))?;
+        let _inside = self.library.enter().map_err(|e| self.no_start(&e))?;
+        let epoch = self.library.epoch();
         let (slot, info) =
             find_token(&self.library, &self.config.token).map_err(Refusal::ForNow)?;
         let shown = self.library.path.display().to_string();
@@ -203,6 +227,7 @@ impl Link {
         let anchor = Arc::new(Mutex::new(anchor));
         Ok(self.publish(state, |generation| Connection {
             generation,
+            epoch,
             slot,
             keks,
             anchor,
@@ -230,7 +255,7 @@ impl Link {
                  in once by hand with the right PIN, then start again"
             ))));
         }
-        let pin = self.config.pin.read().map_err(Refusal::ForNow)?;
+        let pin = self.config.pin.read().map_err(Refusal::Ours)?;
         // Moves the bytes: the secret box overwrites them when it is dropped.
         let pin = RawAuthPin::new(Box::new(take_bytes(pin)));
         let session = anchor.get().map_err(|e| Refusal::ForNow(self.explain("login", &e)))?;

@@ -7,6 +7,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cryptoki::context::Function;
+use cryptoki::error::{Error, RvError};
 use km_core::hsm::{HsmError, Sealed};
 use km_core::material::ClearBytes;
 
@@ -134,7 +136,7 @@ impl Worker {
         for _ in 0..TRIES {
             let connection = self.connection().map_err(Stop::Answer)?;
             let generation = connection.generation;
-            let done = self.lane(connection).and_then(&mut op);
+            let done = self.inside(connection, &mut op);
             let error = match done {
                 Ok(value) => {
                     self.link.succeeded();
@@ -173,6 +175,21 @@ impl Worker {
                 self.link.connection()
             }
         }
+    }
+
+    /// Runs `op` while the library cannot be restarted, and only on handles of its present start.
+    fn inside<T>(
+        &mut self,
+        connection: Arc<Connection>,
+        op: impl FnOnce(&mut Lane) -> Result<T, OpError>,
+    ) -> Result<T, OpError> {
+        let library = Arc::clone(&self.link.library);
+        let _inside = library.enter()?;
+        if connection.epoch != library.epoch() {
+            let gone = RvError::CryptokiNotInitialized;
+            return Err(Error::Pkcs11(gone, Function::Initialize).into());
+        }
+        op(self.lane(connection)?)
     }
 
     fn lane(&mut self, connection: Arc<Connection>) -> Result<&mut Lane, OpError> {

@@ -7,7 +7,8 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use common::{Room, runtime, with_token};
+use common::{LABEL, Room, runtime, with_token};
+use cryptoki::session::SessionState;
 use hsm_profiles::Token;
 use km_core::hsm::{Hsm, HsmError, Sealed};
 use km_core::material::ClearBytes;
@@ -149,6 +150,118 @@ fn a_logout_under_load_fails_no_request() {
             }
             assert!(refused < 800, "{refused} of 1600 requests were turned away");
             works(&token, &before).await;
+        });
+    });
+}
+
+/// SoftHSM looks for its tokens when it starts, so only a restart of the library finds it again.
+#[test]
+fn a_token_folder_moved_away_and_back_is_found_again() {
+    with_token("a_token_folder_moved_away_and_back_is_found_again", |room| {
+        let token = room.open();
+        let (here, away) = (room.dir.join("softhsm"), room.dir.join("away"));
+        runtime().block_on(async {
+            let before = sealed(&token).await;
+            for empty_folder_meanwhile in [false, true] {
+                std::fs::rename(&here, &away).unwrap();
+                if empty_folder_meanwhile {
+                    std::fs::create_dir(&here).unwrap();
+                }
+                let status = token.probe().await;
+                assert!(!status.ready, "{status:?}");
+                let answer = token.open(b"before", &before).await;
+                assert!(matches!(answer, Err(HsmError::Unavailable(_))), "{answer:?}");
+                if empty_folder_meanwhile {
+                    std::fs::remove_dir(&here).unwrap();
+                }
+                std::fs::rename(&away, &here).unwrap();
+                ready_again(&token).await;
+                works(&token, &before).await;
+            }
+        });
+    });
+}
+
+/// Restarts of the library because of one token must not spoil the work on another.
+#[test]
+fn a_lost_token_does_not_take_its_neighbour_along() {
+    with_token("a_lost_token_does_not_take_its_neighbour_along", |room| {
+        let lost = room.open();
+        let neighbour = room.second_token("south");
+        let (here, away) = (room.token_folder(LABEL), room.dir.join("away"));
+        runtime().block_on(async {
+            let (before, kept) = (sealed(&lost).await, sealed(&neighbour).await);
+            let load: Vec<_> = (0..4)
+                .map(|_| {
+                    let (neighbour, kept) = (neighbour.clone(), kept.clone());
+                    tokio::spawn(async move {
+                        let until = Instant::now() + Duration::from_secs(2);
+                        while Instant::now() < until {
+                            works(&neighbour, &kept).await;
+                        }
+                    })
+                })
+                .collect();
+            std::fs::rename(&here, &away).unwrap();
+            let status = lost.probe().await;
+            assert!(!status.ready && status.detail.contains("south"), "{status:?}");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            std::fs::rename(&away, &here).unwrap();
+            ready_again(&lost).await;
+            works(&lost, &before).await;
+            for task in load {
+                task.await.unwrap();
+            }
+        });
+    });
+}
+
+/// How many sessions this process has open. SoftHSM does not tell, but its handles are small.
+#[allow(unsafe_code)]
+fn sessions() -> usize {
+    let valid = |handle: &cryptoki_sys::CK_SESSION_HANDLE| {
+        let mut info = cryptoki_sys::CK_SESSION_INFO::default();
+        // SAFETY: the library is loaded and initialized already, so this only adds a reference;
+        // the handle goes by value, and `info` outlives the call that writes to it.
+        let answer = unsafe {
+            cryptoki_sys::Pkcs11::new(common::library())
+                .unwrap()
+                .C_GetSessionInfo(*handle, &raw mut info)
+        };
+        answer == cryptoki_sys::CKR_OK
+    };
+    (1..100).filter(valid).count()
+}
+
+/// After a restart the library counts sessions anew: closing one of before would close somebody
+/// else's of now.
+#[test]
+fn sessions_of_before_a_restart_close_none_of_after() {
+    with_token("sessions_of_before_a_restart_close_none_of_after", |room| {
+        // The first one opened has the low numbers, which the second one gets after the restart.
+        let (first, second) = (room.open(), room.open());
+        runtime().block_on(async {
+            let before = sealed(&first).await;
+            room.other_handle().finalize().unwrap();
+            works(&second, &before).await;
+            let alone = sessions();
+            works(&first, &before).await;
+            assert!(alone >= 2, "an anchor and a lane, not {alone}");
+            assert!(sessions() >= alone + 2, "{alone}, then {}", sessions());
+        });
+    });
+}
+
+/// Random bytes need no login: only the look at the new session notices that it is gone.
+#[test]
+fn a_new_session_finds_the_login_or_renews_it() {
+    with_token("a_new_session_finds_the_login_or_renews_it", |room| {
+        let token = room.open();
+        room.other_session().logout().unwrap();
+        runtime().block_on(async {
+            token.random(32).await.unwrap();
+            let state = room.other_session().get_session_info().unwrap().session_state();
+            assert_eq!(state, SessionState::RwUser);
         });
     });
 }

@@ -2,7 +2,7 @@
 //!
 //! SoftHSM reads `SOFTHSM2_CONF` once per process, so the test makes a token, then runs itself
 //! again as a child with the variable set; the body runs in the child.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::panic)]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -71,6 +71,32 @@ impl Room {
 
     pub fn open(&self) -> std::sync::Arc<Token> {
         Token::open(self.config()).unwrap()
+    }
+
+    /// A token of its own in the same library.
+    pub fn second_token(&self, label: &str) -> std::sync::Arc<Token> {
+        let pin_file = self.dir.join(format!("{label}.pin"));
+        let made = init_command().arg(label).arg(&pin_file).output().unwrap();
+        assert!(made.status.success(), "{made:?}");
+        // This process looked for tokens before that one was made.
+        self.other_handle().finalize().unwrap();
+        let token = TokenSelector::Label(label.to_owned());
+        Token::open(TokenConfig { token, pin: PinSource::File(pin_file), ..self.config() }).unwrap()
+    }
+
+    /// Where SoftHSM keeps the token: SoftHSM names folders by the serial number.
+    pub fn token_folder(&self, label: &str) -> PathBuf {
+        let pkcs11 = self.other_handle();
+        let mut tokens = pkcs11.get_slots_with_token().unwrap().into_iter();
+        let serial = tokens.find_map(|slot| {
+            let info = pkcs11.get_token_info(slot).unwrap();
+            (info.label() == label).then(|| info.serial_number().to_owned())
+        });
+        let serial = serial.unwrap();
+        let entries = std::fs::read_dir(self.dir.join("softhsm")).unwrap();
+        let mut folders = entries.map(|entry| entry.unwrap().path());
+        let ends = |path: &PathBuf| path.to_string_lossy().replace('-', "").ends_with(&serial);
+        folders.find(ends).unwrap()
     }
 
     /// The library as another part of this process would hold it. It is initialized already.
