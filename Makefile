@@ -5,7 +5,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 export QKM_VENV ?= $(abspath $(TARGET))/venv
 export PATH := $(PATH):$(abspath $(TARGET))/tools/usr/bin
 
-.PHONY: demo test verify bench fuzz
+.PHONY: demo test verify kill bench fuzz
 
 ## Runs a small network on loopback. ARGS="--keep DIR" keeps its files.
 demo:
@@ -28,6 +28,11 @@ verify:
 	$(CARGO) fmt --all -- --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	@$(MAKE) --no-print-directory test
+
+## kill -9 of either KM under load, 200 times (`make test` does 20).
+kill:
+	@scripts/setup.sh tests
+	QKM_KILLS=200 $(CARGO) test --locked -p qkm-tests --test kill -- --nocapture
 
 ## Speed, as a table and in target/bench/results.json.
 bench:

@@ -1,7 +1,9 @@
 //! A global allocator that overwrites memory before it gives it back. Enter through [`WipeAlloc`].
 //!
 //! Key bytes are cleared by their own types; this catches the copies that libraries leave in
-//! buffers of theirs (TLS records, HTTP bodies, SQLite pages are not ours to clear).
+//! buffers of theirs (TLS records and HTTP bodies are not ours to clear). What C libraries
+//! take from `malloc` is not covered: the PKCS#11 library clears its own, SQLite holds sealed data
+//! only.
 //!
 //! Invariant: no byte of a freed block keeps its value, also when a block grows.
 #![allow(unsafe_code)]

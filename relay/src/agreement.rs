@@ -3,8 +3,8 @@
 //! A block's first 64 bytes of module key are spent as two one-time Poly1305 keys: the proposer's
 //! tag and the answer's. The tags cover the block's description and all its bits. If the ends
 //! differ anywhere, the tags differ but for a chance of at most 8·⌈L/16⌉ / 2^106 (Bernstein 2005,
-//! "The Poly1305-AES message-authentication code", theorem 3.3): below 2^-90 for one block. Each
-//! key masks its one tag with 128 uniform bits that are never used again, so a tag seen on the
+//! "The Poly1305-AES message-authentication code", theorem 3.3): below 2^-88 for the largest block
+//! with the longest description, 2^-90 when only the bits differ. Each key masks its one tag with 128 uniform bits that are never used again, so a tag seen on the
 //! wire says nothing about the bits; a plain hash would.
 
 use km_core::{

@@ -10,6 +10,7 @@ use crate::{
     config::{self, Config},
     doctor,
     fault::{Code, Exit, Failure},
+    hardening,
 };
 
 /// What standard output refuses (a closed pipe) is nobody's to report.
@@ -35,6 +36,8 @@ pub(super) fn example() -> Result<Exit, Failure> {
 }
 
 pub(super) fn doctor(file: &Path) -> Result<Exit, Failure> {
+    // It logs in to the token and opens the record key.
+    hardening::protect(false)?;
     let runtime = super::runtime()?;
     let report = runtime.block_on(doctor::examine(file));
     say(&report.to_string())?;
