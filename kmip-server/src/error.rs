@@ -8,6 +8,9 @@ use km_core::{
 };
 use kmip::{Version, attribute::AttributeKind, enums::ResultReason};
 
+const KEYS_AWAY: &str =
+    "keys cannot be supplied now: the link to the other cluster, the HSM or the store is away";
+
 /// Why an operation was not done. Only [`OpError::Temporary`] may be tried again as it is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum OpError {
@@ -160,8 +163,11 @@ impl From<SupplyError> for OpError {
             SupplyError::OutOfBounds(what) => {
                 Self::invalid(AttributeKind::CryptographicLength, &what)
             }
-            error @ (SupplyError::NoKeys(_) | SupplyError::Unavailable(_)) => {
-                Self::Temporary(error.to_string())
+            error @ SupplyError::NoKeys(_) => Self::Temporary(error.to_string()),
+            // What is away, and why, is for the operator to read, not for applications.
+            SupplyError::Unavailable(reason) => {
+                tracing::warn!(%reason, "cannot supply keys");
+                Self::Temporary(KEYS_AWAY.to_owned())
             }
         }
     }

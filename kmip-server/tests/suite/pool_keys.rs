@@ -234,6 +234,18 @@ async fn an_empty_pool_says_so_and_is_asked_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_away_inside_is_not_told_to_applications() {
+    let network = Network::stocked().await;
+    let mut master = network.client("n1", Version::V1_4).await;
+    network.north.wire.up.store(false, std::sync::atomic::Ordering::Relaxed);
+    let refused = master.create(pool("south", [])).await.unwrap_err().to_string();
+    assert!(refused.contains("try again"), "{refused}");
+    assert!(!refused.contains("not connected"), "inner reasons stay inside: {refused}");
+    network.north.wire.up.store(true, std::sync::atomic::Ordering::Relaxed);
+    master.create(pool("south", [])).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_first_gets_of_one_key_all_succeed() {
     let network = Arc::new(Network::stocked().await);
     let mut master = network.client("n1", Version::V2_1).await;

@@ -51,7 +51,7 @@ pub(crate) struct End {
     pub(crate) hsm: Arc<SoftwareHsm>,
     pub(crate) server: Arc<Server>,
     pub(crate) address: String,
-    wire: Arc<Wire>,
+    pub wire: Arc<Wire>,
     stop: ShutdownHandle,
     _listening: JoinHandle<()>,
 }
