@@ -56,7 +56,11 @@ async fn delivered(network: &Network) -> Vec<Vec<u8>> {
 
 /// Every key as it could stand somewhere: raw, hexadecimal, base64. Its first 24 bytes are looked
 /// for, so that a partly overwritten copy counts too.
-struct Needles(HashSet<[u8; 16]>);
+struct Needles {
+    starts: HashSet<[u8; 16]>,
+    /// By the first two bytes, so that most places need no lookup.
+    begins: Vec<bool>,
+}
 
 impl Needles {
     fn new(keys: &[Vec<u8>]) -> Self {
@@ -70,11 +74,16 @@ impl Needles {
                 starts.insert(form[..16].try_into().unwrap());
             }
         }
-        Self(starts)
+        let mut begins = vec![false; 1 << 16];
+        for start in &starts {
+            begins[usize::from(u16::from_be_bytes([start[0], start[1]]))] = true;
+        }
+        Self { starts, begins }
     }
 
     fn found_in(&self, bytes: &[u8]) -> usize {
-        bytes.windows(16).filter(|window| self.0.contains(*window)).count()
+        let begins = |w: &[u8]| self.begins[usize::from(u16::from_be_bytes([w[0], w[1]]))];
+        bytes.windows(16).filter(|w| begins(w) && self.starts.contains(*w)).count()
     }
 }
 
