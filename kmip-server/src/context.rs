@@ -16,12 +16,14 @@ pub(crate) struct Context<'a> {
     pub(crate) version: Version,
     /// Seconds since 1970, one moment for the whole request.
     pub(crate) now: i64,
+    /// Objects the Locates of this request have looked at so far.
+    pub(crate) looked_at: usize,
     made: Vec<(OperationCode, Vec<String>)>,
 }
 
 impl<'a> Context<'a> {
     pub(crate) fn new(server: &'a Server, caller: &'a Caller, version: Version, now: i64) -> Self {
-        Self { server, caller, version, now, made: Vec::new() }
+        Self { server, caller, version, now, looked_at: 0, made: Vec::new() }
     }
 
     pub(crate) fn objects(&self) -> &'a Objects {

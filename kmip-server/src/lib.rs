@@ -53,7 +53,7 @@ pub struct Limits {
     pub batch_items: usize,
     /// Most identifiers one Locate returns.
     pub located: usize,
-    /// Most objects one Locate looks at before it asks for a narrower search.
+    /// Most objects all Locates of a request look at before a narrower search is asked for.
     pub scanned: usize,
     /// How long a connection may wait between requests.
     pub idle: Duration,

@@ -80,16 +80,11 @@ struct Search<'a> {
     ids: Vec<String>,
 }
 
-async fn search(cx: &Context<'_>, request: &Request) -> Result<Response, OpError> {
+async fn search(cx: &mut Context<'_>, request: &Request) -> Result<Response, OpError> {
     let mut search = Search::of(cx, request)?;
-    let term = narrowest(cx, &search).await?;
-    let mut whole = true;
-    if search.mask & ON_LINE != 0 || term.is_empty() {
-        whole = search.walk(cx, &term).await?;
-    }
-    if whole && search.mask & DESTROYED != 0 && !term.is_empty() {
-        whole = search.walk(cx, &terms::gone(&term)).await?;
-    }
+    let whole = search.run(cx).await;
+    cx.looked_at += search.looked_at;
+    let whole = whole?;
     let paged = request.maximum_items.is_some() || request.offset_items.is_some();
     let total = i32::try_from(search.matched).ok();
     Ok(Response { located_items: total.filter(|_| whole && paged), ids: search.ids })
@@ -121,6 +116,19 @@ impl<'a> Search<'a> {
         })
     }
 
+    /// Looks at every object that may fit; `false` when it stopped because enough were found.
+    async fn run(&mut self, cx: &Context<'_>) -> Result<bool, OpError> {
+        let term = narrowest(cx, self).await?;
+        let mut whole = true;
+        if self.mask & ON_LINE != 0 || term.is_empty() {
+            whole = self.walk(cx, &term).await?;
+        }
+        if whole && self.mask & DESTROYED != 0 && !term.is_empty() {
+            whole = self.walk(cx, &terms::gone(&term)).await?;
+        }
+        Ok(whole)
+    }
+
     /// Looks at every object that has `term`; `false` when it stopped because enough were found.
     async fn walk(&mut self, cx: &Context<'_>, term: &str) -> Result<bool, OpError> {
         let owner = cx.caller.sae();
@@ -142,7 +150,7 @@ impl<'a> Search<'a> {
 
     async fn look_at(&mut self, cx: &Context<'_>, uid: &str) -> Result<(), OpError> {
         self.looked_at += 1;
-        if self.looked_at > cx.server.limits.scanned {
+        if cx.looked_at + self.looked_at > cx.server.limits.scanned {
             let most = cx.server.limits.scanned;
             let text = format!("more than {most} objects to look at; add a Name or Object Group");
             return Err(OpError::TooMuch(text));

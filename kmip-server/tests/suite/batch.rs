@@ -245,3 +245,19 @@ async fn a_locate_feeds_the_items_after_it() {
     let found: Vec<_> = done.iter().map(reason).collect();
     assert_eq!(found, [None, None, Some(ResultReason::ItemNotFound)]);
 }
+
+/// What a request may look at is bounded for the request, not for each of its many items.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_locates_of_a_batch_share_one_bound() {
+    let limits = kmip_server::Limits { scanned: 5, ..kmip_server::Limits::default() };
+    let network = Network::start_with(limits).await;
+    let mut client = network.client("n1", Version::V2_1).await;
+    for _ in 0..3 {
+        client.aes([]).await.unwrap();
+    }
+    let locate = || Operation::from(client::locate([]));
+    assert_eq!(run(&mut client, [locate()], |_| {}).await.iter().filter_map(reason).count(), 0);
+    let items = run(&mut client, [locate(), locate()], |_| {}).await;
+    assert_eq!(reason(&items[0]), None);
+    assert_eq!(reason(&items[1]), Some(ResultReason::ServerLimitExceeded));
+}

@@ -1,5 +1,5 @@
 //! PyKMIP's client against this server. Needs a Python environment with `pykmip==0.11.0`, named by
-//! `QKM_VENV` or at `target/venv` of the workspace; without one the test says so and ends.
+//! `QKM_VENV` or at `target/venv` of the workspace; `make test` sets it up.
 
 use std::{
     path::{Path, PathBuf},
@@ -11,18 +11,17 @@ use crate::common::Network;
 /// Versions PyKMIP speaks.
 const VERSIONS: [&str; 6] = ["1.0", "1.1", "1.2", "1.3", "1.4", "2.0"];
 
-fn python() -> Option<PathBuf> {
+fn python() -> PathBuf {
     let room = std::env::var_os("QKM_VENV").map(PathBuf::from);
     let room = room.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/venv"));
-    Some(room.join("bin/python")).filter(|python| python.exists())
+    let python = room.join("bin/python");
+    assert!(python.exists(), "{} is missing: run `make test`", python.display());
+    python
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pykmip_lives_through_every_object() {
-    let Some(python) = python() else {
-        println!("skipped: no Python with PyKMIP; set QKM_VENV or make target/venv");
-        return;
-    };
+    let python = python();
     let network = Network::start().await;
     let files = network.certificate("n1");
     let (host, port) = network.north.address.rsplit_once(':').unwrap();
