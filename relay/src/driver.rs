@@ -35,6 +35,8 @@ const SILENCE: Duration = Duration::from_secs(10);
 const COLLECT_WITHIN: Duration = Duration::from_secs(12);
 const COLLECT_PAUSE: Duration = Duration::from_millis(150);
 const READ_BYTES: usize = 64 << 10;
+/// How long what was said last may take to leave.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +73,7 @@ struct Driver<'a> {
     next_request: u64,
     out: Vec<u8>,
     writer: mpsc::Sender<Vec<u8>>,
+    writing: JoinSet<()>,
 }
 
 /// Runs one connection until it ends. `Ok`: it ended in order.
@@ -129,13 +132,23 @@ impl<'a> Driver<'a> {
             hello,
         };
         let (session, actions) = Session::new(start, Instant::now());
-        let mut tasks = JoinSet::new();
+        let (tasks, mut writing) = (JoinSet::new(), JoinSet::new());
         let (writer, chunks) = mpsc::channel(WAITING);
-        tasks.spawn(write_all(write, chunks));
+        writing.spawn(write_all(write, chunks));
         let (asked, out) = (HashMap::new(), Vec::new());
         let next_request = 0;
-        let driver =
-            Self { peer, session, tasks, done, commands, asked, next_request, out, writer };
+        let driver = Self {
+            peer,
+            session,
+            tasks,
+            done,
+            commands,
+            asked,
+            next_request,
+            out,
+            writer,
+            writing,
+        };
         (driver, actions)
     }
 
@@ -201,7 +214,13 @@ impl<'a> Driver<'a> {
                     self.tick()?;
                 }
                 () = peer.replaced.notified() => return Err(LinkError::Replaced),
-                () = shutdown.requested() => return Ok(()),
+                () = shutdown.requested() => {
+                    // What the pool said last, such as which runs are over, still leaves.
+                    while let Ok(command) = commanded.try_recv() {
+                        self.command(command);
+                    }
+                    return self.flush();
+                }
             }
         }
     }
@@ -379,8 +398,9 @@ impl<'a> Driver<'a> {
     /// Lets what is being stored finish, so that the next connection starts from settled facts.
     async fn wind_up(mut self) {
         self.peer.handle.detach();
-        drop(self.writer);
         self.tasks.abort_all();
+        drop(self.writer);
+        let _ = tokio::time::timeout(LAST_WORDS, self.writing.join_next()).await;
         while self.tasks.join_next().await.is_some() {}
         drop(self.peer.storing.write().await);
     }

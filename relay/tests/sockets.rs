@@ -151,7 +151,8 @@ struct Network {
     south: Km,
     proxy: Proxy,
     fibre: Arc<Fibre>,
-    _stop: ShutdownHandle,
+    stop_north: ShutdownHandle,
+    _stop_south: ShutdownHandle,
     _dirs: Vec<tempfile::TempDir>,
 }
 
@@ -196,8 +197,9 @@ impl Network {
         let to_north = peer("north", None, who.expected_at_south);
         let north = Km::new(0, &north_tls, &fibre, to_south).await;
         let south = Km::new(1, &south_tls, &fibre, to_north).await;
-        let (stop, shutdown) = Shutdown::pair();
-        tokio::spawn(north.links.clone().run(shutdown.clone()));
+        let (stop_north, shutdown) = Shutdown::pair();
+        tokio::spawn(north.links.clone().run(shutdown));
+        let (stop_south, shutdown) = Shutdown::pair();
         let (links, ending) = (south.links.clone(), shutdown.clone());
         tokio::spawn(transport::serve(
             listener,
@@ -207,7 +209,7 @@ impl Network {
             move |stream, identity| links.clone().accept(stream, identity, ending.clone()),
             shutdown,
         ));
-        Self { north, south, proxy, fibre, _stop: stop, _dirs: dirs }
+        Self { north, south, proxy, fibre, stop_north, _stop_south: stop_south, _dirs: dirs }
     }
 
     fn up(&self) -> bool {
@@ -326,4 +328,20 @@ async fn a_server_with_another_identity_is_left() {
 #[tokio::test]
 async fn a_peer_of_another_ca_is_refused() {
     never_up(Identities { foreign_north: true, ..RIGHT }).await;
+}
+
+/// Keys of a run that an orderly stop ends do not wait at the other end until they expire.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_said_last_before_an_orderly_stop_arrives() {
+    let network = Network::start(RIGHT).await;
+    network.until("stocked", |n| n.up() && n.north.pool.own_bytes() > 4096).await;
+    let pool = &network.north.pool;
+    let mut runs = Vec::new();
+    for _ in 0..16 {
+        runs.push(pool.lease(&sae("n1"), &[sae("s1")], 32, 4).await.unwrap());
+    }
+    runs.into_iter().for_each(|run| pool.end_run(run));
+    network.stop_north.start();
+    network.until("no run is left", |n| n.south.pool.view().collecting == 0).await;
+    network.south.assert_balanced().await;
 }
