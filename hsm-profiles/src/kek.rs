@@ -20,6 +20,7 @@ use cryptoki::session::Session;
 use km_core::hsm::{HsmError, KekId};
 
 use crate::lane::OpError;
+use crate::profile::KeyUse;
 
 /// Seals under one KEK in one process, at most (SP 800-38D, 8.3).
 pub(crate) const MAX_SEALS: u64 = 1 << 32;
@@ -49,7 +50,10 @@ impl SealCount {
 pub(crate) struct Kek {
     pub(crate) id: KekId,
     pub(crate) number: u64,
-    pub(crate) handle: ObjectHandle,
+    /// The object in the token.
+    pub(crate) kept: ObjectHandle,
+    /// What seals and opens: the same object, or its copy for this login.
+    pub(crate) used: ObjectHandle,
     seals: SealCount,
 }
 
@@ -72,10 +76,12 @@ impl Kek {
 pub(crate) struct KekSet(Vec<Kek>);
 
 impl KekSet {
-    /// Looks the KEKs up. Slow on tokens with many objects: done once per login.
+    /// Looks the KEKs up. Slow on tokens with many objects: done once per login. Copies last as
+    /// long as `session`.
     pub(crate) fn find(
         session: &Session,
         prefix: &str,
+        key: KeyUse,
         counts: &mut SealCounts,
     ) -> Result<Self, OpError> {
         let template = [
@@ -88,7 +94,11 @@ impl KekSet {
             if let Some((label, number)) = numbered(session, handle, prefix)? {
                 let id = checked(session, handle, &label)?;
                 let seals = counts.entry(id.clone()).or_default().clone();
-                keks.push(Kek { id, number, handle, seals });
+                let used = match key {
+                    KeyUse::Token => handle,
+                    KeyUse::SessionCopy => copy(session, handle, &label)?,
+                };
+                keks.push(Kek { id, number, kept: handle, used, seals });
             }
         }
         // The identifier breaks a tie, so that two KMs that both made a KEK 1 agree on it.
@@ -112,6 +122,13 @@ impl KekSet {
     pub(crate) fn next_number(&self) -> u64 {
         self.current().map_or(1, |kek| kek.number.saturating_add(1))
     }
+}
+
+/// A copy for the time of the session, which must be as safe as what it was made from.
+fn copy(session: &Session, kek: ObjectHandle, label: &str) -> Result<ObjectHandle, OpError> {
+    let copy = session.copy_object(kek, &[Attribute::Token(false)])?;
+    checked(session, copy, label)?;
+    Ok(copy)
 }
 
 /// Label and number of the object when its label is `prefix` and a number.

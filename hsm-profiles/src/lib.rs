@@ -8,7 +8,7 @@
 //! | `library` | one loaded library per path and process |
 //! | `slot`, `kek` | the token by label or serial, its mechanisms, its keys |
 //! | `link` | the login, and how it comes back |
-//! | `queue`, `worker`, `lane` | bounded queue, one thread per session, the operations |
+//! | `queue`, `clock`, `worker`, `lane` | bounded queue, deadlines, one thread per session, the operations |
 //! | `fault`, `health` | what an error asks for; what the outside sees |
 //! | [`softhsm`] | tokens made on the spot for demonstrations and tests |
 //! | [`suite`] | what every [`km_core::hsm::Hsm`] must do |
@@ -16,6 +16,7 @@
 //! Clear bytes pass through `lane` and `queue` alone, always as
 //! [`km_core::material::ClearBytes`]. No code here logs a message or a PIN.
 
+mod clock;
 mod config;
 mod fault;
 mod health;
@@ -33,6 +34,6 @@ mod worker;
 
 pub use config::{PinSource, TokenConfig, TokenSelector};
 pub use profile::{
-    Code, ErrorClasses, IvSource, Limits, MechanismName, Profile, Seal, SealMechanism,
+    Code, ErrorClasses, IvSource, KeyUse, Limits, MechanismName, Profile, Seal, SealMechanism,
 };
 pub use token::Token;

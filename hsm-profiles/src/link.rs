@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use cryptoki::error::{Error, RvError};
-use cryptoki::session::UserType;
+use cryptoki::session::{Session, UserType};
 use cryptoki::slot::{Limit, Slot, TokenInfo};
 use cryptoki::types::RawAuthPin;
 use km_core::hsm::{HsmError, KekId};
@@ -172,11 +172,18 @@ impl Link {
 
     /// Makes a KEK, which becomes the current one.
     pub(crate) fn create_kek(&self, lane: &Lane) -> Result<KekId, OpError> {
-        let (session, connection) = (lane.session()?, &lane.connection);
+        let connection = &lane.connection;
         let mut state = self.lock();
         let number = connection.keks.next_number();
-        let id = kek::generate(session, &self.config.kek_label, number)?;
-        let keks = KekSet::find(session, &self.config.kek_label, &mut state.counts)?;
+        let keks;
+        let id;
+        {
+            // The anchor lasts as long as the login, and copies of KEKs as long as their session.
+            let anchor = connection.anchor.lock().unwrap_or_else(PoisonError::into_inner);
+            let session = anchor.get()?;
+            id = kek::generate(session, &self.config.kek_label, number)?;
+            keks = self.find_keks(session, &mut state.counts)?;
+        }
         info!(kek = %id.0, number, "KEK created");
         self.publish(&mut state, |generation| Connection {
             generation,
@@ -292,7 +299,7 @@ impl Link {
         let prefix = &self.config.kek_label;
         let session = anchor.get().map_err(|e| self.explain("the anchor session", &e))?;
         let find = |counts: &mut SealCounts| {
-            KekSet::find(session, prefix, counts).map_err(|e| match e {
+            self.find_keks(session, counts).map_err(|e| match e {
                 OpError::Token(error) => self.explain("the token does not list its keys", &error),
                 OpError::Answer(error) => error,
             })
@@ -312,6 +319,10 @@ impl Link {
             .map_err(|e| self.explain("the token does not generate a KEK", &e))?;
         info!(kek = %id.0, "first KEK created");
         find(&mut state.counts)
+    }
+
+    fn find_keks(&self, session: &Session, counts: &mut SealCounts) -> Result<KekSet, OpError> {
+        KekSet::find(session, &self.config.kek_label, self.profile.seal.key, counts)
     }
 
     /// A sentence about a PKCS#11 error that waiting may mend.

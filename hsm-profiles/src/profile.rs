@@ -45,6 +45,22 @@ pub struct Seal {
     pub mechanism: SealMechanism,
     /// Who makes the nonce.
     pub iv: IvSource,
+    /// Which object works.
+    #[serde(default)]
+    pub key: KeyUse,
+}
+
+/// Which object in the token seals and opens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeyUse {
+    /// The KEK itself.
+    #[default]
+    Token,
+    /// A copy of the KEK for the time of one login, made by `C_CopyObject`: as sensitive and
+    /// unextractable, and never outside the token. For libraries that read a token object's file
+    /// at every use. Probes use both, so a KEK that was deleted is noticed by the next probe.
+    SessionCopy,
 }
 
 /// Mechanisms this crate can seal with.
@@ -122,6 +138,7 @@ impl TryFrom<String> for Code {
             "CKR_DEVICE_ERROR" => RvError::DeviceError,
             "CKR_DEVICE_MEMORY" => RvError::DeviceMemory,
             "CKR_OPERATION_ACTIVE" => RvError::OperationActive,
+            "CKR_KEY_FUNCTION_NOT_PERMITTED" => RvError::KeyFunctionNotPermitted,
             "CKR_KEY_HANDLE_INVALID" => RvError::KeyHandleInvalid,
             "CKR_OBJECT_HANDLE_INVALID" => RvError::ObjectHandleInvalid,
             "CKR_SESSION_CLOSED" => RvError::SessionClosed,

@@ -9,6 +9,7 @@ use km_core::hsm::{Hsm, HsmError, HsmStatus, KekId, Sealed};
 use km_core::material::ClearBytes;
 use tokio::sync::oneshot;
 
+use crate::clock::Clock;
 use crate::config::TokenConfig;
 use crate::lane::{IV_BYTES, TAG_BYTES};
 use crate::library;
@@ -26,6 +27,7 @@ const CLOSE_WAIT: Duration = Duration::from_secs(2);
 pub struct Token {
     link: Arc<Link>,
     queue: Arc<Queue>,
+    clock: Arc<Clock>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     deadline: Duration,
 }
@@ -51,21 +53,27 @@ impl Token {
         let sessions = sessions(&link)?;
         worker::round_trip(&link)?;
         let queue = Arc::new(Queue::new(sessions));
-        let token = Arc::new(Self { link, queue, threads: Mutex::new(Vec::new()), deadline });
+        let (clock, threads) = (Arc::default(), Mutex::default());
+        let token = Arc::new(Self { link, queue, clock, threads, deadline });
         token.start(sessions)?;
         Ok(token)
     }
 
     fn start(&self, sessions: usize) -> Result<(), HsmError> {
-        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         for n in 0..sessions {
             let (link, queue) = (Arc::clone(&self.link), Arc::clone(&self.queue));
-            let thread = Builder::new()
-                .name(format!("hsm-{n}"))
-                .spawn(move || worker::run(link, queue))
-                .map_err(|e| HsmError::Setup(format!("cannot start an HSM thread: {e}")))?;
-            threads.push(thread);
+            self.spawn(format!("hsm-{n}"), move || worker::run(link, queue))?;
         }
+        let (clock, deadline) = (Arc::clone(&self.clock), self.deadline);
+        self.spawn("hsm-clock".to_owned(), move || clock.run(deadline))
+    }
+
+    fn spawn(&self, name: String, run: impl FnOnce() + Send + 'static) -> Result<(), HsmError> {
+        let thread = Builder::new()
+            .name(name)
+            .spawn(run)
+            .map_err(|e| HsmError::Setup(format!("cannot start an HSM thread: {e}")))?;
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         Ok(())
     }
 
@@ -99,9 +107,10 @@ impl Token {
     ) -> Result<T, HsmError> {
         let (reply, answer) = oneshot::channel();
         let deadline = self.push(bytes, work(reply))?;
-        match tokio::time::timeout_at(deadline.into(), answer).await {
-            Ok(answered) => answered.unwrap_or_else(|_| Err(stopped())),
-            Err(_) => Err(self.overdue()),
+        tokio::select! {
+            biased;
+            answered = answer => answered.unwrap_or_else(|_| Err(stopped())),
+            () = self.clock.past(deadline) => Err(self.overdue()),
         }
     }
 
@@ -223,6 +232,7 @@ impl Drop for Token {
     /// ever: a hanging library must not hold up the shutdown.
     fn drop(&mut self) {
         self.queue.close();
+        self.clock.stop();
         let until = Instant::now() + CLOSE_WAIT;
         let threads = self.threads.get_mut().unwrap_or_else(PoisonError::into_inner);
         for thread in threads.drain(..) {
