@@ -40,6 +40,13 @@ pub enum VaultError {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SealedObject(Sealed);
 
+impl SealedObject {
+    /// Differs between any two sealings.
+    pub(crate) fn nonce(&self) -> &[u8] {
+        &self.0.iv
+    }
+}
+
 /// The HSM as the domain uses it.
 #[derive(Clone)]
 pub struct Vault {

@@ -55,7 +55,7 @@ async fn what_was_created_is_read_and_opened_by_its_owner_alone() {
     let room = room().await;
     room.objects.create(new("u1", "n1", &[]), &clear()).await.unwrap();
     let (object, _) = room.objects.get(&sae("n1"), "u1").await.unwrap();
-    assert_eq!(room.objects.open(&object).await.unwrap(), clear());
+    assert_eq!(*room.objects.open(&object).await.unwrap(), clear());
     let other = room.objects.get(&sae("n2"), "u1").await;
     assert_eq!(other.unwrap_err(), ObjectError::NotFound("u1".into()));
     let again = room.objects.create(new("u1", "n1", &[]), &clear()).await;

@@ -3,9 +3,15 @@
 //! What an object means to a protocol (its attributes) is opaque here; what the domain must know
 //! (owner, state, provenance, where its sealed bytes are) is not.
 
-use std::ops::Bound;
+mod flight;
+mod state;
+
+use std::{ops::Bound, sync::Arc};
 
 use serde::{Deserialize, Serialize};
+
+use flight::Flights;
+pub use state::{BadObjectStep, ObjectState, ObjectStep};
 
 use crate::{
     clock::now_ms,
@@ -28,67 +34,6 @@ pub const MAX_TERMS: usize = 48;
 const MAX_TERM: usize = 512;
 /// Most objects [`Objects::inspect`] gives: one owner and every slave of a run.
 pub const MAX_HOLDERS: usize = crate::run::MAX_SLAVES + 1;
-
-/// State of a managed object (KMIP, "State" attribute).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum ObjectState {
-    /// Not to be used yet.
-    PreActive,
-    /// In use.
-    Active,
-    /// Only to process what was protected before.
-    Deactivated,
-    /// Known or feared to be disclosed.
-    Compromised,
-    /// Its bytes are gone.
-    Destroyed,
-    /// Disclosed, and its bytes are gone.
-    DestroyedCompromised,
-}
-
-/// What can happen to a managed object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ObjectStep {
-    /// Activate, or its activation date came.
-    Activate,
-    /// Revoke for any reason but compromise, or its deactivation date came.
-    Deactivate,
-    /// Revoke for compromise.
-    Compromise,
-    /// Destroy.
-    Destroy,
-}
-
-/// A step the life of an object does not have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("an object that is {from:?} cannot {step:?}")]
-pub struct BadObjectStep {
-    /// Its state.
-    pub from: ObjectState,
-    /// What was asked.
-    pub step: ObjectStep,
-}
-
-impl ObjectState {
-    /// The one table of an object's life (KMIP 1.0 to 2.1, state transitions).
-    pub fn after(self, step: ObjectStep) -> Result<Self, BadObjectStep> {
-        use {ObjectState::*, ObjectStep as Step};
-        Ok(match (self, step) {
-            (PreActive, Step::Activate) => Active,
-            (Active, Step::Deactivate) => Deactivated,
-            (PreActive | Active | Deactivated, Step::Compromise) => Compromised,
-            (PreActive | Deactivated, Step::Destroy) => Destroyed,
-            (Compromised, Step::Destroy) => DestroyedCompromised,
-            (Destroyed, Step::Compromise) => DestroyedCompromised,
-            (from, step) => return Err(BadObjectStep { from, step }),
-        })
-    }
-
-    /// Whether the bytes are gone.
-    pub fn is_destroyed(self) -> bool {
-        matches!(self, Self::Destroyed | Self::DestroyedCompromised)
-    }
-}
 
 /// An object as stored: sealed bytes and public metadata.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -165,6 +110,7 @@ pub enum ObjectError {
 pub struct Objects {
     records: Records,
     vault: Vault,
+    flights: Arc<Flights>,
 }
 
 const OBJECT: &[u8] = b"object/";
@@ -198,7 +144,7 @@ impl Object {
 impl Objects {
     /// Objects over these records and this vault.
     pub fn new(records: Records, vault: Vault) -> Self {
-        Self { records, vault }
+        Self { records, vault, flights: Arc::default() }
     }
 
     /// The vault the objects are sealed in.
@@ -279,11 +225,15 @@ impl Objects {
         Ok(copies.into_iter().map(decode).collect::<Result<_, _>>()?)
     }
 
-    /// The clear bytes of an object.
-    pub async fn open(&self, object: &Object) -> Result<ClearBytes, ObjectError> {
+    /// The clear bytes of an object. All who ask for it at the same moment share one opening by
+    /// the token; the bytes are overwritten when the last of them is done.
+    pub async fn open(&self, object: &Object) -> Result<Arc<ClearBytes>, ObjectError> {
         let sealed = object.sealed.as_ref();
         let sealed = sealed.ok_or_else(|| ObjectError::Destroyed(object.uid.clone()))?;
-        Ok(self.vault.open_object(&object.uid, object.owner.as_str(), sealed).await?)
+        let mut name = object_key(&object.uid, &object.owner);
+        name.extend_from_slice(sealed.nonce());
+        let open = || self.vault.open_object(&object.uid, object.owner.as_str(), sealed);
+        Ok(self.flights.join(name, open).await?)
     }
 
     /// Writes a changed object back if nobody else did since `version`; durable on return.
@@ -386,20 +336,5 @@ fn check_terms(terms: &[String]) -> Result<(), ObjectError> {
     } else {
         let text = "an object has at most 48 search terms of 1 to 512 bytes without NUL";
         Err(ObjectError::TooLarge(text.to_owned()))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_active_object_must_be_revoked_before_it_is_destroyed() {
-        use ObjectState::*;
-        assert!(Active.after(ObjectStep::Destroy).is_err());
-        assert_eq!(Active.after(ObjectStep::Deactivate).unwrap(), Deactivated);
-        assert_eq!(Deactivated.after(ObjectStep::Destroy).unwrap(), Destroyed);
-        assert_eq!(Compromised.after(ObjectStep::Destroy).unwrap(), DestroyedCompromised);
-        assert!(Destroyed.after(ObjectStep::Activate).is_err());
     }
 }
