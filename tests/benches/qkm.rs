@@ -20,7 +20,7 @@ use qkm_tests::{
     load::{
         Figures, Framing, Script, Target, closed_loop, cpu, echo, paced,
         report::Report,
-        scripts::{Echo, Enc, Kmip, Pair, create_one},
+        scripts::{Echo, Enc, Kmip, Pair, create_one, get_request},
     },
     network::{End, Network, Options},
 };
@@ -201,6 +201,8 @@ impl Bench {
         self.sweep("etsi014_enc_per_s", pid, enc).await;
         let half = enc(64).await;
         self.half_load("etsi014_enc_per_s", half).await;
+        let status = b"GET /api/v1/keys/sae-s1/status HTTP/1.1\r\nHost: km\r\n\r\n";
+        self.first_answer("etsi014_enc_per_s", &north, status).await;
         for keys in [1, 128] {
             let pairs = async |count| {
                 let masters = north.connect_many(count).await.into_iter();
@@ -226,17 +228,45 @@ impl Bench {
         }
     }
 
+    /// A first answer on a new connection, without the time its handshake took: a stall of 40 ms
+    /// would be Nagle's algorithm waiting for a delayed ACK.
+    async fn first_answer(&mut self, name: &str, target: &Target, request: &[u8]) {
+        let mut times = Vec::new();
+        for _ in 0..50 {
+            let mut connection = target.connect().await;
+            let since = Instant::now();
+            connection.ask(request).await.expect("the server answers");
+            times.push(since.elapsed().as_micros() as u64);
+        }
+        times.sort_unstable();
+        self.report.add(&format!("{name}.first_answer_p50"), times[25] as f64, "us");
+        self.report.add(&format!("{name}.first_answer_max"), times[49] as f64, "us");
+    }
+
     async fn kmip(&mut self, network: &Network) {
         let target = Target::new(&network.kmip(End::North), &network.tls("sae-n1"), Framing::Kmip);
         let pid = network.pid(End::North);
         let uid = create_one(&mut target.connect().await).await;
         let get = async |count| {
             let connections = target.connect_many(count).await;
-            connections.into_iter().map(|c| Kmip::get(c, &uid)).collect::<Vec<_>>()
+            connections.into_iter().map(|c| Kmip::get(c, &[&uid])).collect::<Vec<_>>()
         };
         self.sweep("kmip_get_per_s", pid, get).await;
+        // As many objects as no two connections ask for at the same moment.
+        let mut connection = target.connect().await;
+        let mut uids = Vec::new();
+        for _ in 0..1000 {
+            uids.push(create_one(&mut connection).await);
+        }
+        let get_any = async |count| {
+            let connections = target.connect_many(count).await.into_iter().enumerate();
+            let others = |lane: usize| uids.iter().skip(lane).step_by(count).collect::<Vec<_>>();
+            connections.map(|(lane, c)| Kmip::get(c, &others(lane))).collect::<Vec<_>>()
+        };
+        self.sweep("kmip_get_distinct_per_s", pid, get_any).await;
         let half = get(64).await;
         self.half_load("kmip_get_per_s", half).await;
+        self.first_answer("kmip_get_per_s", &target, &get_request(&uid)).await;
         let create = async |count| {
             let connections = target.connect_many(count).await;
             connections.into_iter().map(Kmip::create).collect::<Vec<_>>()

@@ -1,4 +1,5 @@
 //! The simulated link misbehaves; the KMs notice, say so, and go on by themselves.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::time::Duration;
 
@@ -84,6 +85,9 @@ async fn late_restarting_and_repeating_modules_lose_nothing_that_was_agreed() {
     network.fault(r#"{"fault":"duplicate_id","module":"a","on":true}"#).await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     network.fault(r#"{"fault":"duplicate_id","module":"a","on":false}"#).await;
+    network.fault(r#"{"fault":"restart","module":"a"}"#).await;
+    network.fault(r#"{"fault":"restart","module":"b"}"#).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
     network.kill_sim();
     tokio::time::sleep(Duration::from_secs(1)).await;
     network.start_sim();

@@ -1,5 +1,6 @@
 //! Hostile clients at every port of a running KM. Each ends in the documented answer or in a
 //! closed connection, within a bounded time; memory stays bounded; service goes on.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{
     path::Path,

@@ -2,6 +2,7 @@
 //! differs, nothing acknowledged is lost, the accounts balance.
 //!
 //! 20 kills here; `QKM_KILLS=200` (`make kill`) for the full run. `QKM_SEED` repeats a run.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{
     collections::HashMap,
@@ -28,6 +29,7 @@ const PATIENCE: usize = 400;
 struct Told {
     issued: HashMap<String, String>,
     objects: Vec<(String, String)>,
+    far_objects: Vec<(String, String)>,
     collected: u64,
     doubtful: u64,
 }
@@ -105,6 +107,9 @@ fn start_load(network: &Network) -> (Load, Vec<tokio::task::JoinHandle<()>>) {
         }
         let kmip = network.kmip_client(End::North, "sae-n1");
         workers.push(tokio::spawn(object_worker(load.clone(), kmip)));
+        let near = network.kmip_client(End::North, "sae-n1");
+        let far = network.kmip_client(End::South, "sae-s1");
+        workers.push(tokio::spawn(pool_object_worker(load.clone(), near, far)));
     }
     (load, workers)
 }
@@ -181,13 +186,59 @@ async fn object_worker(load: Load, kmip: Kmip) {
     }
 }
 
+/// Pool keys over KMIP: the object and the mark of its collection are one commit, so the far end
+/// gets the key however often a KM dies in between, and always the same one.
+async fn pool_object_worker(load: Load, near: Kmip, far: Kmip) {
+    while !load.over.load(Relaxed) {
+        let group = kmip::attribute::Attribute::ObjectGroup("qkd/south".into());
+        let create = client::create(CryptographicAlgorithm::Aes, 256, ENCRYPT_DECRYPT, [group]);
+        let Ok(Answer::Create(created)) = near.ask(create).await else {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        };
+        let id = created.id.to_string();
+        let here = got_in_the_end(&near, &id).await;
+        let there = got_in_the_end(&far, &id).await;
+        assert_eq!(here, there, "object {id} differs between the ends");
+        let mut told = load.told.lock().unwrap();
+        assert!(told.issued.insert(id.clone(), here.clone()).is_none(), "{id} was issued twice");
+        told.objects.push((id.clone(), here));
+        told.far_objects.push((id, there));
+        load.steps.fetch_add(1, Relaxed);
+    }
+}
+
+/// Get until it is answered. A refusal that is not for the moment is a broken promise.
+async fn got_in_the_end(kmip: &Kmip, id: &str) -> String {
+    let mut last = String::new();
+    for _ in 0..PATIENCE {
+        match kmip.ask(client::get(id)).await {
+            Ok(got) => return material(&got).expect("key material"),
+            Err(error) => {
+                let lost =
+                    ["NotFound", "Destroyed", "Denied"].iter().any(|why| error.contains(why));
+                assert!(!lost, "object {id} was lost: {error}");
+                last = error;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    panic!("object {id} was not answered for in time: {last}");
+}
+
 async fn objects_are_still_there(network: &Network, load: &Load) {
-    let objects = load.told.lock().unwrap().objects.clone();
-    let kmip = network.kmip_client(End::North, "sae-n1");
-    for (id, bytes) in objects {
-        let got = kmip.ask(client::get(&id)).await;
-        let got = got.unwrap_or_else(|error| panic!("object {id} is gone: {error}"));
-        assert_eq!(material(&got), Some(bytes), "object {id} changed");
+    let (near, far) = {
+        let mut told = load.told.lock().unwrap();
+        assert!(!told.far_objects.is_empty(), "pool keys were drawn over KMIP");
+        (told.objects.clone(), std::mem::take(&mut told.far_objects))
+    };
+    for (end, sae, objects) in [(End::North, "sae-n1", near), (End::South, "sae-s1", far)] {
+        let kmip = network.kmip_client(end, sae);
+        for (id, bytes) in objects {
+            let got = kmip.ask(client::get(&id)).await;
+            let got = got.unwrap_or_else(|error| panic!("object {id} is gone: {error}"));
+            assert_eq!(material(&got), Some(bytes), "object {id} changed");
+        }
     }
 }
 

@@ -1,4 +1,5 @@
 //! The main job with other people's clients, unmodified.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{
     io::Write,

@@ -1,5 +1,6 @@
 //! Where clear key bytes must not be: the data directories, the logs, a core dump of the idle
 //! process; and what an outsider sees of the KEK.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{collections::HashSet, path::Path, process::Command, time::Duration};
 

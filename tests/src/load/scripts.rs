@@ -101,23 +101,30 @@ fn ok(status: u16, body: &[u8]) -> Result<(), String> {
     }
 }
 
-/// One prepared KMIP request, over and over.
+/// Prepared KMIP requests, one after the other, over and over.
 pub struct Kmip {
     connection: Connection,
-    request: Vec<u8>,
+    requests: Vec<Vec<u8>>,
+    next: usize,
 }
 
 impl Kmip {
-    /// `Get` of the object `uid`.
-    pub fn get(connection: Connection, uid: &str) -> Self {
-        let request = client::Client::new(Version::V1_4).request(client::get(uid));
-        Self { connection, request: request.expect("encodes").to_vec() }
+    /// `Get` of each of these objects in turn.
+    pub fn get<S: AsRef<str>>(connection: Connection, uids: &[S]) -> Self {
+        let requests = uids.iter().map(|uid| get_request(uid.as_ref())).collect();
+        Self { connection, requests, next: 0 }
     }
 
     /// `Create` of an AES-256 key.
     pub fn create(connection: Connection) -> Self {
-        Self { connection, request: create_request() }
+        Self { connection, requests: vec![create_request()], next: 0 }
     }
+}
+
+/// `Get` of the object `uid`.
+pub fn get_request(uid: &str) -> Vec<u8> {
+    let request = client::Client::new(Version::V1_4).request(client::get(uid));
+    request.expect("encodes").to_vec()
 }
 
 fn create_request() -> Vec<u8> {
@@ -139,7 +146,9 @@ pub async fn create_one(connection: &mut Connection) -> String {
 
 impl Script for Kmip {
     async fn step(&mut self) -> Result<u64, String> {
-        let answer = self.connection.ask(&self.request).await?;
+        let request = &self.requests[self.next % self.requests.len()];
+        self.next += 1;
+        let answer = self.connection.ask(request).await?;
         kmip_ok(answer.body)?;
         Ok(1)
     }
