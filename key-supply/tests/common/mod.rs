@@ -3,7 +3,9 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
 mod client;
+#[path = "../../../testkit/hsm.rs"]
 mod hsm;
+#[path = "../../../testkit/wire.rs"]
 mod wire;
 
 use std::{

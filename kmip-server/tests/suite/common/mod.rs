@@ -2,7 +2,9 @@
 //! by an in-memory link.
 
 mod client;
+#[path = "../../../../testkit/hsm.rs"]
 mod hsm;
+#[path = "../../../../testkit/wire.rs"]
 mod wire;
 
 use std::{

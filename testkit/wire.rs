@@ -1,4 +1,5 @@
-//! A KM link without a wire: calls the other end's supply, with a switch.
+//! A KM link without a wire: calls the other end's supply, with a switch. Not a crate: tests of
+//! several crates include it.
 
 use std::sync::{
     OnceLock, Weak,

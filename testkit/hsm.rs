@@ -1,5 +1,5 @@
 //! AES-256-GCM in software behind the HSM trait, with a switch. The end-to-end suite runs on a
-//! real token; here only the front is tested.
+//! real token; here only the front is tested. Not a crate: tests of several crates include it.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
