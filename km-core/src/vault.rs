@@ -14,8 +14,8 @@ use crate::{
     store::{Commit, Outcome, Store, StoreError},
 };
 
-/// Where the sealed key of the record tags is kept.
-const RECORD_KEY: &[u8] = b"meta/record-key";
+/// Where the sealed key of the record tags is kept; a store without it is empty.
+pub const RECORD_KEY: &[u8] = b"meta/record-key";
 const RECORD_KEY_AAD: &[u8] = b"qkm record key 1\0";
 const RECORD_KEY_BYTES: usize = 32;
 

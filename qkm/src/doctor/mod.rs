@@ -23,7 +23,7 @@ use km_core::{
     pool,
     records::Records,
     store::{SqliteStore, Store, StoreError},
-    vault::Vault,
+    vault::{RECORD_KEY, Vault},
 };
 
 use crate::{
@@ -32,7 +32,6 @@ use crate::{
     serve::{of_hsm, of_record, of_store, of_vault},
 };
 
-const RECORD_KEY: &[u8] = b"meta/record-key";
 const PROBE_WAIT: Duration = Duration::from_secs(2);
 
 /// How a check ended.
