@@ -41,6 +41,11 @@ enum Command {
     /// Run a whole small network on loopback with SoftHSM and a simulated QKD link.
     Demo(DemoArgs),
     /// Check configuration, files, HSM, store, ports and clock; works while the server is down.
+    ///
+    /// Makes no KEK and changes no key, object or account. When no server has the store open, it is
+    /// opened as a start opens it: that counts the opening in the store's file, completes writes a
+    /// crash left in its log, and empties the log. For a store that must stay as it is, say as
+    /// evidence, let doctor look at a copy. The HSM is logged in to and seals and opens a test value.
     Doctor(ConfigArg),
     /// Check or show configuration.
     #[command(subcommand)]

@@ -1,7 +1,9 @@
 //! Checks everything a key manager needs, without being one. Enter through [`examine`].
 //!
 //! Works while the server is down, and says what a running server keeps it from looking at.
-//! Nothing is changed: no KEK is made, no record written.
+//! No KEK is made and no record is written or deleted. But the store's files change: opening it
+//! counts the opening in them, and closing it empties its write-ahead log into the database. The
+//! token is logged in to, and seals and opens a test value that is kept nowhere.
 
 mod certificates;
 
