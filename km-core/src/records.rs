@@ -32,7 +32,10 @@ pub enum RecordError {
         found: u8,
     },
     /// Changed behind our back, or rotten.
-    #[error("record {key} is damaged: {what}. Restore from a backup; its keys are not used")]
+    #[error(
+        "record {key} is damaged: {what}; its keys are not used. Put this store aside and start with \
+         an empty one"
+    )]
     Damaged {
         /// The key, printable.
         key: String,

@@ -17,8 +17,6 @@ pub enum Exit {
     Unreachable = 3,
     /// Understood and refused.
     Refused = 4,
-    /// No keys are left.
-    NoKeys = 5,
 }
 
 impl From<Exit> for std::process::ExitCode {
@@ -83,9 +81,9 @@ codes! {
     S001 Failed "the store cannot be opened"
         "The directory in [store] path must exist, be writable, be on a local disk, and be used by one key manager at a time."
     S002 Failed "the store was written by a newer qkm"
-        "Run the newer version, or restore a backup that this version made. Nothing was changed."
+        "Run the newer version, or point [store] path at an empty directory. Nothing was changed."
     S003 Failed "the store is damaged"
-        "Records were changed outside qkm, or the disk failed. Restore a backup. Keys in damaged records are never used."
+        "Records were changed outside qkm, or the disk failed. Keys in damaged records are never used. This version makes no backups, and an older copy of the store must not be put back: keys handed out since then could be handed out again. Check the disk, put the store's directory aside, and start with an empty one, with the same token. The pools fill again from the QKD links; the KMIP objects kept here are lost, so tell the applications that own some."
     S004 Failed "the store belongs to another HSM"
         "The records of this store open only with the token that made it. Point [hsm] at that token, or [store] path at an empty directory."
     T001 Usage "a certificate file cannot be used"

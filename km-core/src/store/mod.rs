@@ -163,7 +163,7 @@ pub enum StoreError {
     /// The data was written by a newer version of qkm.
     #[error(
         "{path} was written in store format {found} by a newer qkm; this one reads up to format {known}. \
-         Run the newer qkm, or restore a backup made by this version"
+         Run the newer qkm, or name another path"
     )]
     NewerFormat {
         /// The store's path or address.

@@ -18,7 +18,7 @@ use crate::{
 const AFTER_HELP: &str = "\
 To see it work: qkm demo
 To run one: qkm config example > qkm.toml, edit it, then config check, doctor and serve
-Exit status: 0 done, 1 failed, 2 usage or configuration, 3 unreachable, 4 refused, 5 no keys";
+Exit status: 0 done, 1 failed, 2 usage or configuration, 3 unreachable, 4 refused";
 
 /// Key manager for quantum key distribution networks, rooted in HSMs.
 #[derive(Debug, Parser)]

@@ -242,8 +242,8 @@ async fn audit(
         } else {
             let due = ledger.due().map_or("less than nothing".to_owned(), |bits| bits.to_string());
             let text = format!(
-                "pool with {name}: {stored} bits are stored, the account says {due}: restore a \
-                 backup, do not go on with this store"
+                "pool with {name}: {stored} bits are stored, the account says {due}: put this \
+                 store aside and start with an empty one"
             );
             (Level::Failure, text)
         });

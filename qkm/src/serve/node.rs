@@ -99,7 +99,9 @@ fn unbalanced(config: &Config, peer: &km_core::ids::ClusterId) -> Failure {
         Code::S003,
         format!("store {}: the account of the pool with {peer} does not balance", path.display()),
     )
-    .help("restore a backup; do not go on with this store, keys might be used twice")
+    .help(
+        "put this store aside and start with an empty one; with this one keys might be used twice",
+    )
 }
 
 /// Gives up the node and waits until its store and token are closed.

@@ -15,9 +15,11 @@ pub(super) fn begin_epoch(db: &Connection) -> Result<(Version, u32), StoreError>
 
 /// SQLite's integers are signed; ours start at one and count up.
 pub(super) fn version_from(stored: i64) -> Result<Version, StoreError> {
-    u64::try_from(stored)
-        .map(Version)
-        .map_err(|_| StoreError::Damaged(format!("version {stored}; restore a backup")))
+    u64::try_from(stored).map(Version).map_err(|_| {
+        StoreError::Damaged(format!(
+            "version {stored}; put this store aside and start with an empty one"
+        ))
+    })
 }
 
 fn stored(version: Version) -> i64 {

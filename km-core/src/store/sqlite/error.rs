@@ -10,12 +10,14 @@ pub(super) fn map(error: Error) -> StoreError {
     match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => StoreError::Full(format!("{text}; free disk space")),
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-            StoreError::Damaged(format!("{text}; restore a backup"))
+            StoreError::Damaged(format!("{text}; put this store aside and start with an empty one"))
         }
         Some(ErrorCode::TooBig) => StoreError::TooLarge(text),
         Some(_) => StoreError::Unavailable(text),
         // Not from the engine: a column did not have the type our schema gives it.
-        None => StoreError::Damaged(format!("{text}; restore a backup")),
+        None => {
+            StoreError::Damaged(format!("{text}; put this store aside and start with an empty one"))
+        }
     }
 }
 

@@ -85,7 +85,7 @@ fn private(path: &Path, options: &mut OpenOptions) -> Result<File, StoreError> {
 fn recognise(path: &Path) -> Result<(), StoreError> {
     let foreign = |why: &str| {
         let path = path.display();
-        Err(StoreError::Damaged(format!("{path} {why}; restore a backup or name another path")))
+        Err(StoreError::Damaged(format!("{path} {why}; put it aside or name another path")))
     };
     let mut header = [0; 100];
     let mut file = File::open(path).map_err(|e| map_io("opening", path, &e))?;
@@ -166,7 +166,7 @@ impl Held {
                 known: FORMAT,
             }),
             _ => Err(StoreError::Damaged(format!(
-                "{} is in format {found}, which never existed; restore a backup",
+                "{} is in format {found}, which never existed; put it aside or name another path",
                 self.path.display()
             ))),
         }
