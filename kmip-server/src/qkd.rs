@@ -5,14 +5,16 @@
 //! each as an object of its own.
 
 use km_core::{
-    ids::{ClusterId, SaeId},
+    ids::{BadName, ClusterId, SaeId},
     key_id::KeyId,
     objects::{NewObject, Object, ObjectError, ObjectState, Objects},
     pool::SuppliedKey,
+    run::MAX_SLAVES,
     store::Version,
+    supply::Supply,
 };
 use kmip::{
-    attribute::{ApplicationSpecificInformation, Attribute},
+    attribute::{ApplicationSpecificInformation, Attribute, AttributeKind},
     enums::{CryptographicAlgorithm, KeyFormatType, ObjectType},
 };
 
@@ -25,7 +27,8 @@ use crate::{
     wanted::Wanted,
 };
 
-/// Object Group of the keys shared with a cluster: this and the cluster's ID.
+/// Object Group of the keys shared with a cluster: this and the cluster's ID. With a further `/`
+/// and an application there, keys for that application alone.
 const GROUP: &str = "qkd/";
 /// Name space of Application Specific Information that holds the ETSI 014 key_ID.
 pub(crate) const NAMESPACE: &str = "qkd014";
@@ -38,24 +41,73 @@ pub(crate) const VENDOR_LINK: &str = "qkm-link";
 /// Encrypt and Decrypt: what a slave may do with a key nobody gave a usage for.
 const USAGE: i32 = 0x4 | 0x8;
 const DEFAULT_BITS: i32 = 256;
-/// The cluster whose pool an Object Group asks for.
-pub(crate) fn peer_of(group: &str) -> Option<Result<ClusterId, OpError>> {
-    let name = group.strip_prefix(GROUP)?;
-    Some(ClusterId::parse(name).map_err(|error| OpError::Denied(error.to_string())))
+
+/// Whose keys an Object Group asks for.
+pub(crate) struct Share {
+    peer: ClusterId,
+    /// The only application at the peer that may collect; without it, every partner there may.
+    slave: Option<SaeId>,
 }
 
-/// The cluster that the object groups in `wanted` ask for; at most one.
-pub(crate) fn wanted_peer(wanted: &Wanted) -> Result<Option<ClusterId>, OpError> {
-    let mut found = None;
-    for attribute in wanted.rest.iter() {
-        if let Attribute::ObjectGroup(group) = attribute
-            && let Some(peer) = peer_of(group)
-            && found.replace(peer?).is_some()
-        {
-            return Err(OpError::Denied("a key comes from one pool only".to_owned()));
+impl Share {
+    /// `None` when the group is an ordinary one. Neither name can hold a `/`.
+    fn parse(group: &str) -> Option<Result<Self, OpError>> {
+        let names = group.strip_prefix(GROUP)?;
+        let (peer, slave) = match names.split_once('/') {
+            Some((peer, slave)) => (peer, Some(slave)),
+            None => (names, None),
+        };
+        let parse = || {
+            Ok(Self { peer: ClusterId::parse(peer)?, slave: slave.map(SaeId::parse).transpose()? })
+        };
+        Some(parse().map_err(|error: BadName| OpError::Denied(error.to_string())))
+    }
+
+    /// What the object groups among `attributes` ask for; at most one may name a pool.
+    pub(crate) fn asked<'a>(
+        attributes: impl IntoIterator<Item = &'a Attribute>,
+    ) -> Result<Option<Self>, OpError> {
+        let mut found = None;
+        for attribute in attributes {
+            if let Attribute::ObjectGroup(group) = attribute
+                && let Some(share) = Self::parse(group)
+                && found.replace(share?).is_some()
+            {
+                let text = "a key comes from one pool only: name one Object Group of QKD keys";
+                return Err(OpError::Denied(text.to_owned()));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The applications that may collect what `master` draws.
+    fn slaves(&self, supply: &Supply, master: &SaeId) -> Result<Vec<SaeId>, OpError> {
+        let peer = &self.peer;
+        let mut partners = supply.registry().partners_at(master, peer);
+        // One with several homes collects at the first of them only, out of that pool.
+        partners.retain(|sae| supply.registry().far_cluster(sae, supply.here()) == Some(peer));
+        if let Some(slave) = &self.slave {
+            partners.retain(|sae| sae == slave);
+        }
+        match (&self.slave, partners.len()) {
+            (Some(slave), 0) => {
+                let text = format!("{master} shares no keys with {slave} at {peer}");
+                Err(OpError::Denied(text))
+            }
+            (None, 0) => {
+                let text = format!("{master} shares keys with no application at {peer}");
+                Err(OpError::Denied(text))
+            }
+            (_, many) if many > MAX_SLAVES => {
+                let text = format!(
+                    "{many} applications at {peer} share keys with {master}, and a key goes to at \
+                     most {MAX_SLAVES}; name one of them: {GROUP}{peer}/<SAE ID>"
+                );
+                Err(OpError::invalid(AttributeKind::ObjectGroup, &text))
+            }
+            _ => Ok(partners),
         }
     }
-    Ok(found)
 }
 
 /// Refuses what only pool keys may say about themselves.
@@ -72,21 +124,17 @@ pub(crate) fn refuse_claims(wanted: &Wanted) -> Result<(), OpError> {
     Ok(())
 }
 
-/// Draws `count` fresh keys from the pool with `peer` for the caller; each is durable as an object
-/// on return. Names are already held by the caller of this function.
+/// Draws `count` fresh keys of `share` for the caller; each is durable as an object on return.
+/// Names are already held by the caller of this function.
 pub(crate) async fn draw(
     cx: &Context<'_>,
-    peer: &ClusterId,
+    share: &Share,
     wanted: &Wanted,
     count: u32,
 ) -> Result<Vec<String>, OpError> {
     let master = cx.caller.sae();
     let supply = &cx.server.supply;
-    let slaves = supply.registry().partners_at(master, peer);
-    if slaves.is_empty() {
-        let text = format!("{master} shares keys with no application at {peer}");
-        return Err(OpError::Denied(text));
-    }
+    let (peer, slaves) = (&share.peer, share.slaves(supply, master)?);
     let bits = wanted.length.unwrap_or(DEFAULT_BITS);
     let size = u32::try_from(bits).unwrap_or(0);
     check_algorithm(wanted, bits)?;

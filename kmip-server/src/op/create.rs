@@ -1,5 +1,5 @@
-//! Create: a symmetric key from the HSM's generator, or, for an Object Group `qkd/<cluster>`, a
-//! fresh key of the pool with that cluster.
+//! Create: a symmetric key from the HSM's generator, or, for an Object Group `qkd/<cluster>` or
+//! `qkd/<cluster>/<SAE ID>`, a fresh key of the pool with that cluster.
 
 use km_core::provenance::Origin;
 use kmip::{
@@ -12,7 +12,7 @@ use crate::{
     context::Context,
     error::OpError,
     meta::{Form, Meta},
-    qkd,
+    qkd::{self, Share},
     wanted::Wanted,
 };
 
@@ -29,10 +29,10 @@ pub(crate) async fn create(cx: &mut Context<'_>, request: Request) -> Result<Res
         let text = "keys are created in Raw form; leave Key Format Type out";
         return Err(OpError::KeyFormat(text.to_owned()));
     }
-    let id = match qkd::wanted_peer(&wanted)? {
-        Some(peer) => {
+    let id = match Share::asked(wanted.rest.iter())? {
+        Some(share) => {
             let _held = super::hold_names(cx, &wanted).await?;
-            qkd::draw(cx, &peer, &wanted, 1).await?.pop()
+            qkd::draw(cx, &share, &wanted, 1).await?.pop()
         }
         None => Some(make(cx, &wanted).await?),
     };

@@ -4,7 +4,6 @@
 //! compared with all filters.
 
 use km_core::{
-    ids::ClusterId,
     objects::{Object, ObjectError},
     store::MAX_RANGE,
 };
@@ -15,7 +14,14 @@ use kmip::{
     op::locate::{Request, Response},
 };
 
-use crate::{context::Context, error::OpError, meta::Meta, qkd, shown, terms, wanted::Wanted};
+use crate::{
+    context::Context,
+    error::OpError,
+    meta::Meta,
+    qkd::{self, Share},
+    shown, terms,
+    wanted::Wanted,
+};
 
 /// Storage Status Mask.
 const ON_LINE: i32 = 0x1;
@@ -28,27 +34,23 @@ const COUNTED: usize = 1000;
 const SHORT_PAGE: usize = 16;
 
 pub(crate) async fn locate(cx: &mut Context<'_>, request: Request) -> Result<Response, OpError> {
-    let found = match fresh_pool(&request)? {
-        Some(peer) => draw(cx, &peer, request).await?,
+    let found = match fresh_share(&request)? {
+        Some(share) => draw(cx, &share, request).await?,
         None => search(cx, &request).await?,
     };
     cx.remember(OperationCode::Locate, found.ids.clone());
     Ok(found)
 }
 
-/// The pool a Locate for fresh group members asks for.
-fn fresh_pool(request: &Request) -> Result<Option<ClusterId>, OpError> {
+/// The pool keys a Locate for fresh group members asks for.
+fn fresh_share(request: &Request) -> Result<Option<Share>, OpError> {
     if request.object_group_member != Some(ObjectGroupMember::GroupMemberFresh) {
         return Ok(None);
     }
-    let mut groups = request.attributes.iter().filter_map(|attribute| match attribute {
-        Attribute::ObjectGroup(group) => qkd::peer_of(group),
-        _ => None,
-    });
-    groups.next().transpose()
+    Share::asked(request.attributes.iter())
 }
 
-async fn draw(cx: &Context<'_>, peer: &ClusterId, request: Request) -> Result<Response, OpError> {
+async fn draw(cx: &Context<'_>, share: &Share, request: Request) -> Result<Response, OpError> {
     let count = request.maximum_items.unwrap_or(1);
     if !(1..=MAX_FRESH).contains(&count) {
         let text = format!("Maximum Items for fresh pool keys is from 1 to {MAX_FRESH}");
@@ -65,7 +67,7 @@ async fn draw(cx: &Context<'_>, peer: &ClusterId, request: Request) -> Result<Re
         let text = "a fresh pool key has no name yet; use Create with a Name and the group";
         return Err(OpError::invalid(AttributeKind::Name, text));
     }
-    let ids = qkd::draw(cx, peer, &wanted, count.unsigned_abs()).await?;
+    let ids = qkd::draw(cx, share, &wanted, count.unsigned_abs()).await?;
     Ok(Response { located_items: None, ids })
 }
 

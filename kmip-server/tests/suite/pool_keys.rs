@@ -90,6 +90,49 @@ async fn every_slave_has_its_own_object_and_strangers_none() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_that_names_an_application_is_for_that_one_alone() {
+    let network = Network::stocked().await;
+    let mut master = network.client("n1", Version::V2_1).await;
+    let mut named = network.client("s1", Version::V2_1).await;
+    let mut other = network.client("s2", Version::V2_1).await;
+    let created = master.create(pool("south/s1", [])).await.unwrap().id;
+    let located = master.locate(client::locate_fresh("qkd/south/s1")).await.unwrap().ids.remove(0);
+    for id in [&created, &located] {
+        assert_eq!(refusal(other.key(id).await), ResultReason::ObjectNotFound);
+        assert_eq!(named.key(id).await.unwrap(), master.key(id).await.unwrap());
+    }
+    for group in ["qkd/south", "qkd/south/s1"] {
+        let group = [Attribute::ObjectGroup(group.into())];
+        let found = master.locate(client::locate(group)).await.unwrap().ids;
+        assert!(found.contains(&created) && found.contains(&located), "{found:?}");
+    }
+    for peer in ["south/s3", "south/nobody", "south/", "south/s1/s1", "south/n1", "north/s1"] {
+        let refused = master.create(pool(peer, [])).await;
+        assert_eq!(refusal(refused), ResultReason::PermissionDenied, "{peer:?}");
+        let refused = master.locate(client::locate_fresh(&format!("qkd/{peer}"))).await;
+        assert_eq!(refusal(refused), ResultReason::PermissionDenied, "{peer:?}");
+    }
+    let both = [Attribute::ObjectGroup("qkd/south/s2".into())];
+    let refused = master.create(pool("south/s1", both)).await;
+    assert_eq!(refusal(refused), ResultReason::PermissionDenied, "one group of QKD keys");
+    network.assert_balanced().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_too_many_partners_one_is_to_be_named() {
+    let network = Network::stocked().await;
+    let mut master = network.client("n3", Version::V2_1).await;
+    let refused = master.create(pool("south", [])).await;
+    let text = refused.as_ref().unwrap_err().to_string();
+    assert!(text.contains("17 applications") && text.contains("qkd/south/<SAE ID>"), "{text}");
+    assert_eq!(refusal(refused), ResultReason::InvalidAttributeValue);
+    let id = master.create(pool("south/s1", [])).await.unwrap().id;
+    let mut slave = network.client("s1", Version::V2_1).await;
+    assert_eq!(slave.key(&id).await.unwrap(), master.key(&id).await.unwrap());
+    network.assert_balanced().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_is_delivered_over_one_front_only() {
     let network = Network::stocked().await;
     let mut master = network.client("n1", Version::V1_4).await;

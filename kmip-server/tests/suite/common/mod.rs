@@ -23,6 +23,7 @@ use km_core::{
     provenance::Provenance,
     records::Records,
     registry::Registry,
+    run::MAX_SLAVES,
     store::{SqliteStore, Store},
     supply::{Supply, SupplyLimits},
     vault::Vault,
@@ -41,10 +42,18 @@ use hsm::{SoftwareHsm, random};
 use wire::Wire;
 
 /// Registered applications and where they connect.
-const APPLICATIONS: [(&str, &str); 5] =
-    [("n1", "north"), ("n2", "north"), ("s1", "south"), ("s2", "south"), ("s3", "south")];
+const APPLICATIONS: [(&str, &str); 6] = [
+    ("n1", "north"),
+    ("n2", "north"),
+    ("n3", "north"),
+    ("s1", "south"),
+    ("s2", "south"),
+    ("s3", "south"),
+];
 /// n2 is paired with nobody; s3 with nobody.
-const PAIRS: [(&str, &str); 2] = [("n1", "s1"), ("n1", "s2")];
+const PAIRS: [(&str, &str); 3] = [("n1", "s1"), ("n1", "s2"), ("n3", "s1")];
+/// So many more applications at south are paired with n3: with s1, one more than a key goes to.
+const CROWD: usize = MAX_SLAVES;
 
 pub(crate) struct End {
     pub(crate) supply: Arc<Supply>,
@@ -198,6 +207,10 @@ fn registry() -> Registry {
     }
     for (one, other) in PAIRS {
         registry.pair(&sae_id(one), &sae_id(other)).unwrap();
+    }
+    for name in (0..CROWD).map(|number| sae_id(&format!("crowd-{number}"))) {
+        registry.register(name.clone(), [cluster("south")]).unwrap();
+        registry.pair(&sae_id("n3"), &name).unwrap();
     }
     registry
 }
