@@ -7,8 +7,10 @@
 use km_core::{
     ids::{BadName, ClusterId, SaeId},
     key_id::KeyId,
+    material::ClearBytes,
     objects::{NewObject, Object, ObjectError, ObjectState, Objects},
     pool::SuppliedKey,
+    provenance::{Origin, Provenance},
     run::MAX_SLAVES,
     store::Version,
     supply::Supply,
@@ -138,10 +140,11 @@ pub(crate) async fn draw(
     let bits = wanted.length.unwrap_or(DEFAULT_BITS);
     let size = u32::try_from(bits).unwrap_or(0);
     check_algorithm(wanted, bits)?;
+    let draft = Draft { owner: master, peer, wanted: Some(wanted), now: cx.now };
+    draft.check(size, supply.limits().max_key_size)?;
     let mut made = Vec::new();
     for key in supply.issue(master, &slaves, size, count).await? {
-        let new = new_object(&key, master, peer, Some(wanted), cx.now);
-        cx.objects().create(new, &key.bytes).await?;
+        cx.objects().create(draft.object_of(&key), &key.bytes).await?;
         Counters::add(&cx.server.counters.pool_keys);
         tracing::debug!(key = %key.id, %master, %peer, "drawn");
         made.push(key.id.to_string());
@@ -174,7 +177,7 @@ pub(crate) async fn collect(cx: &Context<'_>, id: KeyId) -> Result<(Object, Vers
     let peer = peer.ok_or_else(|| OpError::NotFound(id.to_string()))?;
     let key = reservation.open().await?.pop();
     let key = key.ok_or_else(|| OpError::NotFound(id.to_string()))?;
-    let new = new_object(&key, slave, &peer, None, cx.now);
+    let new = Draft { owner: slave, peer: &peer, wanted: None, now: cx.now }.object_of(&key);
     let (_, records) = cx.objects().prepare(new, &key.bytes).await?;
     reservation.deliver(records).await?;
     Counters::add(&cx.server.counters.pool_keys);
@@ -195,40 +198,56 @@ pub(crate) async fn existing(
     }
 }
 
-fn new_object(
-    key: &SuppliedKey,
-    owner: &SaeId,
-    peer: &ClusterId,
-    wanted: Option<&Wanted>,
+/// What a pool key becomes: the same but for the key itself, whichever it will be.
+struct Draft<'a> {
+    owner: &'a SaeId,
+    peer: &'a ClusterId,
+    wanted: Option<&'a Wanted>,
     now: i64,
-) -> NewObject {
-    let kind = ObjectType::SymmetricKey;
-    let mut meta = key.bytes.expose(|bytes| Meta::new(kind, Form::Bytes, bytes, now));
-    meta.set_format(KeyFormatType::Raw);
-    meta.length = i32::try_from(key.bytes.len() * 8).ok();
-    if matches!(key.bytes.len(), 16 | 24 | 32) {
-        meta.set_algorithm(CryptographicAlgorithm::Aes);
+}
+
+impl Draft<'_> {
+    /// Refuses what [`Objects`] would refuse of a key of `size` bits, before there is one.
+    fn check(&self, size: u32, most: u32) -> Result<(), OpError> {
+        let blank = ClearBytes::from_vec(vec![0; (size.min(most) / 8) as usize]);
+        // As long as a key's identifier.
+        let id = Objects::fresh_uid();
+        Ok(self.object(id, &blank, Provenance::local(Origin::HsmRng)).check()?)
     }
-    meta.usage_mask = Some(USAGE);
-    meta.dates.original = Some(now);
-    let mut rest = wanted.map(|wanted| wanted.rest.clone()).unwrap_or_default();
-    if let Some(wanted) = wanted {
-        wanted.apply(&mut meta);
+
+    fn object_of(&self, key: &SuppliedKey) -> NewObject {
+        self.object(key.id.to_string(), &key.bytes, key.provenance.as_ref().clone())
     }
-    let group = format!("{GROUP}{peer}");
-    if !rest.iter().any(|a| matches!(a, Attribute::ObjectGroup(named) if *named == group)) {
-        rest.push(Attribute::ObjectGroup(group));
-    }
-    rest.push(Attribute::ApplicationSpecificInformation(ApplicationSpecificInformation {
-        namespace: NAMESPACE.to_owned(),
-        data: Some(key.id.to_string()),
-    }));
-    NewObject {
-        uid: key.id.to_string(),
-        owner: owner.clone(),
-        state: meta.state_at(ObjectState::PreActive, now),
-        provenance: key.provenance.as_ref().clone(),
-        attributes: meta.encode(&rest),
-        terms: terms::of(kind, &rest),
+
+    fn object(&self, id: String, key: &ClearBytes, provenance: Provenance) -> NewObject {
+        let kind = ObjectType::SymmetricKey;
+        let mut meta = key.expose(|bytes| Meta::new(kind, Form::Bytes, bytes, self.now));
+        meta.set_format(KeyFormatType::Raw);
+        meta.length = i32::try_from(key.len() * 8).ok();
+        if matches!(key.len(), 16 | 24 | 32) {
+            meta.set_algorithm(CryptographicAlgorithm::Aes);
+        }
+        meta.usage_mask = Some(USAGE);
+        meta.dates.original = Some(self.now);
+        let mut rest = self.wanted.map(|wanted| wanted.rest.clone()).unwrap_or_default();
+        if let Some(wanted) = self.wanted {
+            wanted.apply(&mut meta);
+        }
+        let group = format!("{GROUP}{}", self.peer);
+        if !rest.iter().any(|a| matches!(a, Attribute::ObjectGroup(named) if *named == group)) {
+            rest.push(Attribute::ObjectGroup(group));
+        }
+        rest.push(Attribute::ApplicationSpecificInformation(ApplicationSpecificInformation {
+            namespace: NAMESPACE.to_owned(),
+            data: Some(id.clone()),
+        }));
+        NewObject {
+            uid: id,
+            owner: self.owner.clone(),
+            state: meta.state_at(ObjectState::PreActive, self.now),
+            provenance,
+            attributes: meta.encode(&rest),
+            terms: terms::of(kind, &rest),
+        }
     }
 }

@@ -73,6 +73,18 @@ pub struct NewObject {
     pub terms: Vec<String>,
 }
 
+impl NewObject {
+    /// Refuses what breaks a bound of this module. Whoever spends a key on an object asks first.
+    pub fn check(&self) -> Result<(), ObjectError> {
+        if !is_uid(&self.uid) {
+            let text = "a Unique Identifier has 1 to 64 bytes and no NUL";
+            return Err(ObjectError::TooLarge(text.to_owned()));
+        }
+        check_attributes(&self.attributes)?;
+        check_terms(&self.terms)
+    }
+}
+
 /// Why an object operation failed; nothing changed unless it says so.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum ObjectError {
@@ -163,12 +175,7 @@ impl Objects {
         new: NewObject,
         clear: &ClearBytes,
     ) -> Result<(Object, Vec<(Vec<u8>, Option<Vec<u8>>)>), ObjectError> {
-        let too_large = |what: &str| Err(ObjectError::TooLarge(what.to_owned()));
-        if !is_uid(&new.uid) {
-            return too_large("a Unique Identifier has 1 to 64 bytes and no NUL");
-        }
-        check_attributes(&new.attributes)?;
-        check_terms(&new.terms)?;
+        new.check()?;
         let sealed = self.vault.seal_object(&new.uid, new.owner.as_str(), clear).await?;
         let object = Object {
             uid: new.uid,

@@ -253,6 +253,28 @@ async fn wishes_and_bounds_of_a_drawn_key() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_too_big_to_keep_costs_no_key() {
+    let network = Network::stocked().await;
+    let mut master = network.client("n1", Version::V2_1).await;
+    let stock = || (network.north.pool.view().own_bits, network.north.pool.view().issuing);
+    let before = stock();
+    let names = |count: usize| (0..count).map(|n| Attribute::Name(Name::text(&format!("{n}"))));
+    // Of 48 search terms, type, group and key_ID take three.
+    let text = |len: usize| [vendor("note", &"x".repeat(len))];
+    for request in [pool("south", names(46)), pool("south", text(64 << 10))] {
+        assert_eq!(refusal(master.create(request).await), ResultReason::ServerLimitExceeded);
+    }
+    let mut fresh = client::locate_fresh("qkd/south");
+    fresh.attributes.push(vendor("note", &"x".repeat(64 << 10)));
+    assert_eq!(refusal(master.locate(fresh).await), ResultReason::ServerLimitExceeded);
+    assert_eq!(stock(), before, "nothing was drawn");
+    for request in [pool("south", names(45)), pool("south", text(63 << 10))] {
+        master.create(request).await.unwrap();
+    }
+    network.assert_balanced().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_dresses_an_own_key_as_a_pool_key() {
     let network = Network::start().await;
     let mut client = network.client("n1", Version::V2_1).await;
