@@ -1,6 +1,6 @@
 //! Seals and opens per second and their CPU time: through `Token` with 1, 8 and 64 callers,
 //! against one plain loop of the same PKCS#11 calls on one session. Run it with `--release`:
-//! `cargo run --release -p hsm-profiles --example hsm_speed [SECONDS_PER_ROW]`
+//! `cargo run --release -p hsm-profiles --example hsm_speed [SECONDS_PER_ROW [SESSIONS]]`
 //!
 //! CPU time is that of the whole process, callers and runtime included, and is the figure to
 //! compare on a shared machine. It is read from `/proc/self/stat`, so this runs on Linux.
@@ -35,12 +35,14 @@ fn main() -> Outcome<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["init", label, pin] => Ok(init_token(None, label, pin.as_ref()).map(drop)?),
-        ["run", pin, seconds] => measure(pin, Duration::from_secs_f64(seconds.parse()?)),
-        ref rest => start(rest.first().copied().unwrap_or("1")),
+        ["run", pin] => measure(pin, 1.0, None),
+        ["run", pin, seconds] => measure(pin, seconds.parse()?, None),
+        ["run", pin, seconds, sessions] => measure(pin, seconds.parse()?, Some(sessions.parse()?)),
+        ref rest => start(rest),
     }
 }
 
-fn start(seconds: &str) -> Outcome<()> {
+fn start(arguments: &[&str]) -> Outcome<()> {
     let dir = tempfile::tempdir()?;
     let mut child = Command::new(std::env::current_exe()?);
     child.arg("init");
@@ -48,13 +50,14 @@ fn start(seconds: &str) -> Outcome<()> {
     let status = Command::new(std::env::current_exe()?)
         .arg("run")
         .arg(&made.pin_file)
-        .arg(seconds)
+        .args(arguments)
         .env(CONF_VARIABLE, &made.conf)
         .status()?;
     if status.success() { Ok(()) } else { Err("the measurement failed".into()) }
 }
 
-fn measure(pin: &str, time: Duration) -> Outcome<()> {
+fn measure(pin: &str, seconds: f64, sessions: Option<usize>) -> Outcome<()> {
+    let time = Duration::from_secs_f64(seconds);
     let token = Token::open(TokenConfig {
         library: None,
         profile: "softhsm2".to_owned(),
@@ -62,7 +65,7 @@ fn measure(pin: &str, time: Duration) -> Outcome<()> {
         pin: PinSource::File(pin.into()),
         kek_label: "qkm-kek-".to_owned(),
         create_kek: true,
-        sessions: None,
+        sessions,
         deadline_ms: 10_000,
     })?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

@@ -45,7 +45,8 @@ pub struct TokenConfig {
     /// Working sessions, each with its thread; absent means what the profile suggests.
     #[serde(default)]
     pub sessions: Option<usize>,
-    /// Longest time one operation may take, waiting included: 10 to 120000 ms.
+    /// Longest time one operation may take, waiting included: 10 to 120000 ms. The answer that it is
+    /// over comes late by an eighth of it at most, and by 250 ms at most.
     #[serde(default = "default_deadline_ms")]
     pub deadline_ms: u64,
 }

@@ -222,3 +222,36 @@ fn find(path: Option<&Path>, profile: &Profile) -> Result<PathBuf, HsmError> {
         tried.join(", ")
     )))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever is inside all the time, with one call overlapping the next, lets a restart in.
+    #[test]
+    fn a_restart_is_not_kept_waiting_by_new_calls() {
+        let profile = Profile::load("softhsm2").unwrap();
+        let path = find(None, &profile).unwrap();
+        let library = Library::new(Pkcs11::new(&path).unwrap(), path);
+        std::thread::scope(|scope| {
+            let (inside, entered) = std::sync::mpsc::channel();
+            let library = &library;
+            scope.spawn(move || {
+                let mut call = library.enter();
+                inside.send(()).unwrap();
+                while call.is_ok() {
+                    let next = library.enter();
+                    drop(std::mem::replace(&mut call, next));
+                }
+            });
+            entered.recv().unwrap();
+            // This process has no token: whether SoftHSM starts does not matter here.
+            let kept_out = matches!(
+                library.restart(library.epoch()),
+                Err(Error::Pkcs11(RvError::FunctionFailed, Function::Finalize))
+            );
+            library.closing.store(true, Ordering::Release); // ends the thread in any case
+            assert!(!kept_out);
+        });
+    }
+}
