@@ -8,9 +8,8 @@ use std::{
 };
 
 use km_core::{
-    module::{ModuleError, ModuleKey, ModuleSource},
-    pool::{DURABLE_DEADLINE, NewBlock, PoolError},
-    provenance::Provenance,
+    module::ModuleKey,
+    pool::{DURABLE_DEADLINE, PoolError},
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -24,16 +23,14 @@ use crate::{
     handle::{Command, WAITING},
     intake,
     links::Peer,
-    session::{Action, Agreed, Event, Session, SessionError, Start},
+    session::{Action, Event, Session, SessionError, Start},
+    work::{self, Done},
 };
 
 const TICK: Duration = Duration::from_secs(1);
 /// The peer must say something at least this often, and greet within it; both ends ping every
 /// tick.
 const SILENCE: Duration = Duration::from_secs(10);
-/// How long the follower keeps asking its module for keys the leader announced.
-const COLLECT_WITHIN: Duration = Duration::from_secs(12);
-const COLLECT_PAUSE: Duration = Duration::from_millis(150);
 const READ_BYTES: usize = 64 << 10;
 /// How long what was said last may take to leave.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -55,12 +52,6 @@ pub(crate) enum LinkError {
     Replaced,
     #[error("the store here does not confirm what the greeting is made of; see its alarm")]
     NotSettled,
-}
-
-/// What a task of this connection has to report.
-enum Done {
-    Event(Event),
-    Send(Frame),
 }
 
 struct Driver<'a> {
@@ -289,8 +280,12 @@ impl<'a> Driver<'a> {
         for action in actions {
             match action {
                 Action::Send(frame) => frame.encode(&mut self.out),
-                Action::Collect { number, ids } => self.collect(number, ids),
-                Action::Admit(agreed) => self.admit(agreed),
+                Action::Collect { number, ids } => {
+                    let collecting =
+                        work::collect(self.peer.clone(), self.done.clone(), number, ids);
+                    self.tasks.spawn(collecting);
+                }
+                Action::Admit(agreed) => work::admit(self.peer, &self.done, agreed),
                 Action::Confirmed(numbers) => pool.confirm(&numbers),
                 Action::Burn(numbers) => pool.burn_unconfirmed(&numbers),
                 Action::Refused { number, bytes, why } => self.refused(number, bytes, why),
@@ -323,45 +318,6 @@ impl<'a> Driver<'a> {
             }
         }
         Ok(())
-    }
-
-    fn collect(&mut self, number: u64, ids: Vec<String>) {
-        let (source, done) = (self.peer.source.clone(), self.done.clone());
-        self.tasks.spawn(async move {
-            let keys = match source {
-                Some(source) => collect_patiently(source.as_ref(), &ids).await,
-                None => Err(ModuleError::Unavailable("no module is configured here".into())),
-            };
-            if let Err(error) = &keys {
-                tracing::warn!(block = number, %error, "cannot collect announced keys");
-            }
-            let _ = done.send(Done::Event(Event::Collected { number, keys }));
-        });
-    }
-
-    /// Not tied to the connection: what is being sealed is stored even if the link breaks.
-    fn admit(&self, agreed: Agreed) {
-        let (peer, done) = (self.peer.clone(), self.done.clone());
-        let storing = self.peer.storing.clone().try_read_owned();
-        tokio::spawn(async move {
-            let _storing = storing;
-            let number = agreed.number;
-            let new = NewBlock {
-                number,
-                owner: agreed.owner,
-                provenance: Provenance::direct(agreed.link),
-                module: peer.config.module.clone(),
-                clear: agreed.raw.into_bits(),
-                confirmed: agreed.confirmed,
-            };
-            let admitted = peer.pool.admit(new).await;
-            match &admitted {
-                Ok(()) => drop(peer.counters.agreed.fetch_add(1, Relaxed)),
-                Err(error) => tracing::error!(block = number, %error, "a block was not stored"),
-            }
-            let stored = admitted.is_ok();
-            let _ = done.send(Done::Event(Event::Admitted { number, stored }));
-        });
     }
 
     fn refused(&self, number: u64, bytes: u64, why: Rejection) {
@@ -416,20 +372,4 @@ async fn write_all<W: AsyncWrite + Unpin>(mut write: W, mut chunks: mpsc::Receiv
         }
     }
     let _ = write.shutdown().await;
-}
-
-/// The other end may be ahead of our module by a little: asks again for a while.
-async fn collect_patiently(
-    source: &dyn ModuleSource,
-    ids: &[String],
-) -> Result<Vec<ModuleKey>, ModuleError> {
-    let until = Instant::now() + COLLECT_WITHIN;
-    loop {
-        match source.collect(ids).await {
-            Err(ModuleError::Protocol(why)) => return Err(ModuleError::Protocol(why)),
-            Err(error) if Instant::now() > until => return Err(error),
-            Err(_) => tokio::time::sleep(COLLECT_PAUSE).await,
-            Ok(keys) => return Ok(keys),
-        }
-    }
 }

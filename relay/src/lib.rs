@@ -6,11 +6,13 @@
 //! - [`Links`]: the sockets around it, one task for each peer. Enter here.
 
 pub mod agreement;
+mod blocks;
 mod driver;
 pub mod frame;
 mod handle;
 mod intake;
 mod links;
 pub mod session;
+mod work;
 
 pub use links::{LinkView, Links, PeerConfig};

@@ -6,10 +6,7 @@
 //! connection leaves half-done is settled by the next [`Hello`]: a block only one end kept is
 //! burned, never used.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use km_core::{
     ids::{ClusterId, LinkId, PoolTag},
@@ -19,8 +16,9 @@ use km_core::{
 };
 
 use crate::{
-    agreement::{self, MAX_KEYS, Raw, Tag},
-    frame::{Assigned, Frame, Hello, Proposal, Rejection},
+    agreement::Raw,
+    blocks::Blocks,
+    frame::{Assigned, Frame, Hello, Rejection},
 };
 
 /// Proposals on their way at once.
@@ -150,24 +148,6 @@ pub enum Event {
     Tick(Instant),
 }
 
-enum Proposed {
-    /// Leader: waiting for the other end's answer.
-    Waiting { owner: ClusterId, raw: Raw, since: Instant },
-    /// Leader: the other end has it; we are storing it.
-    Storing,
-}
-
-enum Offered {
-    /// Follower: waiting for our module.
-    Collecting { proposal: Proposal, since: Instant },
-    /// Follower: storing; then this tag confirms it.
-    Storing { confirm: Tag },
-    /// Follower: refused while we were storing it; burned as soon as it is stored.
-    Unwanted,
-    /// Follower: confirmed; waiting for the proposer to say it stored its own.
-    Confirmed { since: Instant },
-}
-
 /// What a session starts from.
 #[derive(Clone, Debug)]
 pub struct Start {
@@ -183,14 +163,18 @@ pub struct Start {
     pub hello: Hello,
 }
 
+impl Start {
+    /// Whether this end proposes blocks.
+    pub(crate) fn leads(&self) -> bool {
+        self.here < self.peer
+    }
+}
+
 /// The state of one connection.
 pub struct Session {
     start: Start,
     greeted: bool,
-    next: u64,
-    proposed: BTreeMap<u64, Proposed>,
-    offered: BTreeMap<u64, Offered>,
-    now: Instant,
+    blocks: Blocks,
 }
 
 type Actions = Vec<Action>;
@@ -199,9 +183,8 @@ impl Session {
     /// Begins; the first action greets the peer.
     pub fn new(start: Start, now: Instant) -> (Self, Actions) {
         let hello = Action::Send(Frame::Hello(start.hello.clone()));
-        let next = start.hello.highest + 1;
-        let (proposed, offered) = (BTreeMap::new(), BTreeMap::new());
-        (Self { start, greeted: false, next, proposed, offered, now }, vec![hello])
+        let blocks = Blocks::new(start.clone(), now);
+        (Self { start, greeted: false, blocks }, vec![hello])
     }
 
     /// Whether the greeting is done.
@@ -211,17 +194,17 @@ impl Session {
 
     /// Whether this end proposes blocks.
     pub fn is_leader(&self) -> bool {
-        self.start.here < self.start.peer
+        self.start.leads()
     }
 
     /// Whether another proposal may be started.
     pub fn has_room(&self) -> bool {
-        self.greeted && self.proposed.len() < MAX_IN_FLIGHT
+        self.greeted && self.blocks.has_room()
     }
 
     /// Blocks being agreed on.
     pub fn in_flight(&self) -> usize {
-        self.proposed.len() + self.offered.len()
+        self.blocks.in_flight()
     }
 
     /// A frame came.
@@ -235,10 +218,10 @@ impl Session {
         Ok(match frame {
             Frame::Hello(_) => Vec::new(),
             Frame::Known { have, lack } => vec![Action::Confirmed(have), Action::Burn(lack)],
-            Frame::Propose(proposal) => self.offered(proposal)?,
-            Frame::Confirm { number, tag } => self.confirmed(number, tag),
-            Frame::Stored { number } => self.peer_stored(number),
-            Frame::Reject { number, why } => self.rejected(number, why),
+            Frame::Propose(proposal) => self.blocks.offered(proposal)?,
+            Frame::Confirm { number, tag } => self.blocks.confirmed(number, tag),
+            Frame::Stored { number } => self.blocks.peer_stored(number),
+            Frame::Reject { number, why } => self.blocks.rejected(number, why),
             Frame::Assign { request, run } => vec![Action::TakeRun { request, run }],
             Frame::AssignResult { request, result } => {
                 vec![Action::AssignDone { request, result }]
@@ -255,10 +238,10 @@ impl Session {
     /// Something happened here.
     pub fn on_event(&mut self, event: Event) -> Actions {
         match event {
-            Event::Keys { keys, owner } => self.propose(&keys, owner),
-            Event::Collected { number, keys } => self.collected(number, keys),
-            Event::Admitted { number, stored } => self.admitted(number, stored),
-            Event::Tick(now) => self.tick(now),
+            Event::Keys { keys, owner } => self.blocks.propose(&keys, owner),
+            Event::Collected { number, keys } => self.blocks.collected(number, keys),
+            Event::Admitted { number, stored } => self.blocks.admitted(number, stored),
+            Event::Tick(now) => self.blocks.tick(now),
         }
     }
 
@@ -273,7 +256,7 @@ impl Session {
             return Err(SessionError::WrongPool);
         }
         self.greeted = true;
-        self.next = self.next.max(hello.highest + 1);
+        self.blocks.start_after(hello.highest);
         let settle = [
             Action::TellKnown(hello.unconfirmed),
             Action::TakeGiven(hello.given),
@@ -282,165 +265,4 @@ impl Session {
         ];
         Ok(settle.into())
     }
-
-    fn propose(&mut self, keys: &[ModuleKey], owner: ClusterId) -> Actions {
-        let (Some(link), Some(raw)) = (self.start.link.clone(), Raw::join(keys)) else {
-            return Vec::new();
-        };
-        let number = self.next;
-        self.next += 1;
-        let keys = keys.iter().map(|key| (key.id.clone(), key.bytes.len() as u16)).collect();
-        let mut proposal =
-            Proposal { number, owner: owner.clone(), link, keys, tag: Tag::default() };
-        proposal.tag = raw.proposal_tag(&proposal);
-        self.proposed.insert(number, Proposed::Waiting { owner, raw, since: self.now });
-        vec![Action::Send(Frame::Propose(proposal))]
-    }
-
-    fn offered(&mut self, proposal: Proposal) -> Result<Actions, SessionError> {
-        let number = proposal.number;
-        if self.is_leader() {
-            return Err(SessionError::Protocol("it proposed a block though this end leads"));
-        }
-        if proposal.keys.len() > MAX_KEYS || self.offered.len() > 4 * MAX_IN_FLIGHT {
-            return Err(SessionError::Protocol("it proposed too much at once"));
-        }
-        let ours = self.start.link.as_ref() == Some(&proposal.link);
-        let known_owner = [&self.start.here, &self.start.peer].contains(&&proposal.owner);
-        if !ours || !known_owner {
-            return Ok(vec![reject(number, Rejection::Missing)]);
-        }
-        if number < self.next {
-            // A repeated proposal, or a number of an earlier block.
-            let known = self.offered.contains_key(&number);
-            return Ok(if known { Vec::new() } else { vec![reject(number, Rejection::Used)] });
-        }
-        self.next = number + 1;
-        let ids = proposal.keys.iter().map(|(id, _)| id.clone()).collect();
-        self.offered.insert(number, Offered::Collecting { proposal, since: self.now });
-        Ok(vec![Action::Collect { number, ids }])
-    }
-
-    fn collected(&mut self, number: u64, keys: Result<Vec<ModuleKey>, ModuleError>) -> Actions {
-        let Some(Offered::Collecting { proposal, .. }) = self.offered.remove(&number) else {
-            return Vec::new();
-        };
-        let Ok(keys) = keys else { return vec![reject(number, Rejection::Missing)] };
-        let expected = proposal.keys.iter().map(|(_, len)| usize::from(*len));
-        let same_lengths = keys.iter().map(|key| key.bytes.len()).eq(expected);
-        let bytes: u64 = keys.iter().map(|key| key.bytes.len() as u64).sum();
-        let raw = Raw::join(&keys).filter(|raw| {
-            same_lengths && agreement::equal(&raw.proposal_tag(&proposal), &proposal.tag)
-        });
-        let Some(raw) = raw else {
-            let why = Rejection::Mismatch;
-            return vec![Action::Refused { number, bytes, why }, reject(number, why)];
-        };
-        let confirm = raw.confirm_tag(number);
-        self.offered.insert(number, Offered::Storing { confirm });
-        let Proposal { owner, link, .. } = proposal;
-        vec![Action::Admit(Agreed { number, owner, link, raw, confirmed: false })]
-    }
-
-    fn confirmed(&mut self, number: u64, tag: Tag) -> Actions {
-        let (owner, raw) = match self.proposed.remove(&number) {
-            Some(Proposed::Waiting { owner, raw, .. }) => (owner, raw),
-            // Said twice: the first time counts.
-            Some(Proposed::Storing) => {
-                self.proposed.insert(number, Proposed::Storing);
-                return Vec::new();
-            }
-            None => return Vec::new(),
-        };
-        if !agreement::equal(&raw.confirm_tag(number), &tag) {
-            let (bytes, why) = (raw.len() as u64, Rejection::Mismatch);
-            return vec![Action::Refused { number, bytes, why }, reject(number, why)];
-        }
-        let Some(link) = self.start.link.clone() else { return Vec::new() };
-        self.proposed.insert(number, Proposed::Storing);
-        vec![Action::Admit(Agreed { number, owner, link, raw, confirmed: true })]
-    }
-
-    fn admitted(&mut self, number: u64, stored: bool) -> Actions {
-        if let Some(Proposed::Storing) = self.proposed.get(&number) {
-            self.proposed.remove(&number);
-            return vec![match stored {
-                true => Action::Send(Frame::Stored { number }),
-                false => reject(number, Rejection::NotStored),
-            }];
-        }
-        if let Some(Offered::Unwanted) = self.offered.get(&number) {
-            self.offered.remove(&number);
-            return vec![Action::Burn(vec![number])];
-        }
-        let Some(Offered::Storing { confirm }) = self.offered.get(&number) else {
-            return Vec::new();
-        };
-        let tag = *confirm;
-        if stored {
-            self.offered.insert(number, Offered::Confirmed { since: self.now });
-            vec![Action::Send(Frame::Confirm { number, tag })]
-        } else {
-            self.offered.remove(&number);
-            vec![reject(number, Rejection::NotStored)]
-        }
-    }
-
-    fn peer_stored(&mut self, number: u64) -> Actions {
-        match self.offered.remove(&number) {
-            Some(Offered::Confirmed { .. }) => vec![Action::Confirmed(vec![number])],
-            // Nothing we confirmed: whatever it means, it confirms nothing.
-            Some(other) => {
-                self.offered.insert(number, other);
-                Vec::new()
-            }
-            None => Vec::new(),
-        }
-    }
-
-    fn rejected(&mut self, number: u64, why: Rejection) -> Actions {
-        match (self.proposed.remove(&number), self.offered.remove(&number)) {
-            (Some(Proposed::Waiting { raw, .. }), _) => {
-                vec![Action::Refused { number, bytes: raw.len() as u64, why }]
-            }
-            // The other end confirmed it before: what it says now comes too late, and our answer
-            // that we stored it still has to leave.
-            (Some(storing @ Proposed::Storing), _) => {
-                self.proposed.insert(number, storing);
-                Vec::new()
-            }
-            (None, Some(Offered::Confirmed { .. })) => vec![Action::Burn(vec![number])],
-            (None, Some(Offered::Storing { .. } | Offered::Unwanted)) => {
-                self.offered.insert(number, Offered::Unwanted);
-                Vec::new()
-            }
-            (None, Some(Offered::Collecting { .. }) | None) => Vec::new(),
-        }
-    }
-
-    fn tick(&mut self, now: Instant) -> Actions {
-        self.now = now;
-        let late = |since: &Instant| now.duration_since(*since) > AGREE_WITHIN;
-        let overdue: Vec<u64> = self
-            .proposed
-            .iter()
-            .filter(|(_, p)| matches!(p, Proposed::Waiting { since, .. } if late(since)))
-            .map(|(number, _)| *number)
-            .collect();
-        let mut actions = Vec::new();
-        for number in overdue {
-            actions.extend(self.rejected(number, Rejection::Late));
-            actions.push(reject(number, Rejection::Late));
-        }
-        // What we confirmed and heard nothing of stays stored, and is settled by the next greeting.
-        self.offered.retain(|_, offered| match offered {
-            Offered::Collecting { since, .. } | Offered::Confirmed { since } => !late(since),
-            Offered::Storing { .. } | Offered::Unwanted => true,
-        });
-        actions
-    }
-}
-
-fn reject(number: u64, why: Rejection) -> Action {
-    Action::Send(Frame::Reject { number, why })
 }

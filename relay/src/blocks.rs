@@ -1,0 +1,230 @@
+//! The blocks one connection is agreeing on, and how far each of them is. Enter through
+//! [`Blocks`]; part of the [`session`](crate::session), sans-IO like it.
+
+use std::{collections::BTreeMap, time::Instant};
+
+use km_core::{
+    ids::ClusterId,
+    module::{ModuleError, ModuleKey},
+};
+
+use crate::{
+    agreement::{self, MAX_KEYS, Raw, Tag},
+    frame::{Frame, Proposal, Rejection},
+    session::{AGREE_WITHIN, Action, Agreed, MAX_IN_FLIGHT, SessionError, Start},
+};
+
+enum Proposed {
+    /// Leader: waiting for the other end's answer.
+    Waiting { owner: ClusterId, raw: Raw, since: Instant },
+    /// Leader: the other end has it; we are storing it.
+    Storing,
+}
+
+enum Offered {
+    /// Follower: waiting for our module.
+    Collecting { proposal: Proposal, since: Instant },
+    /// Follower: storing; then this tag confirms it.
+    Storing { confirm: Tag },
+    /// Follower: refused while we were storing it; burned as soon as it is stored.
+    Unwanted,
+    /// Follower: confirmed; waiting for the proposer to say it stored its own.
+    Confirmed { since: Instant },
+}
+
+/// What is being agreed on.
+pub(crate) struct Blocks {
+    start: Start,
+    next: u64,
+    proposed: BTreeMap<u64, Proposed>,
+    offered: BTreeMap<u64, Offered>,
+    now: Instant,
+}
+
+type Actions = Vec<Action>;
+
+impl Blocks {
+    pub(crate) fn new(start: Start, now: Instant) -> Self {
+        let next = start.hello.highest + 1;
+        Self { start, next, proposed: BTreeMap::new(), offered: BTreeMap::new(), now }
+    }
+
+    /// The other end used numbers up to this one.
+    pub(crate) fn start_after(&mut self, highest: u64) {
+        self.next = self.next.max(highest + 1);
+    }
+
+    /// Whether another proposal may be started.
+    pub(crate) fn has_room(&self) -> bool {
+        self.proposed.len() < MAX_IN_FLIGHT
+    }
+
+    pub(crate) fn in_flight(&self) -> usize {
+        self.proposed.len() + self.offered.len()
+    }
+
+    pub(crate) fn propose(&mut self, keys: &[ModuleKey], owner: ClusterId) -> Actions {
+        let (Some(link), Some(raw)) = (self.start.link.clone(), Raw::join(keys)) else {
+            return Vec::new();
+        };
+        let number = self.next;
+        self.next += 1;
+        let keys = keys.iter().map(|key| (key.id.clone(), key.bytes.len() as u16)).collect();
+        let mut proposal =
+            Proposal { number, owner: owner.clone(), link, keys, tag: Tag::default() };
+        proposal.tag = raw.proposal_tag(&proposal);
+        self.proposed.insert(number, Proposed::Waiting { owner, raw, since: self.now });
+        vec![Action::Send(Frame::Propose(proposal))]
+    }
+
+    pub(crate) fn offered(&mut self, proposal: Proposal) -> Result<Actions, SessionError> {
+        let number = proposal.number;
+        if self.start.leads() {
+            return Err(SessionError::Protocol("it proposed a block though this end leads"));
+        }
+        if proposal.keys.len() > MAX_KEYS || self.offered.len() > 4 * MAX_IN_FLIGHT {
+            return Err(SessionError::Protocol("it proposed too much at once"));
+        }
+        let ours = self.start.link.as_ref() == Some(&proposal.link);
+        let known_owner = [&self.start.here, &self.start.peer].contains(&&proposal.owner);
+        if !ours || !known_owner {
+            return Ok(vec![reject(number, Rejection::Missing)]);
+        }
+        if number < self.next {
+            // A repeated proposal, or a number of an earlier block.
+            let known = self.offered.contains_key(&number);
+            return Ok(if known { Vec::new() } else { vec![reject(number, Rejection::Used)] });
+        }
+        self.next = number + 1;
+        let ids = proposal.keys.iter().map(|(id, _)| id.clone()).collect();
+        self.offered.insert(number, Offered::Collecting { proposal, since: self.now });
+        Ok(vec![Action::Collect { number, ids }])
+    }
+
+    pub(crate) fn collected(
+        &mut self,
+        number: u64,
+        keys: Result<Vec<ModuleKey>, ModuleError>,
+    ) -> Actions {
+        let Some(Offered::Collecting { proposal, .. }) = self.offered.remove(&number) else {
+            return Vec::new();
+        };
+        let Ok(keys) = keys else { return vec![reject(number, Rejection::Missing)] };
+        let expected = proposal.keys.iter().map(|(_, len)| usize::from(*len));
+        let same_lengths = keys.iter().map(|key| key.bytes.len()).eq(expected);
+        let bytes: u64 = keys.iter().map(|key| key.bytes.len() as u64).sum();
+        let raw = Raw::join(&keys).filter(|raw| {
+            same_lengths && agreement::equal(&raw.proposal_tag(&proposal), &proposal.tag)
+        });
+        let Some(raw) = raw else {
+            let why = Rejection::Mismatch;
+            return vec![Action::Refused { number, bytes, why }, reject(number, why)];
+        };
+        let confirm = raw.confirm_tag(number);
+        self.offered.insert(number, Offered::Storing { confirm });
+        let Proposal { owner, link, .. } = proposal;
+        vec![Action::Admit(Agreed { number, owner, link, raw, confirmed: false })]
+    }
+
+    pub(crate) fn confirmed(&mut self, number: u64, tag: Tag) -> Actions {
+        let (owner, raw) = match self.proposed.remove(&number) {
+            Some(Proposed::Waiting { owner, raw, .. }) => (owner, raw),
+            // Said twice: the first time counts.
+            Some(Proposed::Storing) => {
+                self.proposed.insert(number, Proposed::Storing);
+                return Vec::new();
+            }
+            None => return Vec::new(),
+        };
+        if !agreement::equal(&raw.confirm_tag(number), &tag) {
+            let (bytes, why) = (raw.len() as u64, Rejection::Mismatch);
+            return vec![Action::Refused { number, bytes, why }, reject(number, why)];
+        }
+        let Some(link) = self.start.link.clone() else { return Vec::new() };
+        self.proposed.insert(number, Proposed::Storing);
+        vec![Action::Admit(Agreed { number, owner, link, raw, confirmed: true })]
+    }
+
+    pub(crate) fn admitted(&mut self, number: u64, stored: bool) -> Actions {
+        if let Some(Proposed::Storing) = self.proposed.get(&number) {
+            self.proposed.remove(&number);
+            return vec![match stored {
+                true => Action::Send(Frame::Stored { number }),
+                false => reject(number, Rejection::NotStored),
+            }];
+        }
+        if let Some(Offered::Unwanted) = self.offered.get(&number) {
+            self.offered.remove(&number);
+            return vec![Action::Burn(vec![number])];
+        }
+        let Some(Offered::Storing { confirm }) = self.offered.get(&number) else {
+            return Vec::new();
+        };
+        let tag = *confirm;
+        if stored {
+            self.offered.insert(number, Offered::Confirmed { since: self.now });
+            vec![Action::Send(Frame::Confirm { number, tag })]
+        } else {
+            self.offered.remove(&number);
+            vec![reject(number, Rejection::NotStored)]
+        }
+    }
+
+    pub(crate) fn peer_stored(&mut self, number: u64) -> Actions {
+        match self.offered.remove(&number) {
+            Some(Offered::Confirmed { .. }) => vec![Action::Confirmed(vec![number])],
+            // Nothing we confirmed: whatever it means, it confirms nothing.
+            Some(other) => {
+                self.offered.insert(number, other);
+                Vec::new()
+            }
+            None => Vec::new(),
+        }
+    }
+
+    pub(crate) fn rejected(&mut self, number: u64, why: Rejection) -> Actions {
+        match (self.proposed.remove(&number), self.offered.remove(&number)) {
+            (Some(Proposed::Waiting { raw, .. }), _) => {
+                vec![Action::Refused { number, bytes: raw.len() as u64, why }]
+            }
+            // The other end confirmed it before: what it says now comes too late, and our answer
+            // that we stored it still has to leave.
+            (Some(storing @ Proposed::Storing), _) => {
+                self.proposed.insert(number, storing);
+                Vec::new()
+            }
+            (None, Some(Offered::Confirmed { .. })) => vec![Action::Burn(vec![number])],
+            (None, Some(Offered::Storing { .. } | Offered::Unwanted)) => {
+                self.offered.insert(number, Offered::Unwanted);
+                Vec::new()
+            }
+            (None, Some(Offered::Collecting { .. }) | None) => Vec::new(),
+        }
+    }
+
+    pub(crate) fn tick(&mut self, now: Instant) -> Actions {
+        self.now = now;
+        let late = |since: &Instant| now.duration_since(*since) > AGREE_WITHIN;
+        let overdue: Vec<u64> = self
+            .proposed
+            .iter()
+            .filter(|(_, p)| matches!(p, Proposed::Waiting { since, .. } if late(since)))
+            .map(|(number, _)| *number)
+            .collect();
+        let mut actions = Vec::new();
+        for number in overdue {
+            actions.extend(self.rejected(number, Rejection::Late));
+            actions.push(reject(number, Rejection::Late));
+        }
+        // What we confirmed and heard nothing of stays stored, and is settled by the next greeting.
+        self.offered.retain(|_, offered| match offered {
+            Offered::Collecting { since, .. } | Offered::Confirmed { since } => !late(since),
+            Offered::Storing { .. } | Offered::Unwanted => true,
+        });
+        actions
+    }
+}
+
+fn reject(number: u64, why: Rejection) -> Action {
+    Action::Send(Frame::Reject { number, why })
+}
