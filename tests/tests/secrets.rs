@@ -66,7 +66,7 @@ struct Needles {
 impl Needles {
     fn new(keys: &[Vec<u8>]) -> Self {
         use base64ct::Encoding;
-        let mut starts = HashSet::new();
+        let mut starts: HashSet<[u8; 16]> = HashSet::new();
         for key in keys {
             let head = &key[..24];
             let hex = hex::encode(head);
