@@ -221,3 +221,19 @@ async fn a_dry_pool_says_so_to_everybody_in_the_line() {
         assert!(matches!(answer, Err(SupplyError::NoKeys(_))), "{answer:?}");
     }
 }
+
+/// A reservation the store does not confirm was never sent, so its end is none of the peer's
+/// business: the peer would pass over bytes that this end, after a crash, assigns anew.
+#[tokio::test]
+async fn a_run_that_was_never_sent_is_not_ended_at_the_peer() {
+    let mut pair = Pair::new().await;
+    pair.admit_random(NORTH, 4096).await;
+    pair.north().life.kill().await;
+    let lost = pair.north().pool.lease(&sae("n1"), &[sae("s1")], 32, 4).await;
+    assert_eq!(lost.unwrap_err(), PoolError::NotDurable);
+    assert_eq!(pair.south().pool.peer_bytes(), 4096);
+    pair.crash(NORTH).await;
+    let keys = pair.north().supply.issue(&sae("n1"), &[sae("s1")], 256, 4).await.unwrap();
+    pair.south().supply.collect(&sae("s1"), None, &ids_of(&keys)).await.unwrap();
+    pair.assert_settled_and_balanced().await;
+}

@@ -83,7 +83,10 @@ impl Pool {
                 Ok(IssuerRun { spec, open, next: 0, stale_at })
             }
             Err(error) => {
-                self.finish(&spec, 0);
+                match unknown_to_peer(&error) {
+                    true => self.close_run(&mut self.tables(), &spec, 0),
+                    false => self.finish(&spec, 0),
+                }
                 Err(self.judged(spec.id.block.number, error))
             }
         }
@@ -190,6 +193,13 @@ impl Pool {
         self.erase_if_finished(tables, spec.id.block.number, &mut change);
         self.journal.append(change);
     }
+}
+
+/// Whether the peer certainly does not have the run: it was not sent. To tell its end then is not
+/// only needless: while what is reserved is not durable, the same bytes may be reserved anew after
+/// a crash, and the peer would refuse them.
+fn unknown_to_peer(error: &PoolError) -> bool {
+    matches!(error, PoolError::NotDurable | PoolError::NoKeys)
 }
 
 /// Whether the block itself does not open, as opposed to a store or token that is away.
