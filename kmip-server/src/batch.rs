@@ -1,5 +1,7 @@
 //! One frame in, one answer out. No sockets: whoever holds the connection carries the bytes.
 
+use std::time::Instant;
+
 use km_core::clock::now_ms;
 use kmip::{
     Answer, DateTime, Operation, RequestMessage, ResponseWriter, Version,
@@ -99,7 +101,7 @@ fn check_header(server: &Server, request: &Authorized<'_>) -> Result<(), (Result
     Ok(())
 }
 
-/// Does the items in order, whether the client asked for order or not.
+/// Does the items in order, whether the client asked for order or not, until their time is up.
 async fn run(
     server: &Server,
     request: Authorized<'_>,
@@ -113,9 +115,14 @@ async fn run(
     let mut response_header = ResponseHeader::new(version, now);
     response_header.client_correlation_value = header.client_correlation_value;
     let mut response = ResponseWriter::over(buffer, version, response_header);
+    let begun = Instant::now();
     for item in items {
         let (code, id) = (item.code, item.id.clone());
-        let done = do_item(&mut cx, item).await;
+        // Never cut an item short: nobody would know how far it came.
+        let done = match begun.elapsed() < server.limits.request_time {
+            true => do_item(&mut cx, item).await,
+            false => Err(OpError::OutOfTime),
+        };
         if !write(&mut response, &cx, cap, code, id, done) && !go_on {
             break;
         }

@@ -11,7 +11,8 @@ use kmip::{Version, attribute::AttributeKind, enums::ResultReason};
 const KEYS_AWAY: &str =
     "keys cannot be supplied now: the link to the other cluster, the HSM or the store is away";
 
-/// Why an operation was not done. Only [`OpError::Temporary`] may be tried again as it is.
+/// Why an operation was not done. Only [`OpError::Temporary`] and [`OpError::OutOfTime`] may be
+/// tried again as they are.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum OpError {
     #[error("there is no object {0}")]
@@ -56,6 +57,8 @@ pub(crate) enum OpError {
     Extension,
     #[error("{0}")]
     TooMuch(String),
+    #[error("the items before it took too long and this one was not begun; send it again, apart")]
+    OutOfTime,
     #[error("{0}; try again")]
     Temporary(String),
     #[error("{0}")]
@@ -95,7 +98,8 @@ impl OpError {
                 or(ResultReason::UnknownMessageExtension, ResultReason::FeatureNotSupported)
             }
             Self::TooMuch(_) => or(ResultReason::ServerLimitExceeded, ResultReason::InvalidField),
-            Self::Temporary(_) => ResultReason::GeneralFailure,
+            // No version has a word for it: the canceled operations are those the client canceled.
+            Self::OutOfTime | Self::Temporary(_) => ResultReason::GeneralFailure,
             Self::Internal(_) => {
                 or(ResultReason::InternalServerError, ResultReason::GeneralFailure)
             }

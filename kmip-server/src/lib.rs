@@ -59,12 +59,15 @@ pub struct Limits {
     pub idle: Duration,
     /// Time for a frame to arrive, from its first byte on.
     pub frame_time: Duration,
+    /// Time to do a request: batch items not begun by then are refused. What has begun is finished.
+    pub request_time: Duration,
     /// Time for the client to take an answer.
     pub answer_time: Duration,
 }
 
 impl Default for Limits {
-    /// 1 MiB, 128 items, 1,000 of 100,000 objects, 5 minutes idle, 10 s a frame, 30 s an answer.
+    /// 1 MiB, 128 items, 1,000 of 100,000 objects, 5 minutes idle, 10 s a frame, 30 s
+    /// a request, 30 s an answer.
     fn default() -> Self {
         Self {
             frame: 1 << 20,
@@ -73,6 +76,7 @@ impl Default for Limits {
             scanned: 100_000,
             idle: Duration::from_secs(300),
             frame_time: Duration::from_secs(10),
+            request_time: Duration::from_secs(30),
             answer_time: Duration::from_secs(30),
         }
     }

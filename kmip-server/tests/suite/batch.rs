@@ -1,5 +1,7 @@
 //! Batches: order, the ID placeholder, what happens after a failed item, bounds.
 
+use std::time::Duration;
+
 use kmip::{
     Operation, Version,
     attribute::{Attribute, Name, UniqueIdentifier},
@@ -12,8 +14,9 @@ use kmip::{
     op,
     ttlv::Value,
 };
+use kmip_server::Limits;
 
-use crate::common::{Client, Network};
+use crate::common::{Client, Network, sae_id};
 
 async fn run(
     client: &mut Client,
@@ -249,7 +252,7 @@ async fn a_locate_feeds_the_items_after_it() {
 /// What a request may look at is bounded for the request, not for each of its many items.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_locates_of_a_batch_share_one_bound() {
-    let limits = kmip_server::Limits { scanned: 5, ..kmip_server::Limits::default() };
+    let limits = Limits { scanned: 5, ..Limits::default() };
     let network = Network::start_with(limits).await;
     let mut client = network.client("n1", Version::V2_1).await;
     for _ in 0..3 {
@@ -260,4 +263,35 @@ async fn the_locates_of_a_batch_share_one_bound() {
     let items = run(&mut client, [locate(), locate()], |_| {}).await;
     assert_eq!(reason(&items[0]), None);
     assert_eq!(reason(&items[1]), Some(ResultReason::ServerLimitExceeded));
+}
+
+/// Items that wait behind slow ones are refused, not begun: a request ends in bounded time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_takes_too_long_is_not_carried_on() {
+    // Far less than that many keys take to be made durable one after the other.
+    let request_time = Duration::from_millis(1);
+    let network = Network::start_with(Limits { request_time, ..Limits::default() }).await;
+    let owner = sae_id("n1");
+    let mut made = 0;
+    for version in [Version::V1_0, Version::V2_1] {
+        let mut client = network.client("n1", version).await;
+        let go_on = |m: &mut RequestMessage| {
+            m.header.batch_error_continuation = Some(BatchErrorContinuationOption::Continue);
+        };
+        let done = run(&mut client, (0..128).map(|_| create()), go_on).await;
+        assert_eq!(done.len(), 128, "every item is answered");
+        let in_time = done.iter().take_while(|item| reason(item).is_none()).count();
+        made += in_time;
+        assert!(in_time < 128);
+        for item in &done[in_time..] {
+            assert_eq!(reason(item), Some(ResultReason::GeneralFailure), "{version}");
+        }
+        let there = network.north.objects.search(&owner, "", None, 1000).await.unwrap();
+        assert_eq!(there.len(), made, "what was refused was not done");
+        let stopped = run(&mut client, (0..128).map(|_| create()), |_| {}).await;
+        let (last, before) = stopped.split_last().unwrap();
+        made += before.len();
+        assert_eq!(reason(last), Some(ResultReason::GeneralFailure));
+        assert!(before.iter().all(|item| reason(item).is_none()));
+    }
 }

@@ -258,7 +258,7 @@ async fn what_is_too_big_to_keep_costs_no_key() {
     let mut master = network.client("n1", Version::V2_1).await;
     let stock = || (network.north.pool.view().own_bits, network.north.pool.view().issuing);
     let before = stock();
-    let names = |count: usize| (0..count).map(|n| Attribute::Name(Name::text(&format!("{n}"))));
+    let names = |count: usize| (0..count).map(|n| Attribute::Name(Name::text(n.to_string())));
     // Of 48 search terms, type, group and key_ID take three.
     let text = |len: usize| [vendor("note", &"x".repeat(len))];
     for request in [pool("south", names(46)), pool("south", text(64 << 10))] {
