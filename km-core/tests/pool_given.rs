@@ -63,18 +63,21 @@ async fn blocks_given_back_and_forth_never_serve_the_same_bytes_twice() {
 #[tokio::test]
 async fn an_older_claim_changes_nothing() {
     let mut pair = Pair::new().await;
+    pair.admit_random(NORTH, 640).await;
     let number = pair.admit_random(NORTH, 640).await;
     let owns = |pair: &Pair| [NORTH, SOUTH].map(|at| pair.ends[at].pool.own_bytes());
     pair.north().pool.give(1).await.unwrap();
-    assert_eq!(owns(&pair), [0, 640]);
+    assert_eq!(owns(&pair), [640, 640]);
+    // More than half of the difference, so the smaller one goes back.
+    pair.admit_random(SOUTH, 1600).await;
     pair.south().pool.give(1).await.unwrap();
-    assert_eq!(owns(&pair), [640, 0]);
+    assert_eq!(owns(&pair), [1280, 1600]);
     // The first gift once more, late.
     pair.south().pool.take_given(&[GivenBlock { number, transfers: 1 }]);
-    assert_eq!(owns(&pair), [640, 0]);
+    assert_eq!(owns(&pair), [1280, 1600]);
     // A claim from the end that does not own it.
     pair.north().pool.take_given(&[GivenBlock { number, transfers: 9 }]);
-    assert_eq!(owns(&pair), [640, 0]);
+    assert_eq!(owns(&pair), [1280, 1600]);
     pair.assert_settled_and_balanced().await;
 }
 
@@ -84,8 +87,10 @@ async fn a_block_in_use_is_not_given_and_not_taken() {
     let number = pair.admit_random(NORTH, 640).await;
     let mut taken = BTreeSet::new();
     assert!(use_some(&pair, NORTH, &mut taken).await);
+    // There is plenty, but none of it small enough to give.
+    pair.admit_random(NORTH, 6400).await;
     pair.north().pool.give(1).await.unwrap();
-    assert_eq!(pair.north().pool.own_bytes(), 640 - 96);
+    assert_eq!(pair.north().pool.own_bytes(), 640 - 96 + 6400);
     pair.south().pool.take_given(&[GivenBlock { number, transfers: 1 }]);
     assert_eq!(pair.south().pool.own_bytes(), 0);
     assert!(!use_some(&pair, SOUTH, &mut taken).await);
@@ -96,11 +101,29 @@ async fn a_block_in_use_is_not_given_and_not_taken() {
 async fn a_lost_gift_arrives_with_the_next_greeting() {
     let mut pair = Pair::new().await;
     pair.admit_random(NORTH, 640).await;
+    pair.admit_random(NORTH, 640).await;
     pair.north().wire.set_chaos(Chaos { lose: 100, ..Chaos::default() });
     pair.north().pool.give(1).await.unwrap();
     assert_eq!(pair.south().pool.own_bytes(), 0);
     pair.crash(NORTH).await;
     assert_eq!(pair.south().pool.own_bytes(), 640);
     assert!(use_some(&pair, SOUTH, &mut BTreeSet::new()).await);
+    pair.assert_settled_and_balanced().await;
+}
+
+/// Near empty, each end asks the other all the time: the last blocks stay where they are.
+#[tokio::test]
+async fn an_end_gives_at_most_half_of_what_it_has_more() {
+    let mut pair = Pair::new().await;
+    for _ in 0..5 {
+        pair.admit_random(NORTH, 640).await;
+    }
+    let owns = |pair: &Pair| [NORTH, SOUTH].map(|at| pair.ends[at].pool.own_bytes() / 640);
+    pair.north().pool.give(16).await.unwrap();
+    assert_eq!(owns(&pair), [3, 2]);
+    for at in [SOUTH, NORTH, SOUTH] {
+        pair.ends[at].pool.give(16).await.unwrap();
+        assert_eq!(owns(&pair), [3, 2]);
+    }
     pair.assert_settled_and_balanced().await;
 }

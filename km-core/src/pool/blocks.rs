@@ -34,6 +34,9 @@ pub struct NewBlock {
     pub confirmed: bool,
 }
 
+/// Most blocks given away at once.
+const MOST_GIVEN: u16 = 32;
+
 impl Pool {
     /// Seals and stores a block. On return it is durable. The number must be fresh.
     pub async fn admit(&self, block: NewBlock) -> Result<(), PoolError> {
@@ -142,16 +145,23 @@ impl Pool {
         self.counters.blocks_rejected.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Gives up to `count` untouched blocks of ours to the other end.
+    /// Gives up to `count` untouched blocks of ours to the other end: at most half of what we have
+    /// more than it, or the ends would hand the last blocks back and forth.
     pub async fn give(&self, count: u16) -> Result<(), PoolError> {
         let (given, ticket) = {
             let mut tables = self.tables();
             let mut change = Change::default();
             let mut given = Vec::new();
-            for number in tables.givable(usize::from(count.min(32))) {
+            let mut spare = tables.own_bytes.saturating_sub(tables.peer_bytes) / 2;
+            for number in tables.givable() {
+                if given.len() >= usize::from(count.min(MOST_GIVEN)) {
+                    break;
+                }
                 let Some(mut state) = tables.block(number) else { continue };
+                let Some(left) = spare.checked_sub(u64::from(state.len)) else { continue };
                 // A block that changed hands that often stays where it is.
                 let Some(transfers) = state.transfers.checked_add(1) else { continue };
+                spare = left;
                 state.owner = self.config.peer.clone();
                 state.transfers = transfers;
                 given.push(GivenBlock { number, transfers: state.transfers });

@@ -198,10 +198,10 @@ impl Tables {
     }
 
     /// Untouched blocks of ours, newest first.
-    pub(super) fn givable(&self, count: usize) -> Vec<u64> {
+    pub(super) fn givable(&self) -> Vec<u64> {
         let untouched =
             |number: &&u64| self.blocks.get(number).is_some_and(|state| state.cursor == 0);
-        self.assignable.iter().rev().filter(untouched).take(count).copied().collect()
+        self.assignable.iter().rev().filter(untouched).copied().collect()
     }
 
     pub(super) fn insert_collecting(&mut self, record: RunRecord) {
