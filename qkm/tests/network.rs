@@ -245,21 +245,42 @@ async fn children_stop_when_their_parent_goes_and_protect_themselves() {
     assert!(ends_within(&mut south, Duration::from_secs(20)).success());
 }
 
+/// What `/readyz` says once the key manager of `site` is not ready any more.
+async fn reasons(site: &Site) -> String {
+    let started = std::time::Instant::now();
+    loop {
+        let (status, reasons) = get(site.monitor, "/readyz").unwrap();
+        if status == 503 {
+            return reasons;
+        }
+        assert!(started.elapsed() < common::PATIENCE, "{} is still ready", site.cluster);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_cannot_write_makes_it_not_ready_until_it_can() {
+    let network = Network::running(21_650).await;
+    let north = &network.layout.north;
+    let config = qkm::config::Config::load(&north.config).unwrap();
+    // Who holds SQLite's write lock lets others read, and nobody write.
+    let other = rusqlite::Connection::open(config.store_file()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let reasons = reasons(north).await;
+    assert!(reasons.contains("store: ") && !reasons.contains("HSM"), "{reasons}");
+    let (_, metrics) = get(north.monitor, "/metrics").unwrap();
+    assert!(metrics.contains("qkm_ready{cluster=\"north\"} 0"), "{metrics}");
+    other.execute_batch("ROLLBACK").unwrap();
+    await_ready(north).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_token_makes_it_not_ready_but_alive() {
     let network = Network::running(21_600).await;
     let north = &network.layout.north;
     let tokens = north.softhsm_conf.with_file_name("softhsm");
     std::fs::rename(&tokens, tokens.with_extension("away")).unwrap();
-    let started = std::time::Instant::now();
-    let reasons = loop {
-        let (status, reasons) = get(north.monitor, "/readyz").unwrap();
-        if status == 503 {
-            break reasons;
-        }
-        assert!(started.elapsed() < common::PATIENCE, "still ready without a token");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    };
+    let reasons = reasons(north).await;
     assert!(reasons.contains("HSM token \"north\"") && !reasons.contains("store"), "{reasons}");
     assert_eq!(get(north.monitor, "/healthz").unwrap(), (200, "alive\n".to_owned()));
     let (_, metrics) = get(north.monitor, "/metrics").unwrap();

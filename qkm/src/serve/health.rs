@@ -1,4 +1,4 @@
-//! Whether this key manager is ready: HSM logged in, store open. Enter through [`watch`].
+//! Whether this key manager is ready: HSM logged in, store writes. Enter through [`watch`].
 
 use std::{
     sync::{
@@ -8,17 +8,21 @@ use std::{
     time::Duration,
 };
 
-use km_core::{hsm::Hsm, store::Store};
+use km_core::{
+    clock::now_ms,
+    hsm::Hsm,
+    store::{Commit, Outcome, Store},
+};
 use transport::Shutdown;
 
 use super::Node;
 
-/// How often token and store are tried while nobody uses them.
+/// How often token and store are tried.
 const EVERY: Duration = Duration::from_secs(5);
 /// Longest wait for the store's answer.
 const STORE_WAIT: Duration = Duration::from_secs(3);
-/// Any key does; it need not exist.
-const PROBE_KEY: &[u8] = b"meta/record-key";
+/// Written at every try and never read.
+const PROBE_KEY: &[u8] = b"meta/health";
 
 /// What the probes found last.
 #[derive(Debug, Default)]
@@ -37,13 +41,18 @@ impl Health {
         self.stopping.store(true, Relaxed);
     }
 
-    /// Whether the store answered when it was last asked.
+    /// Whether the store wrote when it was last asked to.
     pub(crate) fn store_ready(&self) -> bool {
         self.store_trouble().is_none()
     }
 
     fn store_trouble(&self) -> Option<String> {
         self.store.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn try_store(&self, store: &dyn Store) {
+        let trouble = write(store).await.err();
+        *self.store.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 
     /// Why it is not ready; empty when it is.
@@ -71,13 +80,52 @@ pub(super) async fn watch(health: Arc<Health>, node: Arc<Node>, shutdown: Shutdo
             () = tokio::time::sleep(EVERY) => {}
             () = shutdown.requested() => return,
         }
-        node.hsm().probe().await;
-        let asked = tokio::time::timeout(STORE_WAIT, node.store.get(PROBE_KEY)).await;
-        let trouble = match asked {
-            Ok(Ok(_)) => None,
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(_) => Some(format!("no answer within {STORE_WAIT:?}")),
-        };
-        *health.store.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+        // Together: a token that hangs does not hide what the store does.
+        tokio::join!(node.hsm().probe(), health.try_store(node.store.as_ref()));
+    }
+}
+
+/// Makes a tiny record durable. Reading proves little: it works on a full disk, and from memory.
+async fn write(store: &dyn Store) -> Result<(), String> {
+    let now = now_ms().to_be_bytes();
+    let written = store.commit(Commit::new().put(PROBE_KEY, now));
+    match tokio::time::timeout(STORE_WAIT, written).await {
+        Ok(Ok(Outcome::Committed(_))) => Ok(()),
+        Ok(Ok(_)) => Err("it is not known whether a write is durable".to_owned()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("a write took more than {STORE_WAIT:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use km_core::store::{
+        SqliteStore,
+        faulty::{Fault, FaultyStore},
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_store_that_reads_but_does_not_write_is_not_ready() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = FaultyStore::new(SqliteStore::open(dir.path().join("db")).unwrap());
+        let health = Health::default();
+        for (fault, expected) in [
+            (Fault::None, None),
+            (Fault::Full, Some("full")),
+            (Fault::Unavailable, Some("not available")),
+            (Fault::UnknownDropped, Some("not known")),
+            (Fault::None, None),
+        ] {
+            store.inject([fault]);
+            health.try_store(&store).await;
+            store.get(PROBE_KEY).await.unwrap();
+            let trouble = health.store_trouble();
+            let told = expected.is_none_or(|word| trouble.as_ref().unwrap().contains(word));
+            assert!(told && trouble.is_some() == expected.is_some(), "{fault:?}: {trouble:?}");
+            assert_eq!(health.store_ready(), expected.is_none());
+        }
+        assert_eq!(store.waiting(), 0);
     }
 }

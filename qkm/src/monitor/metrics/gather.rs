@@ -48,7 +48,7 @@ fn process(inside: &Inside) -> Vec<Metric> {
         ),
         Metric::gauge(
             "qkm_store_ready",
-            "1 when the store answered the last probe.",
+            "1 when the store made the last probe durable.",
             vec![(Vec::new(), yes(inside.health.store_ready()))],
         ),
     ];
