@@ -85,6 +85,27 @@ async fn no_key_is_handed_out_that_has_expired_at_the_other_end() {
     }
 }
 
+/// The ends may be configured differently: what counts is who forgets a key first.
+#[tokio::test]
+async fn no_key_is_handed_out_that_expires_earlier_at_the_other_end_than_here() {
+    let mut pair = Pair::new().await;
+    let short = Duration::from_millis(300);
+    let south = End::open(&pair.machines[SOUTH], config(SOUTH, short), registry());
+    pair.ends[SOUTH] = south.await.unwrap();
+    pair.join();
+    pair.greet();
+    pair.admit_random(NORTH, 65_472).await;
+    let (n1, s1) = (sae("n1"), sae("s1"));
+    let issue = || pair.north().supply.issue(&n1, std::slice::from_ref(&s1), 256, 1);
+    for _ in 0..6 {
+        issue().await.unwrap();
+    }
+    tokio::time::sleep(2 * short).await;
+    pair.south().pool.sweep();
+    let keys = issue().await.unwrap();
+    pair.south().supply.collect(&s1, None, &ids_of(&keys)).await.unwrap();
+}
+
 /// One rotten block does not stop the supply: it is held, the next one serves.
 #[tokio::test]
 async fn a_damaged_block_is_held_and_the_next_one_serves() {

@@ -114,6 +114,7 @@ impl<'a> Driver<'a> {
             unconfirmed,
             floor: pool.floor(),
             given: pool.given_blocks(),
+            key_ttl_ms: pool.config().key_ttl.as_millis() as u64,
         };
         let start = Start {
             here,
@@ -311,6 +312,7 @@ impl<'a> Driver<'a> {
                     });
                 }
                 Action::PeerFloor(floor) => pool.peer_floor(floor),
+                Action::PeerKeyTtl(ttl) => pool.peer_key_ttl(ttl),
                 Action::Up => {
                     self.peer.handle.attach(self.commands.clone());
                     self.peer.set_up(true);

@@ -17,6 +17,8 @@ pub const VERSION: u8 = 1;
 pub const MAX_FRAME: usize = 512 << 10;
 /// Most block numbers in one list.
 pub const MAX_LIST: usize = 4096;
+/// Least a key waits to be collected. Less would be over before the key can be used.
+pub const MIN_KEY_TTL_MS: u64 = 1000;
 
 /// Why a block was not agreed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +61,9 @@ pub struct Hello {
     pub floor: u64,
     /// Untouched blocks this end gave to the other; at most [`MAX_LIST`].
     pub given: Vec<GivenBlock>,
+    /// Milliseconds an assigned key waits at this end to be collected; at least
+    /// [`MIN_KEY_TTL_MS`].
+    pub key_ttl_ms: u64,
 }
 
 /// A block one end proposes to agree on.
@@ -188,6 +193,7 @@ impl Frame {
                 hello.highest <= MAX_BLOCK_NUMBER
                     && hello.floor <= MAX_BLOCK_NUMBER + 1
                     && hello.given.len() <= MAX_LIST
+                    && hello.key_ttl_ms >= MIN_KEY_TTL_MS
                     && listed(&hello.unconfirmed)
             }
             Frame::Known { have, lack } => listed(have) && listed(lack),

@@ -96,6 +96,8 @@ pub enum Action {
     Give(u16),
     /// The peer uses none of its blocks below this any more.
     PeerFloor(u64),
+    /// How long keys we assign wait at the peer to be collected.
+    PeerKeyTtl(Duration),
     /// The greeting is done: the link is up.
     Up,
 }
@@ -261,6 +263,7 @@ impl Session {
             Action::TellKnown(hello.unconfirmed),
             Action::TakeGiven(hello.given),
             Action::PeerFloor(hello.floor),
+            Action::PeerKeyTtl(Duration::from_millis(hello.key_ttl_ms)),
             Action::Up,
         ];
         Ok(settle.into())

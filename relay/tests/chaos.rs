@@ -88,6 +88,7 @@ fn session(at: usize, node: Option<&Node>, now: Instant) -> (Session, Vec<Action
         unconfirmed: agreed.map(|(number, _)| *number).collect(),
         floor: 0,
         given: Vec::new(),
+        key_ttl_ms: 60_000,
     };
     let link = Some(LinkId::parse("link").unwrap());
     Session::new(Start { here: cluster_here, peer: cluster(1 - at), pool, link, hello }, now)
@@ -405,4 +406,15 @@ fn a_block_given_up_while_it_is_stored_is_burned() {
     world.deliver_all();
     assert!(!world.nodes[1].stored.contains_key(&number));
     assert_eq!(world.nodes[1].session.in_flight(), 0);
+}
+
+#[test]
+fn a_greeting_tells_how_long_keys_wait_at_the_peer() {
+    let now = Instant::now();
+    let ((mut north, _), (_, south_says)) = (session(0, None, now), session(1, None, now));
+    let [Action::Send(hello)] = &south_says[..] else { panic!("{south_says:?}") };
+    let actions = north.on_frame(hello.clone()).unwrap();
+    let told = actions.iter().position(|a| matches!(a, Action::PeerKeyTtl(t) if t.as_secs() == 60));
+    let up = actions.iter().position(|a| matches!(a, Action::Up));
+    assert!(told.unwrap() < up.unwrap(), "known before the first run is assigned");
 }

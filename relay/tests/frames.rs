@@ -9,7 +9,8 @@ use km_core::{
 };
 use proptest::{collection::vec, prelude::*};
 use relay::frame::{
-    Assigned, Frame, FrameError, Frames, Hello, MAX_FRAME, MAX_LIST, Proposal, Rejection, VERSION,
+    Assigned, Frame, FrameError, Frames, Hello, MAX_FRAME, MAX_LIST, MIN_KEY_TTL_MS, Proposal,
+    Rejection, VERSION,
 };
 
 fn name() -> impl Strategy<Value = String> {
@@ -39,10 +40,10 @@ fn run() -> impl Strategy<Value = RunSpec> {
 }
 
 fn hello() -> impl Strategy<Value = Frame> {
-    (name(), number(), number(), vec(number(), 0..50), given()).prop_map(
-        |(cluster, highest, floor, unconfirmed, given)| {
+    (name(), number(), number(), vec(number(), 0..50), given(), MIN_KEY_TTL_MS..).prop_map(
+        |(cluster, highest, floor, unconfirmed, given, key_ttl_ms)| {
             let (cluster, pool) = (ClusterId::parse(&cluster).unwrap(), PoolTag::from_bits(9));
-            Frame::Hello(Hello { cluster, pool, highest, unconfirmed, floor, given })
+            Frame::Hello(Hello { cluster, pool, highest, unconfirmed, floor, given, key_ttl_ms })
         },
     )
 }
@@ -144,10 +145,12 @@ fn what_is_out_of_bounds_is_refused() {
         let (owner, link) = (ClusterId::parse("n").unwrap(), LinkId::parse("l").unwrap());
         Frame::Propose(Proposal { number, owner, link, keys, tag: [0; 16] })
     };
-    let hello = |highest, unconfirmed| {
+    let greeting = |highest, unconfirmed, key_ttl_ms| {
         let (cluster, pool) = (ClusterId::parse("n").unwrap(), PoolTag::from_bits(1));
-        Frame::Hello(Hello { cluster, pool, highest, unconfirmed, floor: 0, given: vec![] })
+        let (floor, given) = (0, vec![]);
+        Frame::Hello(Hello { cluster, pool, highest, unconfirmed, floor, given, key_ttl_ms })
     };
+    let hello = |highest, unconfirmed| greeting(highest, unconfirmed, MIN_KEY_TTL_MS);
     let key = |len: usize| ("k".repeat(len), 32u16);
     let long = vec![1; MAX_LIST + 1];
     let assign = |run| Frame::Assign { request: 1, run };
@@ -156,6 +159,7 @@ fn what_is_out_of_bounds_is_refused() {
         hello(u64::MAX, vec![]),
         hello(1, vec![u64::MAX]),
         hello(1, long.clone()),
+        greeting(1, vec![], MIN_KEY_TTL_MS - 1),
         proposal(u64::MAX, vec![key(1)]),
         proposal(1, vec![]),
         proposal(1, vec![key(0)]),
@@ -173,6 +177,7 @@ fn what_is_out_of_bounds_is_refused() {
         Frame::RunEnded { run: RunSpec { count: 0, ..sound_run() }, handed_out: 0 },
     ];
     assert!(Frame::decode(&body(&assign(sound_run()))).is_ok());
+    assert!(Frame::decode(&body(&hello(1, vec![1]))).is_ok());
     for frame in table {
         let refused = Frame::decode(&body(&frame));
         assert_eq!(refused, Err(FrameError::Malformed("out of bounds")), "{frame:?}");
@@ -237,11 +242,15 @@ fn fuzz_seeds_hold_every_message() {
     let cluster = ClusterId::parse("north").unwrap();
     let pool = PoolTag::from_bits(7);
     let (highest, unconfirmed, floor, given) = (5, vec![4, 5], 2, vec![block]);
+    let key_ttl_ms = 86_400_000;
     let link = LinkId::parse("link").unwrap();
     let keys = vec![("key-1".to_owned(), 32), ("key-2".to_owned(), 64)];
     let (owner, tag) = (cluster.clone(), [0xA5; 16]);
     let seeds = [
-        ("hello", Frame::Hello(Hello { cluster, pool, highest, unconfirmed, floor, given })),
+        (
+            "hello",
+            Frame::Hello(Hello { cluster, pool, highest, unconfirmed, floor, given, key_ttl_ms }),
+        ),
         ("known", Frame::Known { have: vec![4], lack: vec![5] }),
         ("propose", Frame::Propose(Proposal { number: 6, owner, link, keys, tag })),
         ("confirm", Frame::Confirm { number: 6, tag }),

@@ -75,7 +75,7 @@ impl Pool {
             return Err(PoolError::Peer(down));
         }
         // Before the other end starts to count.
-        let stale_at = Instant::now() + self.config.key_ttl / 2;
+        let stale_at = Instant::now() + self.key_ttl() / 2;
         let (spec, ticket, place) = self.reserve_run(master, slaves, key_len, want)?;
         match self.make_ready(&spec, ticket, place).await {
             Ok(open) => {
@@ -127,7 +127,7 @@ impl Pool {
         if !spec.sound() {
             return Err(PoolError::Block(number, "cannot carry a run with these sizes"));
         }
-        let expires_ms = now_ms() + self.config.key_ttl.as_millis() as u64;
+        let expires_ms = now_ms() + self.key_ttl().as_millis() as u64;
         let record = RunRecord { spec: spec.clone(), side: Side::Issuer, expires_ms };
         let key = keys::run(spec.id);
         let mut change = Change::default();

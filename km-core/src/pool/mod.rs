@@ -58,7 +58,7 @@ pub struct PoolConfig {
     /// The cluster at the other end.
     pub peer: ClusterId,
     /// How long an assigned key waits to be collected before it is burned. The owner end hands it
-    /// out in the first half of this time or not at all.
+    /// out in the first half of this time, or of the peer's if that is shorter, or not at all.
     pub key_ttl: Duration,
     /// Stop taking keys in at this many stored bytes.
     pub max_stored: u64,
@@ -154,6 +154,8 @@ pub struct Pool {
     tables: Mutex<Tables>,
     order: Arc<order::Order>,
     peer: OnceLock<Arc<dyn PeerLink>>,
+    /// The other end's `key_ttl` in milliseconds, once it said so.
+    peer_key_ttl: AtomicU64,
     changed: tokio::sync::Notify,
     /// Counts since start.
     pub counters: PoolCounters,
@@ -204,6 +206,7 @@ impl Pool {
             tables: Mutex::new(tables),
             order: Arc::default(),
             peer: OnceLock::new(),
+            peer_key_ttl: AtomicU64::new(u64::MAX),
             changed: tokio::sync::Notify::new(),
             counters: PoolCounters::default(),
         });
@@ -263,6 +266,23 @@ impl Pool {
     /// Bytes the peer may assign from.
     pub fn peer_bytes(&self) -> u64 {
         self.tables().peer_bytes
+    }
+
+    /// The peer says how long keys wait there to be collected.
+    pub fn peer_key_ttl(&self, theirs: Duration) {
+        let theirs_ms = theirs.as_millis() as u64;
+        let news = self.peer_key_ttl.swap(theirs_ms, Ordering::Relaxed) != theirs_ms;
+        let ours_ms = self.config.key_ttl.as_millis() as u64;
+        if news && ours_ms != theirs_ms {
+            tracing::warn!(peer = %self.config.peer, ours_ms, theirs_ms,
+                "`key_ttl_s` differs between the two ends; keys assigned here live by the shorter");
+        }
+    }
+
+    /// How long a key assigned here lives at the end that forgets it first.
+    fn key_ttl(&self) -> Duration {
+        let theirs = Duration::from_millis(self.peer_key_ttl.load(Ordering::Relaxed));
+        self.config.key_ttl.min(theirs)
     }
 
     /// Whether the peer can be told of new runs.

@@ -155,7 +155,7 @@ impl Pair {
         &self.ends[SOUTH]
     }
 
-    fn join(&self) {
+    pub fn join(&self) {
         for at in [0, 1] {
             self.ends[at].wire.lead_to(Arc::downgrade(&self.ends[1 - at].supply));
         }
@@ -171,6 +171,7 @@ impl Pair {
                 unconfirmed.into_iter().partition(|number| far.has_block(*number));
             far.take_given(&given);
             far.peer_floor(floor);
+            far.peer_key_ttl(me.config().key_ttl);
             me.confirm(&have);
             me.burn_unconfirmed(&lack);
         }
