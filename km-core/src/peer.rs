@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::run::RunSpec;
 
-/// Why the peer did not take a run. The run is burned here in any case.
+/// Why the peer did not take a run. The run is burned here in any case, and but for
+/// [`AssignError::Unavailable`] the peer has not taken it.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum AssignError {
     /// The link is down or did not answer in time: nobody knows whether the peer has it.
@@ -15,6 +16,15 @@ pub enum AssignError {
     /// The peer does not have the block, and so never will serve from it.
     #[error("the peer does not have block {0}")]
     NoBlock(u64),
+    /// The peer is past these bytes of the block, up to the cursor given: what this end knows of it
+    /// is older.
+    #[error("the peer is at byte {1} of block {0} already")]
+    Behind(u64, u16),
+    /// The peer's registry does not let these applications share keys.
+    #[error(
+        "the applications are not registered as a pair at the peer's KM; register them at both ends"
+    )]
+    NotPaired,
     /// The peer says it cannot take it.
     #[error("the peer refused a run of keys: {0}")]
     Refused(String),

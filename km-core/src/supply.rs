@@ -5,6 +5,7 @@
 //! are answered from memory.
 
 mod ahead;
+mod unpaired;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -233,7 +234,7 @@ impl Supply {
                     && self.registry.authorise(&run.master, slave)
             });
         if !allowed {
-            return Err(PoolError::Block(number, "the run names applications not paired here"));
+            return Err(PoolError::NotPaired);
         }
         pool.accept_run(run)
     }

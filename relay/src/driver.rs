@@ -347,6 +347,8 @@ impl<'a> Driver<'a> {
             let result = match result {
                 Ok(()) => Assigned::Durable,
                 Err(PoolError::NoBlock(_)) => Assigned::NoBlock,
+                Err(PoolError::Passed(_, cursor)) => Assigned::Behind(cursor),
+                Err(PoolError::NotPaired) => Assigned::NotPaired,
                 Err(error) => Assigned::Refused(error.to_string()),
             };
             let _ = done.send(Done::Send(Frame::AssignResult { request, result }));

@@ -44,6 +44,10 @@ pub enum Assigned {
     NoBlock,
     /// The other end refuses; the text is for its operator.
     Refused(String),
+    /// The other end is past these bytes: it is at this byte of the block.
+    Behind(u16),
+    /// The applications are not a pair at the other end.
+    NotPaired,
 }
 
 /// What each end says first.

@@ -73,6 +73,10 @@ impl PeerLink for Handle {
             Ok(Ok(Assigned::Durable)) => Ok(()),
             Ok(Ok(Assigned::NoBlock)) => Err(AssignError::NoBlock(run.id.block.number)),
             Ok(Ok(Assigned::Refused(why))) => Err(AssignError::Refused(why)),
+            Ok(Ok(Assigned::Behind(cursor))) => {
+                Err(AssignError::Behind(run.id.block.number, cursor))
+            }
+            Ok(Ok(Assigned::NotPaired)) => Err(AssignError::NotPaired),
             Ok(Err(_)) => Err(lost("the connection broke")),
             Err(_) => Err(lost("no answer in time")),
         }

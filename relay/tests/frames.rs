@@ -68,7 +68,9 @@ fn frame() -> impl Strategy<Value = Frame> {
     let result = prop_oneof![
         Just(Assigned::Durable),
         Just(Assigned::NoBlock),
-        ".{0,40}".prop_map(Assigned::Refused)
+        ".{0,40}".prop_map(Assigned::Refused),
+        any::<u16>().prop_map(Assigned::Behind),
+        Just(Assigned::NotPaired),
     ];
     prop_oneof![
         hello(),
@@ -259,6 +261,8 @@ fn fuzz_seeds_hold_every_message() {
         ("assign", Frame::Assign { request: 1, run: sound_run() }),
         ("assign_result", Frame::AssignResult { request: 1, result: Assigned::Durable }),
         ("refused", Frame::AssignResult { request: 1, result: Assigned::Refused("no".into()) }),
+        ("behind", Frame::AssignResult { request: 1, result: Assigned::Behind(640) }),
+        ("not_paired", Frame::AssignResult { request: 1, result: Assigned::NotPaired }),
         ("run_ended", Frame::RunEnded { run: sound_run(), handed_out: 1 }),
         ("given", Frame::Given(vec![block])),
         ("ask_blocks", Frame::AskBlocks(16)),

@@ -121,8 +121,11 @@ impl Pool {
         if state.phase == Phase::Held {
             return refuse("is held");
         }
-        if spec.id.offset < state.cursor || spec.end() > u32::from(state.len) {
-            return refuse("the run overlaps another or passes the end");
+        if spec.end() > u32::from(state.len) {
+            return refuse("the run passes its end");
+        }
+        if spec.id.offset < state.cursor {
+            return Err(PoolError::Passed(number, state.cursor));
         }
         // The owner assigns only from blocks it has stored, so this confirms ours.
         state.phase = Phase::Stored;

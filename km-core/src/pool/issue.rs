@@ -92,11 +92,23 @@ impl Pool {
         }
     }
 
-    /// Takes a block that failed a run out of use, if it was the block that failed.
+    /// Takes a block that failed a run out of use, if it was the block that failed, and steps over
+    /// what the peer knows to be used: the next run must not fail the same way.
     fn judged(&self, number: u64, error: PoolError) -> PoolError {
-        if let PoolError::Peer(AssignError::NoBlock(_)) = error {
-            self.burn_block(number);
-            return error;
+        match error {
+            PoolError::Peer(AssignError::NoBlock(_)) => {
+                self.burn_block(number);
+                return error;
+            }
+            PoolError::Peer(AssignError::Behind(_, cursor)) => {
+                self.catch_up(number, cursor);
+                return error;
+            }
+            PoolError::Peer(AssignError::Refused(_)) => {
+                self.tables().set_aside(number);
+                return error;
+            }
+            _ => {}
         }
         if !spoiled(&error) {
             return error;
@@ -105,6 +117,30 @@ impl Pool {
             "a block does not open; it is held");
         self.hold(number);
         PoolError::Block(number, "does not open and is held; see the log")
+    }
+
+    /// The peer is at byte `cursor` of the block: this end was put back to an older state. What the
+    /// peer may have delivered in between is burned here.
+    fn catch_up(&self, number: u64, cursor: u16) {
+        let mut tables = self.tables();
+        let Some(state) = tables.block(number).filter(|s| s.owner == self.config.here) else {
+            return;
+        };
+        let to = cursor.min(state.len);
+        let Some(passed) = to.checked_sub(state.cursor).filter(|passed| *passed > 0) else {
+            return;
+        };
+        tracing::warn!(
+            block = number,
+            bytes = passed,
+            alarm = "block-behind",
+            "the peer is past these bytes; was this end put back to an older state? Burning them"
+        );
+        let mut change = Change::default();
+        change.ledger.burned += bits(passed);
+        self.advance(&mut tables, number, state, to, &mut change);
+        self.erase_if_finished(&mut tables, number, &mut change);
+        self.journal.append(change);
     }
 
     fn reserve_run(
@@ -195,11 +231,18 @@ impl Pool {
     }
 }
 
-/// Whether the peer certainly does not have the run: it was not sent. To tell its end then is not
-/// only needless: while what is reserved is not durable, the same bytes may be reserved anew after
-/// a crash, and the peer would refuse them.
+/// Whether the peer certainly does not have the run: it was not sent, or refused. To tell its end
+/// then is not only needless. While what is reserved is not durable, the same bytes may be
+/// reserved anew after a crash, and the peer would refuse them; and an end that was put back to an
+/// older state would end an earlier run of that name.
 fn unknown_to_peer(error: &PoolError) -> bool {
-    matches!(error, PoolError::NotDurable | PoolError::NoKeys)
+    use AssignError::{Behind, NoBlock, NotPaired, Refused};
+    matches!(
+        error,
+        PoolError::NotDurable
+            | PoolError::NoKeys
+            | PoolError::Peer(Behind(..) | NoBlock(_) | NotPaired | Refused(_))
+    )
 }
 
 /// Whether the block itself does not open, as opposed to a store or token that is away.

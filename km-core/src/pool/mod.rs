@@ -85,6 +85,12 @@ pub enum PoolError {
     /// This end does not have the block.
     #[error("block {0} is not here")]
     NoBlock(u64),
+    /// The run the peer assigned begins before the byte of the block this end is at.
+    #[error("block {0}: the run begins before byte {1}, which was passed already")]
+    Passed(u64, u16),
+    /// The run the peer assigned names applications that may not share keys.
+    #[error("the run names applications not paired here")]
+    NotPaired,
     /// A write was not confirmed in time; the keys concerned are burned.
     #[error("the store did not confirm a write in time")]
     NotDurable,

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::Mutex as AsyncMutex;
@@ -21,6 +21,9 @@ pub(super) const MIN_KEY: u16 = 8;
 
 /// Most begun blocks kept for smaller keys to come.
 const MAX_TAILS: usize = 8;
+/// A block the peer refused, because it is held there or both ends think it theirs, is not tried
+/// again before this is over: each try burns a run.
+const SET_ASIDE: Duration = Duration::from_secs(30);
 /// How far out of order block numbers may come.
 const REORDER: u64 = 1024;
 
@@ -92,6 +95,8 @@ pub(super) struct Tables {
     high_at_open: u64,
     /// Numbers taken since, as far back as [`REORDER`].
     taken: BTreeSet<u64>,
+    /// Blocks the peer refused lately, and when.
+    aside: BTreeMap<u64, Instant>,
     pub(super) issuing: BTreeMap<RunId, RunSpec>,
     pub(super) collecting: BTreeMap<RunId, Collecting>,
 }
@@ -109,6 +114,7 @@ impl Tables {
             high: 0,
             high_at_open: 0,
             taken: BTreeSet::new(),
+            aside: BTreeMap::new(),
             issuing: BTreeMap::new(),
             collecting: BTreeMap::new(),
         }
@@ -171,10 +177,18 @@ impl Tables {
         }
     }
 
+    /// Passes over a block the peer refused to take a run of, until [`SET_ASIDE`] is over.
+    pub(super) fn set_aside(&mut self, number: u64) {
+        self.aside.retain(|_, since| since.elapsed() < SET_ASIDE);
+        self.aside.insert(number, Instant::now());
+    }
+
     /// The lowest block of ours with room for a key of `key_len` bytes.
     pub(super) fn block_for(&self, key_len: u16) -> Option<(u64, BlockState)> {
+        let aside = |number| self.aside.get(number).is_some_and(|s| s.elapsed() < SET_ASIDE);
         self.assignable
             .iter()
+            .filter(|number| !aside(*number))
             .filter_map(|number| Some((*number, self.blocks.get(number)?)))
             .find(|(_, state)| state.remaining() >= key_len)
             .map(|(number, state)| (number, state.clone()))

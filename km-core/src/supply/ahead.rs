@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::unpaired::Unpaired;
 use crate::{
     ids::SaeId,
     peer::AssignError,
@@ -23,7 +24,7 @@ const IDLE: Duration = Duration::from_secs(5);
 const MAX_QUEUES_PER_MASTER: usize = 64;
 /// A run takes at most this share of what the end may assign, unless one request needs more.
 const STOCK_SHARE: u64 = 8;
-/// Blocks a request passes over because they are lost or damaged, before it gives up.
+/// Blocks a request passes over because they are lost, damaged or refused, before it gives up.
 const MAX_PASSED_OVER: u32 = 3;
 /// How long a request waits for blocks from the other end when ours ran out.
 const BORROW: Duration = Duration::from_millis(500);
@@ -44,6 +45,7 @@ type Turn = tokio::sync::OwnedMutexGuard<()>;
 #[derive(Default)]
 pub(super) struct Ahead {
     queues: Mutex<HashMap<Name, Arc<Queue>>>,
+    unpaired: Arc<Unpaired>,
 }
 
 struct Queue {
@@ -51,6 +53,7 @@ struct Queue {
     state: Mutex<State>,
     /// One lease at a time for each queue.
     leasing: Arc<tokio::sync::Mutex<()>>,
+    unpaired: Arc<Unpaired>,
 }
 
 struct State {
@@ -112,7 +115,7 @@ impl Ahead {
                 queue.end();
             }
         }
-        let queue = Arc::new(Queue::new(pairing.clone()));
+        let queue = Arc::new(Queue::new(pairing.clone(), self.unpaired.clone()));
         queues.insert(name, queue.clone());
         queue
     }
@@ -137,7 +140,7 @@ impl Ahead {
 }
 
 impl Queue {
-    fn new(pairing: Pairing) -> Self {
+    fn new(pairing: Pairing, unpaired: Arc<Unpaired>) -> Self {
         let state = State {
             runs: VecDeque::new(),
             run_keys: 1,
@@ -146,7 +149,7 @@ impl Queue {
             ended: false,
             dry: None,
         };
-        Self { pairing, state: Mutex::new(state), leasing: Arc::default() }
+        Self { pairing, state: Mutex::new(state), leasing: Arc::default(), unpaired }
     }
 
     async fn turn(&self) -> Turn {
@@ -207,6 +210,10 @@ impl Queue {
         if enough || self.state().ended {
             return Ok(());
         }
+        let Pairing { master, slaves, .. } = &self.pairing;
+        if self.unpaired.remembers(master, slaves) {
+            return Err(PoolError::Peer(AssignError::NotPaired));
+        }
         let mut first = true;
         while first || self.state().left() < u32::from(need) {
             first = false;
@@ -234,11 +241,16 @@ impl Queue {
                     borrowed = true;
                     self.borrow_blocks().await;
                 }
-                // That block is burned or held now; the next one may do.
-                Err(PoolError::Peer(AssignError::NoBlock(_)) | PoolError::Block(..))
-                    if passed_over < MAX_PASSED_OVER =>
-                {
-                    passed_over += 1;
+                // That block is burned, held, set aside or stepped forward now; what comes next may do.
+                Err(
+                    PoolError::Block(..)
+                    | PoolError::Peer(
+                        AssignError::NoBlock(_) | AssignError::Behind(..) | AssignError::Refused(_),
+                    ),
+                ) if passed_over < MAX_PASSED_OVER => passed_over += 1,
+                Err(PoolError::Peer(AssignError::NotPaired)) => {
+                    self.unpaired.remember(master, slaves);
+                    return Err(PoolError::Peer(AssignError::NotPaired));
                 }
                 leased => return leased,
             }

@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 
 use km_core::{
     hsm::Hsm,
-    ids::{ClusterId, LinkId, SaeId},
+    ids::{BlockId, ClusterId, LinkId, SaeId},
     journal::Journal,
     key_id::KeyId,
     material::ClearBytes,
@@ -18,6 +18,7 @@ use km_core::{
     provenance::Provenance,
     records::{RecordError, Records},
     registry::Registry,
+    run::{RunId, RunSpec},
     store::{SqliteStore, Store, faulty::FaultyStore},
     supply::{Supply, SupplyLimits},
     vault::Vault,
@@ -239,6 +240,13 @@ pub fn block(number: u64, owner: usize, bits: &[u8], confirmed: bool) -> NewBloc
 pub fn config(at: usize, key_ttl: Duration) -> PoolConfig {
     let (here, peer) = (cluster(NAMES[at]), cluster(NAMES[1 - at]));
     PoolConfig { here, peer, key_ttl, max_stored: 64 << 20 }
+}
+
+/// A run of 32-byte keys from n1 to s1.
+pub fn run_in(end: &End, number: u64, offset: u16, count: u16) -> RunSpec {
+    let block = BlockId { pool: end.pool.tag(), number };
+    let (master, slaves) = (sae("n1"), vec![sae("s1")]);
+    RunSpec { id: RunId { block, offset }, key_len: 32, count, master, slaves }
 }
 
 /// The bytes of a key, to compare; tests only.

@@ -111,6 +111,8 @@ impl PeerLink for Wire {
         let down = || AssignError::Unavailable("switched off by the test".into());
         let refused = |error: PoolError| match error {
             PoolError::NoBlock(number) => AssignError::NoBlock(number),
+            PoolError::Passed(number, cursor) => AssignError::Behind(number, cursor),
+            PoolError::NotPaired => AssignError::NotPaired,
             error => AssignError::Refused(error.to_string()),
         };
         let (roll, chaos) = self.roll();
