@@ -11,7 +11,7 @@ use km_core::{
 use crate::{
     agreement::{self, MAX_KEYS, Raw, Tag},
     frame::{Frame, Proposal, Rejection},
-    session::{AGREE_WITHIN, Action, Agreed, MAX_IN_FLIGHT, SessionError, Start},
+    session::{AGREE_WITHIN, Action, Agreed, FULL_PAUSE, MAX_IN_FLIGHT, SessionError, Start},
 };
 
 enum Proposed {
@@ -39,6 +39,10 @@ pub(crate) struct Blocks {
     proposed: BTreeMap<u64, Proposed>,
     offered: BTreeMap<u64, Offered>,
     now: Instant,
+    /// Follower: the pool here is full.
+    full_here: bool,
+    /// Leader: when the other end said it is full; it has taken nothing since.
+    full_there: Option<Instant>,
 }
 
 type Actions = Vec<Action>;
@@ -46,7 +50,8 @@ type Actions = Vec<Action>;
 impl Blocks {
     pub(crate) fn new(start: Start, now: Instant) -> Self {
         let next = start.hello.highest + 1;
-        Self { start, next, proposed: BTreeMap::new(), offered: BTreeMap::new(), now }
+        let (proposed, offered) = (BTreeMap::new(), BTreeMap::new());
+        Self { start, next, proposed, offered, now, full_here: false, full_there: None }
     }
 
     /// The other end used numbers up to this one.
@@ -54,9 +59,19 @@ impl Blocks {
         self.next = self.next.max(highest + 1);
     }
 
-    /// Whether another proposal may be started.
+    /// Whether another proposal may be started. After the other end was full, one at a time until
+    /// it takes one: each it refuses costs the keys in it.
     pub(crate) fn has_room(&self) -> bool {
-        self.proposed.len() < MAX_IN_FLIGHT
+        match self.full_there {
+            Some(since) => self.proposed.is_empty() && self.now.duration_since(since) >= FULL_PAUSE,
+            None => self.proposed.len() < MAX_IN_FLIGHT,
+        }
+    }
+
+    /// Whether the pool at this end takes more blocks.
+    pub(crate) fn set_room(&mut self, room: bool) -> Actions {
+        self.full_here = !room;
+        Vec::new()
     }
 
     pub(crate) fn in_flight(&self) -> usize {
@@ -96,6 +111,9 @@ impl Blocks {
             return Ok(if known { Vec::new() } else { vec![reject(number, Rejection::Used)] });
         }
         self.next = number + 1;
+        if self.full_here {
+            return Ok(vec![reject(number, Rejection::Full)]);
+        }
         let ids = proposal.keys.iter().map(|(id, _)| id.clone()).collect();
         self.offered.insert(number, Offered::Collecting { proposal, since: self.now });
         Ok(vec![Action::Collect { number, ids }])
@@ -141,6 +159,7 @@ impl Blocks {
             return vec![Action::Refused { number, bytes, why }, reject(number, why)];
         }
         let Some(link) = self.start.link.clone() else { return Vec::new() };
+        self.full_there = None;
         self.proposed.insert(number, Proposed::Storing);
         vec![Action::Admit(Agreed { number, owner, link, raw, confirmed: true })]
     }
@@ -185,6 +204,9 @@ impl Blocks {
     pub(crate) fn rejected(&mut self, number: u64, why: Rejection) -> Actions {
         match (self.proposed.remove(&number), self.offered.remove(&number)) {
             (Some(Proposed::Waiting { raw, .. }), _) => {
+                if why == Rejection::Full {
+                    self.full_there = Some(self.now);
+                }
                 vec![Action::Refused { number, bytes: raw.len() as u64, why }]
             }
             // The other end confirmed it before: what it says now comes too late, and our answer

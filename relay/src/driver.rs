@@ -8,6 +8,7 @@ use std::{
 };
 
 use km_core::{
+    block::MAX_BLOCK,
     module::ModuleKey,
     pool::{DURABLE_DEADLINE, PoolError},
 };
@@ -23,7 +24,7 @@ use crate::{
     handle::{Command, WAITING},
     intake,
     links::Peer,
-    session::{Action, Event, Session, SessionError, Start},
+    session::{Action, Event, MAX_IN_FLIGHT, Session, SessionError, Start},
     work::{self, Done},
 };
 
@@ -31,6 +32,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// The peer must say something at least this often, and greet within it; both ends ping every
 /// tick.
 const SILENCE: Duration = Duration::from_secs(10);
+/// What a leader of the same bound may have on its way, or in its hand, when it finds its pool
+/// full: the follower still takes that.
+const ON_ITS_WAY: u64 = ((MAX_IN_FLIGHT + 2) * MAX_BLOCK) as u64;
 const READ_BYTES: usize = 64 << 10;
 /// How long what was said last may take to leave.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -177,8 +181,7 @@ impl<'a> Driver<'a> {
                     heard = Instant::now();
                     frames.push(&buffer[..count]);
                     while let Some(frame) = frames.next_frame()? {
-                        let actions = self.session.on_frame(frame)?;
-                        self.carry_out(actions)?;
+                        self.frame(frame)?;
                     }
                 }
                 Some(report) = reports.recv() => {
@@ -230,6 +233,16 @@ impl<'a> Driver<'a> {
             self.writer.try_send(chunk).map_err(|_| LinkError::Stuck)?;
         }
         Ok(())
+    }
+
+    fn frame(&mut self, frame: Frame) -> Result<(), LinkError> {
+        if let Frame::Propose(_) = frame {
+            let room = self.peer.pool.has_room_beyond(ON_ITS_WAY);
+            let actions = self.session.on_event(Event::Room(room));
+            self.carry_out(actions)?;
+        }
+        let actions = self.session.on_frame(frame)?;
+        self.carry_out(actions)
     }
 
     fn report(&mut self, report: Done) -> Result<(), LinkError> {

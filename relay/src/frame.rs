@@ -33,6 +33,8 @@ pub enum Rejection {
     NotStored,
     /// It took too long.
     Late,
+    /// The pool at the other end is full.
+    Full,
 }
 
 /// The answer to an assignment.

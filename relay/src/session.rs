@@ -26,6 +26,9 @@ pub const MAX_IN_FLIGHT: usize = 8;
 /// A proposal that is not settled after this is given up.
 pub const AGREE_WITHIN: Duration = Duration::from_secs(20);
 
+/// How long the leader proposes nothing after the other end said it is full.
+pub const FULL_PAUSE: Duration = Duration::from_secs(3);
+
 /// Why the connection must end.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SessionError {
@@ -146,6 +149,8 @@ pub enum Event {
         /// Whether it is stored.
         stored: bool,
     },
+    /// Follower: whether the pool here takes more blocks; it does until this is said.
+    Room(bool),
     /// Time passed.
     Tick(Instant),
 }
@@ -243,6 +248,7 @@ impl Session {
             Event::Keys { keys, owner } => self.blocks.propose(&keys, owner),
             Event::Collected { number, keys } => self.blocks.collected(number, keys),
             Event::Admitted { number, stored } => self.blocks.admitted(number, stored),
+            Event::Room(room) => self.blocks.set_room(room),
             Event::Tick(now) => self.blocks.tick(now),
         }
     }

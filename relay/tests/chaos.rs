@@ -14,7 +14,7 @@ use km_core::{
 };
 use relay::{
     frame::{Frame, Frames, Hello, Rejection},
-    session::{AGREE_WITHIN, Action, Event, Session, Start},
+    session::{AGREE_WITHIN, Action, Event, FULL_PAUSE, MAX_IN_FLIGHT, Session, Start},
 };
 
 /// splitmix64.
@@ -417,4 +417,33 @@ fn a_greeting_tells_how_long_keys_wait_at_the_peer() {
     let told = actions.iter().position(|a| matches!(a, Action::PeerKeyTtl(t) if t.as_secs() == 60));
     let up = actions.iter().position(|a| matches!(a, Action::Up));
     assert!(told.unwrap() < up.unwrap(), "known before the first run is assigned");
+}
+
+/// The follower's bound may be smaller than the leader's: it takes no more, asks its module for
+/// nothing, and the leader stops spending keys on it but for one block at a time.
+#[test]
+fn a_full_follower_is_not_filled_further_and_the_leader_pauses() {
+    let mut world = World::new(4, Weather::default());
+    let proposed = |world: &mut World| {
+        for _ in 0..2 * MAX_IN_FLIGHT {
+            world.propose();
+        }
+        let begun = world.nodes[0].session.in_flight();
+        world.deliver_all();
+        begun
+    };
+    world.nodes[1].session.on_event(Event::Room(false));
+    assert_eq!(proposed(&mut world), MAX_IN_FLIGHT);
+    assert!(world.usable(1).is_empty() && world.nodes[1].session.in_flight() == 0);
+    let refused: Vec<Rejection> = world.nodes[0].refused.values().copied().collect();
+    assert_eq!(refused, vec![Rejection::Full; MAX_IN_FLIGHT]);
+    assert_eq!(proposed(&mut world), 0, "it pauses");
+    world.tick(FULL_PAUSE);
+    assert_eq!(proposed(&mut world), 1, "then it tries one");
+    world.nodes[1].session.on_event(Event::Room(true));
+    assert_eq!(proposed(&mut world), 0);
+    world.tick(FULL_PAUSE);
+    assert_eq!(proposed(&mut world), 1);
+    assert_eq!(proposed(&mut world), MAX_IN_FLIGHT, "and goes on as before when it is taken");
+    assert_eq!(world.usable(0), world.usable(1));
 }

@@ -64,6 +64,7 @@ fn frame() -> impl Strategy<Value = Frame> {
         Rejection::Used,
         Rejection::NotStored,
         Rejection::Late,
+        Rejection::Full,
     ]);
     let result = prop_oneof![
         Just(Assigned::Durable),
@@ -258,6 +259,7 @@ fn fuzz_seeds_hold_every_message() {
         ("confirm", Frame::Confirm { number: 6, tag }),
         ("stored", Frame::Stored { number: 6 }),
         ("reject", Frame::Reject { number: 6, why: Rejection::Late }),
+        ("full", Frame::Reject { number: 6, why: Rejection::Full }),
         ("assign", Frame::Assign { request: 1, run: sound_run() }),
         ("assign_result", Frame::AssignResult { request: 1, result: Assigned::Durable }),
         ("refused", Frame::AssignResult { request: 1, result: Assigned::Refused("no".into()) }),

@@ -33,6 +33,8 @@ use transport::{
     pki::{DemoCa, San, Validity},
 };
 
+/// Bytes a pool takes.
+const BOUND: u64 = 512 << 10;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A pair of modules: what one end takes, the other may collect once.
@@ -119,7 +121,13 @@ struct Km {
 }
 
 impl Km {
-    async fn new(at: usize, tls: &TlsFiles, fibre: &Arc<Fibre>, peer: PeerConfig) -> Self {
+    async fn new(
+        at: usize,
+        tls: &TlsFiles,
+        fibre: &Arc<Fibre>,
+        peer: PeerConfig,
+        max_stored: u64,
+    ) -> Self {
         let machine = Machine::new();
         let hsm: Arc<dyn Hsm> = machine.hsm.clone();
         let vault = Vault::new(hsm);
@@ -127,7 +135,7 @@ impl Km {
         let key = vault.record_key(store.as_ref()).await.unwrap();
         let records = Records::new(store, &key);
         let mut config = config(at, Duration::from_secs(600));
-        config.max_stored = 512 << 10;
+        config.max_stored = max_stored;
         let here = config.here.clone();
         let pool = Pool::open(config, records.clone(), vault).await.unwrap();
         let supply = Supply::new(here, registry(), SupplyLimits::default(), [pool.clone()]);
@@ -171,6 +179,10 @@ const RIGHT: Identities = Identities {
 
 impl Network {
     async fn start(who: Identities) -> Self {
+        Self::start_with(who, [BOUND, BOUND]).await
+    }
+
+    async fn start_with(who: Identities, bounds: [u64; 2]) -> Self {
         let dirs = vec![ends::temp_dir(), ends::temp_dir()];
         let ca = DemoCa::create(dirs[0].path()).unwrap();
         let other_ca = DemoCa::create(dirs[1].path()).unwrap();
@@ -195,8 +207,8 @@ impl Network {
         let address = Some(format!("localhost:{}", proxy.address.port()));
         let to_south = peer("south", address, who.expected_at_north);
         let to_north = peer("north", None, who.expected_at_south);
-        let north = Km::new(0, &north_tls, &fibre, to_south).await;
-        let south = Km::new(1, &south_tls, &fibre, to_north).await;
+        let north = Km::new(0, &north_tls, &fibre, to_south, bounds[0]).await;
+        let south = Km::new(1, &south_tls, &fibre, to_north, bounds[1]).await;
         let (stop_north, shutdown) = Shutdown::pair();
         tokio::spawn(north.links.clone().run(shutdown));
         let (stop_south, shutdown) = Shutdown::pair();
@@ -343,5 +355,20 @@ async fn what_is_said_last_before_an_orderly_stop_arrives() {
     runs.into_iter().for_each(|run| pool.end_run(run));
     network.stop_north.start();
     network.until("no run is left", |n| n.south.pool.view().collecting == 0).await;
+    network.south.assert_balanced().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_with_a_larger_bound_does_not_fill_the_follower_beyond_its_own() {
+    let network = Network::start_with(RIGHT, [16 * BOUND, BOUND]).await;
+    let refused = |net: &Network| {
+        let link = &net.north.links.status()[0];
+        link.given_up > 0 && link.in_flight == 0
+    };
+    network.until("the follower is full", refused).await;
+    // It takes what a leader of the same bound may have on its way, ten blocks, and what came
+    // before it had stored those.
+    let stored = network.south.pool.view().stored_bits / 8;
+    assert!((BOUND..BOUND + 20 * 65_472).contains(&stored), "{stored} bytes");
     network.south.assert_balanced().await;
 }

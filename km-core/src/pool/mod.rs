@@ -261,7 +261,12 @@ impl Pool {
 
     /// Whether there is room for more blocks.
     pub fn has_room(&self) -> bool {
-        self.tables().stored_bytes() < self.config.max_stored
+        self.has_room_beyond(0)
+    }
+
+    /// Whether there is room for more blocks when `slack` bytes above the bound do no harm.
+    pub fn has_room_beyond(&self, slack: u64) -> bool {
+        self.tables().stored_bytes() < self.config.max_stored.saturating_add(slack)
     }
 
     /// Bytes this end may assign from now.
