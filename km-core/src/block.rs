@@ -70,8 +70,6 @@ pub enum Step {
     Confirm,
     /// Stop using it.
     Hold,
-    /// Use it again.
-    Release,
     /// The last byte is delivered or burned: erase it.
     Erase,
 }
@@ -93,7 +91,6 @@ impl Phase {
         Ok(match (self, step) {
             (Agreed, Confirm) | (Stored, Confirm) => Some(Stored),
             (Stored, Hold) => Some(Held),
-            (Held, Release) => Some(Stored),
             (Agreed | Stored | Held, Erase) => None,
             (from, step) => return Err(BadStep { from, step }),
         })
@@ -132,11 +129,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_held_block_is_not_usable_until_released() {
+    fn a_held_block_is_not_usable_any_more_and_only_erased() {
         let held = Phase::Stored.after(Step::Hold).unwrap().unwrap();
         assert!(!held.usable());
         assert!(held.after(Step::Confirm).is_err());
-        assert_eq!(held.after(Step::Release).unwrap(), Some(Phase::Stored));
+        assert_eq!(held.after(Step::Erase).unwrap(), None);
     }
 
     #[test]

@@ -131,22 +131,12 @@ impl Bitmap {
         *word |= bit;
         fresh
     }
-    /// Takes `index` out.
-    pub fn remove(&mut self, index: u16) {
-        if let Some(word) = self.0.get_mut(usize::from(index / 64)) {
-            *word &= !(1 << (index % 64));
-        }
-    }
     /// Whether every number below `limit` is in it.
     pub fn is_full_below(&self, limit: u16) -> bool {
         let (whole, rest) = (usize::from(limit / 64), limit % 64);
         let last = (1u64 << rest) - 1;
         let rest_in = rest == 0 || self.0.get(whole).is_some_and(|word| word & last == last);
         rest_in && self.0.len() >= whole && self.0[..whole].iter().all(|word| *word == u64::MAX)
-    }
-    /// How many are in it.
-    pub fn count(&self) -> u32 {
-        self.0.iter().map(|word| word.count_ones()).sum()
     }
 }
 

@@ -101,15 +101,9 @@ impl Pool {
         self.changed.notify_waiters();
     }
 
-    /// Stops the use of a block at this end (6.2f) until [`Pool::release`].
+    /// Stops the use of a block at this end (6.2f) for good.
     pub fn hold(&self, number: u64) {
         self.step_block(&mut self.tables(), number, Step::Hold);
-    }
-
-    /// Lets a held block be used again.
-    pub fn release(&self, number: u64) {
-        self.step_block(&mut self.tables(), number, Step::Release);
-        self.changed.notify_waiters();
     }
 
     /// The other end does not have these blocks and never will: burns them. Only blocks that are
@@ -199,11 +193,15 @@ impl Pool {
         for claim in given {
             let Some(mut state) = tables.block(claim.number) else { continue };
             let theirs = state.owner == self.config.peer && state.cursor == 0;
-            if theirs && claim.transfers > state.transfers && state.phase != Phase::Held {
+            // Only a stored block can be given, so the other end has it.
+            let confirmed = state.phase.after(Step::Confirm);
+            if theirs
+                && claim.transfers > state.transfers
+                && let Ok(Some(phase)) = confirmed
+            {
+                state.phase = phase;
                 state.owner = self.config.here.clone();
                 state.transfers = claim.transfers;
-                // Only a stored block can be given, so the other end has it.
-                state.phase = Phase::Stored;
                 let mut change = Change::default();
                 self.put_block(&mut tables, claim.number, state, &mut change);
                 self.journal.append(change);
@@ -297,8 +295,9 @@ impl Pool {
     /// Deletes a block with nothing left to promise, deliver or collect.
     pub(super) fn erase_if_finished(&self, tables: &mut Tables, number: u64, change: &mut Change) {
         let id = BlockId { pool: self.tag, number };
-        let done = tables.block(number).is_some_and(|state| state.remaining() == 0);
-        if done && !tables.has_runs(id) {
+        let finished = tables.block(number).filter(|state| state.remaining() == 0);
+        let erased = finished.map(|state| state.phase.after(Step::Erase));
+        if matches!(erased, Some(Ok(None))) && !tables.has_runs(id) {
             tables.set_block(number, None);
             let state_key = keys::state(self.tag, number);
             change.records.retain(|(key, _)| *key != state_key);

@@ -15,7 +15,7 @@ use super::{
     tables::{Collecting, Tables},
 };
 use crate::{
-    block::{BlockState, Phase},
+    block::{BlockState, Step},
     clock::now_ms,
     ids::SaeId,
     journal::{Change, Ticket},
@@ -118,9 +118,6 @@ impl Pool {
         if state.owner != self.config.peer {
             return refuse("is not the peer's to assign from");
         }
-        if state.phase == Phase::Held {
-            return refuse("is held");
-        }
         if spec.end() > u32::from(state.len) {
             return refuse("the run passes its end");
         }
@@ -128,7 +125,10 @@ impl Pool {
             return Err(PoolError::Passed(number, state.cursor));
         }
         // The owner assigns only from blocks it has stored, so this confirms ours.
-        state.phase = Phase::Stored;
+        match state.phase.after(Step::Confirm) {
+            Ok(Some(phase)) => state.phase = phase,
+            _ => return refuse("is held"),
+        }
         Ok(state)
     }
 
