@@ -3,6 +3,8 @@
 //! - [`frame`]: the messages and their bytes.
 //! - [`agreement`]: whether both ends hold the same bits; sans-IO.
 //! - [`session`]: one connection's protocol; sans-IO: frames and events in, actions out.
+//! - `blocks`: how far each block being agreed on is; the part of the session that is agreement.
+//! - `driver`: the socket around a session; `work`: what it leaves to tasks beside it.
 //! - [`Links`]: the sockets around it, one task for each peer. Enter here.
 
 pub mod agreement;
