@@ -14,7 +14,7 @@ async fn an_end_behind_its_peer_steps_forward_and_serves() {
     let number = pair.admit_random(NORTH, 4096).await;
     pair.admit_random(NORTH, 4096).await;
     // The peer heard of runs this end knows nothing of any more.
-    let earlier = common::run_in(pair.south(), number, 1024, 4);
+    let earlier = common::run_in(&pair.south().pool, number, 1024, 4);
     pair.south()
         .supply
         .accept(&cluster("north"), earlier.clone())

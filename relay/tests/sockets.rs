@@ -23,7 +23,7 @@ use km_core::{
     pool::{self, Pool},
     records::Records,
     store::Store,
-    supply::{Supply, SupplyLimits},
+    supply::{Supply, SupplyError, SupplyLimits},
     vault::Vault,
 };
 use relay::{Links, PeerConfig};
@@ -138,7 +138,11 @@ impl Km {
         config.max_stored = max_stored;
         let here = config.here.clone();
         let pool = Pool::open(config, records.clone(), vault).await.unwrap();
-        let supply = Supply::new(here, registry(), SupplyLimits::default(), [pool.clone()]);
+        let mut registry = registry();
+        if at == ends::NORTH {
+            registry.pair(&sae("n2"), &sae("s1")).unwrap();
+        }
+        let supply = Supply::new(here, registry, SupplyLimits::default(), [pool.clone()]);
         let client = transport::client_config(tls, Profile::KmLink).unwrap();
         let module: Arc<dyn ModuleSource> = Arc::new(Module(fibre.clone()));
         let links = Links::new(&supply, client, vec![(peer, Some(module))]);
@@ -371,4 +375,29 @@ async fn a_leader_with_a_larger_bound_does_not_fill_the_follower_beyond_its_own(
     let stored = network.south.pool.view().stored_bits / 8;
     assert!((BOUND..BOUND + 20 * 65_472).contains(&stored), "{stored} bytes");
     network.south.assert_balanced().await;
+}
+
+/// The peer says why it refuses a run, and the owner end acts on it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refusals_arrive_with_their_reason() {
+    let network = Network::start(RIGHT).await;
+    network.until_quiet().await;
+    let (north, south) = (&network.north, &network.south);
+    // North was put back to an older state: south knows of a run it does not.
+    let number = north.pool.floor();
+    let earlier = ends::run_in(&south.pool, number, 1024, 4);
+    south.supply.accept(&cluster("north"), earlier).unwrap().durable().await.unwrap();
+    let keys = north.supply.issue(&sae("n1"), &[sae("s1")], 256, 1).await.unwrap();
+    let at = keys[0].id.slice();
+    assert_eq!((at.block.number, at.offset), (number, 1024 + 4 * 32));
+    south.supply.collect(&sae("s1"), None, &ids_of(&keys)).await.unwrap();
+    // n2 and s1 are a pair at north only.
+    let burned = || north.pool.view().ledger.burned;
+    let before = burned();
+    for _ in 0..3 {
+        let refused = north.supply.issue(&sae("n2"), &[sae("s1")], 256, 1).await;
+        let Err(SupplyError::Unavailable(why)) = refused else { panic!("{refused:?}") };
+        assert!(why.contains("not registered"), "{why}");
+    }
+    assert_eq!(burned() - before, 256);
 }

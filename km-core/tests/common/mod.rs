@@ -243,8 +243,8 @@ pub fn config(at: usize, key_ttl: Duration) -> PoolConfig {
 }
 
 /// A run of 32-byte keys from n1 to s1.
-pub fn run_in(end: &End, number: u64, offset: u16, count: u16) -> RunSpec {
-    let block = BlockId { pool: end.pool.tag(), number };
+pub fn run_in(pool: &Pool, number: u64, offset: u16, count: u16) -> RunSpec {
+    let block = BlockId { pool: pool.tag(), number };
     let (master, slaves) = (sae("n1"), vec![sae("s1")]);
     RunSpec { id: RunId { block, offset }, key_len: 32, count, master, slaves }
 }
