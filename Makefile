@@ -47,5 +47,7 @@ fuzz:
 		echo "needs: rustup toolchain install nightly && cargo install cargo-fuzz" >&2; exit 1; }
 	@for name in $$($(CARGO) +nightly fuzz list); do \
 		echo "== $$name"; \
-		$(CARGO) +nightly fuzz run $$name -- -max_total_time=$(SECONDS) || exit 1; \
+		mkdir -p fuzz/target/corpus/$$name; \
+		$(CARGO) +nightly fuzz run $$name fuzz/target/corpus/$$name fuzz/corpus/$$name -- \
+			-max_total_time=$(SECONDS) || exit 1; \
 	done
