@@ -6,7 +6,7 @@ mod common;
 use std::{
     io::Write,
     process::{Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use common::{Network, await_ready, ends_within, get, signal, text};
@@ -124,9 +124,7 @@ async fn the_admin_api_is_for_operators_only() {
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_satisfy_promtool() {
     let network = Network::running(21_150).await;
-    let (status, metrics) = get(network.layout.north.monitor, "/metrics").unwrap();
-    assert_eq!(status, 200);
-    for line in [
+    let lines = [
         "qkm_ready{cluster=\"north\"} 1",
         "qkm_hsm_ready{token=\"north\"} 1",
         "qkm_link_up{peer=\"south\"} 1",
@@ -134,9 +132,16 @@ async fn metrics_satisfy_promtool() {
         "# TYPE qkm_pool_delivered_bytes_total counter",
         "qkm_qkd_module_reachable{link=\"demo-link\",peer=\"south\"} 1",
         "process_resident_memory_bytes ",
-    ] {
-        assert!(metrics.contains(line), "{line:?} is not in\n{metrics}");
-    }
+    ];
+    // The link and the module may come up a moment after readiness.
+    let until = Instant::now() + Duration::from_secs(10);
+    let metrics = loop {
+        let (status, metrics) = get(network.layout.north.monitor, "/metrics").unwrap();
+        assert_eq!(status, 200);
+        let Some(line) = lines.iter().find(|line| !metrics.contains(**line)) else { break metrics };
+        assert!(Instant::now() < until, "{line:?} is not in\n{metrics}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
     let promtool = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
