@@ -30,8 +30,8 @@ if [ -n "$missing" ]; then
 fi
 [ "${1:-demo}" = tests ] || exit 0
 
-# Other people's clients, pinned.
-clients="pykmip==0.11.0 etsi-qkd-014-client==0.9.0"
+# Other people's clients, pinned, and what PyKMIP's own tests need.
+clients="pykmip==0.11.0 etsi-qkd-014-client==0.9.0 pytest==9.2.0 testtools==2.9.1"
 venv="$target/venv"
 if [ "$(cat "$venv/installed" 2>/dev/null)" != "$clients" ]; then
     echo "setup: making $venv with $clients"
@@ -40,6 +40,17 @@ if [ "$(cat "$venv/installed" 2>/dev/null)" != "$clients" ]; then
     # shellcheck disable=SC2086
     "$venv/bin/pip" install -q --disable-pip-version-check $clients
     printf '%s\n' "$clients" >"$venv/installed"
+fi
+
+# PyKMIP's own integration tests are in its source distribution only. The hash is PyPI's.
+pykmip="$target/pykmip-0.11.0"
+if [ ! -d "$pykmip" ]; then
+    echo "setup: unpacking PyKMIP's own tests into $pykmip"
+    hash=eb42e2d9674e470935d98474b8502e675894cc8489362d8419fdd957319f2b3e
+    printf 'pykmip==0.11.0 --hash=sha256:%s\n' "$hash" >"$target/pykmip.txt"
+    "$venv/bin/pip" download -q --disable-pip-version-check --no-deps --no-binary :all: \
+        --require-hashes -r "$target/pykmip.txt" -d "$target"
+    tar -xzf "$pykmip.tar.gz" -C "$target"
 fi
 
 # promtool alone: the package would also start a Prometheus server.

@@ -1,5 +1,7 @@
-//! PyKMIP's client against this server. Needs a Python environment with `pykmip==0.11.0`, named by
-//! `QKM_VENV` or at `target/venv` of the workspace; `make test` sets it up.
+//! PyKMIP against this server: its client through the life of every object, and PyKMIP's own
+//! integration tests. Needs a Python environment with `pykmip==0.11.0`, named by `QKM_VENV` or at
+//! `target/venv` of the workspace, and beside it the unpacked source distribution of PyKMIP;
+//! `make test` sets both up.
 
 use std::{
     path::{Path, PathBuf},
@@ -37,4 +39,86 @@ async fn pykmip_lives_through_every_object() {
         let failed = String::from_utf8_lossy(&output.stderr);
         assert!(said.contains(&format!("done {version}")), "{version}: {said}{failed}");
     }
+}
+
+/// Four tests that need a helper script nobody ships; PyKMIP's own server does not pass them either.
+const HELPERLESS: &str = "kmip/tests/integration/services/test_kmip_client.py";
+/// How many are left.
+const OWN_TESTS: usize = 37;
+/// What this server cannot pass yet, and what it lacks. A test that passes must leave this list.
+const NOT_YET: &[(&str, &str)] = &[
+    ("TestIntegration::test_key_pair_create_get_destroy", "Create Key Pair"),
+    (
+        "TestProxyKmipClientIntegration::test_asymmetric_key_pair_create_get_destroy",
+        "Create Key Pair",
+    ),
+    (
+        "TestProxyKmipClientIntegration::test_create_key_pair_sign_signature_verify",
+        "Create Key Pair",
+    ),
+    ("TestProxyKmipClientIntegration::test_derive_key_using_encryption", "Derive Key"),
+    ("TestProxyKmipClientIntegration::test_derive_key_using_hmac", "Derive Key"),
+    ("TestProxyKmipClientIntegration::test_derive_key_using_nist_800_108c", "Derive Key"),
+    ("TestProxyKmipClientIntegration::test_derive_key_using_pbkdf2", "Derive Key"),
+    ("TestProxyKmipClientIntegration::test_encrypt_decrypt", "Encrypt"),
+    ("TestIntegration::test_modify_delete_attribute", "Modify Attribute"),
+    ("TestProxyKmipClientIntegration::test_modify_delete_attribute", "Modify Attribute"),
+    ("TestProxyKmipClientIntegration::test_create_get_wrapped_destroy", "key wrapping"),
+    ("TestProxyKmipClientIntegration::test_register_wrapped_get_destroy", "key wrapping"),
+    ("TestIntegration::test_split_key_register_get_destroy", "Split Key"),
+    ("TestProxyKmipClientIntegration::test_split_key_register_get_destroy", "Split Key"),
+    (
+        "TestIntegration::test_symmetric_key_create_getattributes_locate_destroy",
+        "two objects of one name",
+    ),
+    (
+        "TestProxyKmipClientIntegration::test_create_getattributes_locate_destroy",
+        "Operation Policy Name, newest first",
+    ),
+];
+
+/// Runs PyKMIP's own integration tests; prints one line for each.
+fn own_tests(home: &Path) -> Command {
+    let python = python();
+    let room = python.ancestors().nth(3).unwrap().join("pykmip-0.11.0");
+    assert!(room.is_dir(), "{} is missing: run `make test`", room.display());
+    let mut command = Command::new(python);
+    command.current_dir(room).env("HOME", home).env("PYTHONDONTWRITEBYTECODE", "1");
+    command.args(["-m", "pytest", "kmip/tests/integration", "--config", "client"]);
+    command.args(["-p", "no:cacheprovider", "--color=no", "--tb=short", "-rA", "-q"]);
+    command.args(["--deselect", HELPERLESS]);
+    command
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pykmips_own_tests_pass() {
+    let network = Network::start().await;
+    let files = network.certificate("n1");
+    let (host, port) = network.north.address.rsplit_once(':').unwrap();
+    let home = tempfile::tempdir().unwrap();
+    std::fs::create_dir(home.path().join(".pykmip")).unwrap();
+    let (certificate, key) = (files.certificate.display(), files.key.display());
+    let settings = format!(
+        "[client]\nhost={host}\nport={port}\nkeyfile={key}\ncertfile={certificate}\n\
+         cert_reqs=CERT_REQUIRED\nca_certs={}\n\
+         do_handshake_on_connect=True\nsuppress_ragged_eofs=True\n",
+        files.ca.display()
+    );
+    std::fs::write(home.path().join(".pykmip/pykmip.conf"), settings).unwrap();
+    let mut command = own_tests(home.path());
+    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let named = |outcome: &str| -> Vec<String> {
+        let lines = said.lines().filter_map(|line| line.strip_prefix(outcome));
+        let tests = lines.filter_map(|line| line.split(" - ").next());
+        tests.filter_map(|test| test.split_once("services/")).map(|(_, t)| t.to_owned()).collect()
+    };
+    let (passed, mut failed) = (named("PASSED "), named("FAILED "));
+    failed.extend(named("ERROR "));
+    let due = |test: &String| NOT_YET.iter().any(|(name, _)| test.ends_with(name));
+    let wrong: Vec<_> = failed.iter().filter(|test| !due(test)).collect();
+    assert!(wrong.is_empty(), "failed: {wrong:#?}\n{said}");
+    let early: Vec<_> = passed.iter().filter(|test| due(test)).collect();
+    assert!(early.is_empty(), "these pass now; take them out of NOT_YET: {early:#?}");
+    assert_eq!(passed.len() + failed.len(), OWN_TESTS, "{said}");
 }
