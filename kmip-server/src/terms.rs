@@ -36,6 +36,11 @@ pub(crate) fn of_attribute(attribute: &Attribute) -> Option<String> {
     })
 }
 
+/// The terms one of which every object has: those of the object types.
+pub(crate) fn every_kind() -> impl Iterator<Item = String> {
+    ObjectType::ALL.iter().copied().map(kind_term)
+}
+
 /// The term of a name.
 pub(crate) fn name(value: &str) -> String {
     this("name", value)

@@ -210,7 +210,10 @@ impl Bench {
                 let both = masters.zip(slaves);
                 both.map(|(m, s)| Pair::new(m, s, ("sae-n1", "sae-s1"), keys)).collect()
             };
-            self.sweep(&format!("etsi014_pairs_per_s.n{keys}"), pid, pairs).await;
+            let name = format!("etsi014_pairs_per_s.n{keys}");
+            self.sweep(&name, pid, pairs).await;
+            let half = pairs(64).await;
+            self.half_load(&name, half).await;
         }
     }
 

@@ -138,14 +138,14 @@ fn copies_prefix(uid: &str) -> Vec<u8> {
     [OBJECT, uid.as_bytes(), b"\0"].concat()
 }
 
-/// Every object of `owner` that has `term`, in order of identifier. The empty term is in all.
+/// Every object of `owner` that has `term`, in order of identifier.
 fn index_prefix(owner: &SaeId, term: &str) -> Vec<u8> {
     [INDEX, owner.as_str().as_bytes(), b"\0", term.as_bytes(), b"\0"].concat()
 }
 
 impl Object {
     fn index_keys(&self) -> impl Iterator<Item = Vec<u8>> + '_ {
-        std::iter::once("").chain(self.terms.iter().map(String::as_str)).map(|term| {
+        self.terms.iter().map(|term| {
             let mut key = index_prefix(&self.owner, term);
             key.extend_from_slice(self.uid.as_bytes());
             key
@@ -292,7 +292,7 @@ impl Objects {
         Ok(new)
     }
 
-    /// Identifiers of `owner`'s objects that have `term` (`""`: all), in order, after `after`.
+    /// Identifiers of `owner`'s objects that have `term`, in order, after `after`.
     pub async fn search(
         &self,
         owner: &SaeId,

@@ -120,15 +120,19 @@ impl<'a> Search<'a> {
 
     /// Looks at every object that may fit; `false` when it stopped because enough were found.
     async fn run(&mut self, cx: &Context<'_>) -> Result<bool, OpError> {
-        let term = narrowest(cx, self).await?;
-        let mut whole = true;
-        if self.mask & ON_LINE != 0 || term.is_empty() {
-            whole = self.walk(cx, &term).await?;
+        let terms = match narrowest(cx, self).await? {
+            Some(term) => vec![term],
+            None => terms::every_kind().collect(),
+        };
+        for term in terms {
+            if self.mask & ON_LINE != 0 && !self.walk(cx, &term).await? {
+                return Ok(false);
+            }
+            if self.mask & DESTROYED != 0 && !self.walk(cx, &terms::gone(&term)).await? {
+                return Ok(false);
+            }
         }
-        if whole && self.mask & DESTROYED != 0 && !term.is_empty() {
-            whole = self.walk(cx, &terms::gone(&term)).await?;
-        }
-        Ok(whole)
+        Ok(true)
     }
 
     /// Looks at every object that has `term`; `false` when it stopped because enough were found.
@@ -235,12 +239,12 @@ fn date(attribute: &Attribute) -> Option<DateTime> {
     })
 }
 
-/// The term of the filters that leaves the fewest objects; empty when none is indexed.
-async fn narrowest(cx: &Context<'_>, search: &Search<'_>) -> Result<String, OpError> {
+/// The term of the filters that leaves the fewest objects; `None` when none is indexed.
+async fn narrowest(cx: &Context<'_>, search: &Search<'_>) -> Result<Option<String>, OpError> {
     let mut found: Vec<String> =
         search.filters.iter().filter_map(|filter| terms::of_attribute(filter)).collect();
     if found.len() < 2 {
-        return Ok(found.pop().unwrap_or_default());
+        return Ok(found.pop());
     }
     let mut best: Option<(usize, String)> = None;
     for term in found {
@@ -252,5 +256,5 @@ async fn narrowest(cx: &Context<'_>, search: &Search<'_>) -> Result<String, OpEr
             break;
         }
     }
-    Ok(best.map(|(_, term)| term).unwrap_or_default())
+    Ok(best.map(|(_, term)| term))
 }
