@@ -13,9 +13,10 @@ use relay::frame::{Frame, Frames};
 pub type Entry = fn(&[u8]);
 
 /// Every kind by its name in `corpus`.
-pub const ENTRIES: [(&str, Entry); 5] = [
+pub const ENTRIES: [(&str, Entry); 6] = [
     ("ttlv", ttlv),
     ("link_frame", link_frame),
+    ("hsm_frame", hsm_frame),
     ("etsi014", etsi014),
     ("block_header", block_header),
     ("record", record),
@@ -37,6 +38,11 @@ pub fn link_frame(data: &[u8]) {
             assert_eq!(Frame::decode(&bytes[4..]), Ok(frame), "a frame is not stable");
         }
     }
+}
+
+/// A stream between a KM and its HSM worker process.
+pub fn hsm_frame(data: &[u8]) {
+    hsm_profiles::fuzzing::worker_frames(data);
 }
 
 /// Every message of ETSI GS QKD 014.

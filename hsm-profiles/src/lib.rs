@@ -8,17 +8,21 @@
 //! | `library` | one loaded library per path and process |
 //! | `slot`, `kek` | the token by label or serial, its mechanisms, its keys |
 //! | `link` | the login, and how it comes back |
+//! | `request` | what a token can be asked, and what it answers |
 //! | `queue`, `clock`, `worker`, `lane` | bounded queue, deadlines, one thread per session, the operations |
+//! | `wire` | requests and answers as frames on a socket |
 //! | `fault`, `health` | what an error asks for; what the outside sees |
+//! | [`fuzzing`] | any bytes in, invariants checked |
 //! | [`softhsm`] | tokens made on the spot for demonstrations and tests |
 //! | [`suite`] | what every [`km_core::hsm::Hsm`] must do |
 //!
-//! Clear bytes pass through `lane` and `queue` alone, always as
-//! [`km_core::material::ClearBytes`]. No code here logs a message or a PIN.
+//! Clear bytes pass through `lane`, `request` and `queue`, always as
+//! [`km_core::material::ClearBytes`], and through `wire`, whose buffers are overwritten. No code here logs a message or a PIN.
 
 mod clock;
 mod config;
 mod fault;
+pub mod fuzzing;
 mod health;
 mod kek;
 mod lane;
@@ -26,10 +30,12 @@ mod library;
 mod link;
 mod profile;
 mod queue;
+mod request;
 mod slot;
 pub mod softhsm;
 pub mod suite;
 mod token;
+mod wire;
 mod worker;
 
 pub use config::{PinSource, TokenConfig, TokenSelector};

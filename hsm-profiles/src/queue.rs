@@ -9,9 +9,10 @@ use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use km_core::hsm::{HsmError, KekId, Sealed};
-use km_core::material::ClearBytes;
+use km_core::hsm::HsmError;
 use tokio::sync::oneshot;
+
+use crate::request::{Request, Response};
 
 const MAX_JOBS: usize = 1024;
 /// Bounds the memory of waiting messages.
@@ -21,43 +22,21 @@ const MAX_BYTES: usize = 32 << 20;
 const MAX_BATCH: usize = 16;
 const MAX_BATCH_BYTES: usize = 32 << 10;
 
-/// Where the answer goes.
-pub(crate) type Reply<T> = oneshot::Sender<Result<T, HsmError>>;
-
-/// What a worker can be asked to do.
-pub(crate) enum Work {
-    Seal { aad: Vec<u8>, clear: ClearBytes, reply: Reply<Sealed> },
-    Open { aad: Vec<u8>, sealed: Sealed, reply: Reply<ClearBytes> },
-    Random { len: u32, reply: Reply<ClearBytes> },
-    Probe { reply: Reply<()> },
-    CreateKek { reply: Reply<KekId> },
-}
-
-/// An outcome on its way to whoever waits for it.
-pub(crate) enum Answer {
-    Sealed(Reply<Sealed>, Result<Sealed, HsmError>),
-    Clear(Reply<ClearBytes>, Result<ClearBytes, HsmError>),
-    Probed(Reply<()>, Result<(), HsmError>),
-    Kek(Reply<KekId>, Result<KekId, HsmError>),
-}
-
-impl Answer {
-    /// Hands it over; a caller that left loses nothing but the answer.
-    pub(crate) fn send(self) {
-        match self {
-            Self::Sealed(reply, done) => drop(reply.send(done)),
-            Self::Clear(reply, done) => drop(reply.send(done)),
-            Self::Probed(reply, done) => drop(reply.send(done)),
-            Self::Kek(reply, done) => drop(reply.send(done)),
-        }
-    }
-}
+/// Where the answer to a request goes.
+pub(crate) type Reply = oneshot::Sender<Result<Response, HsmError>>;
 
 /// One request with the time after which nobody waits for it.
 pub(crate) struct Job {
-    pub(crate) work: Work,
+    pub(crate) request: Request,
+    pub(crate) reply: Reply,
     pub(crate) deadline: Instant,
-    pub(crate) bytes: usize,
+}
+
+impl Job {
+    /// Whether nobody waits for it any more.
+    pub(crate) fn is_late(&self) -> bool {
+        Instant::now() >= self.deadline || self.reply.is_closed()
+    }
 }
 
 #[derive(Default)]
@@ -94,18 +73,19 @@ impl Queue {
 
     /// Adds a job, or refuses it at once when the queue is full.
     pub(crate) fn push(&self, job: Job) -> Result<(), HsmError> {
+        let bytes = job.request.bytes();
         let mut state = self.lock();
         if state.closed {
             return Err(HsmError::Unavailable("the HSM connection is shutting down".to_owned()));
         }
-        if state.jobs.len() >= MAX_JOBS || state.bytes + job.bytes > MAX_BYTES {
+        if state.jobs.len() >= MAX_JOBS || state.bytes + bytes > MAX_BYTES {
             return Err(HsmError::Unavailable(format!(
                 "{} requests are waiting for the HSM already: send fewer at once, or raise \
                  hsm.sessions",
                 state.jobs.len()
             )));
         }
-        state.bytes += job.bytes;
+        state.bytes += bytes;
         state.jobs.push_back(job);
         let wake = state.sleeping > 0;
         drop(state);
@@ -142,8 +122,9 @@ impl Queue {
         let mut bytes = 0;
         while batch.len() < share && bytes < MAX_BATCH_BYTES {
             let Some(job) = state.jobs.pop_front() else { break };
-            state.bytes -= job.bytes;
-            bytes += job.bytes;
+            let size = job.request.bytes();
+            state.bytes -= size;
+            bytes += size;
             batch.push(job);
         }
         Taken::Jobs
@@ -160,10 +141,10 @@ impl Queue {
 mod tests {
     use super::*;
 
-    fn job(bytes: usize) -> Job {
-        let (reply, _) = oneshot::channel();
+    fn job(len: usize) -> Job {
         let deadline = Instant::now() + Duration::from_secs(60);
-        Job { work: Work::Random { len: 1, reply }, deadline, bytes }
+        let request = Request::Random { len: u32::try_from(len).unwrap() };
+        Job { request, reply: oneshot::channel().0, deadline }
     }
 
     #[test]
@@ -174,7 +155,7 @@ mod tests {
         }
         assert!(matches!(queue.push(job(1)), Err(HsmError::Unavailable(_))));
         let queue = Queue::new(1);
-        queue.push(job(MAX_BYTES)).unwrap();
+        queue.push(job(MAX_BYTES - job(0).request.bytes())).unwrap();
         assert!(queue.push(job(1)).is_err());
         assert_eq!(queue.take(&mut Vec::new(), None), Taken::Jobs);
         queue.push(job(1)).unwrap();

@@ -11,15 +11,13 @@ use tokio::sync::oneshot;
 
 use crate::clock::Clock;
 use crate::config::TokenConfig;
-use crate::lane::{IV_BYTES, TAG_BYTES};
 use crate::library;
 use crate::link::Link;
 use crate::profile::Profile;
-use crate::queue::{Job, Queue, Reply, Work};
+use crate::queue::{Job, Queue};
+use crate::request::{Request, Response};
 use crate::worker;
 
-/// What a request occupies in the queue besides its message.
-const JOB_BYTES: usize = 256;
 /// How long dropping a token waits for a thread that is inside the library.
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
 
@@ -82,7 +80,7 @@ impl Token {
     /// # Errors
     /// Those of the token.
     pub async fn create_kek(&self) -> Result<KekId, HsmError> {
-        self.ask(0, |reply| Work::CreateKek { reply }).await
+        self.ask(Request::CreateKek).await?.kek()
     }
 
     /// The KEKs the token held at the last login, oldest first; the last one seals. Blocks while
@@ -94,19 +92,12 @@ impl Token {
         self.link.connection().map(|connection| connection.keks.ids())
     }
 
-    fn push(&self, bytes: usize, work: Work) -> Result<Instant, HsmError> {
-        let deadline = Instant::now() + self.deadline;
-        self.queue.push(Job { work, deadline, bytes: bytes + JOB_BYTES })?;
-        Ok(deadline)
-    }
-
-    async fn ask<T>(
-        &self,
-        bytes: usize,
-        work: impl FnOnce(Reply<T>) -> Work,
-    ) -> Result<T, HsmError> {
+    /// Hands a request to the session threads and waits for the answer, or for the deadline.
+    pub(crate) async fn ask(&self, request: Request) -> Result<Response, HsmError> {
+        request.check(&self.link.profile)?;
         let (reply, answer) = oneshot::channel();
-        let deadline = self.push(bytes, work(reply))?;
+        let deadline = Instant::now() + self.deadline;
+        self.queue.push(Job { request, reply, deadline })?;
         tokio::select! {
             biased;
             answered = answer => answered.unwrap_or_else(|_| Err(stopped())),
@@ -128,24 +119,6 @@ impl Token {
         );
         self.link.health.failed(&why);
         HsmError::Unavailable(why)
-    }
-
-    fn check_sizes(&self, aad: &[u8], message: usize) -> Result<(), HsmError> {
-        let limits = &self.link.profile.limits;
-        if message == 0 {
-            return Err(HsmError::Unsupported("an empty message cannot be sealed".to_owned()));
-        }
-        if message > limits.message_bytes || aad.len() > limits.aad_bytes {
-            return Err(HsmError::Unsupported(format!(
-                "a message of {message} bytes with {} bytes of header is over the limits of the \
-                 profile {} ({} and {} bytes)",
-                aad.len(),
-                self.link.profile.name,
-                limits.message_bytes,
-                limits.aad_bytes
-            )));
-        }
-        Ok(())
     }
 }
 
@@ -186,34 +159,23 @@ impl Hsm for Token {
     }
 
     async fn seal(&self, aad: &[u8], clear: &ClearBytes) -> Result<Sealed, HsmError> {
-        self.check_sizes(aad, clear.len())?;
         let (aad, clear) = (aad.to_vec(), clear.expose(ClearBytes::copy_from));
-        self.ask(aad.len() + clear.len(), |reply| Work::Seal { aad, clear, reply }).await
+        self.ask(Request::Seal { aad, clear }).await?.sealed()
     }
 
     async fn open(&self, aad: &[u8], sealed: &Sealed) -> Result<ClearBytes, HsmError> {
-        let message = sealed.ciphertext.len().saturating_sub(TAG_BYTES);
-        if sealed.iv.len() != IV_BYTES || message == 0 {
-            return Err(HsmError::Refused(format!(
-                "{} bytes with a nonce of {} bytes is no sealed message",
-                sealed.ciphertext.len(),
-                sealed.iv.len()
-            )));
-        }
-        self.check_sizes(aad, message)?;
         let (aad, sealed) = (aad.to_vec(), sealed.clone());
-        self.ask(aad.len() + message, |reply| Work::Open { aad, sealed, reply }).await
+        self.ask(Request::Open { aad, sealed }).await?.clear()
     }
 
     async fn random(&self, len: usize) -> Result<ClearBytes, HsmError> {
-        self.check_sizes(&[], len)?;
         let len = u32::try_from(len).map_err(|e| HsmError::Unsupported(e.to_string()))?;
-        self.ask(len as usize, |reply| Work::Random { len, reply }).await
+        self.ask(Request::Random { len }).await?.clear()
     }
 
     async fn probe(&self) -> HsmStatus {
         // The workers record success and failure; only a missing answer is left to note.
-        match self.ask(0, |reply| Work::Probe { reply }).await {
+        match self.ask(Request::Probe).await.and_then(Response::done) {
             Ok(()) => self.status(),
             Err(error) => HsmStatus { ready: false, detail: error.to_string(), ..self.status() },
         }

@@ -5,7 +5,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cryptoki::context::Function;
 use cryptoki::error::{Error, RvError};
@@ -15,7 +15,8 @@ use km_core::material::ClearBytes;
 use crate::fault::{Fault, classify};
 use crate::lane::{Lane, OpError};
 use crate::link::{Connection, Link, code};
-use crate::queue::{Answer, Job, Queue, Taken, Work};
+use crate::queue::{Job, Queue, Reply, Taken};
+use crate::request::{Request, Response};
 
 /// New session, new login, one more: no error needs a fourth try.
 const TRIES: usize = 3;
@@ -32,8 +33,9 @@ pub(crate) fn run(link: Arc<Link>, queue: Arc<Queue>) {
             Taken::Closed => return,
             Taken::Nap => drop(worker.attempt(|lane| lane.round_trip(None), OnData::Retry)),
             Taken::Jobs => {
-                answers.extend(batch.drain(..).map(|job| worker.serve(job)));
-                answers.drain(..).for_each(Answer::send);
+                answers.extend(batch.drain(..).map(|job| worker.answer(job)));
+                // A caller that left loses nothing but the answer.
+                answers.drain(..).for_each(|(reply, answer)| drop(reply.send(answer)));
             }
         }
     }
@@ -65,50 +67,33 @@ struct Worker {
 }
 
 impl Worker {
-    fn serve(&mut self, job: Job) -> Answer {
-        let late = Instant::now() >= job.deadline;
-        match job.work {
-            Work::Seal { aad, clear, reply } => {
-                let done = self.unless(late || reply.is_closed(), |w| {
-                    w.retried(|lane| lane.seal(&aad, &clear))
-                });
-                Answer::Sealed(reply, done)
-            }
-            Work::Open { aad, sealed, reply } => {
-                let done = self.unless(late || reply.is_closed(), |w| w.open(&aad, &sealed));
-                Answer::Clear(reply, done)
-            }
-            Work::Random { len, reply } => {
-                let done =
-                    self.unless(late || reply.is_closed(), |w| w.retried(|lane| lane.random(len)));
-                Answer::Clear(reply, done)
-            }
-            Work::Probe { reply } => {
-                let done = self.unless(late, |w| w.retried(|lane| lane.round_trip(None)));
-                Answer::Probed(reply, done)
-            }
-            Work::CreateKek { reply } => {
-                let link = Arc::clone(&self.link);
-                let done = self.unless(late, |w| w.retried(|lane| link.create_kek(lane)));
-                Answer::Kek(reply, done)
-            }
-        }
-    }
-
-    /// Runs `work` unless nobody waits for it any more. A panic costs one request, not a thread.
-    fn unless<T>(
-        &mut self,
-        late: bool,
-        work: impl FnOnce(&mut Self) -> Result<T, HsmError>,
-    ) -> Result<T, HsmError> {
-        if late {
+    /// Serves a request unless nobody waits for it. A panic costs one request, not a thread.
+    fn answer(&mut self, job: Job) -> (Reply, Result<Response, HsmError>) {
+        if job.is_late() {
             let why = "the request waited for the HSM past its deadline: send fewer at once";
-            return Err(HsmError::Unavailable(why.to_owned()));
+            return (job.reply, Err(HsmError::Unavailable(why.to_owned())));
         }
-        catch_unwind(AssertUnwindSafe(|| work(self))).unwrap_or_else(|_| {
+        let served = catch_unwind(AssertUnwindSafe(|| self.serve(job.request)));
+        let answer = served.unwrap_or_else(|_| {
             self.lane = None;
             Err(HsmError::Unavailable("the HSM worker failed on this request".to_owned()))
-        })
+        });
+        (job.reply, answer)
+    }
+
+    fn serve(&mut self, request: Request) -> Result<Response, HsmError> {
+        match request {
+            Request::Seal { aad, clear } => {
+                self.retried(|lane| lane.seal(&aad, &clear)).map(Response::Sealed)
+            }
+            Request::Open { aad, sealed } => self.open(&aad, &sealed).map(Response::Clear),
+            Request::Random { len } => self.retried(|lane| lane.random(len)).map(Response::Clear),
+            Request::Probe => self.retried(|lane| lane.round_trip(None)).map(|()| Response::Done),
+            Request::CreateKek => {
+                let link = Arc::clone(&self.link);
+                self.retried(|lane| link.create_kek(lane)).map(Response::Kek)
+            }
+        }
     }
 
     /// A bad tag, or a sick token that says so of good data: only a round trip under the same

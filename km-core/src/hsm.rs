@@ -20,13 +20,15 @@ pub struct Sealed {
     /// The KEK that opens it.
     pub kek: KekId,
     /// The 96-bit GCM nonce.
+    #[serde(with = "serde_bytes")]
     pub iv: Vec<u8>,
     /// Ciphertext with the 128-bit tag at its end.
+    #[serde(with = "serde_bytes")]
     pub ciphertext: Vec<u8>,
 }
 
 /// Why the token did not do it. `Temporary` kinds may be tried again, the others need a person.
-#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HsmError {
     /// The token is gone, busy past the deadline, or restarting. Trying again may help.
     #[error("the HSM is not available: {0}")]

@@ -1,0 +1,167 @@
+//! What a token can be asked, and what it answers. Enter through [`Request`].
+//!
+//! To add an ability: a variant here, a function on the lane, an arm in `worker::serve`, and a
+//! method in `token`. Requests also travel to a process of their own as they are (see `wire`), so
+//! every part must be serde; clear bytes stay [`ClearBytes`], marked `with = "wire::clear"`.
+
+use km_core::hsm::{HsmError, KekId, Sealed};
+use km_core::material::ClearBytes;
+use serde::{Deserialize, Serialize};
+
+use crate::lane::{IV_BYTES, TAG_BYTES};
+use crate::profile::Profile;
+use crate::wire;
+
+/// What a request occupies while it waits, besides its message.
+const REQUEST_BYTES: usize = 256;
+
+/// What a session thread can be asked to do.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Request {
+    /// Answered by [`Response::Sealed`].
+    Seal {
+        #[serde(with = "serde_bytes")]
+        aad: Vec<u8>,
+        #[serde(with = "wire::clear")]
+        clear: ClearBytes,
+    },
+    /// Answered by [`Response::Clear`].
+    Open {
+        #[serde(with = "serde_bytes")]
+        aad: Vec<u8>,
+        sealed: Sealed,
+    },
+    /// Answered by [`Response::Clear`].
+    Random { len: u32 },
+    /// Answered by [`Response::Done`].
+    Probe,
+    /// Answered by [`Response::Kek`].
+    CreateKek,
+}
+
+/// What comes back for a [`Request`] that was carried out.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Response {
+    Sealed(Sealed),
+    Clear(#[serde(with = "wire::clear")] ClearBytes),
+    Kek(KekId),
+    Done,
+}
+
+impl Request {
+    /// The memory it takes while it waits, about.
+    pub(crate) fn bytes(&self) -> usize {
+        let message = match self {
+            Self::Seal { aad, clear } => aad.len() + clear.len(),
+            Self::Open { aad, sealed } => aad.len() + sealed.ciphertext.len(),
+            Self::Random { len } => *len as usize,
+            Self::Probe | Self::CreateKek => 0,
+        };
+        message + REQUEST_BYTES
+    }
+
+    /// Refuses what a token of this profile can never do, before anybody waits for it.
+    pub(crate) fn check(&self, profile: &Profile) -> Result<(), HsmError> {
+        match self {
+            Self::Seal { aad, clear } => check_sizes(profile, aad, clear.len()),
+            Self::Open { aad, sealed } => {
+                let message = sealed.ciphertext.len().saturating_sub(TAG_BYTES);
+                if sealed.iv.len() != IV_BYTES || message == 0 {
+                    return Err(HsmError::Refused(format!(
+                        "{} bytes with a nonce of {} bytes is no sealed message",
+                        sealed.ciphertext.len(),
+                        sealed.iv.len()
+                    )));
+                }
+                check_sizes(profile, aad, message)
+            }
+            Self::Random { len } => check_sizes(profile, &[], *len as usize),
+            Self::Probe | Self::CreateKek => Ok(()),
+        }
+    }
+}
+
+fn check_sizes(profile: &Profile, aad: &[u8], message: usize) -> Result<(), HsmError> {
+    let limits = &profile.limits;
+    if message == 0 {
+        return Err(HsmError::Unsupported("an empty message cannot be sealed".to_owned()));
+    }
+    if message > limits.message_bytes || aad.len() > limits.aad_bytes {
+        return Err(HsmError::Unsupported(format!(
+            "a message of {message} bytes with {} bytes of header is over the limits of the \
+             profile {} ({} and {} bytes)",
+            aad.len(),
+            profile.name,
+            limits.message_bytes,
+            limits.aad_bytes
+        )));
+    }
+    Ok(())
+}
+
+impl Response {
+    pub(crate) fn sealed(self) -> Result<Sealed, HsmError> {
+        match self {
+            Self::Sealed(sealed) => Ok(sealed),
+            other => Err(other.unexpected()),
+        }
+    }
+
+    pub(crate) fn clear(self) -> Result<ClearBytes, HsmError> {
+        match self {
+            Self::Clear(clear) => Ok(clear),
+            other => Err(other.unexpected()),
+        }
+    }
+
+    pub(crate) fn kek(self) -> Result<KekId, HsmError> {
+        match self {
+            Self::Kek(kek) => Ok(kek),
+            other => Err(other.unexpected()),
+        }
+    }
+
+    pub(crate) fn done(self) -> Result<(), HsmError> {
+        match self {
+            Self::Done => Ok(()),
+            other => Err(other.unexpected()),
+        }
+    }
+
+    /// The answer to another question: only a worker process gone wrong sends one.
+    fn unexpected(&self) -> HsmError {
+        let kind = match self {
+            Self::Sealed(_) => "sealed data",
+            Self::Clear(_) => "clear bytes",
+            Self::Kek(_) => "a KEK",
+            Self::Done => "nothing but success",
+        };
+        HsmError::Unavailable(format!("the HSM worker answered another question, with {kind}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_judged_before_anybody_waits() {
+        let profile = Profile::load("softhsm2").unwrap();
+        let seal = |len| Request::Seal { aad: vec![], clear: ClearBytes::from_vec(vec![0; len]) };
+        seal(1).check(&profile).unwrap();
+        seal(profile.limits.message_bytes).check(&profile).unwrap();
+        for len in [0, profile.limits.message_bytes + 1] {
+            assert!(matches!(seal(len).check(&profile), Err(HsmError::Unsupported(_))));
+        }
+        let none = Request::Random { len: 0 };
+        assert!(matches!(none.check(&profile), Err(HsmError::Unsupported(_))));
+    }
+
+    #[test]
+    fn the_answer_to_another_question_is_an_error() {
+        assert!(Response::Done.done().is_ok());
+        assert!(matches!(Response::Done.clear(), Err(HsmError::Unavailable(_))));
+        let clear = Response::Clear(ClearBytes::copy_from(b"secret"));
+        assert!(!clear.kek().unwrap_err().to_string().contains("secret"));
+    }
+}
