@@ -8,6 +8,7 @@
 //! | `library` | one loaded library per path and process |
 //! | `slot`, `kek` | the token by label or serial, its mechanisms, its keys |
 //! | `link` | the login, and how it comes back |
+//! | `token`, `here` | the door to all abilities; a token whose library this process loads |
 //! | `request` | what a token can be asked, and what it answers |
 //! | `queue`, `clock`, `worker`, `lane` | bounded queue, deadlines, one thread per session, the operations |
 //! | `wire` | requests and answers as frames on a socket |
@@ -24,6 +25,7 @@ mod config;
 mod fault;
 pub mod fuzzing;
 mod health;
+mod here;
 mod kek;
 mod lane;
 mod library;

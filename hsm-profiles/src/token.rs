@@ -1,38 +1,28 @@
 //! The HSM as the rest of the KM uses it. Enter through [`Token::open`].
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{Builder, JoinHandle, available_parallelism, sleep};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use km_core::hsm::{Hsm, HsmError, HsmStatus, KekId, Sealed};
 use km_core::material::ClearBytes;
-use tokio::sync::oneshot;
 
-use crate::clock::Clock;
 use crate::config::TokenConfig;
-use crate::library;
-use crate::link::Link;
-use crate::profile::Profile;
-use crate::queue::{Job, Queue};
+use crate::here::Here;
 use crate::request::{Request, Response};
-use crate::worker;
 
-/// How long dropping a token waits for a thread that is inside the library.
-const CLOSE_WAIT: Duration = Duration::from_secs(2);
-
-/// One PKCS#11 token with its threads, sessions and KEKs. Dropping it closes them.
+/// One PKCS#11 token with its sessions and KEKs. Dropping it closes them.
 pub struct Token {
-    link: Arc<Link>,
-    queue: Arc<Queue>,
-    clock: Arc<Clock>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
-    deadline: Duration,
+    door: Door,
+}
+
+/// Where the library is loaded.
+enum Door {
+    Here(Here),
 }
 
 impl Token {
-    /// Loads the library, finds the token, logs in, finds the KEKs (or makes the first one when
-    /// `create_kek` says so), does a round trip, and starts the session threads.
+    /// Loads the library into this process, finds the token, logs in, finds the KEKs (or makes the
+    /// first one when `create_kek` says so), does a round trip, and starts the session threads.
     ///
     /// Blocks on the HSM: call it before serving, or from a blocking task.
     ///
@@ -43,36 +33,7 @@ impl Token {
     /// [`HsmError::Setup`] or [`HsmError::Unsupported`] say what to change,
     /// [`HsmError::Unavailable`] what to wait for.
     pub fn open(config: TokenConfig) -> Result<Arc<Self>, HsmError> {
-        config.check()?;
-        let profile = Profile::load(&config.profile)?;
-        let library = library::load(config.library.as_deref(), &profile)?;
-        let deadline = Duration::from_millis(config.deadline_ms);
-        let link = Arc::new(Link::open(config, profile, library)?);
-        let sessions = sessions(&link)?;
-        worker::round_trip(&link)?;
-        let queue = Arc::new(Queue::new(sessions));
-        let (clock, threads) = (Arc::default(), Mutex::default());
-        let token = Arc::new(Self { link, queue, clock, threads, deadline });
-        token.start(sessions)?;
-        Ok(token)
-    }
-
-    fn start(&self, sessions: usize) -> Result<(), HsmError> {
-        for n in 0..sessions {
-            let (link, queue) = (Arc::clone(&self.link), Arc::clone(&self.queue));
-            self.spawn(format!("hsm-{n}"), move || worker::run(link, queue))?;
-        }
-        let (clock, deadline) = (Arc::clone(&self.clock), self.deadline);
-        self.spawn("hsm-clock".to_owned(), move || clock.run(deadline))
-    }
-
-    fn spawn(&self, name: String, run: impl FnOnce() + Send + 'static) -> Result<(), HsmError> {
-        let thread = Builder::new()
-            .name(name)
-            .spawn(run)
-            .map_err(|e| HsmError::Setup(format!("cannot start an HSM thread: {e}")))?;
-        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
-        Ok(())
+        Ok(Arc::new(Self { door: Door::Here(Here::open(config)?) }))
     }
 
     /// Makes a new KEK in the token; from now on it seals. Older ones still open what they sealed.
@@ -89,73 +50,25 @@ impl Token {
     /// # Errors
     /// [`HsmError::Unavailable`] while the token is away.
     pub fn keks(&self) -> Result<Vec<KekId>, HsmError> {
-        self.link.connection().map(|connection| connection.keks.ids())
+        match &self.door {
+            Door::Here(here) => here.keks(),
+        }
     }
 
-    /// Hands a request to the session threads and waits for the answer, or for the deadline.
+    /// The one way of every ability: within the configured deadline, wherever the library is.
     pub(crate) async fn ask(&self, request: Request) -> Result<Response, HsmError> {
-        request.check(&self.link.profile)?;
-        let (reply, answer) = oneshot::channel();
-        let deadline = Instant::now() + self.deadline;
-        self.queue.push(Job { request, reply, deadline })?;
-        tokio::select! {
-            biased;
-            answered = answer => answered.unwrap_or_else(|_| Err(stopped())),
-            () = self.clock.past(deadline) => Err(self.overdue()),
+        match &self.door {
+            Door::Here(here) => here.ask(request).await,
         }
     }
-
-    /// No answer in time: overload when others got theirs, a hanging library when nobody did.
-    fn overdue(&self) -> HsmError {
-        let ms = self.deadline.as_millis();
-        if !self.link.health.silent_for(self.deadline) {
-            return HsmError::Unavailable(format!(
-                "no answer within {ms} ms, the token is overloaded: send fewer requests at once"
-            ));
-        }
-        let why = format!(
-            "the token has answered nothing for {ms} ms: check the device and its service; if \
-             they are well, restart this KM"
-        );
-        self.link.health.failed(&why);
-        HsmError::Unavailable(why)
-    }
-}
-
-/// Working sessions: as configured, within what profile and token allow; one more is the anchor.
-fn sessions(link: &Link) -> Result<usize, HsmError> {
-    let limits = &link.profile.limits;
-    let of_token = link.connection()?.session_limit.unwrap_or(usize::MAX);
-    let most = limits.sessions.min(of_token).saturating_sub(1);
-    if most == 0 {
-        return Err(HsmError::Setup(format!(
-            "the token with {} allows {of_token} session(s), but two are needed: close other \
-             applications, or raise its limit",
-            link.config.token
-        )));
-    }
-    match link.config.sessions {
-        Some(n) if n > most => Err(HsmError::Setup(format!(
-            "hsm.sessions is {n}, but the profile {} and the token allow at most {most} beside \
-             the one that holds the login",
-            link.profile.name
-        ))),
-        Some(n) => Ok(n),
-        None => {
-            let processors = available_parallelism().map_or(1, usize::from);
-            Ok(limits.default_sessions.unwrap_or(processors).clamp(1, most))
-        }
-    }
-}
-
-fn stopped() -> HsmError {
-    HsmError::Unavailable("the HSM threads have stopped".to_owned())
 }
 
 #[async_trait]
 impl Hsm for Token {
     fn current_kek(&self) -> KekId {
-        self.link.current_kek()
+        match &self.door {
+            Door::Here(here) => here.current_kek(),
+        }
     }
 
     async fn seal(&self, aad: &[u8], clear: &ClearBytes) -> Result<Sealed, HsmError> {
@@ -182,28 +95,8 @@ impl Hsm for Token {
     }
 
     fn status(&self) -> HsmStatus {
-        let ready = self.link.health.is_ready();
-        let shown = self.link.health.shown();
-        let detail = if ready { shown.library } else { shown.trouble };
-        HsmStatus { ready, token: shown.token, serial: shown.serial, detail }
-    }
-}
-
-impl Drop for Token {
-    /// Waits for the threads, so that no session is in use when the process ends, but not for
-    /// ever: a hanging library must not hold up the shutdown.
-    fn drop(&mut self) {
-        self.queue.close();
-        self.clock.stop();
-        let until = Instant::now() + CLOSE_WAIT;
-        let threads = self.threads.get_mut().unwrap_or_else(PoisonError::into_inner);
-        for thread in threads.drain(..) {
-            while !thread.is_finished() && Instant::now() < until {
-                sleep(Duration::from_millis(1));
-            }
-            if thread.is_finished() {
-                drop(thread.join());
-            }
+        match &self.door {
+            Door::Here(here) => here.status(),
         }
     }
 }
