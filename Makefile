@@ -1,11 +1,11 @@
-# The front door: demo, test, verify, bench, fuzz. Each installs what it needs first.
+# The front door: demo, test, verify, oasis, bench, fuzz. Each installs what it needs first.
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # For tests: other people's clients and tools (see scripts/setup.sh).
 export QKM_VENV ?= $(abspath $(TARGET))/venv
 export PATH := $(PATH):$(abspath $(TARGET))/tools/usr/bin
 
-.PHONY: demo test verify kill bench fuzz
+.PHONY: demo test verify kill oasis bench fuzz
 
 ## Runs a small network on loopback. ARGS="--keep DIR" keeps its files.
 demo:
@@ -33,6 +33,12 @@ verify:
 kill:
 	@scripts/setup.sh tests
 	QKM_KILLS=200 $(CARGO) test --locked -p qkm-tests --test kill -- --nocapture
+
+## The OASIS KMIP test cases over the socket, as a table and in target/oasis/results.json.
+## ARGS="--dir DIR" takes other files than those of ../shared/oasis-kmip.
+oasis:
+	@scripts/setup.sh
+	@$(CARGO) run --quiet --locked -p qkm-tests --bin oasis -- $(ARGS)
 
 ## Speed, as a table and in target/bench/results.json.
 bench:

@@ -96,15 +96,20 @@ impl Kmip {
     /// One operation. `Err` also when the server refused.
     pub async fn ask(&self, operation: impl Into<Operation>) -> Result<Answer, String> {
         let request = self.client.request(operation).map_err(|e| e.to_string())?;
-        let frame = tokio::time::timeout(KMIP_WITHIN, self.exchange(&request));
-        let frame = frame.await.map_err(|_| "no answer in time".to_owned())??;
+        let frame = self.exchange(&request).await?;
         self.client.answer(&frame).map_err(|error| match error {
             ClientError::Refused { reason, message } => format!("{reason:?}: {message}"),
             other => other.to_string(),
         })
     }
 
-    async fn exchange(&self, request: &[u8]) -> Result<Zeroizing<Vec<u8>>, String> {
+    /// One frame for another, whatever they hold.
+    pub async fn exchange(&self, request: &[u8]) -> Result<Zeroizing<Vec<u8>>, String> {
+        let answer = tokio::time::timeout(KMIP_WITHIN, self.try_exchange(request)).await;
+        answer.map_err(|_| "no answer in time".to_owned())?
+    }
+
+    async fn try_exchange(&self, request: &[u8]) -> Result<Zeroizing<Vec<u8>>, String> {
         let mut slot = self.stream.lock().await;
         let mut stream = match slot.take() {
             Some(stream) => stream,

@@ -1,6 +1,7 @@
 //! What the end-to-end, interoperability and fault suites and the benchmark share.
 //!
 //! - [`network`]: a whole small network of real processes, as `qkm demo` sets it up.
+//! - [`oasis`]: the OASIS test cases against such a key manager.
 //! - [`load`]: the load generator: many keep-alive connections over mutual TLS, and figures.
 //!
 //! Test support: it panics with a sentence where a test would have to.
@@ -9,3 +10,4 @@
 pub mod clients;
 pub mod load;
 pub mod network;
+pub mod oasis;

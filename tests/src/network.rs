@@ -102,6 +102,17 @@ impl Network {
         network
     }
 
+    /// Makes the network and runs nothing but north's KM, without a link and without keys.
+    pub async fn north_alone(options: Options) -> Self {
+        let mut network = Self::prepare(options);
+        network.start_km(End::North);
+        let kmip = network.site(End::North).kmip;
+        network
+            .until("the KMIP port is open", || async { TcpStream::connect(kmip).await.is_ok() })
+            .await;
+        network
+    }
+
     fn prepare(options: Options) -> Self {
         let dir = tempfile::Builder::new().prefix("qkm-test-").tempdir().expect("a directory");
         let settings = qkm::demo::Options {

@@ -1,0 +1,426 @@
+//! Whether an answer is the one a case expects. The rules are those of KMIP Profiles, "Permitted
+//! Test Case Variations": identifiers, times and what a server generates may differ, a server may
+//! have more attributes and more functions; whatever else differs is a failure.
+
+use std::collections::HashSet;
+
+use kmip::{attribute::AttributeKind, enums::OperationCode, tag::Tag, ttlv::Value};
+
+use super::{
+    scope::{self, Scope},
+    xml::{Template, Variable},
+};
+
+/// How far a time may be from what the case says, in seconds.
+const TOLERANCE: i64 = 60;
+/// Fields a server may add or leave out.
+const OPTIONAL: [Tag; 3] =
+    [Tag::ServerCorrelationValue, Tag::ClientCorrelationValue, Tag::ResultMessage];
+/// Fields that are a server's own.
+const FREE: [Tag; 6] = [
+    Tag::ServerCorrelationValue,
+    Tag::ResultMessage,
+    Tag::LeaseTime,
+    Tag::DigestValue,
+    Tag::RandomNumberGenerator,
+    Tag::ShortUniqueIdentifier,
+];
+/// Bytes that differ when the server made the key, or when the operation is random.
+const GENERATED: [Tag; 8] = [
+    Tag::KeyMaterial,
+    Tag::KeyValue,
+    Tag::Data,
+    Tag::MACData,
+    Tag::SignatureData,
+    Tag::IVCounterNonce,
+    Tag::AuthenticatedEncryptionTag,
+    Tag::CorrelationValue,
+];
+/// What every server has (KMIP Profiles, "Baseline Server").
+const BASELINE: [OperationCode; 13] = [
+    OperationCode::Locate,
+    OperationCode::Check,
+    OperationCode::Get,
+    OperationCode::GetAttributes,
+    OperationCode::GetAttributeList,
+    OperationCode::AddAttribute,
+    OperationCode::ModifyAttribute,
+    OperationCode::DeleteAttribute,
+    OperationCode::Activate,
+    OperationCode::Revoke,
+    OperationCode::Destroy,
+    OperationCode::Query,
+    OperationCode::DiscoverVersions,
+];
+/// Operations that make what the case cannot foresee.
+const MAKERS: [OperationCode; 7] = [
+    OperationCode::Create,
+    OperationCode::CreateKeyPair,
+    OperationCode::ReKey,
+    OperationCode::ReKeyKeyPair,
+    OperationCode::CreateSplitKey,
+    OperationCode::RngRetrieve,
+    OperationCode::Certify,
+];
+
+type Parts<'a> = &'a [(Tag, Template)];
+
+/// What of a case's requests its answers depend on.
+pub(super) struct Comparison {
+    /// The server makes keys in this case, or did in one that it builds on.
+    makes: bool,
+    /// Byte strings and times that requests fixed.
+    fixed: HashSet<Value>,
+    /// Of the request whose answer comes next: the operation of each item, and whether it asks for
+    /// all there is.
+    asked: Vec<(OperationCode, bool)>,
+}
+
+/// Where in an answer something stands.
+#[derive(Clone, Copy)]
+struct Place {
+    tag: Tag,
+    /// The server may say more here than the case does.
+    open: bool,
+}
+
+impl Comparison {
+    /// `made`: the server made keys that this case may use.
+    pub(super) fn of(messages: &[(Tag, Template)], made: bool) -> Self {
+        let makes = made
+            || messages.iter().any(|(_, message)| {
+                items(message).any(|item| MAKERS.iter().any(|maker| is_operation(item, *maker)))
+            });
+        Self { makes, fixed: HashSet::new(), asked: Vec::new() }
+    }
+
+    /// Whether the server has made keys by the end of the case.
+    pub(super) fn makes(&self) -> bool {
+        self.makes
+    }
+
+    /// Notes a request that is about to be sent.
+    pub(super) fn asked(&mut self, request: &Value) {
+        self.fix(request);
+        let of_item = |item: &Value| {
+            let number = match child(item, Tag::Operation) {
+                Some(Value::Enumeration(number)) => *number,
+                _ => 0,
+            };
+            let payload = child(item, Tag::RequestPayload);
+            let names = |tag| payload.and_then(|payload| child(payload, tag)).is_some();
+            let all = !names(Tag::AttributeName) && !names(Tag::AttributeReference);
+            (OperationCode::from_number(number), all)
+        };
+        self.asked = children(request, Tag::BatchItem).map(of_item).collect();
+    }
+
+    fn fix(&mut self, value: &Value) {
+        match value {
+            Value::Structure(parts) => parts.iter().for_each(|(_, part)| self.fix(part)),
+            Value::ByteString(_) | Value::DateTime(_) | Value::BigInteger(_) => {
+                self.fixed.insert(value.clone());
+            }
+            _ => {}
+        }
+    }
+
+    /// Compares a whole answer and learns the variables it gives.
+    pub(super) fn check(
+        &self,
+        scope: &mut Scope,
+        expected: &Template,
+        found: &Value,
+    ) -> Result<(), String> {
+        let Template::Structure(expected) = expected else { return Err("no structure".into()) };
+        let place = |tag| Place { tag, open: false };
+        if let Some((tag, header)) = expected.iter().find(|(tag, _)| *tag == Tag::ResponseHeader) {
+            let header_found = child(found, *tag).ok_or("the answer has no header")?;
+            self.fits(scope, place(*tag), header, header_found)?;
+        }
+        let items = expected.iter().filter(|(tag, _)| *tag == Tag::BatchItem);
+        for (at, ((_, item), found)) in items.zip(children(found, Tag::BatchItem)).enumerate() {
+            self.check_item(scope, self.asked.get(at), item, found)
+                .map_err(|why| format!("item {at}: {why}{}", said(found)))?;
+        }
+        scope.note(Tag::ResponseMessage, found);
+        Ok(())
+    }
+
+    fn check_item(
+        &self,
+        scope: &mut Scope,
+        asked: Option<&(OperationCode, bool)>,
+        expected: &Template,
+        found: &Value,
+    ) -> Result<(), String> {
+        let status = |value: &Value| match child(value, Tag::ResultReason) {
+            Some(Value::Enumeration(n)) => name(Tag::ResultReason, *n),
+            _ => "success".to_owned(),
+        };
+        if let Template::Structure(parts) = expected {
+            // Said first: what the rest of an item holds depends on it.
+            for tag in [Tag::ResultStatus, Tag::ResultReason] {
+                let wanted = parts.iter().find(|(t, _)| *t == tag).map(|(_, wanted)| wanted);
+                let got = child(found, tag);
+                let same = match (wanted, got) {
+                    (Some(Template::Value(wanted)), Some(got)) => wanted == got,
+                    (None, None) => true,
+                    _ => false,
+                };
+                if !same {
+                    let wanted = wanted.map_or_else(|| "success".to_owned(), |t| show(tag, t));
+                    return Err(format!("{} in place of {wanted}", status(found)));
+                }
+            }
+        }
+        let (operation, all) = asked.copied().unwrap_or((OperationCode::Other(0), true));
+        if operation == OperationCode::Query {
+            return query(expected, found);
+        }
+        let lists = [OperationCode::GetAttributes, OperationCode::GetAttributeList];
+        let open = all && lists.contains(&operation);
+        self.fits(scope, Place { tag: Tag::BatchItem, open }, expected, found)
+    }
+
+    fn fits(
+        &self,
+        scope: &mut Scope,
+        place: Place,
+        expected: &Template,
+        found: &Value,
+    ) -> Result<(), String> {
+        if FREE.contains(&place.tag) {
+            return Ok(());
+        }
+        match (expected, found) {
+            (Template::Structure(expected), Value::Structure(found)) => {
+                self.all_fit(scope, place, expected, found)
+            }
+            (Template::Open(variable), found) => variable_fits(scope, place.tag, variable, found),
+            (Template::Value(expected), found) => self.value_fits(scope, place, expected, found),
+            (expected, _) => Err(differs(place.tag, expected, found)),
+        }
+    }
+
+    /// Every expected part has its match; what is left over is allowed. Order is not compared:
+    /// attributes and identifiers come in any.
+    fn all_fit(
+        &self,
+        scope: &mut Scope,
+        place: Place,
+        expected: Parts<'_>,
+        found: &[(Tag, Value)],
+    ) -> Result<(), String> {
+        let mut left: Vec<&(Tag, Value)> = found.iter().collect();
+        let (known, unknown): (Vec<_>, Vec<_>) =
+            expected.iter().partition(|(_, part)| !is_unbound(scope, part));
+        for (tag, part) in known.into_iter().chain(unknown) {
+            let place = Place { tag: meaning(*tag, expected), ..place };
+            let mut why = None;
+            let at = left.iter().position(|(other, value)| {
+                let mut trial = scope.clone();
+                let fits = other == tag
+                    && match self.fits(&mut trial, place, part, value) {
+                        Ok(()) => true,
+                        Err(error) => {
+                            why.get_or_insert(error);
+                            false
+                        }
+                    };
+                if fits {
+                    *scope = trial;
+                }
+                fits
+            });
+            match at {
+                Some(at) => drop(left.remove(at)),
+                None if OPTIONAL.contains(tag) => {}
+                None if *tag == Tag::Attribute || why.is_none() => {
+                    return Err(format!("{} is missing", show(*tag, part)));
+                }
+                None => return Err(why.unwrap_or_default()),
+            }
+        }
+        let surplus = left.iter().find(|(tag, _)| {
+            let attribute = place.open
+                && (AttributeKind::from_tag(*tag).is_some()
+                    || [Tag::Attribute, Tag::AttributeName, Tag::AttributeReference].contains(tag));
+            !attribute && !OPTIONAL.contains(tag)
+        });
+        match surplus {
+            Some((tag, value)) => {
+                Err(format!("{} besides what is expected", value_text(*tag, value)))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn value_fits(
+        &self,
+        scope: &mut Scope,
+        place: Place,
+        expected: &Value,
+        found: &Value,
+    ) -> Result<(), String> {
+        if expected == found {
+            return Ok(());
+        }
+        let free = !self.fixed.contains(expected);
+        match (expected, found) {
+            (Value::DateTime(_), Value::DateTime(_)) if free => Ok(()),
+            (Value::ByteString(printed), Value::ByteString(bytes)) => {
+                if scope.instead_of(printed) == bytes.as_slice() {
+                    return Ok(());
+                }
+                let short = printed.len() <= 64;
+                let same_length = !short || printed.len() == bytes.len();
+                if self.makes && free && same_length && GENERATED.contains(&place.tag) {
+                    scope.differs(printed, bytes);
+                    return Ok(());
+                }
+                Err(differs(place.tag, &Template::Value(expected.clone()), found))
+            }
+            (Value::BigInteger(_), Value::BigInteger(_)) if self.makes && free => Ok(()),
+            _ => Err(differs(place.tag, &Template::Value(expected.clone()), found)),
+        }
+    }
+}
+
+fn variable_fits(
+    scope: &mut Scope,
+    tag: Tag,
+    variable: &Variable,
+    found: &Value,
+) -> Result<(), String> {
+    let kind = match found {
+        Value::DateTime(_) => "DateTime",
+        Value::TextString(_) => "TextString",
+        Value::ByteString(_) => "ByteString",
+        _ => "",
+    };
+    let expected = || Template::Open(variable.clone());
+    if kind != variable.kind {
+        return Err(differs(tag, &expected(), found));
+    }
+    if let (Some(offset), Value::DateTime(at)) = (variable.seconds_from_now(), found) {
+        let apart = (at - (scope::now() + offset)).abs();
+        return if apart <= TOLERANCE { Ok(()) } else { Err(differs(tag, &expected(), found)) };
+    }
+    match scope.bound(variable) {
+        Some(known) if known == found => Ok(()),
+        Some(_) => Err(differs(tag, &expected(), found)),
+        None => {
+            scope.bind(variable, found);
+            Ok(())
+        }
+    }
+}
+
+/// What a server can do is its own; but it answers what was asked, and has what every server has.
+fn query(expected: &Template, found: &Value) -> Result<(), String> {
+    let Template::Structure(parts) = expected else { return Err("no structure".into()) };
+    let wanted = parts.iter().find(|(tag, _)| *tag == Tag::ResponsePayload);
+    let Some((_, Template::Structure(wanted))) = wanted else { return Ok(()) };
+    let payload = child(found, Tag::ResponsePayload).ok_or("no Response Payload")?;
+    for tag in [Tag::Operation, Tag::ObjectType, Tag::VendorIdentification] {
+        let (asked, told) = (wanted.iter().any(|(t, _)| *t == tag), child(payload, tag).is_some());
+        if asked != told {
+            return Err(format!("{tag}: told {told}, asked {asked}"));
+        }
+    }
+    let told: Vec<&Value> = children(payload, Tag::Operation).collect();
+    let lacking = BASELINE.iter().find(|code| {
+        let code = Value::Enumeration(code.number());
+        let asked = wanted.contains(&(Tag::Operation, Template::Value(code.clone())));
+        asked && !told.contains(&&code)
+    });
+    lacking.map_or(Ok(()), |code| Err(format!("Query lacks {code:?}")))
+}
+
+/// The tag that says what a part means: that of the attribute for an Attribute Value.
+fn meaning(tag: Tag, parts: Parts<'_>) -> Tag {
+    let name = parts.iter().find_map(|(tag, part)| match part {
+        Template::Value(Value::TextString(name)) if *tag == Tag::AttributeName => Some(name),
+        _ => None,
+    });
+    match name.and_then(|name| AttributeKind::from_name(name)) {
+        Some(kind) if tag == Tag::AttributeValue => kind.tag(),
+        _ => tag,
+    }
+}
+
+fn is_unbound(scope: &Scope, part: &Template) -> bool {
+    match part {
+        Template::Structure(parts) => parts.iter().any(|(_, part)| is_unbound(scope, part)),
+        Template::Value(_) => false,
+        Template::Open(variable) => {
+            variable.seconds_from_now().is_none() && scope.bound(variable).is_none()
+        }
+    }
+}
+
+fn items(message: &Template) -> impl Iterator<Item = &Template> {
+    let parts = match message {
+        Template::Structure(parts) => parts.as_slice(),
+        _ => &[],
+    };
+    parts.iter().filter(|(tag, _)| *tag == Tag::BatchItem).map(|(_, item)| item)
+}
+
+fn is_operation(item: &Template, code: OperationCode) -> bool {
+    let wanted = (Tag::Operation, Template::Value(Value::Enumeration(code.number())));
+    matches!(item, Template::Structure(parts) if parts.contains(&wanted))
+}
+
+fn children(value: &Value, tag: Tag) -> impl Iterator<Item = &Value> {
+    let parts = match value {
+        Value::Structure(parts) => parts.as_slice(),
+        _ => &[],
+    };
+    parts.iter().filter(move |(other, _)| *other == tag).map(|(_, value)| value)
+}
+
+fn child(value: &Value, tag: Tag) -> Option<&Value> {
+    children(value, tag).next()
+}
+
+/// The Result Message of an item, for whoever reads the report.
+fn said(item: &Value) -> String {
+    match child(item, Tag::ResultMessage) {
+        Some(Value::TextString(text)) => format!(" ({text})"),
+        _ => String::new(),
+    }
+}
+
+fn differs(tag: Tag, expected: &Template, found: &Value) -> String {
+    format!("{} in place of {}", value_text(tag, found), show(tag, expected))
+}
+
+fn name(tag: Tag, number: u32) -> String {
+    kmip::enums::name_of(tag, number).map_or_else(|| format!("{number:#x}"), str::to_owned)
+}
+
+fn show(tag: Tag, template: &Template) -> String {
+    match template {
+        Template::Structure(parts) => {
+            let parts: Vec<String> = parts.iter().map(|(tag, part)| show(*tag, part)).collect();
+            format!("{tag} {{{}}}", parts.join(", "))
+        }
+        Template::Value(value) => value_text(tag, value),
+        Template::Open(variable) => format!("{tag} ${}", variable.name),
+    }
+}
+
+fn value_text(tag: Tag, value: &Value) -> String {
+    match value {
+        Value::Structure(parts) => {
+            let parts: Vec<String> = parts.iter().map(|(tag, v)| value_text(*tag, v)).collect();
+            format!("{tag} {{{}}}", parts.join(", "))
+        }
+        Value::Enumeration(number) => format!("{tag} {}", name(tag, *number)),
+        Value::ByteString(bytes) => format!("{tag} {}", hex::encode(bytes)),
+        Value::TextString(text) => format!("{tag} {text:?}"),
+        other => format!("{tag} {other:?}"),
+    }
+}

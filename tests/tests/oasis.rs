@@ -1,0 +1,20 @@
+//! The OASIS test cases over the socket of a running key manager, when their folder is there. A
+//! case that is not named in `tests/oasis.toml` must pass.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use qkm_tests::oasis::{Exceptions, cases, folder, replay};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn oasis_cases_give_what_the_repository_says() {
+    let found = cases(&folder());
+    if found.is_empty() {
+        println!("SKIPPED: no OASIS test cases in {}", folder().display());
+        return;
+    }
+    let exceptions = Exceptions::of_repository();
+    let report = replay(&found, &exceptions).await;
+    println!("{report}");
+    let regressions = report.regressions(&exceptions);
+    assert!(regressions.is_empty(), "{}", regressions.join("\n"));
+    println!("no longer failing: {:?}", report.mended(&exceptions));
+}
