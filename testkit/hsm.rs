@@ -9,7 +9,7 @@ use aws_lc_rs::{
     rand,
 };
 use km_core::{
-    hsm::{Hsm, HsmError, HsmStatus, KekId, Sealed},
+    hsm::{Hsm, HsmError, HsmStatus, KekId, SealMethod, Sealed},
     material::ClearBytes,
 };
 
@@ -48,7 +48,7 @@ impl Hsm for SoftwareHsm {
         let mut ciphertext = clear.expose(<[u8]>::to_vec);
         let nonce = Nonce::assume_unique_for_key(iv);
         self.kek.seal_in_place_append_tag(nonce, Aad::from(aad), &mut ciphertext).unwrap();
-        Ok(Sealed { kek: self.current_kek(), iv: iv.to_vec(), ciphertext })
+        Ok(Sealed::new(self.current_kek(), SealMethod::TokenGcm, iv.to_vec(), ciphertext))
     }
 
     async fn open(&self, aad: &[u8], sealed: &Sealed) -> Result<ClearBytes, HsmError> {

@@ -66,7 +66,10 @@ fn standard(code: RvError) -> Fault {
         | RvError::PinExpired
         | RvError::PinLocked
         | RvError::UserPinNotInitialized => Fault::Pin,
-        RvError::EncryptedDataInvalid | RvError::EncryptedDataLenRange => Fault::Data,
+        RvError::EncryptedDataInvalid
+        | RvError::EncryptedDataLenRange
+        | RvError::WrappedKeyInvalid
+        | RvError::WrappedKeyLenRange => Fault::Data,
         RvError::MechanismInvalid
         | RvError::MechanismParamInvalid
         | RvError::KeyFunctionNotPermitted

@@ -1,7 +1,8 @@
 //! The key-encryption keys in the token. Enter through [`KekSet::find`].
 //!
-//! A KEK is an AES-256 key made in the token: sensitive, never extractable, and unable to wrap.
-//! Its label is the configured prefix and a number; the highest number seals, all of them open.
+//! A KEK is an AES-256 key made in the token: sensitive, never extractable, and with one use
+//! ([`Usage`]) of which the profile's way to seal decides. Its label is the configured prefix and
+//! a number; the highest number with the use that the profile needs seals, all of them open.
 //!
 //! **How much one KEK may seal.** Nonces are 96 random bits. Among n of them the chance that two
 //! are equal is about n²/2⁹⁷; NIST SP 800-38D (8.3) draws the line at 2³² seals per key, where
@@ -20,7 +21,7 @@ use cryptoki::session::Session;
 use km_core::hsm::{HsmError, KekId};
 
 use crate::lane::OpError;
-use crate::profile::KeyUse;
+use crate::profile::{KeyUse, Seal};
 
 /// Seals under one KEK in one process, at most (SP 800-38D, 8.3).
 pub(crate) const MAX_SEALS: u64 = 1 << 32;
@@ -45,11 +46,30 @@ impl SealCount {
     }
 }
 
+/// What a KEK may do. Never both: who may unwrap a key and decrypt with it learns that key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Usage {
+    /// `CKA_ENCRYPT` and `CKA_DECRYPT`.
+    Encrypts,
+    /// `CKA_WRAP` and `CKA_UNWRAP`.
+    Wraps,
+}
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Encrypts => "encrypt and decrypt",
+            Self::Wraps => "wrap and unwrap",
+        })
+    }
+}
+
 /// One KEK, by the handle that is valid for one login.
 #[derive(Clone)]
 pub(crate) struct Kek {
     pub(crate) id: KekId,
     pub(crate) number: u64,
+    pub(crate) usage: Usage,
     /// The object in the token.
     pub(crate) kept: ObjectHandle,
     /// What seals and opens: the same object, or its copy for this login.
@@ -71,9 +91,13 @@ impl Kek {
     }
 }
 
-/// All KEKs under the prefix, oldest first; never empty once connected.
+/// All KEKs under the prefix, oldest first; once connected, one of them can seal.
 #[derive(Clone)]
-pub(crate) struct KekSet(Vec<Kek>);
+pub(crate) struct KekSet {
+    keks: Vec<Kek>,
+    /// What the one that seals must be able to do.
+    sealing: Usage,
+}
 
 impl KekSet {
     /// Looks the KEKs up. Slow on tokens with many objects: done once per login. Copies last as
@@ -81,7 +105,7 @@ impl KekSet {
     pub(crate) fn find(
         session: &Session,
         prefix: &str,
-        key: KeyUse,
+        seal: &Seal,
         counts: &mut SealCounts,
     ) -> Result<Self, OpError> {
         let template = [
@@ -92,35 +116,35 @@ impl KekSet {
         let mut keks = Vec::new();
         for handle in session.find_objects(&template)? {
             if let Some((label, number)) = numbered(session, handle, prefix)? {
-                let id = checked(session, handle, &label)?;
+                let (id, usage) = checked(session, handle, &label)?;
                 let seals = counts.entry(id.clone()).or_default().clone();
-                let used = match key {
+                let used = match seal.key {
                     KeyUse::Token => handle,
                     KeyUse::SessionCopy => copy(session, handle, &label)?,
                 };
-                keks.push(Kek { id, number, kept: handle, used, seals });
+                keks.push(Kek { id, number, usage, kept: handle, used, seals });
             }
         }
         // The identifier breaks a tie, so that two KMs that both made a KEK 1 agree on it.
         keks.sort_by(|a, b| (a.number, &a.id.0).cmp(&(b.number, &b.id.0)));
-        Ok(Self(keks))
+        Ok(Self { keks, sealing: seal.usage() })
     }
 
     pub(crate) fn current(&self) -> Option<&Kek> {
-        self.0.last()
+        self.keks.iter().rev().find(|kek| kek.usage == self.sealing)
     }
 
     pub(crate) fn get(&self, id: &KekId) -> Option<&Kek> {
-        self.0.iter().rev().find(|kek| kek.id == *id)
+        self.keks.iter().rev().find(|kek| kek.id == *id)
     }
 
     pub(crate) fn ids(&self) -> Vec<KekId> {
-        self.0.iter().map(|kek| kek.id.clone()).collect()
+        self.keks.iter().map(|kek| kek.id.clone()).collect()
     }
 
     /// The number the next KEK gets.
     pub(crate) fn next_number(&self) -> u64 {
-        self.current().map_or(1, |kek| kek.number.saturating_add(1))
+        self.keks.last().map_or(1, |kek| kek.number.saturating_add(1))
     }
 }
 
@@ -144,37 +168,41 @@ fn numbered(
     Ok(number.map(|number| (label, number)))
 }
 
-/// The identifier of a KEK that has every property a KEK must have.
-fn checked(session: &Session, handle: ObjectHandle, label: &str) -> Result<KekId, OpError> {
-    let wanted = [
-        AttributeType::Id,
-        AttributeType::Sensitive,
-        AttributeType::Extractable,
-        AttributeType::Encrypt,
-        AttributeType::Decrypt,
-        AttributeType::ValueLen,
-    ];
+/// Identifier and use of a KEK that has every property a KEK must have.
+fn checked(
+    session: &Session,
+    handle: ObjectHandle,
+    label: &str,
+) -> Result<(KekId, Usage), OpError> {
     let mut id = None;
     let mut wrong = Vec::new();
-    for attribute in session.get_attributes(handle, &wanted)? {
+    let (mut encrypts, mut wraps) = (0, 0);
+    for attribute in session.get_attributes(handle, &WANTED)? {
         match attribute {
             Attribute::Id(bytes) if !bytes.is_empty() => id = Some(KekId(hex::encode(bytes))),
             Attribute::Sensitive(false) => wrong.push("is not sensitive"),
             Attribute::Extractable(true) => wrong.push("can be extracted"),
-            Attribute::Encrypt(false) | Attribute::Decrypt(false) => {
-                wrong.push("may not both encrypt and decrypt");
-            }
+            Attribute::Encrypt(true) | Attribute::Decrypt(true) => encrypts += 1,
+            Attribute::Wrap(true) | Attribute::Unwrap(true) => wraps += 1,
             Attribute::ValueLen(len) if u64::from(len) != KEK_BYTES => {
                 wrong.push("is not 256 bits long");
             }
             _ => {}
         }
     }
-    match id {
-        Some(id) if wrong.is_empty() => Ok(id),
-        id => {
+    let usage = match (encrypts, wraps) {
+        (2, 0) => Some(Usage::Encrypts),
+        (0, 2) => Some(Usage::Wraps),
+        _ => None,
+    };
+    match (id, usage) {
+        (Some(id), Some(usage)) if wrong.is_empty() => Ok((id, usage)),
+        (id, usage) => {
             if id.is_none() {
                 wrong.push("has no CKA_ID");
+            }
+            if usage.is_none() {
+                wrong.push("may neither just encrypt and decrypt nor just wrap and unwrap");
             }
             Err(OpError::Answer(HsmError::Setup(format!(
                 "the key {label:?} in the token {}: it was not made by this KM; delete or rename \
@@ -185,8 +213,24 @@ fn checked(session: &Session, handle: ObjectHandle, label: &str) -> Result<KekId
     }
 }
 
+const WANTED: [AttributeType; 8] = [
+    AttributeType::Id,
+    AttributeType::Sensitive,
+    AttributeType::Extractable,
+    AttributeType::Encrypt,
+    AttributeType::Decrypt,
+    AttributeType::Wrap,
+    AttributeType::Unwrap,
+    AttributeType::ValueLen,
+];
+
 /// Makes the KEK `prefix``number` in the token.
-pub(crate) fn generate(session: &Session, prefix: &str, number: u64) -> Result<KekId, Error> {
+pub(crate) fn generate(
+    session: &Session,
+    prefix: &str,
+    number: u64,
+    usage: Usage,
+) -> Result<KekId, Error> {
     let id = session.generate_random_vec(KEK_ID_BYTES)?;
     let name = KekId(hex::encode(&id));
     let template = [
@@ -199,10 +243,10 @@ pub(crate) fn generate(session: &Session, prefix: &str, number: u64) -> Result<K
         Attribute::Private(true),
         Attribute::Sensitive(true),
         Attribute::Extractable(false),
-        Attribute::Encrypt(true),
-        Attribute::Decrypt(true),
-        Attribute::Wrap(false),
-        Attribute::Unwrap(false),
+        Attribute::Encrypt(usage == Usage::Encrypts),
+        Attribute::Decrypt(usage == Usage::Encrypts),
+        Attribute::Wrap(usage == Usage::Wraps),
+        Attribute::Unwrap(usage == Usage::Wraps),
         Attribute::Sign(false),
         Attribute::Verify(false),
         Attribute::Derive(false),

@@ -1,4 +1,4 @@
-//! One session at work: seal, open, random. Enter through [`Lane`].
+//! One session at work. Enter through [`Lane`]; sealing and opening are in `lane/seal.rs`.
 //!
 //! cryptoki asks for the output length before each operation. SoftHSM answers that on the host,
 //! without cryptography: raw calls that do not ask measured the same within 3 %. For an HSM that
@@ -8,22 +8,19 @@
 use std::sync::Arc;
 
 use cryptoki::error::{Error, RvError};
-use cryptoki::mechanism::Mechanism;
-use cryptoki::mechanism::aead::GcmParams;
-use cryptoki::object::ObjectHandle;
 use cryptoki::session::{Session, SessionState};
-use km_core::hsm::{HsmError, KekId, Sealed};
+use km_core::hsm::{HsmError, KekId};
 use km_core::material::ClearBytes;
 
-use crate::kek::Kek;
 use crate::library::Held;
 use crate::link::{Connection, Link};
+use crate::profile::Profile;
 
-/// GCM nonce length in bytes.
-pub(crate) const IV_BYTES: usize = 12;
-/// GCM tag length in bytes.
-pub(crate) const TAG_BYTES: usize = 16;
-const TAG_BITS: u64 = 128;
+mod gcm;
+mod seal;
+
+pub(crate) use gcm::{IV_BYTES, MAX_IV_BYTES, TAG_BYTES};
+
 /// Nonces fetched at once: one token call for 64 seals.
 const IV_BATCH: usize = 64;
 const PROBE_BYTES: usize = 32;
@@ -46,6 +43,7 @@ impl From<Error> for OpError {
 pub(crate) struct Lane {
     held: Held,
     pub(crate) connection: Arc<Connection>,
+    profile: Arc<Profile>,
     ivs: Vec<[u8; IV_BYTES]>,
 }
 
@@ -60,56 +58,12 @@ impl Lane {
                 cryptoki::context::Function::GetSessionInfo,
             ));
         }
-        Ok(Self { held, connection, ivs: Vec::new() })
+        let profile = Arc::clone(&link.profile);
+        Ok(Self { held, connection, profile, ivs: Vec::new() })
     }
 
     pub(crate) fn session(&self) -> Result<&Session, Error> {
         self.held.get()
-    }
-
-    pub(crate) fn seal(&mut self, aad: &[u8], clear: &ClearBytes) -> Result<Sealed, OpError> {
-        let kek = self.connection.keks.current().cloned().ok_or_else(no_kek)?;
-        self.seal_under(&kek, kek.used, aad, clear)
-    }
-
-    fn seal_under(
-        &mut self,
-        kek: &Kek,
-        handle: ObjectHandle,
-        aad: &[u8],
-        clear: &ClearBytes,
-    ) -> Result<Sealed, OpError> {
-        kek.count_seal().map_err(OpError::Answer)?;
-        let iv = self.next_iv()?;
-        let ciphertext = clear
-            .expose(|bytes| with_gcm(iv, aad, |gcm| self.session()?.encrypt(gcm, handle, bytes)))?;
-        if ciphertext.len() != clear.len() + TAG_BYTES {
-            return Err(Error::InvalidValue.into());
-        }
-        Ok(Sealed { kek: kek.id.clone(), iv: iv.to_vec(), ciphertext })
-    }
-
-    /// cryptoki's output vector becomes the [`ClearBytes`] as it is, spare capacity included.
-    pub(crate) fn open_sealed(&self, aad: &[u8], sealed: &Sealed) -> Result<ClearBytes, OpError> {
-        let iv: [u8; IV_BYTES] = sealed.iv.as_slice().try_into().map_err(Error::TryFromSlice)?;
-        let handle = self.handle(&sealed.kek)?;
-        let clear =
-            with_gcm(iv, aad, |gcm| self.session()?.decrypt(gcm, handle, &sealed.ciphertext))?;
-        let clear = ClearBytes::from_vec(clear);
-        if clear.len() + TAG_BYTES != sealed.ciphertext.len() {
-            return Err(Error::InvalidValue.into());
-        }
-        Ok(clear)
-    }
-
-    fn handle(&self, id: &KekId) -> Result<ObjectHandle, OpError> {
-        self.connection.keks.get(id).map(|kek| kek.used).ok_or_else(|| {
-            OpError::Answer(HsmError::Unsupported(format!(
-                "the token does not hold KEK {}: restore that key, or connect the token that \
-                 sealed this data",
-                id.0
-            )))
-        })
     }
 
     pub(crate) fn random(&self, len: u32) -> Result<ClearBytes, OpError> {
@@ -146,12 +100,4 @@ impl Lane {
 
 fn no_kek() -> OpError {
     OpError::Answer(HsmError::Unsupported("the token holds no KEK".to_owned()))
-}
-
-fn with_gcm<T>(
-    mut iv: [u8; IV_BYTES],
-    aad: &[u8],
-    run: impl FnOnce(&Mechanism) -> Result<T, Error>,
-) -> Result<T, Error> {
-    run(&Mechanism::AesGcm(GcmParams::new(&mut iv, aad, TAG_BITS.into())?))
 }

@@ -42,6 +42,7 @@ mod worker;
 
 pub use config::{PinSource, TokenConfig, TokenSelector};
 pub use profile::{
-    Code, ErrorClasses, IvSource, KeyUse, Limits, MechanismName, Profile, Seal, SealMechanism,
+    Code, ErrorClasses, IvOnOpen, IvSource, KeyUse, Limits, MechanismName, Profile, Protection,
+    Seal, SealBy,
 };
 pub use token::Token;

@@ -55,7 +55,7 @@ struct State {
 /// The way to the token, shared by all workers.
 pub(crate) struct Link {
     pub(crate) config: TokenConfig,
-    pub(crate) profile: Profile,
+    pub(crate) profile: Arc<Profile>,
     pub(crate) library: Arc<Library>,
     pub(crate) health: Health,
     state: Mutex<State>,
@@ -82,7 +82,7 @@ impl Link {
     ) -> Result<Self, HsmError> {
         let link = Self {
             config,
-            profile,
+            profile: Arc::new(profile),
             library,
             health: Health::new(),
             state: Mutex::default(),
@@ -181,7 +181,7 @@ impl Link {
             // The anchor lasts as long as the login, and copies of KEKs as long as their session.
             let anchor = connection.anchor.lock().unwrap_or_else(PoisonError::into_inner);
             let session = anchor.get()?;
-            id = kek::generate(session, &self.config.kek_label, number)?;
+            id = kek::generate(session, &self.config.kek_label, number, self.profile.seal.usage())?;
             keks = self.find_keks(session, &mut state.counts)?;
         }
         info!(kek = %id.0, number, "KEK created");
@@ -310,19 +310,23 @@ impl Link {
         }
         if !self.config.create_kek || !self.current_kek().0.is_empty() {
             return Err(HsmError::Setup(format!(
-                "the token with {} holds no KEK labelled {prefix:?} and a number: restore it from \
-                 the HSM's backup, or set hsm.create_kek = true for a new KM that has no data yet",
-                self.config.token
+                "the token with {} holds no KEK labelled {prefix:?} and a number that may {}, as \
+                 the profile {} seals: restore it from the HSM's backup, or set hsm.create_kek = \
+                 true for a new KM that has no data yet, or for one whose profile was changed",
+                self.config.token,
+                self.profile.seal.usage(),
+                self.profile.name
             )));
         }
-        let id = kek::generate(session, prefix, 1)
+        let (number, usage) = (keks.next_number(), self.profile.seal.usage());
+        let id = kek::generate(session, prefix, number, usage)
             .map_err(|e| self.explain("the token does not generate a KEK", &e))?;
-        info!(kek = %id.0, "first KEK created");
+        info!(kek = %id.0, number, "first KEK created");
         find(&mut state.counts)
     }
 
     fn find_keks(&self, session: &Session, counts: &mut SealCounts) -> Result<KekSet, OpError> {
-        KekSet::find(session, &self.config.kek_label, self.profile.seal.key, counts)
+        KekSet::find(session, &self.config.kek_label, &self.profile.seal, counts)
     }
 
     /// A sentence about a PKCS#11 error that waiting may mend.

@@ -8,7 +8,7 @@ use km_core::hsm::{HsmError, KekId, Sealed};
 use km_core::material::ClearBytes;
 use serde::{Deserialize, Serialize};
 
-use crate::lane::{IV_BYTES, TAG_BYTES};
+use crate::lane::{IV_BYTES, MAX_IV_BYTES, TAG_BYTES};
 use crate::profile::Profile;
 use crate::wire;
 
@@ -66,7 +66,7 @@ impl Request {
             Self::Seal { aad, clear } => check_sizes(profile, aad, clear.len()),
             Self::Open { aad, sealed } => {
                 let message = sealed.ciphertext.len().saturating_sub(TAG_BYTES);
-                if sealed.iv.len() != IV_BYTES || message == 0 {
+                if !(IV_BYTES..=MAX_IV_BYTES).contains(&sealed.iv.len()) || message == 0 {
                     return Err(HsmError::Refused(format!(
                         "{} bytes with a nonce of {} bytes is no sealed message",
                         sealed.ciphertext.len(),

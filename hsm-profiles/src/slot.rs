@@ -70,7 +70,7 @@ pub(crate) fn check_mechanisms(
     let offered = library.pkcs11.get_mechanism_list(slot).map_err(|e| {
         HsmError::Unavailable(format!("token {token:?} does not list its mechanisms: {e}"))
     })?;
-    let sealing = profile.seal.mechanism.required();
+    let sealing = profile.seal.required();
     let missing: Vec<_> = std::iter::once(&sealing)
         .chain(&profile.requires)
         .filter(|wanted| !offered.contains(&wanted.kind))

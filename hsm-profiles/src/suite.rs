@@ -2,7 +2,7 @@
 //!
 //! Each check panics with a sentence when the token does not pass. The token is left as it was.
 
-use km_core::hsm::{Hsm, HsmError, Sealed};
+use km_core::hsm::{Hsm, HsmError, KeyProtection, SealMethod, Sealed};
 use km_core::material::ClearBytes;
 
 /// Lengths every profile takes: the shortest, one key, an odd one, one block.
@@ -20,6 +20,7 @@ pub async fn hsm_suite(hsm: &dyn Hsm) {
     }
     nonces_never_repeat(hsm).await;
     tampering_is_refused(hsm).await;
+    another_method_is_refused(hsm).await;
     malformed_is_refused(hsm).await;
     out_of_range_is_unsupported(hsm).await;
     ready(hsm).await;
@@ -93,10 +94,43 @@ async fn tampering_is_refused(hsm: &dyn Hsm) {
     assert_eq!(opened, clear);
 }
 
+/// The method is part of what is sealed: no change of it opens, whatever the KEK may do.
+async fn another_method_is_refused(hsm: &dyn Hsm) {
+    let clear = take(hsm.random(64).await, "random");
+    let sealed = take(hsm.seal(b"record", &clear).await, "seal");
+    let keys = [vec![0; 40], vec![0; 32], Vec::new(), vec![0; 1 << 16]];
+    let wrapped =
+        |protection: KeyProtection| keys.iter().map(move |key| (protection.clone(), key.clone()));
+    let cbc = KeyProtection::Cbc { iv: [0; 16] };
+    let mut methods: Vec<_> = wrapped(KeyProtection::KeyWrap)
+        .chain(wrapped(cbc))
+        .map(|(protection, data_key)| SealMethod::WrappedKeyGcm { protection, data_key })
+        .chain([SealMethod::TokenGcm])
+        .filter(|method| *method != sealed.method)
+        .collect();
+    if let SealMethod::WrappedKeyGcm { protection, data_key } = &sealed.method {
+        for at in [0, data_key.len() / 2, data_key.len() - 1] {
+            let (protection, mut data_key) = (protection.clone(), data_key.clone());
+            data_key[at] ^= 1;
+            methods.push(SealMethod::WrappedKeyGcm { protection, data_key });
+        }
+        if let KeyProtection::Cbc { mut iv } = protection.clone() {
+            iv[7] ^= 1;
+            let (protection, data_key) = (KeyProtection::Cbc { iv }, data_key.clone());
+            methods.push(SealMethod::WrappedKeyGcm { protection, data_key });
+        }
+    }
+    for method in methods {
+        refused(hsm, b"record", &Sealed { method, ..sealed.clone() }, "with another method").await;
+    }
+    let answer = hsm.open(b"record", &Sealed { format: 2, ..sealed }).await;
+    assert!(matches!(answer, Err(HsmError::Unsupported(_))), "another format: {answer:?}");
+}
+
 async fn malformed_is_refused(hsm: &dyn Hsm) {
     let clear = ClearBytes::copy_from(b"x");
     let sealed = take(hsm.seal(b"", &clear).await, "seal");
-    for len in [0, 1, 11, 13, 16] {
+    for len in [0, 1, 11, 13, 16, 17] {
         let odd = Sealed { iv: vec![0; len], ..sealed.clone() };
         refused(hsm, b"", &odd, "with a nonce of another length").await;
     }

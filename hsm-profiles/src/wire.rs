@@ -217,7 +217,7 @@ pub(crate) mod clear {
 
 #[cfg(test)]
 mod tests {
-    use km_core::hsm::{HsmError, KekId, Sealed};
+    use km_core::hsm::{HsmError, KekId, SealMethod, Sealed};
     use km_core::material::ClearBytes;
 
     use super::*;
@@ -225,7 +225,7 @@ mod tests {
 
     fn requests() -> Vec<Request> {
         let sealed =
-            Sealed { kek: KekId("aa".into()), iv: vec![1; 12], ciphertext: vec![9; 70_000] };
+            Sealed::new(KekId("aa".into()), SealMethod::TokenGcm, vec![1; 12], vec![9; 70_000]);
         vec![
             Request::Seal { aad: b"head".to_vec(), clear: ClearBytes::copy_from(&[0xC5; 32]) },
             Request::Open { aad: vec![], sealed },

@@ -9,12 +9,64 @@ use std::sync::Arc;
 use common::{runtime, with_token};
 use hsm_profiles::softhsm::{CONF_VARIABLE, provision};
 use hsm_profiles::suite::hsm_suite;
-use km_core::hsm::{Hsm, HsmError};
+use km_core::hsm::{Custody, Hsm, HsmError};
 use km_core::material::ClearBytes;
 
 #[test]
 fn passes_the_suite() {
     with_token("passes_the_suite", |room| runtime().block_on(hsm_suite(&*room.open())));
+}
+
+/// The SoftHSM profile with another way to seal, as a file in the test's folder.
+fn sealing_by(room: &common::Room, protection: &str) -> hsm_profiles::TokenConfig {
+    let profile = include_str!("../profiles/softhsm2.toml").replace(
+        "method = \"token-gcm\"",
+        &format!("method = \"wrapped-key-gcm\"\nprotection = \"{protection}\""),
+    );
+    let path = room.dir.join(format!("{protection}.toml"));
+    std::fs::write(&path, profile).unwrap();
+    hsm_profiles::TokenConfig { profile: path.display().to_string(), ..room.config() }
+}
+
+#[test]
+fn passes_the_suite_with_wrapped_data_keys() {
+    with_token("passes_the_suite_with_wrapped_data_keys", |room| {
+        let token = hsm_profiles::Token::open(sealing_by(&room, "key-wrap")).unwrap();
+        runtime().block_on(hsm_suite(&*token));
+    });
+}
+
+#[test]
+fn passes_the_suite_with_data_keys_under_cbc() {
+    with_token("passes_the_suite_with_data_keys_under_cbc", |room| {
+        let token = hsm_profiles::Token::open(sealing_by(&room, "cbc")).unwrap();
+        runtime().block_on(hsm_suite(&*token));
+    });
+}
+
+#[test]
+fn a_change_of_profile_strands_nothing() {
+    with_token("a_change_of_profile_strands_nothing", |room| {
+        let configs =
+            [room.config(), sealing_by(&room, "key-wrap"), sealing_by(&room, "cbc"), room.config()];
+        let clear = ClearBytes::copy_from(&[5; 300]);
+        let mut sealed = Vec::new();
+        for config in configs {
+            let token = hsm_profiles::Token::open(config).unwrap();
+            runtime().block_on(async {
+                sealed.push(token.seal(b"record", &clear).await.unwrap());
+                for one in &sealed {
+                    assert_eq!(token.open(b"record", one).await.unwrap(), clear);
+                }
+            });
+        }
+        let custody: Vec<_> = sealed.iter().map(|one| one.method.custody()).collect();
+        let (token, host) = (Custody::InToken, Custody::HostTransient);
+        assert_eq!(custody, [token, host, host, token]);
+        // The KEK that wraps may not decrypt, and the other way round.
+        assert_ne!(sealed[0].kek, sealed[1].kek);
+        assert_eq!(sealed[0].kek, sealed[2].kek);
+    });
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! The door to hardware security modules as the domain sees it. Implemented in `hsm-profiles`.
 //!
 //! A key-encryption key (KEK) is generated in the token and never leaves it; everything else is
-//! sealed by it with AES-GCM, the record's header as associated data (seed clause 9.3).
+//! sealed by it, the record's header as associated data (seed clause 9.3). What is sealed says how
+//! ([`Sealed`]), so that it opens whatever the token's profile says by then.
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -12,19 +13,100 @@ use crate::material::ClearBytes;
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct KekId(pub String);
 
-/// What the token returned for a sealed message. Safe to store; worthless without the KEK.
+/// Where a function of the token keeps the keys it works with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Custody {
+    /// A key of one message, or the operation itself, is in this process's memory for its time.
+    HostTransient,
+    /// Keys never leave the token.
+    InToken,
+}
+
+impl std::fmt::Display for Custody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::InToken => "in token",
+            Self::HostTransient => "host, transient",
+        })
+    }
+}
+
+/// The format of [`Sealed`] that this version writes and reads.
+pub const SEALED_FORMAT: u8 = 1;
+
+/// How a message was sealed. Part of the sealed message: a change of the profile strands nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SealMethod {
+    /// AES-256-GCM in the token, under the KEK itself.
+    TokenGcm,
+    /// AES-256-GCM in this process, under a data key of this one message that the KEK protects.
+    WrappedKeyGcm {
+        /// How the KEK protects the data key.
+        protection: KeyProtection,
+        /// The protected data key.
+        #[serde(with = "serde_bytes")]
+        data_key: Vec<u8>,
+    },
+}
+
+/// How a KEK protects the data key of a message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KeyProtection {
+    /// AES key wrap (RFC 3394) in the token.
+    KeyWrap,
+    /// AES-CBC in the token, without padding, under this fresh initialization vector. Not
+    /// authenticated by itself: the message's tag is, since it covers the protected key as well.
+    Cbc {
+        /// 128 random bits.
+        iv: [u8; 16],
+    },
+}
+
+impl SealMethod {
+    /// Where the keys were while the message was sealed.
+    pub fn custody(&self) -> Custody {
+        match self {
+            Self::TokenGcm => Custody::InToken,
+            Self::WrappedKeyGcm { .. } => Custody::HostTransient,
+        }
+    }
+
+    /// What the tag of a message sealed this way covers besides the message: format, method,
+    /// protected data key, and the caller's `aad`.
+    pub fn associated_data(&self, aad: &[u8]) -> Vec<u8> {
+        // Postcard tells the length of each part before it, so the parts cannot be shifted.
+        let mut bound = postcard::to_allocvec(&(SEALED_FORMAT, self)).unwrap_or_default();
+        bound.extend_from_slice(aad);
+        bound
+    }
+}
+
+/// A sealed message with all that is needed to open it again, the KEK and the caller's header
+/// excepted. Safe to store; worthless without the KEK.
 ///
 /// Only an [`Hsm`] makes a meaningful one, and only the vault binds it to a record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sealed {
+    /// [`SEALED_FORMAT`] of the version that sealed it.
+    pub format: u8,
     /// The KEK that opens it.
     pub kek: KekId,
-    /// The 96-bit GCM nonce.
+    /// How it was sealed.
+    pub method: SealMethod,
+    /// The GCM nonce: 96 bits, or 128 where the token makes it and wants so.
     #[serde(with = "serde_bytes")]
     pub iv: Vec<u8>,
     /// Ciphertext with the 128-bit tag at its end.
     #[serde(with = "serde_bytes")]
     pub ciphertext: Vec<u8>,
+}
+
+impl Sealed {
+    /// A message sealed by this version.
+    pub fn new(kek: KekId, method: SealMethod, iv: Vec<u8>, ciphertext: Vec<u8>) -> Self {
+        Self { format: SEALED_FORMAT, kek, method, iv, ciphertext }
+    }
 }
 
 /// Why the token did not do it. `Temporary` kinds may be tried again, the others need a person.
@@ -63,7 +145,8 @@ pub trait Hsm: Send + Sync + 'static {
     /// The KEK new data is sealed under.
     fn current_kek(&self) -> KekId;
 
-    /// Seals `clear` in the token (AES-256-GCM, fresh 96-bit nonce) with `aad` authenticated.
+    /// Seals `clear` under the current KEK (AES-256-GCM, fresh nonce) with `aad` authenticated, in
+    /// the way the token's profile says ([`SealMethod`]).
     async fn seal(&self, aad: &[u8], clear: &ClearBytes) -> Result<Sealed, HsmError>;
 
     /// Opens what [`Hsm::seal`] made, under the same `aad`.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use km_core::{
-    hsm::{Hsm, HsmError, HsmStatus, KekId, Sealed},
+    hsm::{Hsm, HsmError, HsmStatus, KekId, SealMethod, Sealed},
     material::ClearBytes,
 };
 
@@ -29,7 +29,7 @@ impl Hsm for SoftHsm {
         let nonce = Nonce::try_assume_unique_for_key(&iv).unwrap();
         let mut ciphertext = clear.expose(<[u8]>::to_vec);
         self.0.seal_in_place_append_tag(nonce, Aad::from(aad), &mut ciphertext).unwrap();
-        Ok(Sealed { kek: self.current_kek(), iv, ciphertext })
+        Ok(Sealed::new(self.current_kek(), SealMethod::TokenGcm, iv, ciphertext))
     }
 
     async fn open(&self, aad: &[u8], sealed: &Sealed) -> Result<ClearBytes, HsmError> {

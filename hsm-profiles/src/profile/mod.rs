@@ -5,12 +5,16 @@
 
 use std::path::{Path, PathBuf};
 
-use cryptoki::error::RvError;
-use cryptoki::mechanism::MechanismType;
 use km_core::hsm::HsmError;
 use serde::Deserialize;
 
-const SOFTHSM2: &str = include_str!("../profiles/softhsm2.toml");
+mod names;
+mod seal;
+
+pub use names::{Code, MechanismName};
+pub use seal::{IvOnOpen, IvSource, KeyUse, Protection, Seal, SealBy};
+
+const SOFTHSM2: &str = include_str!("../../profiles/softhsm2.toml");
 /// A profile is a page of text; more is a mistake.
 const MAX_PROFILE_BYTES: u64 = 64 * 1024;
 
@@ -35,48 +39,6 @@ pub struct Profile {
     /// Return codes whose meaning the product decides.
     #[serde(default)]
     pub errors: ErrorClasses,
-}
-
-/// How data is sealed in this token.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Seal {
-    /// The mechanism.
-    pub mechanism: SealMechanism,
-    /// Who makes the nonce.
-    pub iv: IvSource,
-    /// Which object works.
-    #[serde(default)]
-    pub key: KeyUse,
-}
-
-/// Which object in the token seals and opens.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum KeyUse {
-    /// The KEK itself.
-    #[default]
-    Token,
-    /// A copy of the KEK for the time of one login, made by `C_CopyObject`: as sensitive and
-    /// unextractable, and never outside the token. For libraries that read a token object's file
-    /// at every use. Probes use both, so a KEK that was deleted is noticed by the next probe.
-    SessionCopy,
-}
-
-/// Mechanisms this crate can seal with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-pub enum SealMechanism {
-    /// AES-GCM with a 96-bit nonce and a 128-bit tag at the end of the ciphertext.
-    #[serde(rename = "AES_GCM")]
-    AesGcm,
-}
-
-/// Who makes the GCM nonce.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum IvSource {
-    /// The caller passes it; ours comes from the token's `C_GenerateRandom`.
-    Host,
 }
 
 /// What the token takes.
@@ -112,85 +74,6 @@ pub struct ErrorClasses {
     pub device: Vec<Code>,
 }
 
-/// A PKCS#11 return code, written by its standard name or as a vendor's number (`0x80000001`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Code(pub(crate) RvError);
-
-impl TryFrom<String> for Code {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        if let Some(digits) = text.strip_prefix("0x") {
-            let number = u64::from_str_radix(digits, 16).ok().filter(|n| *n >= 0x8000_0000);
-            return number
-                .map(|n| Self(RvError::VendorDefined(n)))
-                .ok_or_else(|| format!("{text} is no vendor code: they start at 0x80000000"));
-        }
-        Ok(Self(match text.as_str() {
-            "CKR_GENERAL_ERROR" => RvError::GeneralError,
-            "CKR_FUNCTION_FAILED" => RvError::FunctionFailed,
-            "CKR_FUNCTION_CANCELED" => RvError::FunctionCanceled,
-            "CKR_DATA_INVALID" => RvError::DataInvalid,
-            "CKR_ENCRYPTED_DATA_INVALID" => RvError::EncryptedDataInvalid,
-            "CKR_ENCRYPTED_DATA_LEN_RANGE" => RvError::EncryptedDataLenRange,
-            "CKR_SIGNATURE_INVALID" => RvError::SignatureInvalid,
-            "CKR_DEVICE_ERROR" => RvError::DeviceError,
-            "CKR_DEVICE_MEMORY" => RvError::DeviceMemory,
-            "CKR_OPERATION_ACTIVE" => RvError::OperationActive,
-            "CKR_KEY_FUNCTION_NOT_PERMITTED" => RvError::KeyFunctionNotPermitted,
-            "CKR_KEY_HANDLE_INVALID" => RvError::KeyHandleInvalid,
-            "CKR_OBJECT_HANDLE_INVALID" => RvError::ObjectHandleInvalid,
-            "CKR_SESSION_CLOSED" => RvError::SessionClosed,
-            "CKR_SESSION_HANDLE_INVALID" => RvError::SessionHandleInvalid,
-            "CKR_USER_NOT_LOGGED_IN" => RvError::UserNotLoggedIn,
-            "CKR_ARGUMENTS_BAD" => RvError::ArgumentsBad,
-            _ => return Err(format!("unknown return code {text}; write its 0x number")),
-        }))
-    }
-}
-
-/// A mechanism by its PKCS#11 name without `CKM_`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub struct MechanismName {
-    /// The name as written.
-    pub name: String,
-    pub(crate) kind: MechanismType,
-}
-
-impl TryFrom<String> for MechanismName {
-    type Error = String;
-
-    fn try_from(name: String) -> Result<Self, String> {
-        let kind = match name.as_str() {
-            "AES_KEY_GEN" => MechanismType::AES_KEY_GEN,
-            "AES_GCM" => MechanismType::AES_GCM,
-            "AES_CTR" => MechanismType::AES_CTR,
-            "AES_CMAC" => MechanismType::AES_CMAC,
-            "AES_KEY_WRAP" => MechanismType::AES_KEY_WRAP,
-            "AES_KEY_WRAP_PAD" => MechanismType::AES_KEY_WRAP_PAD,
-            "SHA256_HMAC" => MechanismType::SHA256_HMAC,
-            "GENERIC_SECRET_KEY_GEN" => MechanismType::GENERIC_SECRET_KEY_GEN,
-            "HKDF_DERIVE" => MechanismType::HKDF_DERIVE,
-            "RSA_PKCS_OAEP" => MechanismType::RSA_PKCS_OAEP,
-            "ML_KEM" => MechanismType::ML_KEM,
-            _ => return Err(format!("unknown mechanism {name}")),
-        };
-        Ok(Self { name, kind })
-    }
-}
-
-impl SealMechanism {
-    pub(crate) fn required(self) -> MechanismName {
-        match self {
-            Self::AesGcm => {
-                MechanismName { name: "AES_GCM".to_owned(), kind: MechanismType::AES_GCM }
-            }
-        }
-    }
-}
-
 impl Profile {
     /// The profile named `name_or_path`: one built in (`softhsm2`), or a `.toml` file by path.
     pub fn load(name_or_path: &str) -> Result<Self, HsmError> {
@@ -220,6 +103,7 @@ impl Profile {
     pub fn parse(text: &str, origin: &str) -> Result<Self, HsmError> {
         let fail = |what: String| HsmError::Setup(format!("HSM profile {origin}: {what}"));
         let profile: Self = toml::from_str(text).map_err(|e| fail(e.to_string()))?;
+        profile.seal.check().map_err(&fail)?;
         let limits = &profile.limits;
         if !(2..=4096).contains(&limits.sessions) {
             return Err(fail(format!("limits.sessions is {}, not 2 to 4096", limits.sessions)));
@@ -237,11 +121,12 @@ impl Profile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cryptoki::error::RvError;
 
     #[test]
     fn built_in_profiles_parse() {
         let profile = Profile::load("softhsm2").unwrap();
-        assert_eq!(profile.seal.mechanism, SealMechanism::AesGcm);
+        assert_eq!(profile.seal.method, SealBy::TokenGcm);
         assert!(profile.errors.data.contains(&Code(RvError::GeneralError)));
     }
 
@@ -258,14 +143,5 @@ mod tests {
             assert!(error.to_string().contains(told), "{error}");
         }
         assert!(Profile::load("luna").unwrap_err().to_string().contains("luna"));
-    }
-
-    #[test]
-    fn vendor_codes_are_numbers_from_the_vendor_range() {
-        assert_eq!(
-            Code::try_from("0x80000003".to_owned()).unwrap(),
-            Code(RvError::VendorDefined(0x8000_0003))
-        );
-        assert!(Code::try_from("0x31".to_owned()).is_err());
     }
 }
