@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    epoch::Pin,
     hsm::Sealed,
     ids::{BlockId, ClusterId},
     provenance::Provenance,
@@ -36,11 +37,13 @@ pub struct BlockHeader {
 pub struct SealedBlock {
     header: BlockHeader,
     sealed: Sealed,
+    #[serde(skip)]
+    pin: Pin,
 }
 
 impl SealedBlock {
-    pub(crate) fn new(header: BlockHeader, sealed: Sealed) -> Self {
-        Self { header, sealed }
+    pub(crate) fn new(header: BlockHeader, sealed: Sealed, pin: Pin) -> Self {
+        Self { header, sealed, pin }
     }
     /// The public metadata.
     pub fn header(&self) -> &BlockHeader {

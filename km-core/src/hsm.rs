@@ -10,8 +10,17 @@ use serde::{Deserialize, Serialize};
 use crate::material::ClearBytes;
 
 /// Names one KEK in the token: `CKA_ID` of the key, in hexadecimal where a person reads it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct KekId(pub String);
+
+/// A KEK the token holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KekInfo {
+    /// Its name, as in what it sealed.
+    pub id: KekId,
+    /// Its number; the KEK with the highest one seals. It is the number of its epoch.
+    pub number: u64,
+}
 
 /// Where a function of the token keeps the keys it works with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -160,4 +169,20 @@ pub trait Hsm: Send + Sync + 'static {
 
     /// Status as of the last operation or probe; never blocks.
     fn status(&self) -> HsmStatus;
+
+    /// The KEKs in the token, lowest number first; the last one seals.
+    async fn keks(&self) -> Result<Vec<KekInfo>, HsmError> {
+        Err(HsmError::Unsupported("this HSM does not list its KEKs".into()))
+    }
+
+    /// Makes a KEK with a number above all others. From now on it seals.
+    async fn create_kek(&self) -> Result<KekInfo, HsmError> {
+        Err(HsmError::Unsupported("this HSM makes no KEKs".into()))
+    }
+
+    /// Destroys a KEK that does not seal any more, with all that belongs to its epoch. What it
+    /// sealed never opens again. A KEK that is not there is no error.
+    async fn destroy_kek(&self, _kek: &KekId) -> Result<(), HsmError> {
+        Err(HsmError::Unsupported("this HSM destroys no KEKs".into()))
+    }
 }

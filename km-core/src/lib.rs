@@ -5,8 +5,10 @@
 //! [`peer::PeerLink`] (`relay`). Fronts enter through [`supply::Supply`] for pool keys and
 //! [`objects::Objects`] for managed objects.
 
+pub mod audit;
 pub mod block;
 pub mod clock;
+pub mod epoch;
 pub mod hsm;
 pub mod ids;
 pub mod journal;

@@ -3,21 +3,27 @@
 //! Only the vault makes a [`SealedBlock`] or a [`SealedObject`], and each is bound by associated
 //! data to the record it belongs to: a sealed blob moved, swapped or relabelled does not open.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     block::{BlockHeader, SealedBlock},
-    hsm::{Hsm, HsmError, HsmStatus, Sealed},
+    epoch::{Epochs, Pin},
+    hsm::{Hsm, HsmError, HsmStatus, KekId, Sealed},
     material::ClearBytes,
-    store::{Commit, Outcome, Store, StoreError},
+    store::{Commit, Outcome, Record, Store, StoreError},
 };
 
 /// Where the sealed key of the record tags is kept; a store without it is empty.
 pub const RECORD_KEY: &[u8] = b"meta/record-key";
 const RECORD_KEY_AAD: &[u8] = b"qkm record key 1\0";
 const RECORD_KEY_BYTES: usize = 32;
+/// The token may have a newer KEK than was known; a second one in a row is a fault.
+const SEAL_TRIES: usize = 3;
 
 /// Why the vault could not be opened.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
@@ -30,20 +36,70 @@ pub enum VaultError {
     Store(#[from] StoreError),
     /// The store's record key does not open in this HSM.
     #[error(
-        "this store was made with another HSM or KEK ({0}). Use the token it was made with, \
-         or an empty data directory"
+        "this store does not open with the KEKs in this HSM ({0}). Either it was made with another \
+         token: use that one. Or it is a copy made before its KEK epoch was destroyed: then it cannot \
+         be opened again, and only an empty data directory can be used"
     )]
     Foreign(HsmError),
 }
 
 /// Key bytes of a managed object, sealed under its identity.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SealedObject(Sealed);
+pub struct SealedObject {
+    sealed: Sealed,
+    #[serde(skip)]
+    pin: Pin,
+}
 
 impl SealedObject {
     /// Differs between any two sealings.
     pub(crate) fn nonce(&self) -> &[u8] {
-        &self.0.iv
+        &self.sealed.iv
+    }
+
+    /// The KEK it is under.
+    pub(crate) fn kek(&self) -> &KekId {
+        &self.sealed.kek
+    }
+}
+
+/// What a sealed blob belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A block of a pool.
+    Block,
+    /// A managed object.
+    Object,
+}
+
+impl Kind {
+    /// As logs and metrics say it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Block => "block",
+            Self::Object => "object",
+        }
+    }
+}
+
+/// Sealed blobs the token refused to open since the start.
+#[derive(Debug, Default)]
+pub struct Refusals {
+    blocks: AtomicU64,
+    objects: AtomicU64,
+}
+
+impl Refusals {
+    /// How many of this kind.
+    pub fn of(&self, kind: Kind) -> u64 {
+        self.counter(kind).load(Relaxed)
+    }
+
+    fn counter(&self, kind: Kind) -> &AtomicU64 {
+        match kind {
+            Kind::Block => &self.blocks,
+            Kind::Object => &self.objects,
+        }
     }
 }
 
@@ -51,12 +107,60 @@ impl SealedObject {
 #[derive(Clone)]
 pub struct Vault {
     hsm: Arc<dyn Hsm>,
+    epochs: Option<Arc<Epochs>>,
+    refusals: Arc<Refusals>,
 }
 
 impl Vault {
-    /// A vault over this token.
+    /// A vault over this token that does not count seals: to open the record key with.
     pub fn new(hsm: Arc<dyn Hsm>) -> Self {
-        Self { hsm }
+        Self { hsm, epochs: None, refusals: Arc::default() }
+    }
+
+    /// The vault whose seals these epochs count.
+    pub fn with_epochs(self, epochs: Arc<Epochs>) -> Self {
+        Self { epochs: Some(epochs), ..self }
+    }
+
+    /// Counts of sealed blobs that did not open.
+    pub fn refusals(&self) -> &Refusals {
+        &self.refusals
+    }
+
+    /// Seals under the active epoch, which stays in use until the pin is gone.
+    async fn seal(&self, aad: &[u8], clear: &ClearBytes) -> Result<(Sealed, Pin), HsmError> {
+        let Some(epochs) = &self.epochs else {
+            return Ok((self.hsm.seal(aad, clear).await?, Pin::default()));
+        };
+        for _ in 0..SEAL_TRIES {
+            let sealing = epochs.to_seal().await?;
+            let sealed = self.hsm.seal(aad, clear).await?;
+            if sealed.kek == sealing.kek {
+                return Ok((sealed, Pin::of(sealing)));
+            }
+            drop(sealing);
+            epochs.refresh().await.map_err(|e| HsmError::Unavailable(e.to_string()))?;
+        }
+        Err(HsmError::Unavailable("the HSM changes its KEK all the time".into()))
+    }
+
+    async fn open(&self, aad: &[u8], sealed: &Sealed) -> Result<ClearBytes, HsmError> {
+        let opened = self.hsm.open(aad, sealed).await;
+        match (opened, &self.epochs) {
+            (Err(HsmError::Unsupported(why)), Some(epochs)) => Err(epochs
+                .explain(&sealed.kek)
+                .map_or(HsmError::Unsupported(why), HsmError::Refused)),
+            (opened, _) => opened,
+        }
+    }
+
+    /// Says that a sealed blob did not open, if that is what `error` is.
+    pub(crate) fn note_refusal(&self, kind: Kind, name: &str, error: &HsmError) {
+        if matches!(error, HsmError::Refused(_)) {
+            self.refusals.counter(kind).fetch_add(1, Relaxed);
+            tracing::error!(record = kind.name(), %name, %error, alarm = "sealed-refused",
+                "sealed data does not open: it was changed, moved, or put back");
+        }
     }
 
     /// Health of the token; never blocks.
@@ -70,13 +174,19 @@ impl Vault {
         header: BlockHeader,
         clear: &ClearBytes,
     ) -> Result<SealedBlock, HsmError> {
-        let sealed = self.hsm.seal(&block_aad(&header), clear).await?;
-        Ok(SealedBlock::new(header, sealed))
+        let (sealed, pin) = self.seal(&block_aad(&header), clear).await?;
+        Ok(SealedBlock::new(header, sealed, pin))
     }
 
     /// Opens a block.
     pub async fn open_block(&self, block: &SealedBlock) -> Result<ClearBytes, HsmError> {
-        self.hsm.open(&block_aad(block.header()), block.sealed()).await
+        self.open(&block_aad(block.header()), block.sealed()).await
+    }
+
+    /// The same block under the active epoch.
+    pub(crate) async fn reseal_block(&self, block: &SealedBlock) -> Result<SealedBlock, HsmError> {
+        let clear = self.open_block(block).await?;
+        self.seal_block(block.header().clone(), &clear).await
     }
 
     /// Seals the bytes of the managed object `uid` of `owner`.
@@ -86,7 +196,19 @@ impl Vault {
         owner: &str,
         clear: &ClearBytes,
     ) -> Result<SealedObject, HsmError> {
-        self.hsm.seal(&object_aad(uid, owner), clear).await.map(SealedObject)
+        let (sealed, pin) = self.seal(&object_aad(uid, owner), clear).await?;
+        Ok(SealedObject { sealed, pin })
+    }
+
+    /// The same bytes under the active epoch.
+    pub(crate) async fn reseal_object(
+        &self,
+        uid: &str,
+        owner: &str,
+        sealed: &SealedObject,
+    ) -> Result<SealedObject, HsmError> {
+        let clear = self.open_object(uid, owner, sealed).await?;
+        self.seal_object(uid, owner, &clear).await
     }
 
     /// Opens what [`Vault::seal_object`] made for the same object.
@@ -96,7 +218,7 @@ impl Vault {
         owner: &str,
         sealed: &SealedObject,
     ) -> Result<ClearBytes, HsmError> {
-        self.hsm.open(&object_aad(uid, owner), &sealed.0).await
+        self.open(&object_aad(uid, owner), &sealed.sealed).await
     }
 
     /// `len` random bytes from the token.
@@ -108,8 +230,7 @@ impl Vault {
     /// stored sealed.
     pub async fn record_key(&self, store: &dyn Store) -> Result<ClearBytes, VaultError> {
         if let Some(record) = store.get(RECORD_KEY).await? {
-            let sealed: Sealed = postcard::from_bytes(&record.value)
-                .map_err(|_| StoreError::Damaged("the record key does not parse".into()))?;
+            let sealed = parse_record_key(&record)?;
             return match self.hsm.open(RECORD_KEY_AAD, &sealed).await {
                 Err(HsmError::Unavailable(why)) => Err(HsmError::Unavailable(why).into()),
                 Err(error) => Err(VaultError::Foreign(error)),
@@ -127,6 +248,33 @@ impl Vault {
             .into()),
         }
     }
+}
+
+impl Vault {
+    /// Moves the stored record key from one of `retiring` to the active epoch. `None`: it is under
+    /// none of them; `false`: somebody changed it meanwhile.
+    pub(crate) async fn reseal_record_key(
+        &self,
+        store: &dyn Store,
+        retiring: impl Fn(&KekId) -> bool,
+    ) -> Result<Option<(KekId, bool)>, VaultError> {
+        let Some(record) = store.get(RECORD_KEY).await? else { return Ok(None) };
+        let old = parse_record_key(&record)?;
+        if !retiring(&old.kek) {
+            return Ok(None);
+        }
+        let key = self.open(RECORD_KEY_AAD, &old).await?;
+        let (sealed, _pin) = self.seal(RECORD_KEY_AAD, &key).await?;
+        let value = postcard::to_allocvec(&sealed).unwrap_or_default();
+        let commit = Commit::new().unchanged(RECORD_KEY, record.version).put(RECORD_KEY, value);
+        let outcome = store.commit(commit).await?;
+        Ok(Some((old.kek, matches!(outcome, Outcome::Committed(_)))))
+    }
+}
+
+fn parse_record_key(record: &Record) -> Result<Sealed, StoreError> {
+    postcard::from_bytes(&record.value)
+        .map_err(|_| StoreError::Damaged("the record key does not parse".into()))
 }
 
 fn block_aad(header: &BlockHeader) -> Vec<u8> {

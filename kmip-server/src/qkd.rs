@@ -178,7 +178,8 @@ pub(crate) async fn collect(cx: &Context<'_>, id: KeyId) -> Result<(Object, Vers
     let key = reservation.open().await?.pop();
     let key = key.ok_or_else(|| OpError::NotFound(id.to_string()))?;
     let new = Draft { owner: slave, peer: &peer, wanted: None, now: cx.now }.object_of(&key);
-    let (_, records) = cx.objects().prepare(new, &key.bytes).await?;
+    // The object in hand keeps its KEK in use until the records are stored.
+    let (_made, records) = cx.objects().prepare(new, &key.bytes).await?;
     reservation.deliver(records).await?;
     Counters::add(&cx.server.counters.pool_keys);
     tracing::debug!(key = %id, %slave, "collected");

@@ -4,6 +4,7 @@
 //! (owner, state, provenance, where its sealed bytes are) is not.
 
 mod flight;
+mod reseal;
 mod state;
 
 use std::{ops::Bound, sync::Arc};
@@ -21,7 +22,7 @@ use crate::{
     provenance::Provenance,
     records::{RecordError, Records},
     store::{Commit, MAX_RANGE, Outcome, Version},
-    vault::{SealedObject, Vault},
+    vault::{Kind, SealedObject, Vault},
 };
 
 /// Longest Unique Identifier, in bytes.
@@ -125,7 +126,7 @@ pub struct Objects {
     flights: Arc<Flights>,
 }
 
-const OBJECT: &[u8] = b"object/";
+pub(crate) const OBJECT: &[u8] = b"object/";
 const INDEX: &[u8] = b"index/";
 
 /// Several applications may each hold a pool key under its one identifier.
@@ -239,8 +240,26 @@ impl Objects {
         let sealed = sealed.ok_or_else(|| ObjectError::Destroyed(object.uid.clone()))?;
         let mut name = object_key(&object.uid, &object.owner);
         name.extend_from_slice(sealed.nonce());
-        let open = || self.vault.open_object(&object.uid, object.owner.as_str(), sealed);
-        Ok(self.flights.join(name, open).await?)
+        Ok(self.flights.join(name, || self.open_sealed(object, sealed)).await?)
+    }
+
+    async fn open_sealed(
+        &self,
+        object: &Object,
+        sealed: &SealedObject,
+    ) -> Result<ClearBytes, HsmError> {
+        let (uid, owner) = (object.uid.as_str(), object.owner.as_str());
+        let error = match self.vault.open_object(uid, owner, sealed).await {
+            Ok(clear) => return Ok(clear),
+            Err(error) => error,
+        };
+        // It may have been sealed anew, and the old KEK destroyed, since it was read.
+        let now = self.get(&object.owner, uid).await.ok().and_then(|(now, _)| now.sealed);
+        let done = match now.filter(|now| now != sealed) {
+            Some(now) => self.vault.open_object(uid, owner, &now).await,
+            None => Err(error),
+        };
+        done.inspect_err(|error| self.vault.note_refusal(Kind::Object, uid, error))
     }
 
     /// Writes a changed object back if nobody else did since `version`; durable on return.
@@ -253,6 +272,16 @@ impl Objects {
     ) -> Result<(), ObjectError> {
         check_attributes(&new.attributes)?;
         check_terms(&new.terms)?;
+        match self.write(old, version, new).await {
+            Err(ObjectError::Conflict(uid)) => match self.only_resealed(old, new).await? {
+                Some((old, version, new)) => self.write(&old, version, &new).await,
+                None => Err(ObjectError::Conflict(uid)),
+            },
+            done => done,
+        }
+    }
+
+    async fn write(&self, old: &Object, version: Version, new: &Object) -> Result<(), ObjectError> {
         let key = object_key(&new.uid, &new.owner);
         let value = self.records.encode(&key, new);
         let mut commit = Commit::new().unchanged(key.clone(), version).put(key, value);

@@ -5,7 +5,8 @@ use crate::{
     run::RunId,
 };
 
-const PAYLOAD: &[u8] = b"block/";
+/// All sealed blocks of all pools.
+pub(crate) const PAYLOAD: &[u8] = b"block/";
 const STATE: &[u8] = b"state/";
 const RUN: &[u8] = b"run/";
 const LEDGER: &[u8] = b"ledger/";
@@ -23,8 +24,8 @@ fn of_block(prefix: &[u8], pool: PoolTag, number: u64) -> Vec<u8> {
     join(prefix, &BlockId { pool, number }.sort_key())
 }
 
-/// The sealed bits of a block; written once.
-pub(super) fn payload(tag: PoolTag, number: u64) -> Vec<u8> {
+/// The sealed bits of a block; changed only when they are sealed under a new KEK.
+pub(crate) fn payload(tag: PoolTag, number: u64) -> Vec<u8> {
     of_block(PAYLOAD, tag, number)
 }
 

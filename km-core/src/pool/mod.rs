@@ -5,6 +5,7 @@
 //! - `issue`: leasing runs from blocks this end owns.
 //! - `order`: runs leave for the peer in the order they were reserved.
 //! - `collect`: runs the peer owns, collected by ID.
+//! - `reseal`: blocks under a new KEK.
 //! - `trace`: what is known about one key, for operators.
 //!
 //! Every change is made in `tables` and appended to the journal under one lock, so what is
@@ -13,8 +14,9 @@
 mod blocks;
 mod collect;
 mod issue;
-mod keys;
+pub(crate) mod keys;
 mod order;
+mod reseal;
 mod tables;
 mod trace;
 
@@ -43,7 +45,7 @@ use crate::{
     provenance::Provenance,
     records::{RecordError, Records},
     run::{RunRecord, Side},
-    vault::Vault,
+    vault::{Kind, Vault},
 };
 use tables::Tables;
 
@@ -347,14 +349,33 @@ impl Pool {
     }
 
     async fn open_block(&self, number: u64) -> Result<OpenBlock, PoolError> {
+        let block = self.sealed_block(number).await?;
+        let clear = match self.vault.open_block(&block).await {
+            Err(error) => {
+                // It may have been sealed anew, and the old KEK destroyed, since it was read.
+                let again = self.sealed_block(number).await?;
+                let done = match again == block {
+                    true => Err(error),
+                    false => self.vault.open_block(&again).await,
+                };
+                let name = block.header().id.to_string();
+                done.inspect_err(|error| self.vault.note_refusal(Kind::Block, &name, error))?
+            }
+            Ok(clear) => clear,
+        };
+        Ok(OpenBlock { clear, provenance: Arc::new(block.header().provenance.clone()) })
+    }
+
+    async fn sealed_block(&self, number: u64) -> Result<SealedBlock, PoolError> {
         let key = keys::payload(self.tag, number);
         let block: SealedBlock =
             self.records.get(&key).await?.ok_or(PoolError::Block(number, "is not stored"))?;
         if block.header().id.number != number || block.header().id.pool != self.tag {
+            let moved = HsmError::Refused("it is the record of another block".into());
+            self.vault.note_refusal(Kind::Block, &format!("{:?}/{number}", self.tag), &moved);
             return Err(PoolError::Block(number, "is stored under another block's name"));
         }
-        let clear = self.vault.open_block(&block).await?;
-        Ok(OpenBlock { clear, provenance: Arc::new(block.header().provenance.clone()) })
+        Ok(block)
     }
 
     fn count(&self, counter: &AtomicU64, by: u64) {

@@ -1,42 +1,65 @@
-//! A token in memory: real AES-256-GCM, no hardware.
+//! A token in memory: real AES-256-GCM, no hardware. What it holds outlives a crash of the KM.
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
 
 use async_trait::async_trait;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use km_core::{
-    hsm::{Hsm, HsmError, HsmStatus, KekId, SealMethod, Sealed},
+    hsm::{Hsm, HsmError, HsmStatus, KekId, KekInfo, SealMethod, Sealed},
     material::ClearBytes,
 };
 
-pub struct SoftHsm(LessSafeKey);
+pub struct SoftHsm(Mutex<BTreeMap<u64, (KekId, Arc<LessSafeKey>)>>);
 
 impl SoftHsm {
     pub fn new() -> Arc<Self> {
+        let hsm = Self(Mutex::default());
+        hsm.make();
+        Arc::new(hsm)
+    }
+
+    /// A new KEK, which seals from now on.
+    pub fn make(&self) -> KekInfo {
         let key = UnboundKey::new(&AES_256_GCM, &super::random(32)).unwrap();
-        Arc::new(Self(LessSafeKey::new(key)))
+        let mut keks = self.0.lock().unwrap();
+        let number = keks.keys().next_back().map_or(1, |last| last + 1);
+        let id = KekId(uuid::Uuid::new_v4().simple().to_string());
+        keks.insert(number, (id.clone(), Arc::new(LessSafeKey::new(key))));
+        KekInfo { id, number }
+    }
+
+    fn key(&self, id: &KekId) -> Result<Arc<LessSafeKey>, HsmError> {
+        let keks = self.0.lock().unwrap();
+        let found = keks.values().find(|(kek, _)| kek == id).map(|(_, key)| key.clone());
+        found.ok_or_else(|| HsmError::Unsupported(format!("no KEK {}", id.0)))
     }
 }
 
 #[async_trait]
 impl Hsm for SoftHsm {
     fn current_kek(&self) -> KekId {
-        KekId("01".into())
+        self.0.lock().unwrap().values().next_back().unwrap().0.clone()
     }
 
     async fn seal(&self, aad: &[u8], clear: &ClearBytes) -> Result<Sealed, HsmError> {
         let iv = super::random(NONCE_LEN);
         let nonce = Nonce::try_assume_unique_for_key(&iv).unwrap();
         let mut ciphertext = clear.expose(<[u8]>::to_vec);
-        self.0.seal_in_place_append_tag(nonce, Aad::from(aad), &mut ciphertext).unwrap();
-        Ok(Sealed::new(self.current_kek(), SealMethod::TokenGcm, iv, ciphertext))
+        let kek = self.current_kek();
+        let key = self.key(&kek)?;
+        key.seal_in_place_append_tag(nonce, Aad::from(aad), &mut ciphertext).unwrap();
+        Ok(Sealed::new(kek, SealMethod::TokenGcm, iv, ciphertext))
     }
 
     async fn open(&self, aad: &[u8], sealed: &Sealed) -> Result<ClearBytes, HsmError> {
         let refused = |_| HsmError::Refused("its tag does not fit".into());
+        let key = self.key(&sealed.kek)?;
         let nonce = Nonce::try_assume_unique_for_key(&sealed.iv).map_err(refused)?;
         let mut bytes = sealed.ciphertext.clone();
-        let clear = self.0.open_in_place(nonce, Aad::from(aad), &mut bytes).map_err(refused)?;
+        let clear = key.open_in_place(nonce, Aad::from(aad), &mut bytes).map_err(refused)?;
         let len = clear.len();
         bytes.truncate(len);
         Ok(ClearBytes::from_vec(bytes))
@@ -53,5 +76,21 @@ impl Hsm for SoftHsm {
     fn status(&self) -> HsmStatus {
         let (token, serial) = ("test".into(), "0".into());
         HsmStatus { ready: true, token, serial, detail: "in memory".into() }
+    }
+
+    async fn keks(&self) -> Result<Vec<KekInfo>, HsmError> {
+        let keks = self.0.lock().unwrap();
+        let info =
+            |(number, (id, _)): (&u64, &(KekId, _))| KekInfo { id: id.clone(), number: *number };
+        Ok(keks.iter().map(info).collect())
+    }
+
+    async fn create_kek(&self) -> Result<KekInfo, HsmError> {
+        Ok(self.make())
+    }
+
+    async fn destroy_kek(&self, kek: &KekId) -> Result<(), HsmError> {
+        self.0.lock().unwrap().retain(|_, (id, _)| id != kek);
+        Ok(())
     }
 }

@@ -9,11 +9,13 @@ pub mod wire;
 use std::{sync::Arc, time::Duration};
 
 use km_core::{
+    epoch::{EpochError, EpochPolicy, Epochs, Keeper},
     hsm::Hsm,
     ids::{BlockId, ClusterId, LinkId, SaeId},
     journal::Journal,
     key_id::KeyId,
     material::ClearBytes,
+    objects::Objects,
     pool::{self, NewBlock, Pool, PoolConfig, PoolError, SuppliedKey},
     provenance::Provenance,
     records::{RecordError, Records},
@@ -74,9 +76,27 @@ pub struct Machine {
 
 impl Machine {
     pub fn new() -> Self {
+        Self::with(SoftHsm::new())
+    }
+
+    /// An empty disk beside a token that was used before.
+    pub fn with(hsm: Arc<SoftHsm>) -> Self {
         let dir = temp_dir();
         let store = SqliteStore::open(dir.path().join("db")).unwrap();
-        Self { _dir: dir, disk: Arc::new(FaultyStore::new(store)), hsm: SoftHsm::new() }
+        Self { _dir: dir, disk: Arc::new(FaultyStore::new(store)), hsm }
+    }
+
+    /// Records and vault over the store `through`.
+    pub async fn unlock(
+        &self,
+        through: Arc<dyn Store>,
+        policy: EpochPolicy,
+    ) -> Result<(Records, Vault, Arc<Epochs>), EpochError> {
+        let vault = Vault::new(self.hsm.clone());
+        let key = vault.record_key(self.disk.as_ref()).await.unwrap();
+        let records = Records::new(through, &key);
+        let epochs = Epochs::open(self.hsm.clone(), records.clone(), policy).await?;
+        Ok((records, vault.with_epochs(epochs.clone()), epochs))
     }
 }
 
@@ -88,6 +108,8 @@ pub struct End {
     pub pool: Arc<Pool>,
     pub supply: Arc<Supply>,
     pub wire: Arc<Wire>,
+    pub objects: Objects,
+    pub keeper: Arc<Keeper>,
 }
 
 impl End {
@@ -97,17 +119,22 @@ impl End {
         registry: Registry,
     ) -> Result<Self, RecordError> {
         let life = Arc::new(Life::new(machine.disk.clone()));
-        let hsm: Arc<dyn Hsm> = machine.hsm.clone();
-        let vault = Vault::new(hsm);
-        let store: Arc<dyn Store> = life.clone();
-        let key = vault.record_key(machine.disk.as_ref()).await.unwrap();
-        let records = Records::new(store, &key);
+        let policy = EpochPolicy { reseal_per_s: 1000, ..EpochPolicy::default() };
+        let unlocked = machine.unlock(life.clone(), policy).await;
+        let (records, vault, epochs) = match unlocked {
+            Err(EpochError::Record(error)) => return Err(error),
+            unlocked => unlocked.unwrap(),
+        };
         let here = config.here.clone();
         let pool = Pool::open(config, records.clone(), vault.clone()).await?;
         let wire = Arc::new(Wire::new(here.clone()));
         pool.connect(wire.clone());
         let supply = Supply::new(here, registry, SupplyLimits::default(), [pool.clone()]);
-        Ok(Self { life, records, vault, pool, supply, wire })
+        let objects = Objects::new(records.clone(), vault.clone());
+        let (kept, sealing) = (records.clone(), vault.clone());
+        let keeper = Keeper::new(epochs, sealing, kept, [pool.clone()], objects.clone());
+        let keeper = Arc::new(keeper);
+        Ok(Self { life, records, vault, pool, supply, wire, objects, keeper })
     }
 
     /// What is durable right now, counted from the records alone.

@@ -1,0 +1,287 @@
+//! Begins new epochs when they are due, and empties old ones. Enter through [`Keeper::tend`].
+//!
+//! Each record moves in one commit of its own, so it may be stopped at any moment and goes on
+//! where it was: what is left to do is what the next scan finds.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::time::{Interval, MissedTickBehavior};
+
+use super::{EpochError, EpochState, Epochs, Seen, locked};
+use crate::{
+    block::SealedBlock,
+    clock::now_ms,
+    hsm::{HsmError, KekId},
+    objects::{ObjectError, Objects},
+    pool::{Pool, PoolError, keys},
+    records::{RecordError, Records},
+    store::{Commit, Outcome, Record},
+    vault::{Kind, Vault, VaultError},
+};
+
+/// How often it looks whether there is something to do.
+const TICK: Duration = Duration::from_secs(1);
+/// Pause after a failure, or after a look that could move nothing.
+const PAUSE: Duration = Duration::from_secs(10);
+/// Records read at once: blocks take 64 KiB each.
+const PAGE: usize = 16;
+
+/// What became of one record under a retiring epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Moved {
+    /// It is under the active epoch now, durably.
+    Done,
+    /// It was consumed or changed at the same time; the next look tells.
+    Changed,
+    /// Its KEK does not open it: it is under no epoch at all.
+    Refused,
+}
+
+/// What one look through the store found and did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Records under retiring epochs.
+    pub found: u64,
+    /// Of these, moved to the active one.
+    pub moved: u64,
+    /// Of these, not opened by their KEK.
+    pub refused: u64,
+}
+
+/// Rotates, seals anew, and scans.
+pub struct Keeper {
+    pub(super) epochs: Arc<Epochs>,
+    vault: Vault,
+    records: Records,
+    pools: Vec<Arc<Pool>>,
+    objects: Objects,
+}
+
+/// One look through the store.
+struct Look {
+    /// Retiring epochs by KEK.
+    retiring: BTreeMap<KekId, u64>,
+    /// Epochs of which something sealed was in somebody's hands when it began.
+    held: BTreeSet<u64>,
+    tallies: BTreeMap<u64, Tally>,
+    pace: Interval,
+}
+
+impl Look {
+    fn seals(&self, kek: &KekId) -> bool {
+        self.retiring.contains_key(kek)
+    }
+
+    async fn count(&mut self, kek: &KekId, moved: Moved) {
+        let Some(number) = self.retiring.get(kek) else { return };
+        let tally = self.tallies.entry(*number).or_default();
+        tally.found += 1;
+        tally.moved += u64::from(moved == Moved::Done);
+        tally.refused += u64::from(moved == Moved::Refused);
+        if moved == Moved::Done {
+            self.pace.tick().await;
+        }
+    }
+}
+
+impl Keeper {
+    /// Keeps the epochs of this store. `vault` seals under them; `pools` are all that are open.
+    pub fn new(
+        epochs: Arc<Epochs>,
+        vault: Vault,
+        records: Records,
+        pools: impl IntoIterator<Item = Arc<Pool>>,
+        objects: Objects,
+    ) -> Self {
+        Self { epochs, vault, records, pools: pools.into_iter().collect(), objects }
+    }
+
+    /// The epochs.
+    pub fn epochs(&self) -> &Arc<Epochs> {
+        &self.epochs
+    }
+
+    /// Rotates when it is due, and empties retiring epochs; runs until dropped.
+    pub async fn tend(&self) {
+        loop {
+            tokio::time::sleep(TICK).await;
+            if let Some(why) = self.epochs.due(now_ms())
+                && let Err(error) = self.epochs.rotate(why).await
+            {
+                tracing::error!(%error, alarm = "epoch-overdue", "a new KEK epoch is due");
+                tokio::time::sleep(PAUSE).await;
+            }
+            if let Err(error) = self.epochs.top_up().await {
+                tracing::warn!(%error, "no seals are set aside ahead of need");
+            }
+            if !self.epochs.has_work() {
+                continue;
+            }
+            match self.pass().await {
+                Ok(Tally { moved: 0, found: 1.., .. }) => tokio::time::sleep(PAUSE).await,
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "sealing under the new KEK epoch is interrupted");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// One look through the whole store: what is under retiring epochs is sealed anew.
+    ///
+    /// # Errors
+    /// Those of token and store; what was moved by then stays moved.
+    pub async fn pass(&self) -> Result<Tally, EpochError> {
+        let second = Duration::from_secs(1);
+        let mut pace =
+            tokio::time::interval(second / self.epochs.policy().reseal_per_s.clamp(1, 1000));
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (retiring, held) = (self.epochs.retiring(), self.epochs.held());
+        let mut look = Look { retiring, held, tallies: BTreeMap::new(), pace };
+        for pool in &self.pools {
+            pool.drained().await;
+        }
+        self.record_key(&mut look).await?;
+        self.each(keys::PAYLOAD, &mut look).await?;
+        self.each(Objects::PREFIX, &mut look).await?;
+        Ok(self.epochs.looked(&look))
+    }
+
+    async fn record_key(&self, look: &mut Look) -> Result<(), EpochError> {
+        let store = self.records.store();
+        let moved = self.vault.reseal_record_key(store, |kek| look.seals(kek)).await;
+        if let Some((kek, done)) = moved.map_err(of_vault)? {
+            look.count(&kek, if done { Moved::Done } else { Moved::Changed }).await;
+        }
+        Ok(())
+    }
+
+    async fn each(&self, prefix: &'static [u8], look: &mut Look) -> Result<(), EpochError> {
+        let mut after = Bound::Unbounded;
+        loop {
+            let page = self.records.store().range(prefix, after, PAGE).await;
+            let page = page.map_err(RecordError::from)?;
+            for record in &page {
+                let moved = match prefix {
+                    keys::PAYLOAD => self.block(record, look).await,
+                    _ => {
+                        let moved = self.objects.reseal(record, |kek| look.seals(kek)).await;
+                        moved.map_err(of_object)
+                    }
+                };
+                match moved {
+                    Ok(Some((kek, moved))) => look.count(&kek, moved).await,
+                    Ok(None) => {}
+                    Err(EpochError::Record(error @ RecordError::Damaged { .. })) => {
+                        tracing::error!(%error, alarm = "record-damaged", "left as it is");
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            match page.last() {
+                Some(last) => after = Bound::Excluded(last.key.clone()),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    async fn block(
+        &self,
+        record: &Record,
+        look: &Look,
+    ) -> Result<Option<(KekId, Moved)>, EpochError> {
+        let block: SealedBlock = self.records.decode(&record.key, &record.value)?;
+        let (id, kek) = (block.header().id, block.sealed().kek.clone());
+        if !look.seals(&kek) {
+            return Ok(None);
+        }
+        let refused = |error: HsmError| {
+            self.vault.note_refusal(Kind::Block, &id.to_string(), &error);
+            Ok(Some((kek.clone(), Moved::Refused)))
+        };
+        if keys::payload(id.pool, id.number) != record.key {
+            return refused(HsmError::Refused("it is the record of another block".into()));
+        }
+        let sealed = match self.vault.reseal_block(&block).await {
+            Err(error @ HsmError::Refused(_)) => return refused(error),
+            sealed => sealed?,
+        };
+        let done = match self.pools.iter().find(|pool| pool.tag() == id.pool) {
+            Some(pool) => pool.put_resealed(&sealed).await.map_err(of_pool)?,
+            // A pool that is not open: nobody else writes it.
+            None => {
+                let value = self.records.encode(&record.key, &sealed);
+                let commit = Commit::new().unchanged(record.key.clone(), record.version);
+                let commit = commit.put(record.key.clone(), value);
+                let outcome = self.records.store().commit(commit).await;
+                matches!(outcome.map_err(RecordError::from)?, Outcome::Committed(_))
+            }
+        };
+        Ok(Some((kek, if done { Moved::Done } else { Moved::Changed })))
+    }
+}
+
+impl Epochs {
+    /// Whether a retiring epoch is not known to be empty.
+    fn has_work(&self) -> bool {
+        let seen = locked(&self.seen);
+        let empty = |number: &u64| seen.get(number).is_some_and(|seen| seen.empty);
+        self.retiring().values().any(|number| !empty(number))
+    }
+
+    /// Retiring epochs by KEK.
+    fn retiring(&self) -> BTreeMap<KekId, u64> {
+        let table = locked(&self.table);
+        let rows = table.values().map(|(epoch, _)| epoch);
+        let retiring = rows.filter(|epoch| epoch.state == EpochState::Retiring);
+        retiring.map(|epoch| (epoch.kek.clone(), epoch.number)).collect()
+    }
+
+    /// Notes what a look found.
+    fn looked(&self, look: &Look) -> Tally {
+        let (mut sum, mut seen) = (Tally::default(), locked(&self.seen));
+        for number in look.retiring.values() {
+            let tally = look.tallies.get(number).copied().unwrap_or_default();
+            let left = tally.found - tally.moved - tally.refused;
+            let empty = !look.held.contains(number) && tally.found == tally.refused;
+            let Tally { found, moved, refused } = tally;
+            let known = seen.insert(*number, Seen { left, refused, empty, at_ms: now_ms() });
+            if empty && !known.is_some_and(|known| known.empty) {
+                tracing::info!(epoch = number, "nothing is sealed under this KEK epoch any more");
+            }
+            sum.found += found;
+            sum.moved += moved;
+            sum.refused += refused;
+        }
+        sum
+    }
+}
+
+fn of_vault(error: VaultError) -> EpochError {
+    match error {
+        VaultError::Hsm(error) | VaultError::Foreign(error) => error.into(),
+        VaultError::Store(error) => RecordError::from(error).into(),
+    }
+}
+
+fn of_pool(error: PoolError) -> EpochError {
+    match error {
+        PoolError::Hsm(error) => error.into(),
+        PoolError::Record(error) => error.into(),
+        _ => EpochError::Unknown,
+    }
+}
+
+fn of_object(error: ObjectError) -> EpochError {
+    match error {
+        ObjectError::Hsm(error) => error.into(),
+        ObjectError::Record(error) => error.into(),
+        _ => EpochError::Unknown,
+    }
+}

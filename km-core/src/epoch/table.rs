@@ -1,0 +1,154 @@
+//! The stored epochs, and how they follow the KEKs of the token.
+
+use std::{
+    collections::BTreeMap,
+    ops::Bound,
+    sync::{Arc, PoisonError},
+};
+
+use super::{Epoch, EpochError, EpochState, EpochStep, Epochs, Sealing, locked};
+use crate::{
+    audit::{self, Deed},
+    clock::now_ms,
+    hsm::{HsmError, KekInfo},
+    records::{RecordError, Records},
+    store::{Commit, MAX_OPS, Outcome, Record, Version},
+    vault::RECORD_KEY,
+};
+
+const EPOCH: &[u8] = b"epoch/";
+/// Most epochs one store has; with a new one every day, 270 years.
+const MOST_EPOCHS: usize = 100_000;
+
+/// Epochs by number, each as stored at this version.
+pub(super) type Table = BTreeMap<u64, (Epoch, Version)>;
+
+fn key_of(number: u64) -> Vec<u8> {
+    [EPOCH, &number.to_be_bytes()].concat()
+}
+
+impl Epochs {
+    /// Makes the table fit the KEKs of the token. Call it while `changing` is held.
+    pub(super) async fn take_in(&self, keks: &[KekInfo], who: &str) -> Result<(), EpochError> {
+        let mut table: BTreeMap<u64, Epoch> =
+            locked(&self.table).iter().map(|(n, (epoch, _))| (*n, epoch.clone())).collect();
+        let holds = |epoch: &Epoch| keks.iter().any(|kek| kek.id == epoch.kek);
+        for epoch in table.values() {
+            if epoch.state.needs_kek() && !holds(epoch) {
+                return Err(EpochError::Missing { number: epoch.number });
+            }
+            if epoch.state == EpochState::Destroyed && holds(epoch) {
+                tracing::error!(
+                    epoch = epoch.number,
+                    alarm = "kek-back",
+                    "the HSM holds the KEK of a destroyed epoch again"
+                );
+            }
+        }
+        let (mut changed, mut deeds) = (BTreeMap::new(), Vec::new());
+        for kek in keks {
+            match table.get(&kek.number) {
+                Some(known) if known.kek == kek.id => continue,
+                Some(_) => return Err(two_keks(kek.number)),
+                None => {}
+            }
+            for before in table.values_mut().filter(|e| e.state == EpochState::Active) {
+                *before = before.after(EpochStep::Retire)?;
+                changed.insert(before.number, before.clone());
+            }
+            let mut epoch = Epoch::new(kek.number, kek.id.clone(), now_ms());
+            epoch.seals = self.ahead();
+            table.insert(kek.number, epoch.clone());
+            changed.insert(kek.number, epoch);
+            deeds.push(audit::record(&self.records, who, Deed::EpochMade(kek.number)));
+        }
+        let last = table.values().rev().find(|epoch| epoch.state != EpochState::Destroyed);
+        let none = || HsmError::Setup("the HSM holds no KEK".to_owned());
+        let active = last.filter(|e| e.state == EpochState::Active).ok_or_else(none)?.clone();
+        let fresh = if changed.contains_key(&active.number) { active.seals } else { 0 };
+        if !changed.is_empty() {
+            tracing::info!(epoch = active.number, kek = %active.kek.0, %who, "KEK epoch begins");
+            self.save(changed.into_values().collect(), deeds).await?;
+        }
+        self.activate(&active, fresh);
+        Ok(())
+    }
+
+    /// `seals` are set aside for it and nobody took one yet.
+    fn activate(&self, epoch: &Epoch, seals: u64) {
+        let mut active = self.active.write().unwrap_or_else(PoisonError::into_inner);
+        if active.number != epoch.number {
+            let new = Sealing::new(epoch.number, epoch.kek.clone());
+            new.add(seals);
+            let old = std::mem::replace(&mut *active, new);
+            locked(&self.before).push(Arc::downgrade(&old));
+        }
+    }
+
+    /// Writes changed epochs in one commit, conditioned on what is known of them. Call it while
+    /// `changing` is held.
+    pub(super) async fn save(
+        &self,
+        epochs: Vec<Epoch>,
+        deeds: Vec<(Vec<u8>, Vec<u8>)>,
+    ) -> Result<(), EpochError> {
+        let mut commit = Commit { puts: deeds, ..Commit::default() };
+        for epoch in &epochs {
+            let key = key_of(epoch.number);
+            commit = match self.row(epoch.number) {
+                Ok((_, version)) => commit.unchanged(key.clone(), version),
+                Err(_) => commit.absent(key.clone()),
+            };
+            let value = self.records.encode(&key, epoch);
+            commit = commit.put(key, value);
+        }
+        if commit.ops() > MAX_OPS {
+            let why = format!("{} KEKs in the HSM are unknown to this store", epochs.len());
+            return Err(HsmError::Setup(why).into());
+        }
+        let outcome = self.records.store().commit(commit).await.map_err(RecordError::from);
+        if let Ok(Outcome::Committed(version)) = outcome {
+            let mut table = locked(&self.table);
+            table.extend(epochs.into_iter().map(|epoch| (epoch.number, (epoch, version))));
+            return Ok(());
+        }
+        // What is stored counts, not what was tried.
+        *locked(&self.table) = read(&self.records).await?;
+        outcome?;
+        let stored = |epoch: &Epoch| self.row(epoch.number).is_ok_and(|(row, _)| row == *epoch);
+        if epochs.iter().all(stored) { Ok(()) } else { Err(EpochError::Unknown) }
+    }
+}
+
+/// Every epoch of the store. None at all is right only for a store that has nothing else.
+pub(super) async fn read(records: &Records) -> Result<Table, EpochError> {
+    let (mut table, mut after) = (Table::new(), Bound::Unbounded);
+    loop {
+        let page = records.store().range(EPOCH, after, 1000).await.map_err(RecordError::from)?;
+        for Record { key, value, version } in &page {
+            let epoch: Epoch = records.decode(key, value)?;
+            table.insert(epoch.number, (epoch, *version));
+        }
+        match page.last() {
+            Some(last) if table.len() <= MOST_EPOCHS => after = Bound::Excluded(last.key.clone()),
+            _ if table.is_empty() && !is_fresh(records).await? => {
+                let what = "the records of its epochs are missing";
+                return Err(RecordError::damaged(EPOCH, what).into());
+            }
+            _ => return Ok(table),
+        }
+    }
+}
+
+/// Whether nothing but the record key is stored: epochs are written before anything else.
+async fn is_fresh(records: &Records) -> Result<bool, RecordError> {
+    let page = records.store().range(b"", Bound::Unbounded, 2).await?;
+    Ok(page.iter().all(|record| record.key == RECORD_KEY))
+}
+
+fn two_keks(number: u64) -> EpochError {
+    HsmError::Setup(format!(
+        "two KEKs in the HSM have or had the number {number}: give each KM a kek_label of its own"
+    ))
+    .into()
+}
