@@ -8,7 +8,8 @@ cd "$(dirname "$0")/.."
 target="${CARGO_TARGET_DIR:-target}"
 
 packages="softhsm2 build-essential"
-[ "${1:-demo}" = tests ] && packages="$packages opensc python3-venv gdb curl"
+[ "${1:-demo}" = tests ] && packages="$packages opensc python3-venv gdb curl \
+    libssl-dev libclang-dev pkg-config"
 
 missing=""
 for package in $packages; do
@@ -52,6 +53,12 @@ if [ ! -d "$pykmip" ]; then
         --require-hashes -r "$target/pykmip.txt" -d "$target"
     tar -xzf "$pykmip.tar.gz" -C "$target"
 fi
+
+# Kryoptic, the second token of the conformance suite (about 100 s of one processor, once).
+kryoptic="$target/tools/kryoptic"
+[ -e "$kryoptic/release/libkryoptic_pkcs11.so" ] || echo "setup: building Kryoptic in $kryoptic"
+"${CARGO:-cargo}" build -q --release --locked --manifest-path testkit/kryoptic/Cargo.toml \
+    --target-dir "$kryoptic"
 
 # promtool alone: the package would also start a Prometheus server.
 if ! command -v promtool >/dev/null && [ ! -x "$target/tools/usr/bin/promtool" ]; then

@@ -18,7 +18,7 @@ use cryptoki::mechanism::Mechanism;
 use cryptoki::mechanism::aead::GcmParams;
 use cryptoki::object::{Attribute, ObjectHandle};
 use cryptoki::session::Session;
-use hsm_profiles::softhsm::{CONF_VARIABLE, init_token, provision};
+use hsm_profiles::soft::{CONF_VARIABLE, SoftToken, init_token, provision};
 use hsm_profiles::{PinSource, Profile, Token, TokenConfig, TokenSelector};
 use km_core::hsm::{Hsm, Sealed};
 use km_core::material::ClearBytes;
@@ -46,7 +46,7 @@ fn start(arguments: &[&str]) -> Outcome<()> {
     let dir = tempfile::tempdir()?;
     let mut child = Command::new(std::env::current_exe()?);
     child.arg("init");
-    let made = provision(dir.path(), "speed", child)?;
+    let made = provision(SoftToken::SoftHsm, dir.path(), "speed", child)?;
     let status = Command::new(std::env::current_exe()?)
         .arg("run")
         .arg(&made.pin_file)

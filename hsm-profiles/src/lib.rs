@@ -14,7 +14,7 @@
 //! | `wire` | requests and answers as frames on a socket |
 //! | `fault`, `health` | what an error asks for; what the outside sees |
 //! | [`fuzzing`] | any bytes in, invariants checked |
-//! | [`softhsm`] | tokens made on the spot for demonstrations and tests |
+//! | [`soft`] | tokens made on the spot for demonstrations and tests |
 //! | [`suite`] | what every [`km_core::hsm::Hsm`] must do |
 //!
 //! Clear bytes pass through `lane`, `request` and `queue`, always as
@@ -34,7 +34,7 @@ mod profile;
 mod queue;
 mod request;
 mod slot;
-pub mod softhsm;
+pub mod soft;
 pub mod suite;
 mod token;
 mod wire;

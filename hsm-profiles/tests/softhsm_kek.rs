@@ -60,7 +60,7 @@ fn the_kek_cannot_leave_the_token() {
 fn pkcs11_tool(room: &Room, arguments: &[&str]) -> String {
     let output = Command::new("pkcs11-tool")
         .arg("--module")
-        .arg(library())
+        .arg(library(hsm_profiles::soft::SoftToken::SoftHsm))
         .args(["--token-label", common::LABEL, "--login", "--pin", "env:TEST_PIN"])
         .env("TEST_PIN", room.pin())
         .args(arguments)

@@ -66,8 +66,11 @@ fn close_all_sessions(room: &Room) {
     let slot = room.slot().id();
     // SAFETY: the library is loaded and initialized already, so this only adds a reference, and
     // the call takes a slot number by value.
-    let answer =
-        unsafe { cryptoki_sys::Pkcs11::new(common::library()).unwrap().C_CloseAllSessions(slot) };
+    let answer = unsafe {
+        cryptoki_sys::Pkcs11::new(common::library(hsm_profiles::soft::SoftToken::SoftHsm))
+            .unwrap()
+            .C_CloseAllSessions(slot)
+    };
     assert_eq!(answer, cryptoki_sys::CKR_OK);
 }
 
@@ -229,7 +232,7 @@ fn sessions() -> usize {
         // SAFETY: the library is loaded and initialized already, so this only adds a reference;
         // the handle goes by value, and `info` outlives the call that writes to it.
         let answer = unsafe {
-            cryptoki_sys::Pkcs11::new(common::library())
+            cryptoki_sys::Pkcs11::new(common::library(hsm_profiles::soft::SoftToken::SoftHsm))
                 .unwrap()
                 .C_GetSessionInfo(*handle, &raw mut info)
         };

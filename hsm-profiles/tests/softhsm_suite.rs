@@ -7,7 +7,7 @@ mod common;
 use std::sync::Arc;
 
 use common::{runtime, with_token};
-use hsm_profiles::softhsm::{CONF_VARIABLE, provision};
+use hsm_profiles::soft::{CONF_VARIABLE, SoftToken, provision};
 use hsm_profiles::suite::hsm_suite;
 use km_core::hsm::{Custody, Hsm, HsmError};
 use km_core::material::ClearBytes;
@@ -17,21 +17,10 @@ fn passes_the_suite() {
     with_token("passes_the_suite", |room| runtime().block_on(hsm_suite(&*room.open())));
 }
 
-/// The SoftHSM profile with another way to seal, as a file in the test's folder.
-fn sealing_by(room: &common::Room, protection: &str) -> hsm_profiles::TokenConfig {
-    let profile = include_str!("../profiles/softhsm2.toml").replace(
-        "method = \"token-gcm\"",
-        &format!("method = \"wrapped-key-gcm\"\nprotection = \"{protection}\""),
-    );
-    let path = room.dir.join(format!("{protection}.toml"));
-    std::fs::write(&path, profile).unwrap();
-    hsm_profiles::TokenConfig { profile: path.display().to_string(), ..room.config() }
-}
-
 #[test]
 fn passes_the_suite_with_wrapped_data_keys() {
     with_token("passes_the_suite_with_wrapped_data_keys", |room| {
-        let token = hsm_profiles::Token::open(sealing_by(&room, "key-wrap")).unwrap();
+        let token = hsm_profiles::Token::open(room.sealing_by("key-wrap")).unwrap();
         runtime().block_on(hsm_suite(&*token));
     });
 }
@@ -39,7 +28,7 @@ fn passes_the_suite_with_wrapped_data_keys() {
 #[test]
 fn passes_the_suite_with_data_keys_under_cbc() {
     with_token("passes_the_suite_with_data_keys_under_cbc", |room| {
-        let token = hsm_profiles::Token::open(sealing_by(&room, "cbc")).unwrap();
+        let token = hsm_profiles::Token::open(room.sealing_by("cbc")).unwrap();
         runtime().block_on(hsm_suite(&*token));
     });
 }
@@ -48,7 +37,7 @@ fn passes_the_suite_with_data_keys_under_cbc() {
 fn a_change_of_profile_strands_nothing() {
     with_token("a_change_of_profile_strands_nothing", |room| {
         let configs =
-            [room.config(), sealing_by(&room, "key-wrap"), sealing_by(&room, "cbc"), room.config()];
+            [room.config(), room.sealing_by("key-wrap"), room.sealing_by("cbc"), room.config()];
         let clear = ClearBytes::copy_from(&[5; 300]);
         let mut sealed = Vec::new();
         for config in configs {
@@ -121,7 +110,7 @@ fn bad_data_among_good_harms_nobody_else() {
 #[test]
 fn two_tokens_share_one_library() {
     with_token("two_tokens_share_one_library", |room| {
-        let made = std::process::Command::new(env!("CARGO_BIN_EXE_qkm-softhsm-init"))
+        let made = std::process::Command::new(env!("CARGO_BIN_EXE_qkm-token-init"))
             .arg("south")
             .arg(room.dir.join("south.pin"))
             .status()
@@ -154,16 +143,18 @@ fn two_tokens_share_one_library() {
 fn a_provisioned_token_is_private_and_unique() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
-    let made = provision(dir.path(), "north", common::init_command()).unwrap();
+    let made = provision(SoftToken::SoftHsm, dir.path(), "north", common::init_command()).unwrap();
     let mode = |path: &std::path::Path| path.metadata().unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&made.pin_file), 0o600);
     assert_eq!(mode(&dir.path().join("softhsm")), 0o700);
     let pin = std::fs::read_to_string(&made.pin_file).unwrap();
-    let error = provision(dir.path(), "north", common::init_command()).unwrap_err();
+    let error =
+        provision(SoftToken::SoftHsm, dir.path(), "north", common::init_command()).unwrap_err();
     assert!(error.to_string().contains("north"), "{error}");
     assert_eq!(std::fs::read_to_string(&made.pin_file).unwrap(), pin, "the PIN is untouched");
     std::fs::rename(&made.pin_file, dir.path().join("old.pin")).unwrap();
-    let error = provision(dir.path(), "north", common::init_command()).unwrap_err();
+    let error =
+        provision(SoftToken::SoftHsm, dir.path(), "north", common::init_command()).unwrap_err();
     assert!(error.to_string().contains("exists already"), "{error}");
     assert!(!made.pin_file.exists(), "no PIN is left for a token that was not made");
     assert!(std::env::var_os(CONF_VARIABLE).is_none());

@@ -15,6 +15,7 @@ pub use names::{Code, MechanismName};
 pub use seal::{IvOnOpen, IvSource, KeyUse, Protection, Seal, SealBy};
 
 const SOFTHSM2: &str = include_str!("../../profiles/softhsm2.toml");
+const KRYOPTIC: &str = include_str!("../../profiles/kryoptic.toml");
 /// A profile is a page of text; more is a mistake.
 const MAX_PROFILE_BYTES: u64 = 64 * 1024;
 
@@ -79,6 +80,7 @@ impl Profile {
     pub fn load(name_or_path: &str) -> Result<Self, HsmError> {
         match name_or_path {
             "softhsm2" => Self::parse(SOFTHSM2, "built-in softhsm2"),
+            "kryoptic" => Self::parse(KRYOPTIC, "built-in kryoptic"),
             path if path.ends_with(".toml") => Self::load_file(Path::new(path)),
             other => Err(HsmError::Setup(format!(
                 "there is no HSM profile named {other:?}: use \"softhsm2\" or the path of a .toml \

@@ -1,6 +1,6 @@
-//! Runs a test body in a process that has its own SoftHSM token.
+//! Runs a test body in a process that has its own token, of SoftHSM or Kryoptic.
 //!
-//! SoftHSM reads `SOFTHSM2_CONF` once per process, so the test makes a token, then runs itself
+//! Their libraries read `SOFTHSM2_CONF` or `KRYOPTIC_CONF` once per process, so the test makes a token, then runs itself
 //! again as a child with the variable set; the body runs in the child.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::panic)]
 
@@ -10,32 +10,42 @@ use std::process::Command;
 use cryptoki::context::Pkcs11;
 use cryptoki::session::Session;
 use cryptoki::slot::Slot;
-use hsm_profiles::softhsm::{CONF_VARIABLE, provision};
+use hsm_profiles::soft::{SoftToken, provision};
 use hsm_profiles::{PinSource, Profile, Token, TokenConfig, TokenSelector};
 
 const FOLDER_VARIABLE: &str = "QKM_TEST_FOLDER";
+/// Tells `qkm-token-init` where the library is.
+const LIBRARY_VARIABLE: &str = "QKM_TOKEN_LIBRARY";
 pub const LABEL: &str = "north";
 
 /// The child's view: its folder and its token.
 pub struct Room {
     pub dir: PathBuf,
+    pub product: SoftToken,
 }
 
 pub fn init_command() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_qkm-softhsm-init"))
+    Command::new(env!("CARGO_BIN_EXE_qkm-token-init"))
 }
 
 /// `name` is the full name of the calling test.
 pub fn with_token(name: &str, body: impl FnOnce(Room)) {
+    with_token_of(SoftToken::SoftHsm, name, body);
+}
+
+/// As [`with_token`], with a token of either product.
+pub fn with_token_of(product: SoftToken, name: &str, body: impl FnOnce(Room)) {
     if let Some(dir) = std::env::var_os(FOLDER_VARIABLE) {
-        return body(Room { dir: dir.into() });
+        return body(Room { dir: dir.into(), product });
     }
     let dir = tempfile::tempdir().unwrap();
-    let made = provision(dir.path(), LABEL, init_command()).unwrap();
+    let mut init = init_command();
+    init.env(LIBRARY_VARIABLE, library(product));
+    let made = provision(product, dir.path(), LABEL, init).unwrap();
     let output = Command::new(std::env::current_exe().unwrap())
         .args([name, "--exact", "--nocapture", "--test-threads=1"])
         .env(FOLDER_VARIABLE, dir.path())
-        .env(CONF_VARIABLE, &made.conf)
+        .env(product.conf_variable(), &made.conf)
         .env("CREDENTIALS_DIRECTORY", dir.path())
         .output()
         .unwrap();
@@ -58,8 +68,8 @@ impl Room {
 
     pub fn config(&self) -> TokenConfig {
         TokenConfig {
-            library: None,
-            profile: "softhsm2".to_owned(),
+            library: (self.product == SoftToken::Kryoptic).then(|| library(self.product)),
+            profile: self.product.profile().to_owned(),
             token: TokenSelector::Label(LABEL.to_owned()),
             pin: PinSource::File(self.pin_file()),
             kek_label: "qkm-kek-".to_owned(),
@@ -67,6 +77,19 @@ impl Room {
             sessions: Some(3),
             deadline_ms: 20_000,
         }
+    }
+
+    /// The same token with a profile that seals under data keys, as a file in this room.
+    pub fn sealing_by(&self, protection: &str) -> TokenConfig {
+        let profiles = Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles");
+        let built_in = profiles.join(format!("{}.toml", self.product.profile()));
+        let profile = std::fs::read_to_string(built_in).unwrap().replace(
+            "method = \"token-gcm\"",
+            &format!("method = \"wrapped-key-gcm\"\nprotection = \"{protection}\""),
+        );
+        let path = self.dir.join(format!("{protection}.toml"));
+        std::fs::write(&path, profile).unwrap();
+        TokenConfig { profile: path.display().to_string(), ..self.config() }
     }
 
     pub fn open(&self) -> std::sync::Arc<Token> {
@@ -101,7 +124,7 @@ impl Room {
 
     /// The library as another part of this process would hold it. It is initialized already.
     pub fn other_handle(&self) -> Pkcs11 {
-        Pkcs11::new(library()).unwrap()
+        Pkcs11::new(library(self.product)).unwrap()
     }
 
     pub fn slot(&self) -> Slot {
@@ -116,7 +139,12 @@ impl Room {
     }
 }
 
-pub fn library() -> PathBuf {
-    let profile = Profile::load("softhsm2").unwrap();
-    profile.libraries.iter().find(|p| Path::new(p).exists()).unwrap().clone()
+pub fn library(product: SoftToken) -> PathBuf {
+    let profile = Profile::load(product.profile()).unwrap();
+    // Where `scripts/setup.sh tests` puts what it builds: beside this test's own folder.
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+    let built = target.join("tools/kryoptic/release/libkryoptic_pkcs11.so");
+    let here = (product == SoftToken::Kryoptic).then_some(&built);
+    let found = here.into_iter().chain(&profile.libraries).find(|path| path.exists());
+    found.unwrap_or_else(|| panic!("no {product:?} library: run scripts/setup.sh tests")).clone()
 }

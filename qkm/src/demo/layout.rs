@@ -7,7 +7,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use hsm_profiles::softhsm::CONF_VARIABLE;
+use hsm_profiles::soft::CONF_VARIABLE;
 use transport::TlsFiles;
 
 /// A network on disk, ready to be started.

@@ -92,7 +92,7 @@ async fn introduce(layout: &Layout) -> Result<bool, Failure> {
 
 /// The child's part of making a SoftHSM token.
 pub(crate) fn make_token(label: &str, pin_file: &Path) -> Result<Exit, Failure> {
-    let made = hsm_profiles::softhsm::init_token(None, label, pin_file);
+    let made = hsm_profiles::soft::init_token(None, label, pin_file);
     made.map(|_| Exit::Done).map_err(|e| of_hsm(&e))
 }
 

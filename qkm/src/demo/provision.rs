@@ -10,7 +10,7 @@ use std::{
     process::Command,
 };
 
-use hsm_profiles::softhsm;
+use hsm_profiles::soft::{self, SoftToken};
 use transport::{
     TlsFiles,
     pki::{DemoCa, San, Validity},
@@ -106,7 +106,7 @@ fn site(
     let home = private_dir(&dir.join(cluster)).map_err(|e| failed(cluster, &e))?;
     let mut child = Command::new(program);
     child.arg("demo-token");
-    let token = softhsm::provision(&home, cluster, child).map_err(|e| {
+    let token = soft::provision(SoftToken::SoftHsm, &home, cluster, child).map_err(|e| {
         failed("a SoftHSM token", &e).help("install the package softhsm2 (make demo does)")
     })?;
     Ok(Site {

@@ -1,9 +1,9 @@
-//! SoftHSM tokens made on the spot, for demonstrations and tests. Enter through [`provision`].
+//! Tokens in software, made on the spot for demonstrations and tests. Enter through [`provision`].
 //!
-//! SoftHSM reads the environment variable `SOFTHSM2_CONF` once, when it is initialized. A running
-//! process does not change its own environment safely, so the token is made in a child process
-//! ([`provision`] starts it, it calls [`init_token`]), and whoever uses the token is started with
-//! the variable set to [`Provisioned::conf`].
+//! Both products ([`SoftToken`]) read an environment variable once, when they are initialized. A
+//! running process does not change its own environment safely, so the token is made in a child
+//! process ([`provision`] starts it, it calls [`init_token`]), and whoever uses the token is started
+//! with the variable set to [`Provisioned::conf`].
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{Read, Write};
@@ -23,14 +23,98 @@ use crate::library::{self, Held, Library};
 use crate::link::code;
 use crate::profile::Profile;
 
+/// A product whose tokens are files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SoftToken {
+    /// SoftHSM 2, of the Debian package `softhsm2`.
+    SoftHsm,
+    /// Kryoptic, which `scripts/setup.sh tests` builds.
+    Kryoptic,
+}
+
 /// The variable that tells SoftHSM where its configuration is.
 pub const CONF_VARIABLE: &str = "SOFTHSM2_CONF";
+
+impl SoftToken {
+    /// The variable that tells the library where its configuration is.
+    pub fn conf_variable(self) -> &'static str {
+        match self {
+            Self::SoftHsm => CONF_VARIABLE,
+            Self::Kryoptic => "KRYOPTIC_CONF",
+        }
+    }
+
+    /// The built-in profile.
+    pub fn profile(self) -> &'static str {
+        match self {
+            Self::SoftHsm => "softhsm2",
+            Self::Kryoptic => "kryoptic",
+        }
+    }
+
+    /// Writes a configuration in `dir`, whose tokens will be there too (mode 0700); gives the file.
+    ///
+    /// # Errors
+    /// [`HsmError::Setup`] naming the path.
+    pub fn write_conf(self, dir: &Path) -> Result<PathBuf, HsmError> {
+        let tokens = dir.join(match self {
+            Self::SoftHsm => "softhsm",
+            Self::Kryoptic => "kryoptic",
+        });
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&tokens)
+            .map_err(|e| failed(&tokens.display().to_string(), &e))?;
+        let tokens =
+            tokens.canonicalize().map_err(|e| failed(&tokens.display().to_string(), &e))?;
+        let tokens = tokens.display();
+        let (name, text) = match self {
+            Self::SoftHsm => (
+                "softhsm2.conf",
+                format!(
+                    "directories.tokendir = {tokens}\nobjectstore.backend = file\n\
+                     log.level = ERROR\nslots.removable = false\n"
+                ),
+            ),
+            // Its slots are fixed: two, for tests that need a second token.
+            Self::Kryoptic => (
+                "kryoptic.conf",
+                [1, 2]
+                    .map(|n| {
+                        format!(
+                            "[[slots]]\nslot = {n}\ndbtype = \"sqlite\"\n\
+                             dbargs = \"{tokens}/{n}.sql\"\n"
+                        )
+                    })
+                    .concat(),
+            ),
+        };
+        let conf = dir.join(name);
+        std::fs::write(&conf, text).map_err(|e| failed(&conf.display().to_string(), &e))?;
+        conf.canonicalize().map_err(|e| failed(&conf.display().to_string(), &e))
+    }
+
+    /// The product whose configuration this process was started with.
+    fn of_environment() -> Result<Self, HsmError> {
+        let both = [Self::SoftHsm, Self::Kryoptic];
+        let given = |product: &Self| std::env::var_os(product.conf_variable()).is_some();
+        both.into_iter().find(given).ok_or_else(|| {
+            HsmError::Setup(format!(
+                "neither {} nor {} is set: without it the token would be made in the system's store",
+                both[0].conf_variable(),
+                both[1].conf_variable()
+            ))
+        })
+    }
+}
+
 const PIN_RANDOM_BYTES: usize = 16;
 
 /// A token that exists now.
 #[derive(Clone, Debug)]
 pub struct Provisioned {
-    /// Value for `SOFTHSM2_CONF` in the process that uses the token.
+    /// Value for [`SoftToken::conf_variable`] in the process that uses the token.
     pub conf: PathBuf,
     /// File with the random user PIN, mode 0600.
     pub pin_file: PathBuf,
@@ -45,13 +129,18 @@ pub struct Provisioned {
 ///
 /// # Errors
 /// [`HsmError::Setup`] with what the child printed.
-pub fn provision(dir: &Path, label: &str, mut child: Command) -> Result<Provisioned, HsmError> {
-    let conf = write_conf(dir)?;
+pub fn provision(
+    product: SoftToken,
+    dir: &Path,
+    label: &str,
+    mut child: Command,
+) -> Result<Provisioned, HsmError> {
+    let conf = product.write_conf(dir)?;
     let pin_file = dir.join(format!("{label}.pin"));
     let output = child
         .arg(label)
         .arg(&pin_file)
-        .env(CONF_VARIABLE, &conf)
+        .env(product.conf_variable(), &conf)
         .output()
         .map_err(|e| failed(&format!("starting {:?}", child.get_program()), &e))?;
     if !output.status.success() {
@@ -61,32 +150,10 @@ pub fn provision(dir: &Path, label: &str, mut child: Command) -> Result<Provisio
     Ok(Provisioned { conf, pin_file, label: label.to_owned() })
 }
 
-/// Writes `softhsm2.conf` in `dir` and creates its token folder (mode 0700); gives the file.
-///
-/// # Errors
-/// [`HsmError::Setup`] naming the path.
-pub fn write_conf(dir: &Path) -> Result<PathBuf, HsmError> {
-    let tokens = dir.join("softhsm");
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&tokens)
-        .map_err(|e| failed(&tokens.display().to_string(), &e))?;
-    let tokens = tokens.canonicalize().map_err(|e| failed(&tokens.display().to_string(), &e))?;
-    let conf = dir.join("softhsm2.conf");
-    let text = format!(
-        "directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n\
-         slots.removable = false\n",
-        tokens.display()
-    );
-    std::fs::write(&conf, text).map_err(|e| failed(&conf.display().to_string(), &e))?;
-    conf.canonicalize().map_err(|e| failed(&conf.display().to_string(), &e))
-}
-
 /// Initializes a token over PKCS#11 and writes its random user PIN to `pin_file` (new, mode 0600).
 ///
-/// Call it in a process that was started with `SOFTHSM2_CONF`. `library` as in
-/// [`crate::TokenConfig::library`]. The security officer's PIN is random too and kept nowhere:
+/// Call it in a process that was started with one of [`SoftToken::conf_variable`], which decides of
+/// the product. `library` as in [`crate::TokenConfig::library`]. The security officer's PIN is random too and kept nowhere:
 /// such a token is thrown away, not repaired. Gives the serial number.
 ///
 /// # Errors
@@ -99,12 +166,8 @@ pub fn init_token(
     if label.is_empty() || label.len() > 32 {
         return Err(HsmError::Setup(format!("the token label {label:?} has not 1 to 32 bytes")));
     }
-    if std::env::var_os(CONF_VARIABLE).is_none() {
-        return Err(HsmError::Setup(format!(
-            "{CONF_VARIABLE} is not set: without it the token would be made in the system's store"
-        )));
-    }
-    let library = library::load(library, &Profile::load("softhsm2")?)?;
+    let product = SoftToken::of_environment()?;
+    let library = library::load(library, &Profile::load(product.profile())?)?;
     write_pin(pin_file)?;
     let made = initialize(&library, label, pin_file);
     if made.is_err() {
@@ -125,7 +188,7 @@ fn initialize(
     let free = free_slot(library, label)?;
     let so_pin = AuthPin::from(random_hex()?.as_str());
     library.pkcs11.init_token(free, &so_pin, label).map_err(|e| step("C_InitToken", e))?;
-    // SoftHSM gives the token a new slot number.
+    // SoftHSM gives the token a new slot number, Kryoptic does not.
     let (slot, info) =
         crate::slot::find_token(library, &crate::TokenSelector::Label(label.to_owned()))?;
     let held = Held::open(library, slot).map_err(|e| step("C_OpenSession", e))?;
@@ -138,9 +201,9 @@ fn initialize(
     Ok(info.serial_number().to_owned())
 }
 
-/// The slot SoftHSM keeps for the next token.
+/// A slot whose token is not initialized.
 fn free_slot(library: &Library, label: &str) -> Result<Slot, HsmError> {
-    let fail = |e: Error| HsmError::Setup(format!("SoftHSM lists no slots: {}", code(&e)));
+    let fail = |e: Error| HsmError::Setup(format!("the library lists no slots: {}", code(&e)));
     let mut free = None;
     for slot in library.pkcs11.get_slots_with_token().map_err(fail)? {
         let info = library.pkcs11.get_token_info(slot).map_err(fail)?;
@@ -153,7 +216,7 @@ fn free_slot(library: &Library, label: &str) -> Result<Slot, HsmError> {
             )));
         }
     }
-    free.ok_or_else(|| HsmError::Setup("SoftHSM offers no free slot".to_owned()))
+    free.ok_or_else(|| HsmError::Setup("the library offers no free slot".to_owned()))
 }
 
 fn write_pin(path: &Path) -> Result<(), HsmError> {
@@ -181,5 +244,5 @@ fn random_hex() -> Result<Zeroizing<String>, HsmError> {
 }
 
 fn failed(what: &str, error: &std::io::Error) -> HsmError {
-    HsmError::Setup(format!("making a SoftHSM token: {what}: {error}"))
+    HsmError::Setup(format!("making a token: {what}: {error}"))
 }

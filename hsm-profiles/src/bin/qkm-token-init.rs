@@ -1,5 +1,6 @@
-//! Makes one SoftHSM token: `SOFTHSM2_CONF=... qkm-softhsm-init LABEL PIN_FILE`.
-//! The child process of `hsm_profiles::softhsm::provision`.
+//! Makes one token in software: `SOFTHSM2_CONF=... qkm-token-init LABEL PIN_FILE`, or with
+//! `KRYOPTIC_CONF`; `QKM_TOKEN_LIBRARY` names a library that is not where the profile says.
+//! The child process of `hsm_profiles::soft::provision`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,10 +10,11 @@ fn main() -> ExitCode {
     let (Some(label), Some(pin_file), None) =
         (arguments.next(), arguments.next().map(PathBuf::from), arguments.next())
     else {
-        eprintln!("usage: SOFTHSM2_CONF=FILE qkm-softhsm-init LABEL PIN_FILE");
+        eprintln!("usage: SOFTHSM2_CONF=FILE qkm-token-init LABEL PIN_FILE");
         return ExitCode::from(2);
     };
-    match hsm_profiles::softhsm::init_token(None, &label.to_string_lossy(), &pin_file) {
+    let library = std::env::var_os("QKM_TOKEN_LIBRARY").map(PathBuf::from);
+    match hsm_profiles::soft::init_token(library.as_deref(), &label.to_string_lossy(), &pin_file) {
         Ok(serial) => {
             println!("{serial}");
             ExitCode::SUCCESS
