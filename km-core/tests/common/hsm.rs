@@ -90,8 +90,8 @@ impl Hsm for SoftHsm {
         Ok(self.make())
     }
 
-    async fn destroy_kek(&self, kek: &KekId) -> Result<(), HsmError> {
-        self.0.lock().unwrap().retain(|_, (id, _)| id != kek);
+    async fn destroy_kek(&self, kek: &KekInfo) -> Result<(), HsmError> {
+        self.0.lock().unwrap().retain(|_, (id, _)| *id != kek.id);
         Ok(())
     }
 }
