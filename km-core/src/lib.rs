@@ -20,7 +20,6 @@ pub mod objects;
 pub mod peer;
 pub mod pool;
 pub mod provenance;
-pub mod random;
 pub mod records;
 pub mod registry;
 pub mod run;

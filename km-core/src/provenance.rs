@@ -12,10 +12,6 @@ pub enum Origin {
     Qkd(LinkId),
     /// The token's random number generator.
     HsmRng,
-    /// A quantum random number generator at this KM.
-    Qrng,
-    /// The exclusive or of both.
-    HsmRngAndQrng,
     /// An application brought it (KMIP Register).
     Registered,
 }

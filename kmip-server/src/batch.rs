@@ -196,6 +196,19 @@ async fn dispatch(cx: &mut Context<'_>, operation: Operation) -> Result<Answer, 
         Operation::Activate(r) => op::activate::activate(cx, r).await?.into(),
         Operation::Revoke(r) => op::revoke::revoke(cx, r).await?.into(),
         Operation::Destroy(r) => op::destroy::destroy(cx, r).await?.into(),
+        Operation::Archive(r) => op::archive::archive(cx, r).await?.into(),
+        Operation::Recover(r) => op::recover::recover(cx, r).await?.into(),
+        Operation::ReKey(r) => op::rekey::rekey(cx, r).await?.into(),
+        Operation::Import(r) => op::import::import(cx, r).await?.into(),
+        Operation::Export(r) => op::export::export(cx, r).await?.into(),
+        Operation::Interop(r) => op::interop::interop(cx, r).await?.into(),
+        Operation::Log(r) => op::log::log(cx, r).await?.into(),
+        Operation::Ping(r) => op::ping::ping(cx, r).await?.into(),
+        Operation::SetEndpointRole(r) => {
+            op::set_endpoint_role::set_endpoint_role(cx, r).await?.into()
+        }
+        Operation::CreateSplitKey(r) => op::create_split_key::create_split_key(cx, r).await?.into(),
+        Operation::JoinSplitKey(r) => op::join_split_key::join_split_key(cx, r).await?.into(),
         Operation::Raw(_) => return Err(OpError::Operation),
     })
 }

@@ -56,6 +56,10 @@ impl<'a> Context<'a> {
         let operation = match code {
             UniqueIdentifierCode::Create => OperationCode::Create,
             UniqueIdentifierCode::Register => OperationCode::Register,
+            UniqueIdentifierCode::ReKey => OperationCode::ReKey,
+            UniqueIdentifierCode::Import => OperationCode::Import,
+            UniqueIdentifierCode::CreateSplitKey => OperationCode::CreateSplitKey,
+            UniqueIdentifierCode::JoinSplitKey => OperationCode::JoinSplitKey,
             UniqueIdentifierCode::Locate => OperationCode::Locate,
             _ => return None,
         };

@@ -4,7 +4,6 @@ use km_core::{
     hsm::HsmError,
     objects::{BadObjectStep, ObjectError},
     pool::{CollectError, PoolError},
-    random::RandomError,
     supply::SupplyError,
 };
 use kmip::{Version, attribute::AttributeKind, enums::ResultReason};
@@ -44,12 +43,34 @@ pub(crate) enum OpError {
     KeyFormat(String),
     #[error("point compression is not converted; ask without Key Compression Type")]
     Compression,
-    #[error("keys are not wrapped by this server; ask without Key Wrapping Specification")]
-    Wrapping,
-    #[error("object {0} is sensitive: it leaves this server only wrapped, which it cannot do")]
+    #[error("{0}")]
+    Wrapping(String),
+    #[error("{0}")]
+    Encoding(&'static str),
+    #[error("there is no wrapping key {0}")]
+    WrappingKeyNotFound(String),
+    #[error("wrapping key {0} was destroyed")]
+    WrappingKeyDestroyed(String),
+    #[error("wrapping key {0} is archived; recover it first")]
+    WrappingKeyArchived(String),
+    #[error(
+        "object {0} is sensitive: ask with a Key Wrapping Specification, it leaves only wrapped"
+    )]
     Sensitive(String),
     #[error("object {0} is not extractable")]
     NotExtractable(String),
+    #[error("object {0} may not be used so: its Cryptographic Usage Mask lacks {1}")]
+    Mask(String, &'static str),
+    #[error("{0}")]
+    Lifecycle(String),
+    #[error("{0}")]
+    BadData(String),
+    #[error("object {0} is archived; recover it first")]
+    Archived(String),
+    #[error("there is an object {0} already; import with Replace Existing to have it replaced")]
+    Exists(String),
+    #[error("{0}")]
+    Illegal(String),
     #[error("{0}")]
     Feature(&'static str),
     #[error("this server does not have the operation")]
@@ -90,9 +111,19 @@ impl OpError {
             Self::NameTaken(_) => ResultReason::NonUniqueNameAttribute,
             Self::KeyFormat(_) => ResultReason::KeyFormatTypeNotSupported,
             Self::Compression => ResultReason::KeyCompressionTypeNotSupported,
-            Self::Wrapping => ResultReason::KeyWrapTypeNotSupported,
+            Self::Wrapping(_) => ResultReason::KeyWrapTypeNotSupported,
+            Self::Encoding(_) => ResultReason::EncodingOptionError,
+            Self::WrappingKeyNotFound(_) => ResultReason::WrappingObjectNotFound,
+            Self::WrappingKeyDestroyed(_) => ResultReason::WrappingObjectDestroyed,
+            Self::WrappingKeyArchived(_) => ResultReason::WrappingObjectArchived,
             Self::Sensitive(_) => ResultReason::Sensitive,
             Self::NotExtractable(_) => ResultReason::NotExtractable,
+            Self::Mask(..) => ResultReason::IncompatibleCryptographicUsageMask,
+            Self::Lifecycle(_) => ResultReason::WrongKeyLifecycleState,
+            Self::BadData(_) => ResultReason::CryptographicFailure,
+            Self::Archived(_) => ResultReason::ObjectArchived,
+            Self::Exists(_) => ResultReason::ObjectAlreadyExists,
+            Self::Illegal(_) => ResultReason::IllegalOperation,
             Self::Feature(_) => ResultReason::FeatureNotSupported,
             Self::Operation => ResultReason::OperationNotSupported,
             Self::Extension => {
@@ -143,23 +174,6 @@ impl From<HsmError> for OpError {
             HsmError::Unavailable(_) => Self::Temporary("the HSM is not available".to_owned()),
             _ => Self::Internal("the HSM refused; see the server's log".to_owned()),
         }
-    }
-}
-
-impl From<RandomError> for OpError {
-    fn from(error: RandomError) -> Self {
-        let text = match error {
-            RandomError::Token(error) => return error.into(),
-            RandomError::Unhealthy { .. } | RandomError::Away { .. } => {
-                "random numbers are not available"
-            }
-            RandomError::Setup(_) => {
-                tracing::error!(%error, "no random numbers");
-                return Self::Internal("there are no random numbers; see the server's log".into());
-            }
-        };
-        tracing::warn!(%error, "no random numbers");
-        Self::Temporary(text.to_owned())
     }
 }
 

@@ -28,6 +28,18 @@ pub(crate) async fn object(
     }
 }
 
+/// As [`object`], when it is not in archival storage.
+pub(crate) async fn on_line(
+    cx: &Context<'_>,
+    id: Option<UniqueIdentifier>,
+) -> Result<(Object, Version), OpError> {
+    let found = object(cx, id).await?;
+    match Meta::of(&found.0)?.dates.archived {
+        None => Ok(found),
+        Some(_) => Err(OpError::Archived(found.0.uid)),
+    }
+}
+
 /// Takes `step` on the object a request names, after the steps its dates have already taken.
 /// `change` adjusts the head.
 pub(crate) async fn step(
@@ -36,7 +48,7 @@ pub(crate) async fn step(
     step: ObjectStep,
     change: impl Fn(&mut Meta),
 ) -> Result<Object, OpError> {
-    let (mut object, _) = self::object(cx, id).await?;
+    let (mut object, _) = on_line(cx, id).await?;
     for _ in 0..TRIES {
         let due = due_step(&object, cx.now)?;
         let taken = match due {
@@ -53,6 +65,32 @@ pub(crate) async fn step(
         }
     }
     Err(ObjectError::Conflict(object.uid).into())
+}
+
+/// Changes the head of `object`, again when others change the object at the same time; gives its
+/// identifier.
+pub(crate) async fn change(
+    cx: &Context<'_>,
+    object: Object,
+    change: impl Fn(&mut Meta),
+) -> Result<String, OpError> {
+    let uid = object.uid;
+    for _ in 0..TRIES {
+        let (old, version) = cx.objects().get(cx.caller.sae(), &uid).await?;
+        if old.state.is_destroyed() {
+            return Err(OpError::Destroyed(uid));
+        }
+        let mut new = old.clone();
+        Meta::change(&mut new, |meta| {
+            change(meta);
+            meta.dates.changed = cx.now;
+        });
+        match cx.objects().update(&old, version, &new).await {
+            Err(ObjectError::Conflict(_)) => {}
+            done => return done.map(|()| uid).map_err(OpError::from),
+        }
+    }
+    Err(ObjectError::Conflict(uid).into())
 }
 
 /// The step a date of the object has brought that nobody wrote down yet.

@@ -10,7 +10,10 @@
 //! | `find` | an identifier to an object, also when it is a pool key not collected yet |
 //! | `qkd` | pool keys that become managed objects |
 //! | `meta`, `wanted`, `shown`, `terms` | attributes: as stored, asked for, answered, searched |
-//! | `material` | key blocks to clear bytes and back |
+//! | `material` | objects to clear bytes and back |
+//! | `formats` | key material from one Key Format Type to another |
+//! | `wrap` | keys wrapped by other keys |
+//! | `split` | keys in parts |
 //! | `error` | every refusal and its Result Reason, in one place |
 //!
 //! A certificate is the identity (seed clause 7.4); credentials inside requests grant nothing.
@@ -21,14 +24,17 @@ mod connection;
 mod context;
 mod error;
 mod find;
+mod formats;
 mod locks;
 mod material;
 mod meta;
 mod op;
 mod qkd;
 mod shown;
+mod split;
 mod terms;
 mod wanted;
+mod wrap;
 
 use std::{
     sync::{

@@ -2,18 +2,21 @@
 
 use km_core::material::ClearBytes;
 use kmip::{
-    SecretBytes,
+    BigInteger, SecretBytes,
     attribute::{Attribute, AttributeKind, Attributes},
     enums::{
-        CertificateType, KeyCompressionType, KeyFormatType, ObjectType, OpaqueDataType,
-        SecretDataType,
+        CertificateRequestType, CertificateType, KeyCompressionType, KeyFormatType, ObjectType,
+        OpaqueDataType, SecretDataType, SplitKeyMethod,
     },
-    object::{Certificate, KeyBlock, KeyMaterial, KeyValue, Object, OpaqueObject, SecretData},
+    object::{
+        Certificate, CertificateRequest, KeyBlock, KeyMaterial, KeyValue, KeyWrappingData, Object,
+        OpaqueObject, PgpKey, SecretData, SplitKey,
+    },
 };
 
 use crate::{
     error::OpError,
-    meta::{Form, Meta},
+    meta::{Form, Meta, Part, decode_list, encode_list},
 };
 
 /// What a client brought: the head its form tells, its bytes, and attributes inside the key value.
@@ -40,15 +43,38 @@ pub(crate) fn take(object: Object, now: i64) -> Result<Brought, OpError> {
             let bytes = SecretBytes::copy_from(&certificate.value);
             Ok(whole(kind, certificate.kind.number(), bytes, now))
         }
-        Object::Template(_) | Object::Other { .. } => Err(unsupported()),
+        Object::CertificateRequest(request) => {
+            let bytes = SecretBytes::copy_from(&request.value);
+            Ok(whole(kind, request.kind.number(), bytes, now))
+        }
+        Object::PgpKey(key) => {
+            let mut brought = take_block(kind, key.block, now)?;
+            brought.meta.subtype = u32::try_from(key.version).unwrap_or(0);
+            Ok(brought)
+        }
+        Object::SplitKey(split) => take_split(split, now),
+        Object::Template(attributes) => {
+            Ok(whole(kind, 0, SecretBytes::copy_from(&encode_list(&attributes)), now))
+        }
     }
 }
 
-/// The refusal of object types this server does not keep.
-pub(crate) fn unsupported() -> OpError {
-    let text = "this server keeps symmetric, public and private keys, secret data, opaque objects \
-                and certificates";
-    OpError::ObjectType(text.to_owned())
+/// Checks what makes a part useless.
+fn take_split(split: SplitKey, now: i64) -> Result<Brought, OpError> {
+    let SplitKey { parts, part, threshold, method, prime_field_size, block } = split;
+    if !(1..=parts).contains(&part) || !(1..=parts).contains(&threshold) {
+        let text = format!("part {part} of {parts}, of which {threshold} are needed, cannot be");
+        return Err(OpError::Invalid(text));
+    }
+    let mut brought = take_block(ObjectType::SplitKey, block, now)?;
+    brought.meta.part = Some(Part {
+        parts,
+        part,
+        threshold,
+        method: method.number(),
+        prime: prime_field_size.map(|prime| prime.0),
+    });
+    Ok(brought)
 }
 
 fn clear(bytes: SecretBytes) -> ClearBytes {
@@ -64,9 +90,6 @@ fn whole(kind: ObjectType, subtype: u32, bytes: SecretBytes, now: i64) -> Brough
 }
 
 fn take_block(kind: ObjectType, block: KeyBlock, now: i64) -> Result<Brought, OpError> {
-    if block.wrapping.is_some() {
-        return Err(OpError::Wrapping);
-    }
     let value = block.value.ok_or(OpError::Feature(
         "keys that the server is not given cannot be registered; send the Key Value",
     ))?;
@@ -76,6 +99,9 @@ fn take_block(kind: ObjectType, block: KeyBlock, now: i64) -> Result<Brought, Op
         }
         KeyValue::Plain { material: KeyMaterial::Transparent(fields), attributes } => {
             (Form::Transparent, fields, attributes)
+        }
+        KeyValue::Bytes(bytes) if block.wrapping.is_some() => {
+            (Form::WrappedValue, bytes, Attributes::default())
         }
         KeyValue::Bytes(bytes) => (Form::Bytes, bytes, Attributes::default()),
     };
@@ -90,13 +116,20 @@ fn take_block(kind: ObjectType, block: KeyBlock, now: i64) -> Result<Brought, Op
         meta.set_algorithm(algorithm);
     }
     meta.length = block.length;
+    if let Some(wrapping) = &block.wrapping {
+        meta.set_wrapping(wrapping);
+        // It is of the wrapped bytes; whoever unwraps them looks at the lengths.
+        return Ok(Brought { meta, clear, inner });
+    }
     check_length(&meta)?;
     Ok(Brought { meta, clear, inner })
 }
 
 /// The bytes of a symmetric key in Raw form must have the length that was announced.
 fn check_length(meta: &Meta) -> Result<(), OpError> {
-    let raw = meta.kind() == ObjectType::SymmetricKey && meta.format() == Some(KeyFormatType::Raw);
+    let raw = meta.wrapping.is_none()
+        && meta.kind() == ObjectType::SymmetricKey
+        && meta.format() == Some(KeyFormatType::Raw);
     let Some(bits) = meta.length.filter(|_| raw) else { return Ok(()) };
     // Triple DES counts 56 or 64 bits of a byte group; both are in use.
     let found = u64::from(meta.bytes) * 8;
@@ -130,46 +163,110 @@ pub(crate) fn reconcile(meta: &mut Meta, attributes: &Attributes) -> Result<(), 
             _ => {}
         }
     }
-    if meta.length.is_none() && meta.kind() == ObjectType::SymmetricKey && meta.form == Form::Bytes
-    {
+    let plain = meta.form == Form::Bytes && meta.wrapping.is_none();
+    if meta.length.is_none() && meta.kind() == ObjectType::SymmetricKey && plain {
         meta.length = i32::try_from(u64::from(meta.bytes) * 8).ok();
     }
     Ok(())
 }
 
-/// The object as Get answers it.
-pub(crate) fn give(meta: &Meta, clear: &ClearBytes) -> Result<Object, OpError> {
-    let bytes = || clear.expose(SecretBytes::copy_from);
-    let block = || KeyBlock {
-        format: meta.format().unwrap_or(KeyFormatType::Raw),
+/// Key material on its way out.
+pub(crate) struct Given {
+    pub(crate) format: KeyFormatType,
+    pub(crate) value: KeyValue,
+    pub(crate) wrapping: Option<KeyWrappingData>,
+}
+
+impl Given {
+    /// As it is stored.
+    pub(crate) fn stored(meta: &Meta, clear: &ClearBytes) -> Self {
+        let bytes = clear.expose(SecretBytes::copy_from);
+        let value = match meta.form {
+            Form::Bytes => plain(KeyMaterial::Bytes(bytes)),
+            Form::Transparent => plain(KeyMaterial::Transparent(bytes)),
+            Form::WrappedValue => KeyValue::Bytes(bytes),
+        };
+        let format = meta.format().unwrap_or(KeyFormatType::Raw);
+        Self { format, value, wrapping: meta.wrapping_data() }
+    }
+}
+
+/// A Key Value without attributes.
+pub(crate) fn plain(material: KeyMaterial) -> KeyValue {
+    KeyValue::Plain { material, attributes: Attributes::default() }
+}
+
+/// Whether objects of `kind` have a key block.
+pub(crate) fn has_block(kind: ObjectType) -> bool {
+    matches!(
+        kind,
+        ObjectType::SymmetricKey
+            | ObjectType::PublicKey
+            | ObjectType::PrivateKey
+            | ObjectType::SecretData
+            | ObjectType::SplitKey
+            | ObjectType::PgpKey
+    )
+}
+
+/// The object around `given`, as Get answers it.
+pub(crate) fn with_block(meta: &Meta, given: Given) -> Result<Object, OpError> {
+    let block = KeyBlock {
+        format: given.format,
         compression: meta.compression.map(KeyCompressionType::from_number),
-        value: Some(KeyValue::Plain {
-            material: match meta.form {
-                Form::Bytes => KeyMaterial::Bytes(bytes()),
-                Form::Transparent => KeyMaterial::Transparent(bytes()),
-            },
-            attributes: Attributes::default(),
-        }),
+        value: Some(given.value),
         algorithm: meta.algorithm(),
         length: meta.length,
-        wrapping: None,
+        wrapping: given.wrapping,
     };
     Ok(match meta.kind() {
-        ObjectType::SymmetricKey => Object::SymmetricKey(block()),
-        ObjectType::PublicKey => Object::PublicKey(block()),
-        ObjectType::PrivateKey => Object::PrivateKey(block()),
-        ObjectType::SecretData => Object::SecretData(SecretData {
-            kind: SecretDataType::from_number(meta.subtype),
-            block: block(),
-        }),
+        ObjectType::SymmetricKey => Object::SymmetricKey(block),
+        ObjectType::PublicKey => Object::PublicKey(block),
+        ObjectType::PrivateKey => Object::PrivateKey(block),
+        ObjectType::SecretData => {
+            let kind = SecretDataType::from_number(meta.subtype);
+            Object::SecretData(SecretData { kind, block })
+        }
+        ObjectType::PgpKey => {
+            let version = i32::try_from(meta.subtype).unwrap_or(i32::MAX);
+            Object::PgpKey(PgpKey { version, block })
+        }
+        ObjectType::SplitKey => {
+            let part = meta.part.clone().ok_or_else(|| odd(meta.kind()))?;
+            Object::SplitKey(SplitKey {
+                parts: part.parts,
+                part: part.part,
+                threshold: part.threshold,
+                method: SplitKeyMethod::from_number(part.method),
+                prime_field_size: part.prime.map(BigInteger),
+                block,
+            })
+        }
+        kind => return Err(odd(kind)),
+    })
+}
+
+/// An object without a key block, as Get answers it.
+pub(crate) fn without_block(meta: &Meta, clear: &ClearBytes) -> Result<Object, OpError> {
+    let public = || clear.expose(<[u8]>::to_vec);
+    Ok(match meta.kind() {
         ObjectType::OpaqueObject => Object::OpaqueObject(OpaqueObject {
             kind: OpaqueDataType::from_number(meta.subtype),
-            value: bytes(),
+            value: clear.expose(SecretBytes::copy_from),
         }),
         ObjectType::Certificate => Object::Certificate(Certificate {
             kind: CertificateType::from_number(meta.subtype),
-            value: clear.expose(<[u8]>::to_vec),
+            value: public(),
         }),
-        kind => return Err(OpError::Internal(format!("an object of type {kind:?} is stored"))),
+        ObjectType::CertificateRequest => Object::CertificateRequest(CertificateRequest {
+            kind: CertificateRequestType::from_number(meta.subtype),
+            value: public(),
+        }),
+        ObjectType::Template => Object::Template(clear.expose(decode_list)?),
+        kind => return Err(odd(kind)),
     })
+}
+
+fn odd(kind: ObjectType) -> OpError {
+    OpError::Internal(format!("an object of type {kind:?} is stored"))
 }

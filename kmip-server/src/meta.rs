@@ -9,6 +9,7 @@ use kmip::{
     Field, Version,
     attribute::Attributes,
     enums::{CryptographicAlgorithm, KeyFormatType, ObjectType},
+    object::KeyWrappingData,
     op::get_attributes::Response as Row,
     tag::Tag,
     ttlv::{self, Writer},
@@ -33,6 +34,8 @@ pub(crate) struct Dates {
     pub(crate) destroyed: Option<i64>,
     pub(crate) compromise_occurrence: Option<i64>,
     pub(crate) compromise: Option<i64>,
+    /// Since when it is in archival storage, if it is.
+    pub(crate) archived: Option<i64>,
 }
 
 /// Form of the sealed bytes.
@@ -42,6 +45,19 @@ pub(crate) enum Form {
     Bytes,
     /// The fields of a transparent key, still TTLV.
     Transparent,
+    /// A wrapped Key Value: a byte string in place of the structure.
+    WrappedValue,
+}
+
+/// What tells one part of a split key from the others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Part {
+    pub(crate) parts: i32,
+    pub(crate) part: i32,
+    pub(crate) threshold: i32,
+    pub(crate) method: u32,
+    /// Prime Field Size.
+    pub(crate) prime: Option<Vec<u8>>,
 }
 
 /// Bits of a key that nobody guesses from its hash.
@@ -51,7 +67,7 @@ const UNGUESSABLE: usize = 128;
 /// nobody knows anything about, or of a short key, its bytes could be guessed.
 fn hash_is_public(kind: ObjectType, len: usize) -> bool {
     match kind {
-        ObjectType::Certificate | ObjectType::PublicKey => true,
+        ObjectType::Certificate | ObjectType::CertificateRequest | ObjectType::PublicKey => true,
         ObjectType::SymmetricKey | ObjectType::PrivateKey => len * 8 >= UNGUESSABLE,
         _ => false,
     }
@@ -71,7 +87,8 @@ pub(crate) struct Meta {
     pub(crate) form: Form,
     /// Key Format Type, for objects with a key block.
     format: Option<u32>,
-    /// Secret Data Type, Opaque Data Type or Certificate Type.
+    /// Secret Data Type, Opaque Data Type, Certificate Type, Certificate Request Type or PGP Key
+    /// Version.
     pub(crate) subtype: u32,
     /// Key Compression Type.
     pub(crate) compression: Option<u32>,
@@ -87,6 +104,10 @@ pub(crate) struct Meta {
     pub(crate) fresh: bool,
     pub(crate) sensitive: bool,
     pub(crate) extractable: bool,
+    /// Key Wrapping Data in TTLV, when the client brought the key wrapped.
+    pub(crate) wrapping: Option<Vec<u8>>,
+    /// Which part it is, for a Split Key.
+    pub(crate) part: Option<Part>,
     pub(crate) dates: Dates,
     /// Revocation reason: code and text.
     pub(crate) revocation: Option<(u32, Option<String>)>,
@@ -110,6 +131,8 @@ impl Meta {
             fresh: true,
             sensitive: false,
             extractable: true,
+            wrapping: None,
+            part: None,
             dates: Dates { initial: now, changed: now, ..Dates::default() },
             revocation: None,
         }
@@ -125,6 +148,19 @@ impl Meta {
 
     pub(crate) fn set_format(&mut self, format: KeyFormatType) {
         self.format = Some(format.number());
+    }
+
+    /// How the stored bytes are wrapped, when the client brought them so.
+    pub(crate) fn wrapping_data(&self) -> Option<KeyWrappingData> {
+        let bytes = self.wrapping.as_deref()?;
+        let item = ttlv::parse(bytes, &ttlv::Limits::default()).ok()?;
+        KeyWrappingData::read(&item).ok()
+    }
+
+    pub(crate) fn set_wrapping(&mut self, data: &KeyWrappingData) {
+        let mut w = Writer::default();
+        data.write(&mut w, Tag::KeyWrappingData, Version::V2_1);
+        self.wrapping = Some(w.finish().to_vec());
     }
 
     pub(crate) fn algorithm(&self) -> Option<CryptographicAlgorithm> {
@@ -152,7 +188,7 @@ impl Meta {
     pub(crate) fn encode(&self, rest: &Attributes) -> Vec<u8> {
         let mut bytes = self.head();
         if !rest.is_empty() {
-            bytes.extend_from_slice(&encode_rest(rest));
+            bytes.extend_from_slice(&encode_list(rest));
         }
         bytes
     }
@@ -170,7 +206,7 @@ impl Meta {
     /// Reads head and remaining attributes.
     pub(crate) fn with_rest(object: &Object) -> Result<(Self, Attributes), OpError> {
         let (meta, rest) = split(object)?;
-        Ok((meta, decode_rest(rest).map_err(|_| damaged(object))?))
+        Ok((meta, decode_list(rest).map_err(|_| damaged(object))?))
     }
 
     /// Changes the head of a stored object and leaves the remaining attributes as they are.
@@ -196,7 +232,8 @@ fn damaged(object: &Object) -> OpError {
     OpError::Internal(format!("the attributes of object {} cannot be read", object.uid))
 }
 
-fn encode_rest(rest: &Attributes) -> Vec<u8> {
+/// A list of attributes as it is stored.
+pub(crate) fn encode_list(rest: &Attributes) -> Vec<u8> {
     let (new, old): (Vec<_>, Vec<_>) =
         rest.iter().cloned().partition(|attribute| attribute.known(Version::V2_1));
     let mut w = Writer::default();
@@ -209,7 +246,8 @@ fn encode_rest(rest: &Attributes) -> Vec<u8> {
     w.finish().to_vec()
 }
 
-fn decode_rest(bytes: &[u8]) -> ttlv::Result<Attributes> {
+/// Reads a stored list of attributes.
+pub(crate) fn decode_list(bytes: &[u8]) -> ttlv::Result<Attributes> {
     if bytes.is_empty() {
         return Ok(Attributes::default());
     }
@@ -242,7 +280,7 @@ mod tests {
         ]
         .into_iter()
         .collect();
-        let read: Vec<_> = decode_rest(&encode_rest(&rest)).unwrap().iter().cloned().collect();
+        let read: Vec<_> = decode_list(&encode_list(&rest)).unwrap().iter().cloned().collect();
         assert_eq!(read.len(), 4);
         assert!(rest.iter().all(|attribute| read.contains(attribute)));
     }

@@ -104,7 +104,7 @@ fn dates(meta: &Meta, list: &mut Vec<Attribute>) {
     list.push(Attribute::InitialDate(DateTime(dates.initial)));
     list.push(Attribute::LastChangeDate(DateTime(dates.changed)));
     type Make = fn(DateTime) -> Attribute;
-    let others: [(Option<i64>, Make); 8] = [
+    let others: [(Option<i64>, Make); 9] = [
         (dates.original, Attribute::OriginalCreationDate),
         (dates.activation, Attribute::ActivationDate),
         (dates.process_start, Attribute::ProcessStartDate),
@@ -113,6 +113,7 @@ fn dates(meta: &Meta, list: &mut Vec<Attribute>) {
         (dates.destroyed, Attribute::DestroyDate),
         (dates.compromise_occurrence, Attribute::CompromiseOccurrenceDate),
         (dates.compromise, Attribute::CompromiseDate),
+        (dates.archived, Attribute::ArchiveDate),
     ];
     list.extend(others.into_iter().filter_map(|(date, make)| date.map(DateTime).map(make)));
 }
@@ -126,6 +127,7 @@ fn form(meta: &Meta, list: &mut Vec<Attribute>) {
             list.push(Attribute::CertificateLength(i32::try_from(meta.bytes).unwrap_or(i32::MAX)));
             return;
         }
+        ObjectType::CertificateRequest | ObjectType::Template => return,
         ObjectType::OpaqueObject => {
             list.push(Attribute::OpaqueDataType(OpaqueDataType::from_number(meta.subtype)));
             return;

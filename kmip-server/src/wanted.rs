@@ -149,7 +149,8 @@ fn called(key: &AttributeRef) -> String {
     }
 }
 
-fn is_read_only(attribute: &Attribute) -> bool {
+/// Whether only the server sets it.
+pub(crate) fn is_read_only(attribute: &Attribute) -> bool {
     if let Attribute::Vendor(vendor) = attribute {
         return vendor.name.starts_with(qkd::VENDOR_PREFIX);
     }

@@ -282,6 +282,16 @@ impl Objects {
     }
 
     async fn write(&self, old: &Object, version: Version, new: &Object) -> Result<(), ObjectError> {
+        let commit = self.rewrite(old, version, new);
+        match self.commit(commit).await? {
+            Outcome::Committed(_) => Ok(()),
+            Outcome::Conflict => Err(ObjectError::Conflict(new.uid.clone())),
+            Outcome::Unknown => Err(ObjectError::Unknown(new.uid.clone())),
+        }
+    }
+
+    /// The commit that writes `new` in the place of `old`.
+    fn rewrite(&self, old: &Object, version: Version, new: &Object) -> Commit {
         let key = object_key(&new.uid, &new.owner);
         let value = self.records.encode(&key, new);
         let mut commit = Commit::new().unchanged(key.clone(), version).put(key, value);
@@ -294,11 +304,42 @@ impl Objects {
             let value = self.records.encode(key, &());
             commit = commit.put(key.clone(), value);
         }
+        commit
+    }
+
+    /// Creates an object and writes back another that it takes something over from, in one commit;
+    /// durable on return. `old` is as read at `version`, `changed` has its identifier and owner.
+    pub async fn supersede(
+        &self,
+        new: NewObject,
+        clear: &ClearBytes,
+        (old, version): (&Object, Version),
+        changed: &Object,
+    ) -> Result<Object, ObjectError> {
+        check_attributes(&changed.attributes)?;
+        check_terms(&changed.terms)?;
+        let (object, puts) = self.prepare(new, clear).await?;
+        let mut commit = self.rewrite(old, version, changed);
+        commit = commit.absent(object_key(&object.uid, &object.owner));
+        commit.puts.extend(puts.into_iter().filter_map(|(key, value)| Some((key, value?))));
         match self.commit(commit).await? {
-            Outcome::Committed(_) => Ok(()),
-            Outcome::Conflict => Err(ObjectError::Conflict(new.uid.clone())),
-            Outcome::Unknown => Err(ObjectError::Unknown(new.uid.clone())),
+            Outcome::Committed(_) => Ok(object),
+            Outcome::Conflict => Err(ObjectError::Conflict(changed.uid.clone())),
+            Outcome::Unknown => Err(ObjectError::Unknown(changed.uid.clone())),
         }
+    }
+
+    /// Puts an object with bytes of its own in the place of `old`, read at `version`, in one
+    /// commit; durable on return. `new` has its identifier and owner.
+    pub async fn replace(
+        &self,
+        new: NewObject,
+        clear: &ClearBytes,
+        (old, version): (&Object, Version),
+    ) -> Result<Object, ObjectError> {
+        let (object, _) = self.prepare(new, clear).await?;
+        self.update(old, version, &object).await?;
+        Ok(object)
     }
 
     /// Takes one step of the state machine and writes it; a Destroy erases the sealed bytes in

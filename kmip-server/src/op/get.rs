@@ -1,64 +1,125 @@
-//! Get: the object with its bytes. The one operation that lets clear bytes out.
+//! Get: the object with its bytes, in the form and the wrapping asked for. With Export the one
+//! operation that lets clear bytes out.
 
 use km_core::{
     objects::{Object, ObjectError},
     store::Version,
 };
 use kmip::{
-    enums::{KeyFormatType, KeyWrapType},
+    attribute::Attribute,
+    enums::{KeyCompressionType, KeyFormatType, KeyWrapType},
+    object::{KeyWrappingSpecification, Object as Carried},
     op::get::{Request, Response},
 };
 
-use crate::{context::Context, error::OpError, find, material, meta::Meta};
+use crate::{
+    context::Context,
+    error::OpError,
+    find, formats,
+    material::{self, Given},
+    meta::Meta,
+    shown, wrap,
+};
 
 /// How often the mark of a first delivery is tried against others who change the object.
 const TRIES: usize = 4;
 
-pub(crate) async fn get(cx: &mut Context<'_>, request: Request) -> Result<Response, OpError> {
-    if request.key_wrapping_specification.is_some() {
-        return Err(OpError::Wrapping);
-    }
-    let (object, version) = find::object(cx, request.id).await?;
-    let meta = Meta::of(&object)?;
-    let id = object.uid.clone();
-    if object.state.is_destroyed() {
-        return Err(OpError::Destroyed(id));
-    }
-    if meta.sensitive {
-        return Err(OpError::Sensitive(id));
-    }
-    if !meta.extractable {
-        return Err(OpError::NotExtractable(id));
-    }
-    check_form(&meta, request.key_format_type)?;
-    if request.key_compression_type.is_some_and(|c| Some(c.number()) != meta.compression) {
-        return Err(OpError::Compression);
-    }
-    if matches!(request.key_wrap_type, Some(KeyWrapType::Other(_))) {
-        return Err(OpError::Wrapping);
-    }
-    let clear = cx.objects().open(&object).await?;
-    if meta.fresh {
-        used(cx, object, version).await?;
-    }
-    tracing::debug!(key = %id, caller = %cx.caller.sae(), "given");
-    Ok(Response { id, object: material::give(&meta, &clear)? })
+/// How an object is wanted.
+pub(crate) struct Wish {
+    pub(crate) format: Option<KeyFormatType>,
+    pub(crate) compression: Option<KeyCompressionType>,
+    pub(crate) wrap_type: Option<KeyWrapType>,
+    pub(crate) wrapping: Option<KeyWrappingSpecification>,
 }
 
-/// Objects leave in the form they came in. A symmetric key in Raw form is also called so by
-/// clients that name the form.
-fn check_form(meta: &Meta, wanted: Option<KeyFormatType>) -> Result<(), OpError> {
-    let Some(wanted) = wanted else { return Ok(()) };
-    match meta.format() {
-        Some(found) if found != wanted => Err(OpError::KeyFormat(format!(
-            "the key is in {found:?} form and is not converted; ask for that or for none"
-        ))),
-        _ => Ok(()),
+pub(crate) async fn get(cx: &mut Context<'_>, request: Request) -> Result<Response, OpError> {
+    let (object, version) = find::on_line(cx, request.id).await?;
+    let id = object.uid.clone();
+    let wish = Wish {
+        format: request.key_format_type,
+        compression: request.key_compression_type,
+        wrap_type: request.key_wrap_type,
+        wrapping: request.key_wrapping_specification,
+    };
+    let object = give(cx, object, version, wish).await?;
+    tracing::debug!(key = %id, caller = %cx.caller.sae(), "given");
+    Ok(Response { id, object })
+}
+
+/// The object as wanted; from now on it counts as given.
+pub(crate) async fn give(
+    cx: &Context<'_>,
+    object: Object,
+    version: Version,
+    wish: Wish,
+) -> Result<Carried, OpError> {
+    let meta = Meta::of(&object)?;
+    check(&object, &meta, &wish)?;
+    let clear = cx.objects().open(&object).await?;
+    if !material::has_block(meta.kind()) {
+        let carried = material::without_block(&meta, &clear)?;
+        mark(cx, object, version, &meta).await?;
+        return Ok(carried);
     }
+    let mut given = Given::stored(&meta, &clear);
+    if let (Some(data), Some(KeyWrapType::NotWrapped)) = (&given.wrapping, wish.wrap_type) {
+        given = wrap::unwrap(cx, &data.clone(), given).await?;
+    }
+    if let Some(wanted) = wish.format.filter(|wanted| *wanted != given.format) {
+        if meta.wrapping.is_some() {
+            let text = "a key that was registered wrapped is not converted";
+            return Err(OpError::KeyFormat(text.to_owned()));
+        }
+        given.value = material::plain(formats::convert(&meta, &clear, wanted)?);
+        given.format = wanted;
+    }
+    if let Some(wanted) = wish.wrapping {
+        let attributes: Vec<Attribute> = match wanted.attribute_names.is_empty() {
+            true => Vec::new(),
+            false => shown::with_digest(cx, &object).await?,
+        };
+        given = wrap::wrap(cx, wanted, given, &attributes).await?;
+    }
+    mark(cx, object, version, &meta).await?;
+    material::with_block(&meta, given)
+}
+
+fn check(object: &Object, meta: &Meta, wish: &Wish) -> Result<(), OpError> {
+    let id = || object.uid.clone();
+    if object.state.is_destroyed() {
+        return Err(OpError::Destroyed(id()));
+    }
+    let wrapped = wish.wrapping.is_some()
+        || (meta.wrapping.is_some() && wish.wrap_type != Some(KeyWrapType::NotWrapped));
+    if meta.sensitive && !wrapped {
+        return Err(OpError::Sensitive(id()));
+    }
+    if !meta.extractable {
+        return Err(OpError::NotExtractable(id()));
+    }
+    if wish.compression.is_some_and(|c| Some(c.number()) != meta.compression) {
+        return Err(OpError::Compression);
+    }
+    if matches!(wish.wrap_type, Some(KeyWrapType::Other(_))) {
+        return Err(OpError::Wrapping("this server has no such Key Wrap Type".to_owned()));
+    }
+    if wish.wrapping.is_some() && !material::has_block(meta.kind()) {
+        let text = "an object without a Key Block is not wrapped; ask for it as it is".to_owned();
+        return Err(OpError::ObjectType(text));
+    }
+    Ok(())
 }
 
 /// Marks the object as given before its bytes leave.
-async fn used(cx: &Context<'_>, object: Object, version: Version) -> Result<(), OpError> {
+async fn mark(
+    cx: &Context<'_>,
+    object: Object,
+    version: Version,
+    meta: &Meta,
+) -> Result<(), OpError> {
+    if !meta.fresh {
+        return Ok(());
+    }
     let (mut object, mut version) = (object, version);
     for _ in 0..TRIES {
         let mut changed = object.clone();

@@ -25,6 +25,7 @@ use crate::{
 
 /// Storage Status Mask.
 const ON_LINE: i32 = 0x1;
+const ARCHIVED: i32 = 0x2;
 const DESTROYED: i32 = 0x4;
 /// Most fresh pool keys one Locate draws.
 const MAX_FRESH: i32 = 16;
@@ -125,7 +126,7 @@ impl<'a> Search<'a> {
             None => terms::every_kind().collect(),
         };
         for term in terms {
-            if self.mask & ON_LINE != 0 && !self.walk(cx, &term).await? {
+            if self.mask & (ON_LINE | ARCHIVED) != 0 && !self.walk(cx, &term).await? {
                 return Ok(false);
             }
             if self.mask & DESTROYED != 0 && !self.walk(cx, &terms::gone(&term)).await? {
@@ -176,7 +177,11 @@ impl<'a> Search<'a> {
     }
 
     fn fits(&self, object: &Object, now: i64) -> Result<bool, OpError> {
-        let bit = if object.state.is_destroyed() { DESTROYED } else { ON_LINE };
+        let bit = match object.state.is_destroyed() {
+            true => DESTROYED,
+            false if Meta::of(object)?.dates.archived.is_some() => ARCHIVED,
+            false => ON_LINE,
+        };
         if self.mask & bit == 0 {
             return Ok(false);
         }

@@ -1,16 +1,27 @@
 //! The operations, one file each: the context and a request in, a response or a refusal out.
 
 pub(crate) mod activate;
+pub(crate) mod archive;
 pub(crate) mod create;
+pub(crate) mod create_split_key;
 pub(crate) mod destroy;
 pub(crate) mod discover_versions;
+pub(crate) mod export;
 pub(crate) mod get;
 pub(crate) mod get_attribute_list;
 pub(crate) mod get_attributes;
+pub(crate) mod import;
+pub(crate) mod interop;
+pub(crate) mod join_split_key;
 pub(crate) mod locate;
+pub(crate) mod log;
+pub(crate) mod ping;
 pub(crate) mod query;
+pub(crate) mod recover;
 pub(crate) mod register;
+pub(crate) mod rekey;
 pub(crate) mod revoke;
+pub(crate) mod set_endpoint_role;
 
 use km_core::{
     ids::SaeId,
@@ -23,6 +34,15 @@ use crate::{context::Context, error::OpError, locks::Held, meta::Meta, terms, wa
 
 /// Holds the names a new object asks for until it is stored; refuses names that are taken.
 async fn hold_names(cx: &Context<'_>, wanted: &Wanted) -> Result<Option<Held>, OpError> {
+    hold_names_of(cx, wanted, None).await
+}
+
+/// As [`hold_names`], where the object `except` may have the names.
+async fn hold_names_of(
+    cx: &Context<'_>,
+    wanted: &Wanted,
+    except: Option<&str>,
+) -> Result<Option<Held>, OpError> {
     let names: Vec<&str> = wanted.names().collect();
     if names.is_empty() {
         return Ok(None);
@@ -31,15 +51,21 @@ async fn hold_names(cx: &Context<'_>, wanted: &Wanted) -> Result<Option<Held>, O
     let locks = names.iter().map(|name| format!("name:{owner}/{name}")).collect();
     let held = cx.server.locks.hold(locks).await;
     for name in names {
-        if is_taken(cx.objects(), owner, name).await? {
+        if is_taken(cx.objects(), owner, name, except).await? {
             return Err(OpError::NameTaken(name.to_owned()));
         }
     }
     Ok(Some(held))
 }
 
-async fn is_taken(objects: &Objects, owner: &SaeId, name: &str) -> Result<bool, OpError> {
-    Ok(!objects.search(owner, &terms::name(name), None, 1).await?.is_empty())
+async fn is_taken(
+    objects: &Objects,
+    owner: &SaeId,
+    name: &str,
+    except: Option<&str>,
+) -> Result<bool, OpError> {
+    let found = objects.search(owner, &terms::name(name), None, 2).await?;
+    Ok(found.iter().any(|uid| Some(uid.as_str()) != except))
 }
 
 /// Stores a new object; durable on return.

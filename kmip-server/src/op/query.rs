@@ -14,7 +14,7 @@ use crate::{context::Context, error::OpError, qkd};
 const VENDOR: &str = concat!("qkm ", env!("CARGO_PKG_VERSION"));
 
 /// The operations the dispatch in `batch` has.
-pub(crate) const OPERATIONS: [OperationCode; 11] = [
+pub(crate) const OPERATIONS: [OperationCode; 22] = [
     OperationCode::DiscoverVersions,
     OperationCode::Query,
     OperationCode::Create,
@@ -26,15 +26,30 @@ pub(crate) const OPERATIONS: [OperationCode; 11] = [
     OperationCode::Activate,
     OperationCode::Revoke,
     OperationCode::Destroy,
+    OperationCode::Archive,
+    OperationCode::Recover,
+    OperationCode::ReKey,
+    OperationCode::Import,
+    OperationCode::Export,
+    OperationCode::Interop,
+    OperationCode::Log,
+    OperationCode::Ping,
+    OperationCode::SetEndpointRole,
+    OperationCode::CreateSplitKey,
+    OperationCode::JoinSplitKey,
 ];
 
-const OBJECT_TYPES: [ObjectType; 6] = [
+const OBJECT_TYPES: [ObjectType; 10] = [
     ObjectType::Certificate,
     ObjectType::SymmetricKey,
     ObjectType::PublicKey,
     ObjectType::PrivateKey,
     ObjectType::SecretData,
     ObjectType::OpaqueObject,
+    ObjectType::SplitKey,
+    ObjectType::Template,
+    ObjectType::PgpKey,
+    ObjectType::CertificateRequest,
 ];
 
 pub(crate) async fn query(cx: &mut Context<'_>, request: Request) -> Result<Response, OpError> {

@@ -193,7 +193,7 @@ async fn what_a_header_may_not_ask() {
         let payload = kmip::SecretBytes::copy_from(&[]);
         Operation::Raw(op::Raw { code, payload })
     };
-    for code in [OperationCode::ReKey, OperationCode::Poll, OperationCode::Ping] {
+    for code in [OperationCode::Login, OperationCode::Poll, OperationCode::Put] {
         let done = run(&mut client, [raw(code)], |_| {}).await;
         assert_eq!(reason(&done[0]), Some(ResultReason::OperationNotSupported));
         assert_eq!(done[0].code, Some(code));

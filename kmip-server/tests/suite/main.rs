@@ -9,3 +9,7 @@ mod locate;
 mod operations;
 mod pool_keys;
 mod pykmip;
+mod split;
+mod succession;
+mod transfer;
+mod wrapping;

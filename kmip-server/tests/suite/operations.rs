@@ -223,16 +223,6 @@ async fn get_refuses_what_it_cannot_do() {
     assert_eq!(refusal(client.get(other).await), ResultReason::KeyFormatTypeNotSupported);
     let point = ask(|r| r.key_compression_type = Some(KeyCompressionType::Uncompressed));
     assert_eq!(refusal(client.get(point).await), ResultReason::KeyCompressionTypeNotSupported);
-    let wrapped = ask(|r| {
-        r.key_wrapping_specification = Some(kmip::object::KeyWrappingSpecification {
-            method: WrappingMethod::Encrypt,
-            encryption: None,
-            mac: None,
-            attribute_names: Vec::new(),
-            encoding: None,
-        });
-    });
-    assert_eq!(refusal(client.get(wrapped).await), ResultReason::KeyWrapTypeNotSupported);
     let sensitive = client.aes([Attribute::Sensitive(true)]).await.unwrap();
     assert_eq!(refusal(client.key(&sensitive).await), ResultReason::Sensitive);
     let kept = client.aes([Attribute::Extractable(false)]).await.unwrap();

@@ -63,10 +63,6 @@ const NOT_YET: &[(&str, &str)] = &[
     ("TestProxyKmipClientIntegration::test_encrypt_decrypt", "Encrypt"),
     ("TestIntegration::test_modify_delete_attribute", "Modify Attribute"),
     ("TestProxyKmipClientIntegration::test_modify_delete_attribute", "Modify Attribute"),
-    ("TestProxyKmipClientIntegration::test_create_get_wrapped_destroy", "key wrapping"),
-    ("TestProxyKmipClientIntegration::test_register_wrapped_get_destroy", "key wrapping"),
-    ("TestIntegration::test_split_key_register_get_destroy", "Split Key"),
-    ("TestProxyKmipClientIntegration::test_split_key_register_get_destroy", "Split Key"),
     (
         "TestIntegration::test_symmetric_key_create_getattributes_locate_destroy",
         "two objects of one name",

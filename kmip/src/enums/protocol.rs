@@ -81,6 +81,7 @@ impl ResultReason {
             Self::ObjectNotFound
             | Self::AttributeNotFound
             | Self::WrappingObjectNotFound
+            | Self::WrappingObjectDestroyed
             | Self::ObjectDestroyed
             | Self::AttributeInstanceNotFound => Self::ItemNotFound,
             Self::Sensitive
@@ -106,10 +107,12 @@ impl ResultReason {
             | Self::AttributeSingleValued
             | Self::MultiValuedAttribute
             | Self::UnknownObjectGroup
+            | Self::EncodingOptionError
             | Self::ObjectAlreadyExists => Self::InvalidField,
             Self::UnsupportedAttribute
             | Self::KeyWrapTypeNotSupported
             | Self::UnsupportedCryptographicParameters => Self::FeatureNotSupported,
+            Self::WrappingObjectArchived => Self::ObjectArchived,
             Self::BadPassword | Self::InvalidTicket => Self::AuthenticationNotSuccessful,
             _ => Self::GeneralFailure,
         }

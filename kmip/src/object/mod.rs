@@ -1,13 +1,18 @@
 //! Managed objects as they travel in Register and Get. Enter through [`Object`].
 
 mod key_block;
+mod split;
 mod wrap;
 
 pub use key_block::{KeyBlock, KeyMaterial, KeyValue};
+pub use split::SplitKey;
 pub use wrap::{KeyInformation, KeyWrappingData, KeyWrappingSpecification};
 
 use crate::attribute::Attributes;
-use crate::enums::{CertificateType, KeyFormatType, ObjectType, OpaqueDataType, SecretDataType};
+use crate::enums::{
+    CertificateRequestType, CertificateType, KeyFormatType, ObjectType, OpaqueDataType,
+    SecretDataType,
+};
 use crate::tag::Tag;
 use crate::ttlv::{Item, Result, Writer};
 use crate::version::Version;
@@ -30,13 +35,12 @@ pub enum Object {
     Certificate(Certificate),
     /// Template (1.x).
     Template(Attributes),
-    /// An object without a typed model: Split Key, PGP Key, Certificate Request.
-    Other {
-        /// Its type.
-        kind: ObjectType,
-        /// The content of its structure, still TTLV.
-        content: SecretBytes,
-    },
+    /// One part of a key.
+    SplitKey(SplitKey),
+    /// PGP key (1.2).
+    PgpKey(PgpKey),
+    /// Certificate request (2.0).
+    CertificateRequest(CertificateRequest),
 }
 
 wire_struct! {
@@ -72,6 +76,28 @@ wire_struct! {
     }
 }
 
+wire_struct! {
+    /// PGP key.
+    #[derive(Debug)]
+    pub struct PgpKey {
+        /// Version of the PGP message format.
+        version: one i32 = PGPKeyVersion @ V1_2,
+        /// Content.
+        block: one KeyBlock = KeyBlock @ V1_2,
+    }
+}
+
+wire_struct! {
+    /// Certificate request.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct CertificateRequest {
+        /// Kind.
+        kind: one CertificateRequestType = CertificateRequestType @ V2_0,
+        /// The request in the form of its kind.
+        value: one Vec<u8> = CertificateRequestValue @ V2_0,
+    }
+}
+
 impl Object {
     /// A symmetric key in Raw form.
     pub fn raw_key(block: KeyBlock) -> Self {
@@ -88,7 +114,9 @@ impl Object {
             Self::OpaqueObject(_) => ObjectType::OpaqueObject,
             Self::Certificate(_) => ObjectType::Certificate,
             Self::Template(_) => ObjectType::Template,
-            Self::Other { kind, .. } => *kind,
+            Self::SplitKey(_) => ObjectType::SplitKey,
+            Self::PgpKey(_) => ObjectType::PgpKey,
+            Self::CertificateRequest(_) => ObjectType::CertificateRequest,
         }
     }
 
@@ -99,6 +127,8 @@ impl Object {
                 Some(block)
             }
             Self::SecretData(secret) => Some(&secret.block),
+            Self::SplitKey(part) => Some(&part.block),
+            Self::PgpKey(key) => Some(&key.block),
             _ => None,
         }
     }
@@ -106,10 +136,6 @@ impl Object {
     /// Reads `item` when its tag is that of an object.
     pub(crate) fn from_item(item: &Item<'_>) -> Result<Option<Self>> {
         let block = || KeyBlock::read(&item.required(Tag::KeyBlock)?);
-        let other = |kind| -> Result<Self> {
-            item.children()?;
-            Ok(Self::Other { kind, content: SecretBytes::copy_from(item.body()) })
-        };
         Ok(Some(match item.tag() {
             Tag::SymmetricKey => Self::SymmetricKey(block()?),
             Tag::PublicKey => Self::PublicKey(block()?),
@@ -122,9 +148,9 @@ impl Object {
                 attributes.absorb(item)?;
                 Self::Template(attributes)
             }
-            Tag::SplitKey => other(ObjectType::SplitKey)?,
-            Tag::PGPKey => other(ObjectType::PgpKey)?,
-            Tag::CertificateRequest => other(ObjectType::CertificateRequest)?,
+            Tag::SplitKey => Self::SplitKey(Field::read(item)?),
+            Tag::PGPKey => Self::PgpKey(Field::read(item)?),
+            Tag::CertificateRequest => Self::CertificateRequest(Field::read(item)?),
             _ => return Ok(None),
         }))
     }
@@ -144,10 +170,10 @@ impl Object {
             Self::Template(attributes) => {
                 w.structure(Tag::Template, |w| attributes.encode_bare(w, version));
             }
-            Self::Other { kind, content } => {
-                if let Some(tag) = other_tag(*kind) {
-                    w.structure(tag, |w| content.expose(|items| w.encoded(items)));
-                }
+            Self::SplitKey(part) => part.write(w, Tag::SplitKey, version),
+            Self::PgpKey(key) => key.write(w, Tag::PGPKey, version),
+            Self::CertificateRequest(request) => {
+                request.write(w, Tag::CertificateRequest, version);
             }
         }
     }
@@ -159,18 +185,11 @@ impl Object {
             Self::OpaqueObject(opaque) => opaque.known(version),
             Self::Certificate(certificate) => certificate.known(version),
             Self::Template(_) => !version.is_v2(),
-            Self::Other { kind, .. } => other_tag(*kind).is_some(),
+            Self::SplitKey(part) => part.known(version),
+            Self::PgpKey(key) => key.known(version),
+            Self::CertificateRequest(request) => request.known(version),
             _ => self.key_block().is_none_or(|block| block.known(version)),
         };
         content && self.kind().known(version)
-    }
-}
-
-fn other_tag(kind: ObjectType) -> Option<Tag> {
-    match kind {
-        ObjectType::SplitKey => Some(Tag::SplitKey),
-        ObjectType::PgpKey => Some(Tag::PGPKey),
-        ObjectType::CertificateRequest => Some(Tag::CertificateRequest),
-        _ => None,
     }
 }

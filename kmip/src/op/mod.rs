@@ -4,16 +4,27 @@
 //! plainly. To add an operation: one file, one line in the table below.
 
 pub mod activate;
+pub mod archive;
 pub mod create;
+pub mod create_split_key;
 pub mod destroy;
 pub mod discover_versions;
+pub mod export;
 pub mod get;
 pub mod get_attribute_list;
 pub mod get_attributes;
+pub mod import;
+pub mod interop;
+pub mod join_split_key;
 pub mod locate;
+pub mod log;
+pub mod ping;
 pub mod query;
+pub mod recover;
 pub mod register;
+pub mod rekey;
 pub mod revoke;
+pub mod set_endpoint_role;
 
 use crate::enums::OperationCode;
 use crate::tag::Tag;
@@ -134,4 +145,15 @@ operations! {
     Activate: activate,
     Revoke: revoke,
     Destroy: destroy,
+    SetEndpointRole: set_endpoint_role,
+    Ping: ping,
+    Log: log,
+    Interop: interop,
+    Export: export,
+    Import: import,
+    JoinSplitKey: join_split_key,
+    CreateSplitKey: create_split_key,
+    ReKey: rekey,
+    Recover: recover,
+    Archive: archive,
 }

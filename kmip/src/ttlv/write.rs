@@ -154,7 +154,7 @@ impl Writer {
     }
 
     /// Items that are already TTLV, such as the content of a payload kept as bytes.
-    pub(crate) fn encoded(&mut self, items: &[u8]) {
+    pub fn encoded(&mut self, items: &[u8]) {
         self.put(items);
     }
 

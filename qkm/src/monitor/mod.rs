@@ -94,7 +94,7 @@ fn answer(inside: &Inside, method: &Method, path: &str) -> Response<Full<Bytes>>
     match path {
         "/healthz" => reply(StatusCode::OK, text, "alive\n".to_owned()),
         "/readyz" => {
-            let reasons = inside.health.reasons(&inside.node);
+            let reasons = inside.health.reasons(inside.node.hsm());
             match reasons.is_empty() {
                 true => reply(StatusCode::OK, text, "ready\n".to_owned()),
                 false => reply(StatusCode::SERVICE_UNAVAILABLE, text, reasons.join("\n") + "\n"),

@@ -1,4 +1,4 @@
-//! Whether this key manager is ready: HSM logged in, store writes, random sources well. Enter through [`watch`].
+//! Whether this key manager is ready: HSM logged in, store writes. Enter through [`watch`].
 
 use std::{
     sync::{
@@ -10,6 +10,7 @@ use std::{
 
 use km_core::{
     clock::now_ms,
+    hsm::Hsm,
     store::{Commit, Outcome, Store},
 };
 use transport::Shutdown;
@@ -55,7 +56,7 @@ impl Health {
     }
 
     /// Why it is not ready; empty when it is.
-    pub(crate) fn reasons(&self, node: &Node) -> Vec<String> {
+    pub(crate) fn reasons(&self, hsm: &dyn Hsm) -> Vec<String> {
         let mut reasons = Vec::new();
         if !self.started.load(Relaxed) {
             reasons.push("starting".to_owned());
@@ -63,17 +64,16 @@ impl Health {
         if self.stopping.load(Relaxed) {
             reasons.push("stopping".to_owned());
         }
-        let token = node.hsm().status();
+        let token = hsm.status();
         if !token.ready {
             reasons.push(format!("HSM token {:?}: {}", token.token, token.detail));
         }
         reasons.extend(self.store_trouble().map(|trouble| format!("store: {trouble}")));
-        reasons.extend(node.random.status().into_iter().filter_map(|source| source.trouble));
         reasons
     }
 }
 
-/// Tries token, store and random sources at intervals until `shutdown`.
+/// Tries token and store at intervals until `shutdown`.
 pub(super) async fn watch(health: Arc<Health>, node: Arc<Node>, shutdown: Shutdown) {
     loop {
         tokio::select! {
@@ -81,8 +81,7 @@ pub(super) async fn watch(health: Arc<Health>, node: Arc<Node>, shutdown: Shutdo
             () = shutdown.requested() => return,
         }
         // Together: a token that hangs does not hide what the store does.
-        let store = node.store.as_ref();
-        tokio::join!(node.hsm().probe(), health.try_store(store), node.random.renew());
+        tokio::join!(node.hsm().probe(), health.try_store(node.store.as_ref()));
     }
 }
 

@@ -95,6 +95,13 @@ impl Client {
         revoke: Revoke / revoke;
         destroy: Destroy / destroy;
         create: Create / create;
+        rekey: ReKey / rekey;
+        archive: Archive / archive;
+        recover: Recover / recover;
+        import: Import / import;
+        export: Export / export;
+        create_split_key: CreateSplitKey / create_split_key;
+        join_split_key: JoinSplitKey / join_split_key;
     }
 
     /// An AES-256 key with more attributes.

@@ -1,0 +1,169 @@
+//! Create Split Key: a key of the caller, or a new one that nobody keeps, in parts.
+
+use km_core::{material::ClearBytes, provenance::Origin};
+use kmip::{
+    attribute::{AttributeKind, Attributes},
+    enums::{KeyFormatType, ObjectType, OperationCode, SplitKeyMethod},
+    op::create_split_key::{Request, Response},
+};
+
+use super::create::key_len;
+use crate::{
+    context::Context,
+    error::OpError,
+    find,
+    meta::{Form, Meta, Part},
+    qkd, split,
+    wanted::Wanted,
+};
+
+/// Most parts of a key.
+const MAX_PARTS: i32 = 32;
+
+/// A key to be split.
+struct Whole {
+    meta: Meta,
+    clear: std::sync::Arc<ClearBytes>,
+    origin: Origin,
+}
+
+pub(crate) async fn create_split_key(
+    cx: &mut Context<'_>,
+    request: Request,
+) -> Result<Response, OpError> {
+    let plan = Plan::of(&request)?;
+    let wanted = Wanted::read(request.attributes, ObjectType::SplitKey)?;
+    qkd::refuse_claims(&wanted)?;
+    if wanted.names().next().is_some() {
+        let text = "the parts cannot all have one name; leave it out";
+        return Err(OpError::invalid(AttributeKind::Name, text));
+    }
+    let whole = match request.id {
+        Some(_) => existing(cx, request.id, request.object_type).await?,
+        None => fresh(cx, &wanted, request.object_type).await?,
+    };
+    let mut ids = Vec::new();
+    for (part, bytes) in (1..).zip(plan.split(cx, &whole.clear).await?) {
+        let meta = plan.part(&whole.meta, &wanted, part, &bytes, cx.now);
+        let origin = whole.origin.clone();
+        ids.push(super::store(cx, &meta, &wanted, origin, &bytes).await?);
+    }
+    // The placeholder is the first part.
+    cx.remember(OperationCode::CreateSplitKey, ids.iter().take(1).cloned().collect());
+    Ok(Response { ids, attributes: Attributes::default() })
+}
+
+async fn existing(
+    cx: &Context<'_>,
+    id: Option<kmip::attribute::UniqueIdentifier>,
+    kind: ObjectType,
+) -> Result<Whole, OpError> {
+    let (object, _) = find::on_line(cx, id).await?;
+    let meta = Meta::of(&object)?;
+    if object.state.is_destroyed() {
+        return Err(OpError::Destroyed(object.uid));
+    }
+    let splits = matches!(
+        meta.kind(),
+        ObjectType::SymmetricKey | ObjectType::PrivateKey | ObjectType::SecretData
+    );
+    if meta.kind() != kind || !splits {
+        let text = "symmetric keys, private keys and secret data are split, each under its type";
+        return Err(OpError::ObjectType(text.to_owned()));
+    }
+    if !meta.extractable {
+        return Err(OpError::NotExtractable(object.uid));
+    }
+    if meta.sensitive {
+        return Err(OpError::Sensitive(object.uid));
+    }
+    if meta.wrapping.is_some() || meta.form != Form::Bytes {
+        let text = "wrapped and transparent keys are not split".to_owned();
+        return Err(OpError::Illegal(text));
+    }
+    let clear = cx.objects().open(&object).await?;
+    Ok(Whole { meta, clear, origin: object.provenance.origin })
+}
+
+async fn fresh(cx: &Context<'_>, wanted: &Wanted, kind: ObjectType) -> Result<Whole, OpError> {
+    if kind != ObjectType::SymmetricKey {
+        let text = "new keys that are split at once are symmetric; name the object to split";
+        return Err(OpError::ObjectType(text.to_owned()));
+    }
+    let algorithm =
+        wanted.algorithm.ok_or(OpError::Missing("Cryptographic Algorithm is missing"))?;
+    let (len, bits) = key_len(algorithm, wanted.length)?;
+    let clear = cx.objects().vault().random(len).await?;
+    let mut meta = clear.expose(|bytes| Meta::new(kind, Form::Bytes, bytes, cx.now));
+    meta.set_format(KeyFormatType::Raw);
+    meta.set_algorithm(algorithm);
+    meta.length = Some(bits);
+    Ok(Whole { meta, clear: clear.into(), origin: Origin::HsmRng })
+}
+
+/// How to split.
+struct Plan {
+    parts: u8,
+    threshold: u8,
+    method: SplitKeyMethod,
+}
+
+impl Plan {
+    fn of(request: &Request) -> Result<Self, OpError> {
+        let (parts, threshold) = (request.parts, request.threshold);
+        if !(2..=MAX_PARTS).contains(&parts) || !(2..=parts).contains(&threshold) {
+            let text = format!("a key has 2 to {MAX_PARTS} parts, of which 2 or more are needed");
+            return Err(OpError::Invalid(text));
+        }
+        match request.method {
+            SplitKeyMethod::Xor if threshold != parts => {
+                let text = "exclusive or needs all parts: Split Key Threshold is Split Key Parts";
+                return Err(OpError::Invalid(text.to_owned()));
+            }
+            SplitKeyMethod::Xor | SplitKeyMethod::PolynomialGf2_8 => {}
+            _ => return Err(OpError::Feature("keys are split by XOR and in GF(2^8) only")),
+        }
+        let byte = |number: i32| u8::try_from(number).unwrap_or(u8::MAX);
+        Ok(Self { parts: byte(parts), threshold: byte(threshold), method: request.method })
+    }
+
+    async fn split(
+        &self,
+        cx: &Context<'_>,
+        clear: &ClearBytes,
+    ) -> Result<Vec<ClearBytes>, OpError> {
+        let xor = self.method == SplitKeyMethod::Xor;
+        let rows = usize::from(if xor { self.parts } else { self.threshold }) - 1;
+        let random = cx.objects().vault().random(rows * clear.len()).await?;
+        let parts = clear.expose(|secret| {
+            random.expose(|random| match xor {
+                true => split::split_xor(secret, usize::from(self.parts), random),
+                false => split::split_gf256(secret, self.parts, random),
+            })
+        });
+        Ok(parts
+            .into_iter()
+            .map(|mut part| ClearBytes::from_vec(std::mem::take(&mut *part)))
+            .collect())
+    }
+
+    fn part(&self, whole: &Meta, wanted: &Wanted, part: i32, bytes: &ClearBytes, now: i64) -> Meta {
+        let mut meta =
+            bytes.expose(|bytes| Meta::new(ObjectType::SplitKey, Form::Bytes, bytes, now));
+        meta.set_format(whole.format().unwrap_or(KeyFormatType::Raw));
+        if let Some(algorithm) = whole.algorithm() {
+            meta.set_algorithm(algorithm);
+        }
+        meta.length = whole.length;
+        meta.usage_mask = whole.usage_mask;
+        wanted.apply(&mut meta);
+        meta.part = Some(Part {
+            parts: i32::from(self.parts),
+            part,
+            threshold: i32::from(self.threshold),
+            method: self.method.number(),
+            prime: None,
+        });
+        meta
+    }
+}

@@ -1,0 +1,112 @@
+//! Import: an object under the identifier and with the attributes it had elsewhere, those included
+//! that otherwise only the server sets.
+
+use km_core::{
+    key_id::KeyId,
+    objects::{NewObject, ObjectError, ObjectState},
+    provenance::{Origin, Provenance},
+};
+use kmip::{
+    DateTime,
+    attribute::{Attribute, AttributeKind, Attributes},
+    enums::{KeyWrapType, OperationCode, State},
+    op::import::{Request, Response},
+};
+
+use crate::{
+    context::Context,
+    error::OpError,
+    material::{self, Brought},
+    meta::Meta,
+    qkd, terms,
+    wanted::{self, Wanted},
+    wrap,
+};
+
+pub(crate) async fn import(cx: &mut Context<'_>, request: Request) -> Result<Response, OpError> {
+    let id = request.id;
+    if KeyId::parse(&id).is_some() {
+        return Err(OpError::Denied(format!("{id} is the identifier of a pool key")));
+    }
+    let kind = request.object.kind();
+    if kind != request.object_type {
+        return Err(OpError::ObjectType("Object Type and the object differ".to_owned()));
+    }
+    let brought = material::take(request.object, cx.now)?;
+    let Brought { mut meta, clear, inner } = match request.key_wrap_type {
+        Some(KeyWrapType::NotWrapped) => wrap::unwrapped(cx, brought).await?,
+        _ => brought,
+    };
+    let mut attributes = request.attributes;
+    attributes.list.extend(inner.list);
+    material::reconcile(&mut meta, &attributes)?;
+    let (of_server, of_client) = split(attributes);
+    let wanted = Wanted::read(of_client, kind)?;
+    qkd::refuse_claims(&wanted)?;
+    wanted.apply(&mut meta);
+    let state = impose(&mut meta, of_server)?;
+    let _held = super::hold_names_of(cx, &wanted, Some(&id)).await?;
+    let new = NewObject {
+        uid: id.clone(),
+        owner: cx.caller.sae().clone(),
+        state: meta.state_at(state, cx.now),
+        provenance: Provenance::local(Origin::Registered),
+        attributes: meta.encode(&wanted.rest),
+        terms: terms::of(kind, &wanted.rest),
+    };
+    let stored = match (
+        qkd::existing(cx.objects(), cx.caller.sae(), &id).await?,
+        request.replace_existing,
+    ) {
+        (Some((old, version)), Some(true)) => {
+            cx.objects().replace(new, &clear, (&old, version)).await
+        }
+        (Some(_), _) => Err(ObjectError::Exists(id.clone())),
+        (None, _) => cx.objects().create(new, &clear).await,
+    };
+    match stored {
+        Err(ObjectError::Exists(id)) => return Err(OpError::Exists(id)),
+        stored => stored?,
+    };
+    cx.remember(OperationCode::Import, vec![id.clone()]);
+    Ok(Response { id })
+}
+
+/// Attributes that elsewhere only the server sets, and the others.
+fn split(attributes: Attributes) -> (Vec<Attribute>, Attributes) {
+    let templates = attributes.templates;
+    let (of_server, of_client): (Vec<_>, Vec<_>) =
+        attributes.list.into_iter().partition(|instance| wanted::is_read_only(&instance.attribute));
+    let of_server = of_server.into_iter().map(|instance| instance.attribute).collect();
+    (of_server, Attributes { templates, list: of_client })
+}
+
+/// Writes into the head what the other server knew. What follows from the bytes (Digest, lengths,
+/// types) is not taken over but known here too.
+fn impose(meta: &mut Meta, attributes: Vec<Attribute>) -> Result<ObjectState, OpError> {
+    let mut state = ObjectState::PreActive;
+    let dates = &mut meta.dates;
+    for attribute in attributes {
+        match attribute {
+            Attribute::State(State::PreActive) => {}
+            Attribute::State(State::Active) => state = ObjectState::Active,
+            Attribute::State(State::Deactivated) => state = ObjectState::Deactivated,
+            Attribute::State(State::Compromised) => state = ObjectState::Compromised,
+            Attribute::State(_) => {
+                let text = "a destroyed object is not imported";
+                return Err(OpError::invalid(AttributeKind::State, text));
+            }
+            Attribute::InitialDate(DateTime(date)) => dates.initial = date,
+            Attribute::CompromiseDate(DateTime(date)) => dates.compromise = Some(date),
+            Attribute::CompromiseOccurrenceDate(DateTime(date)) => {
+                dates.compromise_occurrence = Some(date);
+            }
+            Attribute::ArchiveDate(DateTime(date)) => dates.archived = Some(date),
+            Attribute::RevocationReason(reason) => {
+                meta.revocation = Some((reason.code.number(), reason.message));
+            }
+            _ => {}
+        }
+    }
+    Ok(state)
+}

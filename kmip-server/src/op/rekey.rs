@@ -1,0 +1,218 @@
+//! Re-key: a new symmetric key with the attributes of an old one, linked with it. The names go over
+//! to the new key.
+
+use km_core::{
+    objects::{NewObject, Object, ObjectError, ObjectState, Objects},
+    provenance::{Origin, Provenance},
+    store::Version,
+};
+use kmip::{
+    DateTime, Interval,
+    attribute::{Attribute, AttributeKind, Attributes, Link, UniqueIdentifier},
+    enums::{KeyFormatType, LinkType, ObjectType, OperationCode},
+    op::rekey::{Request, Response},
+};
+
+use crate::{
+    context::Context,
+    error::OpError,
+    find,
+    meta::{Dates, Form, Meta},
+    qkd, terms,
+    wanted::{self, Wanted},
+};
+
+/// How often it is tried again when others change the old key at the same time.
+const TRIES: usize = 4;
+
+pub(crate) async fn rekey(cx: &mut Context<'_>, request: Request) -> Result<Response, OpError> {
+    let Request { id, offset, attributes: changes, .. } = request;
+    let (mut old, mut version) = find::on_line(cx, id).await?;
+    check(&old, offset, &changes)?;
+    for _ in 0..TRIES {
+        match replace(cx, &old, version, offset, &changes).await {
+            Err(Failed::Store(ObjectError::Conflict(uid))) => {
+                (old, version) = cx.objects().get(cx.caller.sae(), &uid).await?;
+            }
+            Err(Failed::Store(error)) => return Err(error.into()),
+            Err(Failed::Operation(error)) => return Err(error),
+            Ok(id) => {
+                cx.remember(OperationCode::ReKey, vec![id.clone()]);
+                return Ok(Response { id, attributes: Attributes::default() });
+            }
+        }
+    }
+    Err(ObjectError::Conflict(old.uid).into())
+}
+
+enum Failed {
+    Store(ObjectError),
+    Operation(OpError),
+}
+
+impl<E: Into<OpError>> From<E> for Failed {
+    fn from(error: E) -> Self {
+        Self::Operation(error.into())
+    }
+}
+
+fn check(old: &Object, offset: Option<Interval>, changes: &Attributes) -> Result<(), OpError> {
+    let meta = Meta::of(old)?;
+    if meta.kind() != ObjectType::SymmetricKey {
+        return Err(OpError::ObjectType("Re-key makes symmetric keys only".to_owned()));
+    }
+    if old.state.is_destroyed() {
+        return Err(OpError::Destroyed(old.uid.clone()));
+    }
+    if matches!(old.provenance.origin, Origin::Qkd(_)) {
+        let text = "a pool key has no successor; create another with the same Object Group";
+        return Err(OpError::Denied(text.to_owned()));
+    }
+    if meta.wrapping.is_some() || meta.format() != Some(KeyFormatType::Raw) {
+        let text = "only keys in Raw form that are not wrapped are made again";
+        return Err(OpError::Illegal(text.to_owned()));
+    }
+    if offset.is_some() && changes.iter().any(is_date) {
+        let text = "the dates follow from Offset; leave them out or leave Offset out";
+        return Err(OpError::Invalid(text.to_owned()));
+    }
+    Ok(())
+}
+
+fn is_date(attribute: &Attribute) -> bool {
+    matches!(
+        attribute.kind(),
+        Some(
+            AttributeKind::ActivationDate
+                | AttributeKind::ProcessStartDate
+                | AttributeKind::ProtectStopDate
+                | AttributeKind::DeactivationDate
+        )
+    )
+}
+
+/// One try: the new key stored, the old one changed, both or none.
+async fn replace(
+    cx: &Context<'_>,
+    old: &Object,
+    version: Version,
+    offset: Option<Interval>,
+    changes: &Attributes,
+) -> Result<String, Failed> {
+    let (old_meta, old_rest) = Meta::with_rest(old)?;
+    let renamed = changes.iter().any(|a| matches!(a, Attribute::Name(_)));
+    let kind = ObjectType::SymmetricKey;
+    let wanted = Wanted::read(succession(&old_meta, &old_rest, cx.now, offset, changes), kind)?;
+    qkd::refuse_claims(&wanted)?;
+    if wanted.algorithm != old_meta.algorithm() || wanted.length != old_meta.length {
+        let text = "a key is made again with its algorithm and length; use Create".to_owned();
+        return Err(OpError::Invalid(text).into());
+    }
+    // Names that come from the old key are free as soon as the commit below is.
+    let taken_from = (!renamed).then_some(old.uid.as_str());
+    let _held = super::hold_names_of(cx, &wanted, taken_from).await?;
+    let len = usize::try_from(old_meta.bytes).unwrap_or(usize::MAX);
+    let clear = cx.objects().vault().random(len).await.map_err(ObjectError::from)?;
+    let mut meta = clear.expose(|bytes| Meta::new(kind, Form::Bytes, bytes, cx.now));
+    meta.set_format(KeyFormatType::Raw);
+    wanted.apply(&mut meta);
+    meta.dates.original = Some(cx.now);
+    let mut rest = wanted.rest.clone();
+    rest.push(link(LinkType::ReplacedObjectLink, &old.uid));
+    let new = NewObject {
+        uid: Objects::fresh_uid(),
+        owner: cx.caller.sae().clone(),
+        state: meta.state_at(ObjectState::PreActive, cx.now),
+        provenance: Provenance::local(Origin::HsmRng),
+        attributes: meta.encode(&rest),
+        terms: terms::of(kind, &rest),
+    };
+    let changed = superseded(old, old_meta, &old_rest, &new.uid, renamed, cx.now);
+    let made = cx.objects().supersede(new, &clear, (old, version), &changed).await;
+    Ok(made.map_err(Failed::Store)?.uid)
+}
+
+fn link(kind: LinkType, uid: &str) -> Attribute {
+    Attribute::Link(Link { kind, target: UniqueIdentifier::from(uid) })
+}
+
+fn is_succession(attribute: &Attribute) -> bool {
+    matches!(attribute, Attribute::Link(link)
+        if matches!(link.kind, LinkType::ReplacedObjectLink | LinkType::ReplacementObjectLink))
+}
+
+/// What the new key asks for: what the old one has, its dates moved by `offset`, with `changes`.
+fn succession(
+    meta: &Meta,
+    rest: &Attributes,
+    now: i64,
+    offset: Option<Interval>,
+    changes: &Attributes,
+) -> Attributes {
+    let mut all = changes.clone();
+    let mut keep = |attribute: Attribute| {
+        let said = changes.iter().any(|change| change.key() == attribute.key());
+        if !said && !is_succession(&attribute) && !wanted::is_read_only(&attribute) {
+            all.push(attribute);
+        }
+    };
+    meta.algorithm().map(Attribute::CryptographicAlgorithm).into_iter().for_each(&mut keep);
+    meta.length.map(Attribute::CryptographicLength).into_iter().for_each(&mut keep);
+    meta.usage_mask.map(Attribute::CryptographicUsageMask).into_iter().for_each(&mut keep);
+    keep(Attribute::Sensitive(meta.sensitive));
+    keep(Attribute::Extractable(meta.extractable));
+    moved(&meta.dates, now, offset).into_iter().for_each(&mut keep);
+    rest.iter().cloned().map(unused).for_each(&mut keep);
+    all
+}
+
+/// A new key has all of its usage before it.
+fn unused(attribute: Attribute) -> Attribute {
+    match attribute {
+        Attribute::UsageLimits(mut limits) => {
+            limits.count = None;
+            Attribute::UsageLimits(limits)
+        }
+        other => other,
+    }
+}
+
+/// The dates of the new key: with an offset, activation comes so long after now, and all others
+/// keep their distance from it; without one, they stay.
+fn moved(dates: &Dates, now: i64, offset: Option<Interval>) -> Vec<Attribute> {
+    let activation = offset.map(|offset| now.saturating_add(i64::from(offset.0)));
+    let shift = activation.zip(dates.activation).map_or(0, |(new, old)| new.saturating_sub(old));
+    let later = |date: Option<i64>| date.map(|date| DateTime(date.saturating_add(shift)));
+    [
+        activation.map(DateTime).or(dates.activation.map(DateTime)).map(Attribute::ActivationDate),
+        later(dates.process_start).map(Attribute::ProcessStartDate),
+        later(dates.protect_stop).map(Attribute::ProtectStopDate),
+        later(dates.deactivation).map(Attribute::DeactivationDate),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// The old key as it is from now on.
+fn superseded(
+    old: &Object,
+    mut meta: Meta,
+    rest: &Attributes,
+    by: &str,
+    renamed: bool,
+    now: i64,
+) -> Object {
+    let stays = |attribute: &&Attribute| match attribute {
+        Attribute::Name(_) => renamed,
+        attribute => !is_replacement(attribute),
+    };
+    let mut rest: Attributes = rest.iter().filter(stays).cloned().collect();
+    rest.push(link(LinkType::ReplacementObjectLink, by));
+    meta.dates.changed = now;
+    Object { attributes: meta.encode(&rest), terms: terms::of(meta.kind(), &rest), ..old.clone() }
+}
+
+fn is_replacement(attribute: &Attribute) -> bool {
+    matches!(attribute, Attribute::Link(link) if link.kind == LinkType::ReplacementObjectLink)
+}

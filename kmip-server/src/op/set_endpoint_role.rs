@@ -1,0 +1,20 @@
+//! Set Endpoint Role: who asks and who answers stays as it is.
+
+use kmip::{
+    enums::EndpointRole,
+    op::set_endpoint_role::{Request, Response},
+};
+
+use crate::{context::Context, error::OpError};
+
+pub(crate) async fn set_endpoint_role(
+    _: &mut Context<'_>,
+    request: Request,
+) -> Result<Response, OpError> {
+    match request.role {
+        EndpointRole::Client => Ok(Response { role: EndpointRole::Client }),
+        _ => {
+            Err(OpError::Feature("this server asks its clients nothing; stay in the client's role"))
+        }
+    }
+}

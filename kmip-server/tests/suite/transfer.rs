@@ -1,0 +1,123 @@
+//! Export and Import, Archive and Recover.
+
+use kmip::{
+    DateTime, Version,
+    attribute::{Attribute, AttributeKind, Attributes, Name},
+    client,
+    enums::*,
+    op,
+};
+
+use crate::common::{Network, attribute, refusal};
+
+fn export(id: &str) -> op::export::Request {
+    op::export::Request { id: Some(id.into()), ..Default::default() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_exported_is_the_same_where_it_is_imported() {
+    let network = Network::start().await;
+    for version in [Version::V1_4, Version::V2_0, Version::V2_1] {
+        let mut here = network.client("n1", version).await;
+        let mut there = network.client("s1", version).await;
+        let name = format!("wanderer {version}");
+        let past = Attribute::ActivationDate(DateTime(1_000));
+        let id = here.aes([Attribute::Name(Name::text(&name)), past]).await.unwrap();
+        here.revoke(client::revoke(&id, RevocationReasonCode::Superseded)).await.unwrap();
+        let key = here.key(&id).await.unwrap();
+        let bag = here.export(export(&id)).await.unwrap();
+        assert_eq!(bag.id, id);
+        let carry = |bag: op::export::Response, replace_existing| op::import::Request {
+            id: bag.id,
+            object_type: ObjectType::SymmetricKey,
+            replace_existing,
+            key_wrap_type: None,
+            attributes: bag.attributes,
+            object: bag.object,
+        };
+        assert_eq!(there.import(carry(bag, None)).await.unwrap().id, id);
+        assert_eq!(there.key(&id).await.unwrap(), key);
+        let (one, other) = (
+            here.get_attributes(client::get_attributes(&id, [])).await.unwrap(),
+            there.get_attributes(client::get_attributes(&id, [])).await.unwrap(),
+        );
+        for kind in [
+            AttributeKind::State,
+            AttributeKind::InitialDate,
+            AttributeKind::ActivationDate,
+            AttributeKind::DeactivationDate,
+            AttributeKind::RevocationReason,
+            AttributeKind::Name,
+            AttributeKind::CryptographicUsageMask,
+            AttributeKind::Digest,
+        ] {
+            let found = attribute(&one, kind);
+            assert!(found.is_some(), "{kind:?}");
+            assert_eq!(found, attribute(&other, kind), "{kind:?}");
+        }
+        let again = here.export(export(&id)).await.unwrap();
+        let exists = refusal(there.import(carry(again, Some(false))).await);
+        assert_eq!(exists, ResultReason::ObjectAlreadyExists);
+        let mut again = here.export(export(&id)).await.unwrap();
+        again.attributes = Attributes::from_iter([Attribute::CryptographicUsageMask(1)]);
+        there.import(carry(again, Some(true))).await.unwrap();
+        let mask = there.attribute(&id, AttributeKind::CryptographicUsageMask).await;
+        assert_eq!(mask, Some(Attribute::CryptographicUsageMask(1)));
+        assert_eq!(there.key(&id).await.unwrap(), key);
+        assert!(there.locate(client::locate_name(&name)).await.unwrap().ids.is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn export_keeps_the_rules_of_get_and_import_takes_no_identifier_of_a_pool_key() {
+    let network = Network::stocked().await;
+    let mut client = network.client("n1", Version::V2_1).await;
+    let kept = client.bring(&[1; 32], [Attribute::Extractable(false)]).await.unwrap();
+    assert_eq!(refusal(client.export(export(&kept)).await), ResultReason::NotExtractable);
+    let sensitive = client.bring(&[1; 32], [Attribute::Sensitive(true)]).await.unwrap();
+    assert_eq!(refusal(client.export(export(&sensitive)).await), ResultReason::Sensitive);
+    let mut other = network.client("n2", Version::V2_1).await;
+    assert_eq!(refusal(other.export(export(&kept)).await), ResultReason::ObjectNotFound);
+
+    let drawn = client.aes([Attribute::ObjectGroup("qkd/south/s1".into())]).await.unwrap();
+    let bag = client.export(export(&drawn)).await.unwrap();
+    let request = op::import::Request {
+        id: drawn,
+        object_type: ObjectType::SymmetricKey,
+        replace_existing: Some(true),
+        key_wrap_type: None,
+        attributes: Attributes::default(),
+        object: bag.object,
+    };
+    let mut there = network.client("s1", Version::V2_1).await;
+    assert_eq!(refusal(there.import(request).await), ResultReason::PermissionDenied);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_archived_object_is_seen_and_not_used_until_it_is_recovered() {
+    let network = Network::start().await;
+    for version in Version::ALL {
+        let mut client = network.client("n1", version).await;
+        let id = client.aes([Attribute::Name(Name::text("shelved"))]).await.unwrap();
+        let named = || Some(id.as_str().into());
+        client.archive(op::archive::Request { id: named() }).await.unwrap();
+        let date = client.attribute(&id, AttributeKind::ArchiveDate).await;
+        assert!(date.is_some());
+        let archived = ResultReason::ObjectArchived;
+        assert_eq!(refusal(client.key(&id).await), archived);
+        assert_eq!(refusal(client.activate(client::activate(&id)).await), archived);
+        assert_eq!(refusal(client.destroy(client::destroy(&id)).await), archived);
+        assert_eq!(refusal(client.archive(op::archive::Request { id: named() }).await), archived);
+        let mut search = client::locate_name("shelved");
+        assert!(client.locate(search.clone()).await.unwrap().ids.is_empty());
+        search.storage_status_mask = Some(2);
+        assert_eq!(client.locate(search.clone()).await.unwrap().ids, [id.as_str()]);
+        for _ in 0..2 {
+            client.recover(op::recover::Request { id: named() }).await.unwrap();
+        }
+        assert!(client.locate(search).await.unwrap().ids.is_empty());
+        assert_eq!(client.attribute(&id, AttributeKind::ArchiveDate).await, None);
+        assert_eq!(client.key(&id).await.unwrap().len(), 32);
+        client.destroy(client::destroy(&id)).await.unwrap();
+    }
+}
