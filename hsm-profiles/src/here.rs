@@ -63,11 +63,6 @@ impl Here {
         Ok(())
     }
 
-    /// As [`crate::Token::keks`].
-    pub(crate) fn keks(&self) -> Result<Vec<KekId>, HsmError> {
-        self.link.connection().map(|connection| connection.keks.ids())
-    }
-
     pub(crate) fn current_kek(&self) -> KekId {
         self.link.current_kek()
     }

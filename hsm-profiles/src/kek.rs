@@ -18,7 +18,7 @@ use cryptoki::error::Error;
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::Session;
-use km_core::hsm::{HsmError, KekId};
+use km_core::hsm::{HsmError, KekId, KekInfo};
 
 use crate::lane::OpError;
 use crate::profile::{KeyUse, Seal};
@@ -78,6 +78,10 @@ pub(crate) struct Kek {
 }
 
 impl Kek {
+    pub(crate) fn info(&self) -> KekInfo {
+        KekInfo { id: self.id.clone(), number: self.number }
+    }
+
     /// Counts one more seal, or refuses it at the bound.
     pub(crate) fn count_seal(&self) -> Result<(), HsmError> {
         if self.seals.one_more() {
@@ -138,8 +142,8 @@ impl KekSet {
         self.keks.iter().rev().find(|kek| kek.id == *id)
     }
 
-    pub(crate) fn ids(&self) -> Vec<KekId> {
-        self.keks.iter().map(|kek| kek.id.clone()).collect()
+    pub(crate) fn list(&self) -> Vec<KekInfo> {
+        self.keks.iter().map(Kek::info).collect()
     }
 
     /// The number the next KEK gets.
@@ -253,6 +257,21 @@ pub(crate) fn generate(
     ];
     session.generate_key(&Mechanism::AesKeyGen, &template)?;
     Ok(name)
+}
+
+/// Destroys a KEK and its copies, and the key `prefix``w-``number` that wraps in the same epoch.
+/// What is not there is no error.
+pub(crate) fn destroy(session: &Session, prefix: &str, kek: &KekInfo) -> Result<(), OpError> {
+    let unnamed = |_| HsmError::Unsupported(format!("{:?} is no KEK", kek.id.0));
+    let id = hex::decode(&kek.id.0).map_err(unnamed).map_err(OpError::Answer)?;
+    let class = || Attribute::Class(ObjectClass::SECRET_KEY);
+    let wraps = format!("{prefix}w-{}", kek.number).into_bytes();
+    for template in [[class(), Attribute::Id(id)], [class(), Attribute::Label(wraps)]] {
+        for handle in session.find_objects(&template)? {
+            session.destroy_object(handle)?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use cryptoki::error::{Error, RvError};
 use cryptoki::session::{Session, UserType};
 use cryptoki::slot::{Limit, Slot, TokenInfo};
 use cryptoki::types::RawAuthPin;
-use km_core::hsm::{HsmError, KekId};
+use km_core::hsm::{HsmError, KekId, KekInfo};
 use tracing::info;
 
 use crate::config::TokenConfig;
@@ -171,20 +171,50 @@ impl Link {
     }
 
     /// Makes a KEK, which becomes the current one.
-    pub(crate) fn create_kek(&self, lane: &Lane) -> Result<KekId, OpError> {
+    pub(crate) fn create_kek(&self, lane: &Lane) -> Result<KekInfo, OpError> {
+        let usage = self.profile.seal.usage();
+        let made = self.change_keks(lane, |session, keks| {
+            let number = keks.next_number();
+            let id = kek::generate(session, &self.config.kek_label, number, usage)?;
+            Ok(KekInfo { id, number })
+        })?;
+        info!(kek = %made.id.0, number = made.number, "KEK created");
+        Ok(made)
+    }
+
+    /// Destroys a KEK with its copies, unless it is the one that seals.
+    pub(crate) fn destroy_kek(&self, lane: &Lane, kek: &KekInfo) -> Result<(), OpError> {
+        self.change_keks(lane, |session, keks| {
+            if keks.current().is_some_and(|current| current.id == kek.id) {
+                return Err(OpError::Answer(HsmError::Unsupported(format!(
+                    "KEK {} seals new data: make a newer one first",
+                    kek.id.0
+                ))));
+            }
+            kek::destroy(session, &self.config.kek_label, kek)
+        })?;
+        info!(kek = %kek.id.0, number = kek.number, "KEK destroyed");
+        Ok(())
+    }
+
+    /// Changes the keys in the token and publishes what it then holds.
+    fn change_keks<T>(
+        &self,
+        lane: &Lane,
+        change: impl FnOnce(&Session, &KekSet) -> Result<T, OpError>,
+    ) -> Result<T, OpError> {
         let connection = &lane.connection;
         let mut state = self.lock();
-        let number = connection.keks.next_number();
-        let keks;
-        let id;
+        let (keks, done);
         {
             // The anchor lasts as long as the login, and copies of KEKs as long as their session.
             let anchor = connection.anchor.lock().unwrap_or_else(PoisonError::into_inner);
             let session = anchor.get()?;
-            id = kek::generate(session, &self.config.kek_label, number, self.profile.seal.usage())?;
+            // Not those of the lane: another thread may have changed them since.
+            let known = state.connection.as_ref().map_or(&connection.keks, |now| &now.keks);
+            done = change(session, known)?;
             keks = self.find_keks(session, &mut state.counts)?;
         }
-        info!(kek = %id.0, number, "KEK created");
         self.publish(&mut state, |generation| Connection {
             generation,
             epoch: connection.epoch,
@@ -193,7 +223,7 @@ impl Link {
             anchor: Arc::clone(&connection.anchor),
             session_limit: connection.session_limit,
         });
-        Ok(id)
+        Ok(done)
     }
 
     /// Connects after a loss: when the library as it stands does not give the token back, with

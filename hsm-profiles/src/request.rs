@@ -4,7 +4,7 @@
 //! method in `token`. Requests also travel to a process of their own as they are (see `wire`), so
 //! every part must be serde; clear bytes stay [`ClearBytes`], marked `with = "wire::clear"`.
 
-use km_core::hsm::{HsmError, KekId, Sealed};
+use km_core::hsm::{HsmError, KekInfo, Sealed};
 use km_core::material::ClearBytes;
 use serde::{Deserialize, Serialize};
 
@@ -35,8 +35,12 @@ pub(crate) enum Request {
     Random { len: u32 },
     /// Answered by [`Response::Done`].
     Probe,
+    /// Answered by [`Response::Keks`].
+    Keks,
     /// Answered by [`Response::Kek`].
     CreateKek,
+    /// Answered by [`Response::Done`].
+    DestroyKek { kek: KekInfo },
 }
 
 /// What comes back for a [`Request`] that was carried out.
@@ -44,7 +48,8 @@ pub(crate) enum Request {
 pub(crate) enum Response {
     Sealed(Sealed),
     Clear(#[serde(with = "wire::clear")] ClearBytes),
-    Kek(KekId),
+    Kek(KekInfo),
+    Keks(Vec<KekInfo>),
     Done,
 }
 
@@ -55,7 +60,7 @@ impl Request {
             Self::Seal { aad, clear } => aad.len() + clear.len(),
             Self::Open { aad, sealed } => aad.len() + sealed.ciphertext.len(),
             Self::Random { len } => *len as usize,
-            Self::Probe | Self::CreateKek => 0,
+            Self::Probe | Self::Keks | Self::CreateKek | Self::DestroyKek { .. } => 0,
         };
         message + REQUEST_BYTES
     }
@@ -76,7 +81,7 @@ impl Request {
                 check_sizes(profile, aad, message)
             }
             Self::Random { len } => check_sizes(profile, &[], *len as usize),
-            Self::Probe | Self::CreateKek => Ok(()),
+            Self::Probe | Self::Keks | Self::CreateKek | Self::DestroyKek { .. } => Ok(()),
         }
     }
 }
@@ -114,9 +119,16 @@ impl Response {
         }
     }
 
-    pub(crate) fn kek(self) -> Result<KekId, HsmError> {
+    pub(crate) fn kek(self) -> Result<KekInfo, HsmError> {
         match self {
             Self::Kek(kek) => Ok(kek),
+            other => Err(other.unexpected()),
+        }
+    }
+
+    pub(crate) fn keks(self) -> Result<Vec<KekInfo>, HsmError> {
+        match self {
+            Self::Keks(keks) => Ok(keks),
             other => Err(other.unexpected()),
         }
     }
@@ -134,6 +146,7 @@ impl Response {
             Self::Sealed(_) => "sealed data",
             Self::Clear(_) => "clear bytes",
             Self::Kek(_) => "a KEK",
+            Self::Keks(_) => "a list of KEKs",
             Self::Done => "nothing but success",
         };
         HsmError::Unavailable(format!("the HSM worker answered another question, with {kind}"))

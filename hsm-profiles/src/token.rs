@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use km_core::hsm::{Hsm, HsmError, HsmStatus, KekId, Sealed};
+use km_core::hsm::{Hsm, HsmError, HsmStatus, KekId, KekInfo, Sealed};
 use km_core::material::ClearBytes;
 
 use crate::config::TokenConfig;
@@ -34,25 +34,6 @@ impl Token {
     /// [`HsmError::Unavailable`] what to wait for.
     pub fn open(config: TokenConfig) -> Result<Arc<Self>, HsmError> {
         Ok(Arc::new(Self { door: Door::Here(Here::open(config)?) }))
-    }
-
-    /// Makes a new KEK in the token; from now on it seals. Older ones still open what they sealed.
-    ///
-    /// # Errors
-    /// Those of the token.
-    pub async fn create_kek(&self) -> Result<KekId, HsmError> {
-        self.ask(Request::CreateKek).await?.kek()
-    }
-
-    /// The KEKs the token held at the last login, oldest first; the last one seals. Blocks while
-    /// a lost login is being renewed.
-    ///
-    /// # Errors
-    /// [`HsmError::Unavailable`] while the token is away.
-    pub fn keks(&self) -> Result<Vec<KekId>, HsmError> {
-        match &self.door {
-            Door::Here(here) => here.keks(),
-        }
     }
 
     /// The one way of every ability: within the configured deadline, wherever the library is.
@@ -98,5 +79,17 @@ impl Hsm for Token {
         match &self.door {
             Door::Here(here) => here.status(),
         }
+    }
+
+    async fn keks(&self) -> Result<Vec<KekInfo>, HsmError> {
+        self.ask(Request::Keks).await?.keks()
+    }
+
+    async fn create_kek(&self) -> Result<KekInfo, HsmError> {
+        self.ask(Request::CreateKek).await?.kek()
+    }
+
+    async fn destroy_kek(&self, kek: &KekInfo) -> Result<(), HsmError> {
+        self.ask(Request::DestroyKek { kek: kek.clone() }).await?.done()
     }
 }

@@ -93,6 +93,13 @@ impl Worker {
                 let link = Arc::clone(&self.link);
                 self.retried(|lane| link.create_kek(lane)).map(Response::Kek)
             }
+            Request::DestroyKek { kek } => {
+                let link = Arc::clone(&self.link);
+                self.retried(|lane| link.destroy_kek(lane, &kek)).map(|()| Response::Done)
+            }
+            Request::Keks => {
+                self.retried(|lane| Ok(lane.connection.keks.list())).map(Response::Keks)
+            }
         }
     }
 

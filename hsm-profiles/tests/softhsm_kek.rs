@@ -9,7 +9,7 @@ use std::process::Command;
 use common::{Room, library, runtime, with_token};
 use cryptoki::object::{Attribute, AttributeType, ObjectClass};
 use hsm_profiles::Token;
-use km_core::hsm::Hsm;
+use km_core::hsm::{Hsm, HsmError, KekId, KekInfo};
 use km_core::material::ClearBytes;
 
 #[test]
@@ -92,14 +92,14 @@ fn the_newest_kek_seals_and_all_open() {
         let clear = ClearBytes::copy_from(&[3; 32]);
         runtime().block_on(async {
             let old = token.seal(b"", &clear).await.unwrap();
-            let second = token.create_kek().await.unwrap();
+            let second = token.create_kek().await.unwrap().id;
             assert_ne!(first, second);
             assert_eq!(token.current_kek(), second);
-            assert_eq!(token.keks().unwrap(), [first.clone(), second.clone()]);
+            assert_eq!(ids(&token).await, [first.clone(), second.clone()]);
             // Ten KEKs: the order is by number, not by letters.
             let mut last = second;
             for _ in 3..=10 {
-                last = token.create_kek().await.unwrap();
+                last = token.create_kek().await.unwrap().id;
             }
             let new = token.seal(b"", &clear).await.unwrap();
             assert_eq!((&old.kek, &new.kek), (&first, &last));
@@ -109,6 +109,46 @@ fn the_newest_kek_seals_and_all_open() {
             for sealed in [&old, &new] {
                 assert_eq!(token.open(b"", sealed).await.unwrap(), clear);
             }
+        });
+    });
+}
+
+async fn ids(token: &Token) -> Vec<KekId> {
+    token.keks().await.unwrap().into_iter().map(|kek| kek.id).collect()
+}
+
+#[test]
+fn a_destroyed_kek_is_gone_with_its_copies_and_opens_nothing_any_more() {
+    with_token("a_destroyed_kek_is_gone_with_its_copies_and_opens_nothing_any_more", |room| {
+        let token = room.open();
+        let first = token.current_kek();
+        let clear = ClearBytes::copy_from(&[3; 32]);
+        runtime().block_on(async {
+            let old_kek = KekInfo { id: first.clone(), number: 1 };
+            let old = token.seal(b"", &clear).await.unwrap();
+            let sealing = token.destroy_kek(&old_kek).await;
+            assert!(matches!(sealing, Err(HsmError::Unsupported(_))), "{sealing:?}");
+            let second = token.create_kek().await.unwrap();
+            assert_eq!(second.number, 2);
+            assert_eq!(token.open(b"", &old).await.unwrap(), clear);
+            token.destroy_kek(&old_kek).await.unwrap();
+            assert_eq!(token.keks().await.unwrap(), [second]);
+            let gone = token.open(b"", &old).await;
+            assert!(matches!(&gone, Err(HsmError::Unsupported(_))), "{gone:?}");
+            assert!(gone.unwrap_err().to_string().contains("does not hold KEK"));
+            // Neither the key nor a copy of it is left under any handle.
+            let bytes = hex::decode(&first.0).unwrap();
+            let left = room.other_session().find_objects(&[Attribute::Id(bytes)]).unwrap();
+            assert!(left.is_empty(), "{left:?}");
+            // To ask twice is no error, and the number is not given again.
+            token.destroy_kek(&old_kek).await.unwrap();
+            assert_eq!(token.create_kek().await.unwrap().number, 3);
+            let new = token.seal(b"", &clear).await.unwrap();
+            drop(token);
+            let token = Token::open(room.config()).unwrap();
+            assert_eq!(ids(&token).await.len(), 2);
+            assert!(token.open(b"", &old).await.is_err());
+            assert_eq!(token.open(b"", &new).await.unwrap(), clear);
         });
     });
 }

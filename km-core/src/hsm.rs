@@ -182,7 +182,7 @@ pub trait Hsm: Send + Sync + 'static {
 
     /// Destroys a KEK that does not seal any more, with all that belongs to its epoch. What it
     /// sealed never opens again. A KEK that is not there is no error.
-    async fn destroy_kek(&self, _kek: &KekId) -> Result<(), HsmError> {
+    async fn destroy_kek(&self, _kek: &KekInfo) -> Result<(), HsmError> {
         Err(HsmError::Unsupported("this HSM destroys no KEKs".into()))
     }
 }

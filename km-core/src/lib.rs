@@ -20,6 +20,7 @@ pub mod objects;
 pub mod peer;
 pub mod pool;
 pub mod provenance;
+pub mod random;
 pub mod records;
 pub mod registry;
 pub mod run;

@@ -54,6 +54,11 @@ impl ClearBytes {
         self.0.get(range).map(Self::copy_from)
     }
 
+    /// Exclusive or with `other`, byte by byte; what is past its end stays as it is.
+    pub(crate) fn xor(&mut self, other: &Self) {
+        self.0.iter_mut().zip(other.0.iter()).for_each(|(byte, with)| *byte ^= with);
+    }
+
     /// Overwrites `range` with zeros; what reaches past the end is left out.
     pub fn wipe(&mut self, range: Range<usize>) {
         let end = range.end.min(self.0.len());

@@ -12,6 +12,10 @@ pub enum Origin {
     Qkd(LinkId),
     /// The token's random number generator.
     HsmRng,
+    /// A quantum random number generator at this KM.
+    Qrng,
+    /// The exclusive or of both.
+    HsmRngAndQrng,
     /// An application brought it (KMIP Register).
     Registered,
 }

@@ -15,6 +15,7 @@ use crate::{
     epoch::{Epochs, Pin},
     hsm::{Hsm, HsmError, HsmStatus, KekId, Sealed},
     material::ClearBytes,
+    random::{Random, RandomError},
     store::{Commit, Outcome, Record, Store, StoreError},
 };
 
@@ -31,6 +32,9 @@ pub enum VaultError {
     /// The HSM did not do it.
     #[error(transparent)]
     Hsm(#[from] HsmError),
+    /// A random source did not give the bytes of a new key.
+    #[error(transparent)]
+    Random(#[from] RandomError),
     /// The store did not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -109,12 +113,20 @@ pub struct Vault {
     hsm: Arc<dyn Hsm>,
     epochs: Option<Arc<Epochs>>,
     refusals: Arc<Refusals>,
+    random: Arc<Random>,
 }
 
 impl Vault {
-    /// A vault over this token that does not count seals: to open the record key with.
+    /// A vault over this token, with its random numbers, that does not count seals: to open the
+    /// record key with.
     pub fn new(hsm: Arc<dyn Hsm>) -> Self {
-        Self { hsm, epochs: None, refusals: Arc::default() }
+        let random = Arc::new(Random::of_token(hsm.clone()));
+        Self { hsm, epochs: None, refusals: Arc::default(), random }
+    }
+
+    /// The vault that takes the bytes of new keys from here.
+    pub fn with_random(self, random: Arc<Random>) -> Self {
+        Self { random, ..self }
     }
 
     /// The vault whose seals these epochs count.
@@ -221,9 +233,9 @@ impl Vault {
         self.open(&object_aad(uid, owner), &sealed.sealed).await
     }
 
-    /// `len` random bytes from the token.
-    pub async fn random(&self, len: usize) -> Result<ClearBytes, HsmError> {
-        self.hsm.random(len).await
+    /// Where the bytes of new keys come from.
+    pub fn random(&self) -> &Random {
+        &self.random
     }
 
     /// The key of the record tags: opened when the store has one, else made in the token and
@@ -237,7 +249,7 @@ impl Vault {
                 Ok(key) => Ok(key),
             };
         }
-        let key = self.hsm.random(RECORD_KEY_BYTES).await?;
+        let key = self.random.bytes(RECORD_KEY_BYTES).await?;
         let sealed = self.hsm.seal(RECORD_KEY_AAD, &key).await?;
         let value = postcard::to_allocvec(&sealed).unwrap_or_default();
         match store.commit(Commit::new().absent(RECORD_KEY).put(RECORD_KEY, value)).await? {

@@ -36,7 +36,7 @@ async fn write_all() {
         attributes: b"attributes".to_vec(),
         terms: vec!["name:a".into()],
     };
-    objects.create(new, &pair.south().vault.random(32).await.unwrap()).await.unwrap();
+    objects.create(new, &pair.south().vault.random().bytes(32).await.unwrap()).await.unwrap();
     for end in &pair.ends {
         end.pool.settled().await;
     }

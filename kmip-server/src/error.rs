@@ -4,6 +4,7 @@ use km_core::{
     hsm::HsmError,
     objects::{BadObjectStep, ObjectError},
     pool::{CollectError, PoolError},
+    random::RandomError,
     supply::SupplyError,
 };
 use kmip::{Version, attribute::AttributeKind, enums::ResultReason};
@@ -174,6 +175,23 @@ impl From<HsmError> for OpError {
             HsmError::Unavailable(_) => Self::Temporary("the HSM is not available".to_owned()),
             _ => Self::Internal("the HSM refused; see the server's log".to_owned()),
         }
+    }
+}
+
+impl From<RandomError> for OpError {
+    fn from(error: RandomError) -> Self {
+        let text = match error {
+            RandomError::Token(error) => return error.into(),
+            RandomError::Unhealthy { .. } | RandomError::Away { .. } => {
+                "random numbers are not available"
+            }
+            RandomError::Setup(_) => {
+                tracing::error!(%error, "no random numbers");
+                return Self::Internal("there are no random numbers; see the server's log".into());
+            }
+        };
+        tracing::warn!(%error, "no random numbers");
+        Self::Temporary(text.to_owned())
     }
 }
 

@@ -78,6 +78,8 @@ codes! {
         "qkm forbids core dumps of itself at start, because they would contain keys. The system refused."
     Q001 Usage "a QKD module is not set up as configured"
         "The address or the certificate files of the module in [[qkd_link]] cannot be used."
+    R001 Unreachable "a random source is away or failed its health test"
+        "Keys are made from the sources in [random] and from no other. Check the device in [random.qrng]: it must be a character device or FIFO that this user may read. One that failed its health test gives bytes that are not random: take it out of service, or take it out of the configuration knowingly."
     S001 Failed "the store cannot be opened"
         "The directory in [store] path must exist, be writable, be on a local disk, and be used by one key manager at a time."
     S002 Failed "the store was written by a newer qkm"

@@ -36,21 +36,37 @@ fn what_the_example_leaves_out_is_the_default() {
             _ => format!("{line}\n"),
         })
         .collect();
-    let uncommented = uncommented.replace("# [debug]\n", "[debug]\n");
+    let uncommented = uncommented
+        .replace("# [debug]\n", "[debug]\n")
+        .replace("# [random.qrng]\n", "[random.qrng]\n");
     let (with, without) =
         (Config::parse(&uncommented, &"with").unwrap(), Config::parse(EXAMPLE, &"").unwrap());
     assert_eq!(with.hsm.deadline_ms, without.hsm.deadline_ms);
     assert_eq!(with.hsm.kek_label, without.hsm.kek_label);
     assert_eq!(with.peers[0].max_stored, without.peers[0].max_stored);
     assert_eq!(with.limits, without.limits);
+    assert_eq!(with.random.token, without.random.token);
+    assert_eq!(with.random.qrng.as_ref().unwrap().deadline, std::time::Duration::from_secs(2));
+    assert!(without.random.qrng.is_none());
     assert_eq!(with.dumpable, without.dumpable);
     let connections = |config: &Config| config.etsi014.as_ref().unwrap().connections;
     assert_eq!(connections(&with), connections(&without));
 }
 
 fn is_entry(name: &str) -> bool {
-    ["library", "kek_label", "sessions", "deadline_ms", "connections", "allow_remote", "dumpable"]
-        .contains(&name)
+    [
+        "token",
+        "path",
+        "min_entropy",
+        "library",
+        "kek_label",
+        "sessions",
+        "deadline_ms",
+        "connections",
+        "allow_remote",
+        "dumpable",
+    ]
+    .contains(&name)
         || ["max_stored_mib", "server_name", "key_size_bits", "status_path", "identity"]
             .contains(&name)
 }

@@ -4,8 +4,12 @@
 mod common;
 
 use std::{
-    io::Write,
+    io::{Read, Write},
     process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -291,4 +295,54 @@ async fn a_lost_token_makes_it_not_ready_but_alive() {
     let (_, metrics) = get(north.monitor, "/metrics").unwrap();
     assert!(metrics.contains("qkm_hsm_ready{token=\"north\"} 0"), "{metrics}");
     assert!(metrics.contains("qkm_ready{cluster=\"north\"} 0"), "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_qrng_that_fails_its_health_test_makes_it_not_ready_until_it_is_well() {
+    let mut network = Network::provisioned(21_700);
+    let north = &network.layout.north;
+    let device = network.dir.path().join("qrng0");
+    assert!(Command::new("mkfifo").arg(&device).status().unwrap().success());
+    let entry = format!("\n[random.qrng]\npath = {device:?}\nmin_entropy = 7.5\n");
+    std::fs::OpenOptions::new()
+        .append(true)
+        .open(&north.config)
+        .unwrap()
+        .write_all(entry.as_bytes())
+        .unwrap();
+    let stuck = Arc::new(AtomicBool::new(false));
+    let (at, is_stuck) = (device.clone(), stuck.clone());
+    std::thread::spawn(move || {
+        let mut noise = std::fs::File::open("/dev/urandom").unwrap();
+        // Each start and each failure opens the device anew.
+        loop {
+            let mut pipe = std::fs::OpenOptions::new().write(true).open(&at).unwrap();
+            let mut bytes = [0; 512];
+            loop {
+                noise.read_exact(&mut bytes).unwrap();
+                if is_stuck.load(Relaxed) {
+                    bytes.fill(0x55);
+                }
+                if pipe.write_all(&bytes).is_err() {
+                    break;
+                }
+            }
+        }
+    });
+    network.north = Some(network.serve(north));
+    await_ready(north).await;
+    let doctor = text(&network.cli(north, &["doctor"]).stdout);
+    assert!(doctor.contains("random source qrng: passes its health test"), "{doctor}");
+    stuck.store(true, Relaxed);
+    // What still waits in the FIFO is good.
+    let mut waiting = vec![0; 128 << 10];
+    std::fs::File::open(&device).unwrap().read_exact(&mut waiting).unwrap();
+    let reasons = reasons(north).await;
+    assert!(reasons.contains("`qrng` failed its health test"), "{reasons}");
+    let (_, metrics) = get(north.monitor, "/metrics").unwrap();
+    assert!(metrics.contains("qkm_random_source_ready{source=\"qrng\"} 0"), "{metrics}");
+    assert!(metrics.contains("qkm_random_source_ready{source=\"token\"} 1"), "{metrics}");
+    assert!(network.read_log("north").contains("random-source"), "the alarm is in the log");
+    stuck.store(false, Relaxed);
+    await_ready(north).await;
 }

@@ -4,7 +4,7 @@ use super::{Approval, Epoch, EpochError, EpochState, EpochStep, Epochs, Keeper, 
 use crate::{
     audit::{self, Deed},
     clock::now_ms,
-    hsm::HsmError,
+    hsm::{HsmError, KekInfo},
 };
 
 /// How far the destruction of an epoch is.
@@ -99,7 +99,8 @@ impl Epochs {
             rows.filter(|epoch| epoch.state == EpochState::Destroying).cloned().collect()
         };
         for epoch in decided {
-            self.hsm.destroy_kek(&epoch.kek).await?;
+            let kek = KekInfo { id: epoch.kek.clone(), number: epoch.number };
+            self.hsm.destroy_kek(&kek).await?;
             if self.hsm.keks().await?.iter().any(|kek| kek.id == epoch.kek) {
                 let why = "the HSM says the KEK is destroyed, and still holds it".to_owned();
                 return Err(HsmError::Unavailable(why).into());

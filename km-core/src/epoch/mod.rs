@@ -180,7 +180,7 @@ impl Epochs {
             changing: tokio::sync::Mutex::default(),
         });
         let changing = epochs.changing.lock().await;
-        epochs.take_in(&epochs.hsm.keks().await?, "start").await?;
+        epochs.take_in("start").await?;
         if epochs.active().left() == 0 {
             // At the bound it opens all the same, or nobody could begin a new epoch.
             match epochs.set_more_aside().await {
@@ -226,7 +226,7 @@ impl Epochs {
     pub async fn rotate(&self, who: &str) -> Result<Epoch, EpochError> {
         let _changing = self.changing.lock().await;
         let made = self.hsm.create_kek().await?;
-        self.take_in(&self.hsm.keks().await?, who).await?;
+        self.take_in(who).await?;
         let table = locked(&self.table);
         let found = table.get(&made.number).map(|(epoch, _)| epoch.clone());
         found.ok_or(EpochError::NoSuch(made.number))
@@ -235,7 +235,7 @@ impl Epochs {
     /// Looks what KEKs the token has.
     pub(crate) async fn refresh(&self) -> Result<(), EpochError> {
         let _changing = self.changing.lock().await;
-        self.take_in(&self.hsm.keks().await?, "found in the token").await
+        self.take_in("found in the token").await
     }
 
     /// The right to one seal. Sets more aside, durably, when none is left.

@@ -10,7 +10,7 @@ use super::{Epoch, EpochError, EpochState, EpochStep, Epochs, Sealing, locked};
 use crate::{
     audit::{self, Deed},
     clock::now_ms,
-    hsm::{HsmError, KekInfo},
+    hsm::HsmError,
     records::{RecordError, Records},
     store::{Commit, MAX_OPS, Outcome, Record, Version},
     vault::RECORD_KEY,
@@ -29,7 +29,13 @@ fn key_of(number: u64) -> Vec<u8> {
 
 impl Epochs {
     /// Makes the table fit the KEKs of the token. Call it while `changing` is held.
-    pub(super) async fn take_in(&self, keks: &[KekInfo], who: &str) -> Result<(), EpochError> {
+    pub(super) async fn take_in(&self, who: &str) -> Result<(), EpochError> {
+        let mut keks = self.hsm.keks().await?;
+        // Under a profile that seals in another way an older KEK may seal: the newest must.
+        if keks.last().is_some_and(|last| last.id != self.hsm.current_kek()) {
+            self.hsm.create_kek().await?;
+            keks = self.hsm.keks().await?;
+        }
         let mut table: BTreeMap<u64, Epoch> =
             locked(&self.table).iter().map(|(n, (epoch, _))| (*n, epoch.clone())).collect();
         let holds = |epoch: &Epoch| keks.iter().any(|kek| kek.id == epoch.kek);
@@ -46,7 +52,7 @@ impl Epochs {
             }
         }
         let (mut changed, mut deeds) = (BTreeMap::new(), Vec::new());
-        for kek in keks {
+        for kek in &keks {
             match table.get(&kek.number) {
                 Some(known) if known.kek == kek.id => continue,
                 Some(_) => return Err(two_keks(kek.number)),

@@ -26,7 +26,8 @@ impl SoftHsm {
         let key = UnboundKey::new(&AES_256_GCM, &super::random(32)).unwrap();
         let mut keks = self.0.lock().unwrap();
         let number = keks.keys().next_back().map_or(1, |last| last + 1);
-        let id = KekId(uuid::Uuid::new_v4().simple().to_string());
+        let id = u128::from_be_bytes(super::random(16).try_into().unwrap());
+        let id = KekId(format!("{id:032x}"));
         keks.insert(number, (id.clone(), Arc::new(LessSafeKey::new(key))));
         KekInfo { id, number }
     }
@@ -89,8 +90,8 @@ impl Hsm for SoftHsm {
         Ok(self.make())
     }
 
-    async fn destroy_kek(&self, kek: &KekId) -> Result<(), HsmError> {
-        self.0.lock().unwrap().retain(|_, (id, _)| id != kek);
+    async fn destroy_kek(&self, kek: &KekInfo) -> Result<(), HsmError> {
+        self.0.lock().unwrap().retain(|_, (id, _)| *id != kek.id);
         Ok(())
     }
 }

@@ -1,7 +1,6 @@
 //! Create: a symmetric key from the HSM's generator, or, for an Object Group `qkd/<cluster>` or
 //! `qkd/<cluster>/<SAE ID>`, a fresh key of the pool with that cluster.
 
-use km_core::provenance::Origin;
 use kmip::{
     attribute::{AttributeKind, Attributes},
     enums::{CryptographicAlgorithm as Algorithm, KeyFormatType, ObjectType, OperationCode},
@@ -48,14 +47,15 @@ async fn make(cx: &Context<'_>, wanted: &Wanted) -> Result<String, OpError> {
     wanted.usage_mask.ok_or(missing("Cryptographic Usage Mask is missing"))?;
     let (len, bits) = key_len(algorithm, wanted.length)?;
     let _held = super::hold_names(cx, wanted).await?;
-    let clear = cx.objects().vault().random(len).await?;
+    let random = cx.objects().vault().random();
+    let clear = random.bytes(len).await?;
     let kind = ObjectType::SymmetricKey;
     let mut meta = clear.expose(|bytes| Meta::new(kind, Form::Bytes, bytes, cx.now));
     meta.set_format(KeyFormatType::Raw);
     meta.length = Some(bits);
     meta.dates.original = Some(cx.now);
     wanted.apply(&mut meta);
-    super::store(cx, &meta, wanted, Origin::HsmRng, &clear).await
+    super::store(cx, &meta, wanted, random.origin(), &clear).await
 }
 
 /// Bytes and bits of a key of `algorithm`, when it has keys of that length. Without a length, the

@@ -4,13 +4,14 @@ use std::{collections::HashMap, fmt, time::Duration};
 
 use km_core::{
     ids::{ClusterId, PoolTag},
+    random::QrngConfig,
     registry::Registry,
     supply::SupplyLimits,
 };
 use toml::Spanned;
 
 use super::{
-    Admin, Config, Peer, QkdLink,
+    Admin, Config, Peer, QkdLink, RandomSources,
     file::{self, File},
     locate,
 };
@@ -47,6 +48,7 @@ pub(super) fn check(file: File) -> Result<Config, Mistake> {
     let here = file.cluster.id;
     let token = &file.hsm;
     token.check().map_err(|e| Mistake::new(e.to_string(), "change [hsm]"))?;
+    let random = random(file.random)?;
     let (limits, key_ttl) = supply(file.supply.as_ref())?;
     let peers = peers(&here, &file.peer, &file.qkd_link)?;
     if !peers.is_empty() && file.km_link.is_none() {
@@ -60,6 +62,7 @@ pub(super) fn check(file: File) -> Result<Config, Mistake> {
     Ok(Config {
         cluster: here,
         store: file.store.path,
+        random,
         limits,
         key_ttl,
         etsi014: file.etsi014,
@@ -74,6 +77,30 @@ pub(super) fn check(file: File) -> Result<Config, Mistake> {
         registry,
         applications,
     })
+}
+
+fn random(entry: file::Random) -> Result<RandomSources, Mistake> {
+    let file::Random { token, qrng } = entry;
+    let Some(device) = qrng else {
+        return match token {
+            true => Ok(RandomSources { token, qrng: None }),
+            false => Err(Mistake::new(
+                "[random] has no source",
+                "add [random.qrng], or remove token = false",
+            )),
+        };
+    };
+    let file::Qrng { path, min_entropy, deadline_ms } = device.get_ref();
+    let rules = [
+        ((0.5..=8.0).contains(min_entropy), "min_entropy must be 0.5 to 8 (bits per byte)"),
+        ((100..=60_000).contains(deadline_ms), "deadline_ms must be 100 to 60000"),
+    ];
+    if let Some((_, rule)) = rules.iter().find(|(holds, _)| !holds) {
+        return Err(Mistake::new(*rule, "change [random.qrng]").at(&device));
+    }
+    let deadline = Duration::from_millis(*deadline_ms);
+    let qrng = QrngConfig { path: path.clone(), min_entropy: *min_entropy, deadline };
+    Ok(RandomSources { token, qrng: Some(qrng) })
 }
 
 fn supply(entry: Option<&Spanned<file::Supply>>) -> Result<(SupplyLimits, Duration), Mistake> {

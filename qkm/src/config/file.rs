@@ -15,6 +15,8 @@ pub(super) struct File {
     pub(super) cluster: Cluster,
     pub(super) store: Store,
     pub(super) hsm: TokenConfig,
+    #[serde(default)]
+    pub(super) random: Random,
     pub(super) supply: Option<Spanned<Supply>>,
     pub(super) etsi014: Option<Front>,
     pub(super) kmip: Option<Front>,
@@ -44,6 +46,33 @@ pub(super) struct Cluster {
 #[serde(deny_unknown_fields)]
 pub(super) struct Store {
     pub(super) path: PathBuf,
+}
+
+/// Where the bytes of new keys come from. Sources are mixed, and none replaces another.
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Random {
+    pub(super) token: bool,
+    pub(super) qrng: Option<Spanned<Qrng>>,
+}
+
+impl Default for Random {
+    fn default() -> Self {
+        Self { token: true, qrng: None }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Qrng {
+    pub(super) path: PathBuf,
+    pub(super) min_entropy: f64,
+    #[serde(default = "qrng_deadline_ms")]
+    pub(super) deadline_ms: u64,
+}
+
+fn qrng_deadline_ms() -> u64 {
+    2000
 }
 
 #[derive(Debug, Deserialize)]

@@ -14,6 +14,7 @@ use std::{fmt, net::SocketAddr, path::Path, path::PathBuf, time::Duration};
 use hsm_profiles::TokenConfig;
 use km_core::{
     ids::{ClusterId, LinkId, SaeId},
+    random::QrngConfig,
     registry::Registry,
     supply::SupplyLimits,
 };
@@ -37,6 +38,8 @@ pub struct Config {
     pub store: PathBuf,
     /// The token.
     pub hsm: TokenConfig,
+    /// Where random numbers come from.
+    pub random: RandomSources,
     /// Bounds on what applications may ask for.
     pub limits: SupplyLimits,
     /// How long an assigned key waits to be collected.
@@ -61,6 +64,15 @@ pub struct Config {
     pub registry: Registry,
     /// The certificates of applications registered at this cluster.
     pub applications: Vec<(IdentityRule, SaeId)>,
+}
+
+/// Sources of random numbers, all of which are mixed; at least one.
+#[derive(Debug)]
+pub struct RandomSources {
+    /// The token's generator.
+    pub token: bool,
+    /// A quantum random number generator.
+    pub qrng: Option<QrngConfig>,
 }
 
 /// The admin API.

@@ -30,8 +30,8 @@ use km_core::{
 
 use crate::{
     config::Config,
-    fault::Failure,
-    serve::{of_hsm, of_record, of_store, of_vault},
+    fault::{Code, Failure},
+    serve::{of_hsm, of_record, of_store, of_vault, open_random},
 };
 
 const PROBE_WAIT: Duration = Duration::from_secs(2);
@@ -118,6 +118,7 @@ pub async fn examine(path: &Path) -> Report {
     certificates::check(&config, &mut report);
     folder(&config, &mut report);
     let token = token(&config, &mut report).await;
+    random(&config, token.clone(), &mut report).await;
     store(&config, token, running.is_some(), &mut report).await;
     ports(&config, running.is_some(), &mut report);
     clock(&config, &mut report);
@@ -190,6 +191,24 @@ async fn round_trip(hsm: &dyn Hsm) -> Result<String, Failure> {
         return Err(of_hsm(&km_core::hsm::HsmError::Unsupported(text)));
     }
     Ok(sealed.kek.0)
+}
+
+/// Draws once from every source; a device gives these bytes to nobody else.
+async fn random(config: &Config, token: Option<Arc<Token>>, report: &mut Report) {
+    let Some(token) = token else {
+        return report.warn("without the HSM the random sources cannot be tried");
+    };
+    let random = match open_random(config, token) {
+        Ok(random) => random,
+        Err(failure) => return report.fail(&failure),
+    };
+    random.renew().await;
+    for source in random.status() {
+        match source.trouble {
+            None => report.ok(format!("random source {}: passes its health test", source.source)),
+            Some(trouble) => report.fail(&Failure::new(Code::R001, trouble)),
+        }
+    }
 }
 
 async fn store(config: &Config, token: Option<Arc<Token>>, running: bool, report: &mut Report) {

@@ -94,7 +94,7 @@ fn answer(inside: &Inside, method: &Method, path: &str) -> Response<Full<Bytes>>
     match path {
         "/healthz" => reply(StatusCode::OK, text, "alive\n".to_owned()),
         "/readyz" => {
-            let reasons = inside.health.reasons(inside.node.hsm());
+            let reasons = inside.health.reasons(&inside.node);
             match reasons.is_empty() {
                 true => reply(StatusCode::OK, text, "ready\n".to_owned()),
                 false => reply(StatusCode::SERVICE_UNAVAILABLE, text, reasons.join("\n") + "\n"),

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use km_core::{hsm::HsmError, records::RecordError, store::StoreError, vault::VaultError};
+use km_core::{
+    hsm::HsmError, random::RandomError, records::RecordError, store::StoreError, vault::VaultError,
+};
 use transport::TlsError;
 
 use crate::fault::{Code, Failure};
@@ -42,10 +44,19 @@ pub(crate) fn of_record(path: &Path, error: &RecordError) -> Failure {
 pub(crate) fn of_vault(path: &Path, error: &VaultError) -> Failure {
     match error {
         VaultError::Hsm(error) => of_hsm(error),
+        VaultError::Random(error) => of_random(error),
         VaultError::Store(error) => of_store(path, error),
         VaultError::Foreign(_) => {
             Failure::new(Code::S004, format!("store {}: {error}", path.display()))
         }
+    }
+}
+
+/// An error of the random sources.
+pub(crate) fn of_random(error: &RandomError) -> Failure {
+    match error {
+        RandomError::Token(error) => of_hsm(error),
+        _ => Failure::new(Code::R001, error),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Whether this key manager is ready: HSM logged in, store writes. Enter through [`watch`].
+//! Whether this key manager is ready: HSM logged in, store writes, random sources well. Enter through [`watch`].
 
 use std::{
     sync::{
@@ -10,7 +10,6 @@ use std::{
 
 use km_core::{
     clock::now_ms,
-    hsm::Hsm,
     store::{Commit, Outcome, Store},
 };
 use transport::Shutdown;
@@ -56,7 +55,7 @@ impl Health {
     }
 
     /// Why it is not ready; empty when it is.
-    pub(crate) fn reasons(&self, hsm: &dyn Hsm) -> Vec<String> {
+    pub(crate) fn reasons(&self, node: &Node) -> Vec<String> {
         let mut reasons = Vec::new();
         if !self.started.load(Relaxed) {
             reasons.push("starting".to_owned());
@@ -64,16 +63,17 @@ impl Health {
         if self.stopping.load(Relaxed) {
             reasons.push("stopping".to_owned());
         }
-        let token = hsm.status();
+        let token = node.hsm().status();
         if !token.ready {
             reasons.push(format!("HSM token {:?}: {}", token.token, token.detail));
         }
         reasons.extend(self.store_trouble().map(|trouble| format!("store: {trouble}")));
+        reasons.extend(node.random.status().into_iter().filter_map(|source| source.trouble));
         reasons
     }
 }
 
-/// Tries token and store at intervals until `shutdown`.
+/// Tries token, store and random sources at intervals until `shutdown`.
 pub(super) async fn watch(health: Arc<Health>, node: Arc<Node>, shutdown: Shutdown) {
     loop {
         tokio::select! {
@@ -81,7 +81,8 @@ pub(super) async fn watch(health: Arc<Health>, node: Arc<Node>, shutdown: Shutdo
             () = shutdown.requested() => return,
         }
         // Together: a token that hangs does not hide what the store does.
-        tokio::join!(node.hsm().probe(), health.try_store(node.store.as_ref()));
+        let store = node.store.as_ref();
+        tokio::join!(node.hsm().probe(), health.try_store(store), node.random.renew());
     }
 }
 

@@ -24,7 +24,7 @@ pub(crate) use failures::{of_hsm, of_record, of_store, of_tls, of_vault};
 pub(crate) use fronts::{Fronts, Listening, bind};
 pub(crate) use health::Health;
 pub(crate) use links::Links;
-pub(crate) use node::Node;
+pub(crate) use node::{Node, open_random};
 
 /// How long the peers are told about ended runs before the links close.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -43,6 +43,8 @@ pub(crate) struct Inside {
 /// When it cannot start; once it runs it ends well.
 pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
     let node = Arc::new(Node::open(&config).await?);
+    // Readiness tells of the sources from the start.
+    node.random.renew().await;
     let health = Arc::new(Health::default());
     let links = Links::new(&config, &node)?;
     let fronts = Fronts::new(&config, &node);

@@ -12,6 +12,7 @@ use km_core::{
     hsm::Hsm,
     objects::Objects,
     pool::{Pool, PoolConfig},
+    random::Random,
     records::Records,
     store::SqliteStore,
     supply::Supply,
@@ -19,7 +20,7 @@ use km_core::{
 };
 use tracing::{info, warn};
 
-use super::failures::{of_hsm, of_record, of_store, of_vault};
+use super::failures::{of_hsm, of_random, of_record, of_store, of_vault};
 use crate::{
     config::Config,
     fault::{Code, Failure},
@@ -34,6 +35,7 @@ pub(crate) struct Node {
     pub(crate) store: Arc<SqliteStore>,
     pub(crate) supply: Arc<Supply>,
     pub(crate) objects: Objects,
+    pub(crate) random: Arc<Random>,
 }
 
 impl Node {
@@ -42,7 +44,8 @@ impl Node {
         let token = open_token(config).await?;
         let store = open_store(config).await?;
         let path = config.store_file();
-        let vault = Vault::new(token.clone());
+        let random = open_random(config, token.clone())?;
+        let vault = Vault::new(token.clone()).with_random(random.clone());
         let key = vault.record_key(store.as_ref()).await.map_err(|e| of_vault(&path, &e))?;
         let records = Records::new(store.clone(), &key);
         drop(key);
@@ -65,7 +68,7 @@ impl Node {
         }
         let (here, registry) = (config.cluster.clone(), config.registry.clone());
         let supply = Supply::new(here, registry, config.limits, pools);
-        Ok(Self { token, store, supply, objects: Objects::new(records, vault) })
+        Ok(Self { token, store, supply, objects: Objects::new(records, vault), random })
     }
 
     /// The token as the domain sees it.
@@ -79,6 +82,16 @@ async fn open_token(config: &Config) -> Result<Arc<Token>, Failure> {
     let opened = tokio::task::spawn_blocking(move || Token::open(settings)).await;
     let stopped = |e| Failure::new(Code::H001, format!("the HSM library ended the thread: {e}"));
     opened.map_err(stopped)?.map_err(|e| of_hsm(&e))
+}
+
+/// The sources as configured; one that is away keeps the KM from being ready, not from starting.
+pub(crate) fn open_random(config: &Config, hsm: Arc<dyn Hsm>) -> Result<Arc<Random>, Failure> {
+    let random = match &config.random.qrng {
+        None => Random::of_token(hsm),
+        Some(qrng) => Random::with_qrng(config.random.token.then_some(hsm), qrng.clone())
+            .map_err(|e| of_random(&e))?,
+    };
+    Ok(Arc::new(random))
 }
 
 async fn open_store(config: &Config) -> Result<Arc<SqliteStore>, Failure> {

@@ -16,6 +16,7 @@ use crate::serve::Inside;
 
 pub(super) fn all(inside: &Inside) -> Vec<Metric> {
     let mut metrics = process(inside);
+    metrics.extend(random(inside));
     metrics.extend(pools(inside));
     metrics.extend(links(inside));
     metrics.extend(modules(inside));
@@ -33,7 +34,7 @@ fn process(inside: &Inside) -> Vec<Metric> {
     let token = inside.node.hsm().status();
     let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
     let here = vec![("cluster", inside.node.supply.here().to_string())];
-    let ready = inside.health.reasons(inside.node.hsm()).is_empty();
+    let ready = inside.health.reasons(&inside.node).is_empty();
     let mut metrics = vec![
         Metric::gauge("qkm_build_info", "Version of this qkm.", vec![(version, 1.0)]),
         Metric::gauge(
@@ -60,6 +61,25 @@ fn process(inside: &Inside) -> Vec<Metric> {
         ));
     }
     metrics
+}
+
+fn random(inside: &Inside) -> Vec<Metric> {
+    let statuses = inside.node.random.status();
+    let of_source = |source: &str| vec![("source", source.to_owned())];
+    let well = statuses.iter().map(|s| (of_source(s.source), yes(s.trouble.is_none())));
+    let failures = statuses.iter().map(|s| (of_source(s.source), s.failures));
+    vec![
+        Metric::gauge(
+            "qkm_random_source_ready",
+            "1 when the source passed its health test at the last draw.",
+            well.collect(),
+        ),
+        Metric::counter(
+            "qkm_random_source_failures",
+            "Health tests failed and draws without an answer.",
+            failures.collect(),
+        ),
+    ]
 }
 
 /// Resident memory as the kernel counts it.
