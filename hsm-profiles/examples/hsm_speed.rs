@@ -7,6 +7,7 @@
 //!
 //! Makes its own SoftHSM token: it starts itself again, first to make it, then to use it.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::hint::black_box;
 use std::process::Command;
@@ -19,7 +20,7 @@ use cryptoki::mechanism::aead::GcmParams;
 use cryptoki::object::{Attribute, ObjectHandle};
 use cryptoki::session::Session;
 use hsm_profiles::soft::{CONF_VARIABLE, SoftToken, init_token, provision};
-use hsm_profiles::{PinSource, Profile, Token, TokenConfig, TokenSelector};
+use hsm_profiles::{PinSource, Profile, Spread, Token, TokenConfig, TokenSelector};
 use km_core::hsm::{Hsm, Sealed};
 use km_core::material::ClearBytes;
 
@@ -67,6 +68,11 @@ fn measure(pin: &str, seconds: f64, sessions: Option<usize>) -> Outcome<()> {
         create_kek: true,
         sessions,
         deadline_ms: 10_000,
+        env: BTreeMap::new(),
+        memory_mib: None,
+        name: None,
+        member: Vec::new(),
+        spread: Spread::default(),
     })?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let (session, kek) = direct_session()?;

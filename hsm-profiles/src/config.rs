@@ -1,12 +1,13 @@
 //! Which token to use and how to log in. Enter through [`TokenConfig`] (part of the KM's TOML).
 
+use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use km_core::hsm::HsmError;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 /// No PKCS#11 token takes a longer PIN than this.
@@ -24,7 +25,7 @@ const MAX_PIN_BYTES: usize = 255;
 /// let config: hsm_profiles::TokenConfig = toml::from_str(text).unwrap();
 /// assert_eq!(config.deadline_ms, 5000);
 /// ```
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenConfig {
     /// The PKCS#11 library; when absent the profile's candidates are tried.
@@ -49,6 +50,53 @@ pub struct TokenConfig {
     /// over comes late by an eighth of it at most, and by 250 ms at most.
     #[serde(default = "default_deadline_ms")]
     pub deadline_ms: u64,
+    /// Environment variables for the library, set in its worker process alone.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Most memory a worker process may map, 64 to 1048576 MiB; absent means no limit. A library
+    /// that leaks is ended and started again.
+    #[serde(default)]
+    pub memory_mib: Option<u64>,
+    /// What the token is called in status and metrics; absent means by its label or serial number.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Further tokens that hold the same KEKs.
+    #[serde(default)]
+    pub member: Vec<MemberConfig>,
+    /// How several tokens share the work.
+    #[serde(default)]
+    pub spread: Spread,
+}
+
+/// A further token. What is absent is as in `[hsm]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemberConfig {
+    /// What it is called in status and metrics.
+    pub name: String,
+    /// The PKCS#11 library.
+    #[serde(default)]
+    pub library: Option<PathBuf>,
+    /// Which of the library's tokens.
+    #[serde(default)]
+    pub token: Option<TokenSelector>,
+    /// Where the user PIN is.
+    #[serde(default)]
+    pub pin: Option<PinSource>,
+    /// Environment variables for the library; those of `[hsm]` are not taken over then.
+    #[serde(default)]
+    pub env: Option<BTreeMap<String, String>>,
+}
+
+/// How several tokens share the work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Spread {
+    /// The first that works does it all.
+    #[default]
+    ActiveStandby,
+    /// All that work, in turn.
+    ActiveActive,
 }
 
 fn default_kek_label() -> String {
@@ -60,7 +108,7 @@ fn default_deadline_ms() -> u64 {
 }
 
 /// How a token is told from the others. Never by slot: slot numbers change between starts.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenSelector {
     /// By its label, which must be unique among the tokens of the library.
@@ -79,7 +127,7 @@ impl std::fmt::Display for TokenSelector {
 }
 
 /// Where the PIN is. It is read at each login and kept nowhere.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PinSource {
     /// A file that only its owner can read.
@@ -101,7 +149,42 @@ impl TokenConfig {
         if self.kek_label.is_empty() || self.kek_label.len() > 24 {
             return fail("kek_label must have 1 to 24 characters");
         }
+        if self.memory_mib.is_some_and(|mib| !(64..=1 << 20).contains(&mib)) {
+            return fail("memory_mib must be 64 to 1048576");
+        }
+        let members = self.members();
+        for (n, (name, member)) in members.iter().enumerate() {
+            if name.is_empty() || members.iter().take(n).any(|(other, _)| other == name) {
+                return fail(&format!("{name:?} names two tokens, or none: set name"));
+            }
+            let bad = |(name, value): (&String, &String)| {
+                name.is_empty() || name.contains(['=', '\0']) || value.contains('\0')
+            };
+            if member.env.iter().any(bad) {
+                return fail("env must have names without \"=\" and values without NUL");
+            }
+        }
         Ok(())
+    }
+
+    /// Each token by its name, with a configuration of its own. Only the first may be given a
+    /// first KEK: the others must hold the same one.
+    pub(crate) fn members(&self) -> Vec<(String, Self)> {
+        let (TokenSelector::Label(by) | TokenSelector::Serial(by)) = &self.token;
+        let name = self.name.clone().unwrap_or_else(|| by.clone());
+        let first = Self { member: Vec::new(), ..self.clone() };
+        let further = self.member.iter().map(|member| {
+            let config = Self {
+                library: member.library.clone().or_else(|| first.library.clone()),
+                token: member.token.clone().unwrap_or_else(|| first.token.clone()),
+                pin: member.pin.clone().unwrap_or_else(|| first.pin.clone()),
+                env: member.env.clone().unwrap_or_else(|| first.env.clone()),
+                create_kek: false,
+                ..first.clone()
+            };
+            (member.name.clone(), config)
+        });
+        std::iter::once((name, first.clone())).chain(further.collect::<Vec<_>>()).collect()
     }
 }
 
@@ -222,6 +305,23 @@ mod tests {
     fn a_credential_is_a_plain_name() {
         for name in ["../pin", "", ".pin", "a/b"] {
             assert!(PinSource::Credential(name.to_owned()).read().is_err());
+        }
+    }
+
+    #[test]
+    fn members_take_over_what_they_do_not_say() {
+        let text = "profile = 'softhsm2'\ntoken = { label = 'n' }\npin = { file = 'p' }\n\
+                    create_kek = true\nenv = { A = '1' }\nspread = 'active-active'\n\
+                    [[member]]\nname = 'b'\nenv = { A = '2' }\n";
+        let config: TokenConfig = toml::from_str(text).unwrap();
+        config.check().unwrap();
+        let [(first, a), (second, b)] = &config.members()[..] else { panic!("two tokens") };
+        assert_eq!((first.as_str(), second.as_str()), ("n", "b"));
+        assert_eq!((&a.env["A"][..], &b.env["A"][..]), ("1", "2"));
+        assert_eq!((a.create_kek, b.create_kek, &b.pin), (true, false, &a.pin));
+        for (from, to) in [("'b'", "'n'"), ("A = '2'", "'A=' = '2'"), ("'b'", "''")] {
+            let config: TokenConfig = toml::from_str(&text.replace(from, to)).unwrap();
+            assert!(config.check().is_err(), "{to}");
         }
     }
 

@@ -11,6 +11,7 @@ pub(crate) struct Health {
     start: Instant,
     ready: AtomicBool,
     last_ok_ms: AtomicU64,
+    changes: AtomicU64,
     shown: Mutex<Shown>,
 }
 
@@ -29,6 +30,7 @@ impl Health {
             start: Instant::now(),
             ready: AtomicBool::new(false),
             last_ok_ms: AtomicU64::new(0),
+            changes: AtomicU64::new(0),
             shown: Mutex::new(Shown::default()),
         }
     }
@@ -41,11 +43,23 @@ impl Health {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Counts what may have changed for those who look at the token.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// To be called after a change.
+    pub(crate) fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+    }
+
     pub(crate) fn connected(&self, token: &str, serial: &str, library: &str) {
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         token.clone_into(&mut shown.token);
         serial.clone_into(&mut shown.serial);
         library.clone_into(&mut shown.library);
+        drop(shown);
+        self.changed();
     }
 
     /// An operation succeeded. The common case is one store and one load.
@@ -56,6 +70,8 @@ impl Health {
             let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
             shown.trouble.clear();
             info!(token = %shown.token, serial = %shown.serial, "HSM ready");
+            drop(shown);
+            self.changed();
         }
     }
 
@@ -67,6 +83,8 @@ impl Health {
             warn!(token = %shown.token, why, "HSM not ready");
         }
         why.clone_into(&mut shown.trouble);
+        drop(shown);
+        self.changed();
     }
 
     /// Whether nothing at all succeeded within the last `period`.

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle, available_parallelism, sleep};
 use std::time::{Duration, Instant};
 
-use km_core::hsm::{HsmError, HsmStatus, KekId};
+use km_core::hsm::HsmError;
 use tokio::sync::oneshot;
 
 use crate::clock::Clock;
@@ -12,7 +12,7 @@ use crate::config::TokenConfig;
 use crate::library;
 use crate::link::Link;
 use crate::profile::Profile;
-use crate::queue::{Job, Queue};
+use crate::queue::{Job, Queue, Reply};
 use crate::request::{Request, Response};
 use crate::worker;
 
@@ -31,18 +31,34 @@ pub(crate) struct Here {
 impl Here {
     /// As [`crate::Token::open`].
     pub(crate) fn open(config: TokenConfig) -> Result<Self, HsmError> {
-        config.check()?;
-        let profile = Profile::load(&config.profile)?;
-        let library = library::load(config.library.as_deref(), &profile)?;
+        Self::open_worker(config).map_err(|(error, _)| error)
+    }
+
+    /// The same; the error also says whether trying again would do harm.
+    pub(crate) fn open_worker(config: TokenConfig) -> Result<Self, (HsmError, bool)> {
+        let mild = |error| (error, false);
+        config.check().map_err(mild)?;
+        let profile = Profile::load(&config.profile).map_err(mild)?;
+        let library = library::load(config.library.as_deref(), &profile).map_err(mild)?;
         let deadline = Duration::from_millis(config.deadline_ms);
         let link = Arc::new(Link::open(config, profile, library)?);
-        let sessions = sessions(&link)?;
-        worker::round_trip(&link)?;
+        let sessions = sessions(&link).map_err(mild)?;
+        worker::round_trip(&link).map_err(mild)?;
         let queue = Arc::new(Queue::new(sessions));
         let (clock, threads) = (Arc::default(), Mutex::default());
         let here = Self { link, queue, clock, threads, deadline };
-        here.start(sessions)?;
+        here.start(sessions).map_err(mild)?;
         Ok(here)
+    }
+
+    pub(crate) fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    /// Queues a job, unless this token can never do it.
+    pub(crate) fn push(&self, job: Job) -> Result<(), HsmError> {
+        job.request.check(&self.link.profile)?;
+        self.queue.push(job)
     }
 
     fn start(&self, sessions: usize) -> Result<(), HsmError> {
@@ -63,24 +79,11 @@ impl Here {
         Ok(())
     }
 
-    pub(crate) fn current_kek(&self) -> KekId {
-        self.link.current_kek()
-    }
-
-    /// As of the last operation or probe.
-    pub(crate) fn status(&self) -> HsmStatus {
-        let ready = self.link.health.is_ready();
-        let shown = self.link.health.shown();
-        let detail = if ready { shown.library } else { shown.trouble };
-        HsmStatus { ready, token: shown.token, serial: shown.serial, detail }
-    }
-
     /// Hands a request to the session threads and waits for the answer, or for the deadline.
     pub(crate) async fn ask(&self, request: Request) -> Result<Response, HsmError> {
-        request.check(&self.link.profile)?;
         let (reply, answer) = oneshot::channel();
         let deadline = Instant::now() + self.deadline;
-        self.queue.push(Job { request, reply, deadline })?;
+        self.push(Job { request, reply: Reply::Caller(reply), deadline })?;
         tokio::select! {
             biased;
             answered = answer => answered.unwrap_or_else(|_| Err(stopped())),

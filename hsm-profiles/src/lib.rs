@@ -11,7 +11,7 @@
 //! | `token`, `here` | the door to all abilities; a token whose library this process loads |
 //! | `request` | what a token can be asked, and what it answers |
 //! | `queue`, `clock`, `worker`, `lane` | bounded queue, deadlines, one thread per session, the operations |
-//! | `wire` | requests and answers as frames on a socket |
+//! | `process`, `wire` | libraries in worker processes, one for each token; the frames between |
 //! | `fault`, `health` | what an error asks for; what the outside sees |
 //! | [`fuzzing`] | any bytes in, invariants checked |
 //! | [`soft`] | tokens made on the spot for demonstrations and tests |
@@ -30,6 +30,7 @@ mod kek;
 mod lane;
 mod library;
 mod link;
+mod process;
 mod profile;
 mod queue;
 mod request;
@@ -40,7 +41,9 @@ mod token;
 mod wire;
 mod worker;
 
-pub use config::{PinSource, TokenConfig, TokenSelector};
+pub use config::{MemberConfig, PinSource, Spread, TokenConfig, TokenSelector};
+pub use process::inside::serve as serve_worker;
+pub use process::{Breaker, MemberStatus, Program};
 pub use profile::{
     Code, ErrorClasses, IvOnOpen, IvSource, KeyUse, Limits, MechanismName, Profile, Protection,
     Seal, SealBy,

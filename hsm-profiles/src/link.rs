@@ -14,7 +14,7 @@ use cryptoki::error::{Error, RvError};
 use cryptoki::session::{Session, UserType};
 use cryptoki::slot::{Limit, Slot, TokenInfo};
 use cryptoki::types::RawAuthPin;
-use km_core::hsm::{HsmError, KekId, KekInfo};
+use km_core::hsm::{HsmError, HsmStatus, KekId, KekInfo};
 use tracing::info;
 
 use crate::config::TokenConfig;
@@ -42,6 +42,15 @@ pub(crate) struct Connection {
     pub(crate) session_limit: Option<usize>,
 }
 
+impl Connection {
+    /// The same login with other keys.
+    fn with(&self, generation: u64, keks: KekSet) -> Self {
+        let anchor = Arc::clone(&self.anchor);
+        let (epoch, slot, session_limit) = (self.epoch, self.slot, self.session_limit);
+        Self { generation, epoch, slot, keks, anchor, session_limit }
+    }
+}
+
 #[derive(Default)]
 struct State {
     connection: Option<Arc<Connection>>,
@@ -62,7 +71,8 @@ pub(crate) struct Link {
     /// Zero while there is no connection, so that workers check theirs without a lock.
     generation: AtomicU64,
     generations: AtomicU64,
-    current: RwLock<KekId>,
+    /// The KEKs of the last connection, oldest first; outlives it.
+    known: RwLock<Vec<KekInfo>>,
 }
 
 /// Why a connection failed, and whether to try again.
@@ -74,12 +84,13 @@ enum Refusal {
 }
 
 impl Link {
-    /// Connects for the first time; every failure is final and says what to change.
+    /// Connects for the first time. A failure says what to change, and whether trying again would
+    /// do harm.
     pub(crate) fn open(
         config: TokenConfig,
         profile: Profile,
         library: Arc<Library>,
-    ) -> Result<Self, HsmError> {
+    ) -> Result<Self, (HsmError, bool)> {
         let link = Self {
             config,
             profile: Arc::new(profile),
@@ -88,11 +99,12 @@ impl Link {
             state: Mutex::default(),
             generation: AtomicU64::new(0),
             generations: AtomicU64::new(0),
-            current: RwLock::new(KekId(String::new())),
+            known: RwLock::default(),
         };
         let connected = link.connect(&mut link.lock());
         connected.map_err(|refusal| match refusal {
-            Refusal::ForGood(error) | Refusal::ForNow(error) | Refusal::Ours(error) => error,
+            Refusal::ForGood(error) => (error, true),
+            Refusal::ForNow(error) | Refusal::Ours(error) => (error, false),
         })?;
         Ok(link)
     }
@@ -103,7 +115,20 @@ impl Link {
 
     /// The KEK new data is sealed under.
     pub(crate) fn current_kek(&self) -> KekId {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.last().map_or_else(|| KekId(String::new()), |kek| kek.id.clone())
+    }
+
+    /// The KEKs the token held at the last look; does not block.
+    pub(crate) fn known_keks(&self) -> Vec<KekInfo> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// As of the last operation or probe; does not block.
+    pub(crate) fn status(&self) -> HsmStatus {
+        let (ready, shown) = (self.health.is_ready(), self.health.shown());
+        let detail = if ready { shown.library } else { shown.trouble };
+        HsmStatus { ready, token: shown.token, serial: shown.serial, detail }
     }
 
     pub(crate) fn is_current(&self, generation: u64) -> bool {
@@ -215,15 +240,23 @@ impl Link {
             done = change(session, known)?;
             keks = self.find_keks(session, &mut state.counts)?;
         }
-        self.publish(&mut state, |generation| Connection {
-            generation,
-            epoch: connection.epoch,
-            slot: connection.slot,
-            keks,
-            anchor: Arc::clone(&connection.anchor),
-            session_limit: connection.session_limit,
-        });
+        self.publish(&mut state, |generation| connection.with(generation, keks));
         Ok(done)
+    }
+
+    /// Looks for KEKs once more: another KM, or another token of a cluster, may have made one.
+    pub(crate) fn find_again(&self, lane: &Lane) -> Result<(), OpError> {
+        let connection = &lane.connection;
+        let mut state = self.lock();
+        let keks = {
+            let anchor = connection.anchor.lock().unwrap_or_else(PoisonError::into_inner);
+            self.find_keks(anchor.get()?, &mut state.counts)?
+        };
+        if keks.list() != connection.keks.list() {
+            info!("the token holds other KEKs than before");
+            self.publish(&mut state, |generation| connection.with(generation, keks));
+        }
+        Ok(())
     }
 
     /// Connects after a loss: when the library as it stands does not give the token back, with
@@ -275,11 +308,10 @@ impl Link {
     fn publish(&self, state: &mut State, make: impl FnOnce(u64) -> Connection) -> Arc<Connection> {
         let generation = self.generations.fetch_add(1, Ordering::Relaxed) + 1;
         let connection = Arc::new(make(generation));
-        if let Some(kek) = connection.keks.current() {
-            *self.current.write().unwrap_or_else(PoisonError::into_inner) = kek.id.clone();
-        }
+        *self.known.write().unwrap_or_else(PoisonError::into_inner) = connection.keks.list();
         state.connection = Some(Arc::clone(&connection));
         self.generation.store(generation, Ordering::Release);
+        self.health.changed();
         connection
     }
 

@@ -6,12 +6,13 @@
 //! calls are spent on hand-over.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use km_core::hsm::HsmError;
 use tokio::sync::oneshot;
 
+use crate::process::inside::Back;
 use crate::request::{Request, Response};
 
 const MAX_JOBS: usize = 1024;
@@ -23,7 +24,29 @@ const MAX_BATCH: usize = 16;
 const MAX_BATCH_BYTES: usize = 32 << 10;
 
 /// Where the answer to a request goes.
-pub(crate) type Reply = oneshot::Sender<Result<Response, HsmError>>;
+pub(crate) enum Reply {
+    /// To a task of this process.
+    Caller(oneshot::Sender<Result<Response, HsmError>>),
+    /// To the KM whose worker process this is.
+    Socket { id: u64, back: Arc<Back> },
+}
+
+/// Hands over the answers of a batch. A caller that left loses nothing but the answer.
+pub(crate) fn deliver(answers: impl Iterator<Item = (Reply, Result<Response, HsmError>)>) {
+    let mut socket = None;
+    for (reply, answer) in answers {
+        match reply {
+            Reply::Caller(caller) => drop(caller.send(answer)),
+            Reply::Socket { id, back } => {
+                back.put(id, answer);
+                socket = Some(back);
+            }
+        }
+    }
+    if let Some(back) = socket {
+        back.flush();
+    }
+}
 
 /// One request with the time after which nobody waits for it.
 pub(crate) struct Job {
@@ -35,7 +58,8 @@ pub(crate) struct Job {
 impl Job {
     /// Whether nobody waits for it any more.
     pub(crate) fn is_late(&self) -> bool {
-        Instant::now() >= self.deadline || self.reply.is_closed()
+        let left = matches!(&self.reply, Reply::Caller(caller) if caller.is_closed());
+        left || Instant::now() >= self.deadline
     }
 }
 
@@ -144,7 +168,7 @@ mod tests {
     fn job(len: usize) -> Job {
         let deadline = Instant::now() + Duration::from_secs(60);
         let request = Request::Random { len: u32::try_from(len).unwrap() };
-        Job { request, reply: oneshot::channel().0, deadline }
+        Job { request, reply: Reply::Caller(oneshot::channel().0), deadline }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! method in `token`. Requests also travel to a process of their own as they are (see `wire`), so
 //! every part must be serde; clear bytes stay [`ClearBytes`], marked `with = "wire::clear"`.
 
-use km_core::hsm::{HsmError, KekInfo, Sealed};
+use km_core::hsm::{HsmError, KekId, KekInfo, Sealed};
 use km_core::material::ClearBytes;
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +41,8 @@ pub(crate) enum Request {
     CreateKek,
     /// Answered by [`Response::Done`].
     DestroyKek { kek: KekInfo },
+    /// Looks for KEKs that others made in the token. Answered by [`Response::Done`].
+    FindKeks,
 }
 
 /// What comes back for a [`Request`] that was carried out.
@@ -60,9 +62,34 @@ impl Request {
             Self::Seal { aad, clear } => aad.len() + clear.len(),
             Self::Open { aad, sealed } => aad.len() + sealed.ciphertext.len(),
             Self::Random { len } => *len as usize,
-            Self::Probe | Self::Keks | Self::CreateKek | Self::DestroyKek { .. } => 0,
+            Self::Probe | Self::Keks | Self::FindKeks => 0,
+            Self::CreateKek | Self::DestroyKek { .. } => 0,
         };
         message + REQUEST_BYTES
+    }
+
+    /// Whether it may be carried out once more when its answer was lost: then only work was lost.
+    pub(crate) fn is_repeatable(&self) -> bool {
+        match self {
+            Self::Seal { .. } | Self::Open { .. } | Self::Random { .. } => true,
+            Self::Probe | Self::Keks | Self::FindKeks => true,
+            // What is destroyed already is no error.
+            Self::DestroyKek { .. } => true,
+            Self::CreateKek => false,
+        }
+    }
+
+    /// Whether each of several tokens must do it.
+    pub(crate) fn is_for_all(&self) -> bool {
+        matches!(self, Self::DestroyKek { .. })
+    }
+
+    /// The KEK it needs, where that is not the one that seals.
+    pub(crate) fn kek(&self) -> Option<&KekId> {
+        match self {
+            Self::Open { sealed, .. } => Some(&sealed.kek),
+            _ => None,
+        }
     }
 
     /// Refuses what a token of this profile can never do, before anybody waits for it.
@@ -81,7 +108,8 @@ impl Request {
                 check_sizes(profile, aad, message)
             }
             Self::Random { len } => check_sizes(profile, &[], *len as usize),
-            Self::Probe | Self::Keks | Self::CreateKek | Self::DestroyKek { .. } => Ok(()),
+            Self::Probe | Self::Keks | Self::FindKeks => Ok(()),
+            Self::CreateKek | Self::DestroyKek { .. } => Ok(()),
         }
     }
 }

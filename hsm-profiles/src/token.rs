@@ -8,6 +8,7 @@ use km_core::material::ClearBytes;
 
 use crate::config::TokenConfig;
 use crate::here::Here;
+use crate::process::{MemberStatus, Members, Program};
 use crate::request::{Request, Response};
 
 /// One PKCS#11 token with its sessions and KEKs. Dropping it closes them.
@@ -18,6 +19,7 @@ pub struct Token {
 /// Where the library is loaded.
 enum Door {
     Here(Here),
+    Away(Arc<Members>),
 }
 
 impl Token {
@@ -36,10 +38,33 @@ impl Token {
         Ok(Arc::new(Self { door: Door::Here(Here::open(config)?) }))
     }
 
+    /// As [`Token::open`], but the library is loaded in a worker process, one for each token, which
+    /// `program` runs. A worker that crashes or hangs is started again, and a token that comes back
+    /// is used again. With several tokens configured one that opens is enough.
+    ///
+    /// Call it inside a tokio runtime, which must last as long as the token is used.
+    ///
+    /// # Errors
+    /// Those of [`Token::open`].
+    pub async fn start(config: TokenConfig, program: Program) -> Result<Arc<Self>, HsmError> {
+        let members = Members::start(config, program).await?;
+        Ok(Arc::new(Self { door: Door::Away(Arc::new(members)) }))
+    }
+
+    /// Each token with its worker process, in the order of the configuration; none when the
+    /// library is loaded in this process.
+    pub fn members(&self) -> Vec<MemberStatus> {
+        match &self.door {
+            Door::Here(_) => Vec::new(),
+            Door::Away(members) => members.each(),
+        }
+    }
+
     /// The one way of every ability: within the configured deadline, wherever the library is.
     pub(crate) async fn ask(&self, request: Request) -> Result<Response, HsmError> {
         match &self.door {
             Door::Here(here) => here.ask(request).await,
+            Door::Away(members) => members.ask(request).await,
         }
     }
 }
@@ -48,7 +73,8 @@ impl Token {
 impl Hsm for Token {
     fn current_kek(&self) -> KekId {
         match &self.door {
-            Door::Here(here) => here.current_kek(),
+            Door::Here(here) => here.link().current_kek(),
+            Door::Away(members) => members.current_kek(),
         }
     }
 
@@ -68,6 +94,9 @@ impl Hsm for Token {
     }
 
     async fn probe(&self) -> HsmStatus {
+        if let Door::Away(members) = &self.door {
+            return members.probe().await;
+        }
         // The workers record success and failure; only a missing answer is left to note.
         match self.ask(Request::Probe).await.and_then(Response::done) {
             Ok(()) => self.status(),
@@ -77,7 +106,8 @@ impl Hsm for Token {
 
     fn status(&self) -> HsmStatus {
         match &self.door {
-            Door::Here(here) => here.status(),
+            Door::Here(here) => here.link().status(),
+            Door::Away(members) => members.status(),
         }
     }
 

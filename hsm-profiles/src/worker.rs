@@ -15,7 +15,7 @@ use km_core::material::ClearBytes;
 use crate::fault::{Fault, classify};
 use crate::lane::{Lane, OpError};
 use crate::link::{Connection, Link, code};
-use crate::queue::{Job, Queue, Reply, Taken};
+use crate::queue::{Job, Queue, Reply, Taken, deliver};
 use crate::request::{Request, Response};
 
 /// New session, new login, one more: no error needs a fourth try.
@@ -34,8 +34,7 @@ pub(crate) fn run(link: Arc<Link>, queue: Arc<Queue>) {
             Taken::Nap => drop(worker.attempt(|lane| lane.round_trip(None), OnData::Retry)),
             Taken::Jobs => {
                 answers.extend(batch.drain(..).map(|job| worker.answer(job)));
-                // A caller that left loses nothing but the answer.
-                answers.drain(..).for_each(|(reply, answer)| drop(reply.send(answer)));
+                deliver(answers.drain(..));
             }
         }
     }
@@ -99,6 +98,10 @@ impl Worker {
             }
             Request::Keks => {
                 self.retried(|lane| Ok(lane.connection.keks.list())).map(Response::Keks)
+            }
+            Request::FindKeks => {
+                let link = Arc::clone(&self.link);
+                self.retried(|lane| link.find_again(lane)).map(|()| Response::Done)
             }
         }
     }

@@ -136,7 +136,7 @@ pub enum HsmError {
 }
 
 /// What a readiness probe and an operator want to know.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HsmStatus {
     /// Logged in, and the last operation or probe succeeded.
     pub ready: bool,

@@ -5,6 +5,7 @@
 //! - [`serve`]: a running key manager; [`serve::run`] is what tests start.
 //! - `monitor`: `/metrics`, `/healthz`, `/readyz`. `admin`: the operators' API.
 //! - [`doctor`]: checks without a server. [`demo`]: a whole small network on loopback.
+//! - `worker`: the process that holds an HSM library, which a running key manager starts.
 //! - [`fault`]: failures with stable codes. [`wipe_alloc`], `hardening`: keys leave no traces.
 
 mod admin;
@@ -19,3 +20,4 @@ mod monitor;
 pub mod serve;
 mod signals;
 pub mod wipe_alloc;
+mod worker;

@@ -4,14 +4,15 @@
 //! again as a child with the variable set; the body runs in the child.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::panic)]
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use cryptoki::context::Pkcs11;
 use cryptoki::session::Session;
 use cryptoki::slot::Slot;
-use hsm_profiles::soft::{SoftToken, provision};
-use hsm_profiles::{PinSource, Profile, Token, TokenConfig, TokenSelector};
+use hsm_profiles::soft::{CONF_VARIABLE, SoftToken, provision};
+use hsm_profiles::{PinSource, Profile, Program, Spread, Token, TokenConfig, TokenSelector};
 
 const FOLDER_VARIABLE: &str = "QKM_TEST_FOLDER";
 /// Tells `qkm-token-init` where the library is.
@@ -22,6 +23,11 @@ pub const LABEL: &str = "north";
 pub struct Room {
     pub dir: PathBuf,
     pub product: SoftToken,
+}
+
+/// The worker process of these tests.
+pub fn worker_program() -> Program {
+    Program { path: env!("CARGO_BIN_EXE_qkm-hsm-worker").into(), arguments: Vec::new() }
 }
 
 pub fn init_command() -> Command {
@@ -76,6 +82,11 @@ impl Room {
             create_kek: true,
             sessions: Some(3),
             deadline_ms: 20_000,
+            env: BTreeMap::new(),
+            memory_mib: None,
+            name: None,
+            member: Vec::new(),
+            spread: Spread::default(),
         }
     }
 
@@ -94,6 +105,28 @@ impl Room {
 
     pub fn open(&self) -> std::sync::Arc<Token> {
         Token::open(self.config()).unwrap()
+    }
+
+    /// As [`Room::open`], with the library in a worker process.
+    pub async fn start(&self) -> std::sync::Arc<Token> {
+        Token::start(self.config(), worker_program()).await.unwrap()
+    }
+
+    /// A copy of all tokens in a folder of its own, and the environment that finds it.
+    pub fn copied(&self, name: &str) -> (PathBuf, BTreeMap<String, String>) {
+        let dir = self.dir.join(name);
+        let conf = self.product.write_conf(&dir).unwrap();
+        for token in std::fs::read_dir(self.dir.join("softhsm")).unwrap() {
+            let token = token.unwrap();
+            let to = dir.join("softhsm").join(token.file_name());
+            std::fs::create_dir(&to).unwrap();
+            for file in std::fs::read_dir(token.path()).unwrap() {
+                let file = file.unwrap();
+                std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+            }
+        }
+        let env = [(CONF_VARIABLE.to_owned(), conf.display().to_string())].into();
+        (conf, env)
     }
 
     /// A token of its own in the same library.

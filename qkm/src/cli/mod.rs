@@ -12,7 +12,7 @@ use crate::{
     config::Config,
     demo,
     fault::{Exit, Failure},
-    hardening, logging, serve, signals,
+    hardening, logging, serve, signals, worker,
 };
 
 const AFTER_HELP: &str = "\
@@ -73,6 +73,12 @@ enum Command {
     Version,
     #[command(hide = true)]
     DemoToken { label: String, pin_file: PathBuf },
+    /// Hold one token's PKCS#11 library; `serve` starts it.
+    #[command(hide = true)]
+    HsmWorker {
+        #[arg(long)]
+        dumpable: bool,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -178,12 +184,14 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Completions { shell } => local::completions(shell),
         Command::Version => local::version(),
         Command::DemoToken { label, pin_file } => demo::make_token(&label, &pin_file),
+        Command::HsmWorker { dumpable } => worker::work(dumpable, &log),
     }
 }
 
 fn serve_command(args: &Run, log: &str) -> Result<Exit, Failure> {
-    let config = Config::load(&args.config.config)?;
+    let mut config = Config::load(&args.config.config)?;
     hardening::protect(config.dumpable)?;
+    config.worker = worker::program(config.dumpable, log);
     logging::start(log)?;
     let runtime = runtime()?;
     let end = runtime.block_on(async {

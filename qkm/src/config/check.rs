@@ -15,7 +15,10 @@ use super::{
     file::{self, File},
     locate,
 };
-use crate::fault::{Code, Failure};
+use crate::{
+    fault::{Code, Failure},
+    worker,
+};
 
 /// A contradiction, with the byte offset of the entry at fault.
 pub(super) struct Mistake {
@@ -73,6 +76,7 @@ pub(super) fn check(file: File) -> Result<Config, Mistake> {
         operator: file.operator,
         dumpable: file.debug.dumpable,
         hsm: file.hsm,
+        worker: worker::program(false, "off"),
         peers,
         registry,
         applications,

@@ -11,7 +11,7 @@ mod locate;
 
 use std::{fmt, net::SocketAddr, path::Path, path::PathBuf, time::Duration};
 
-use hsm_profiles::TokenConfig;
+use hsm_profiles::{Program, TokenConfig};
 use km_core::{
     ids::{ClusterId, LinkId, SaeId},
     random::QrngConfig,
@@ -40,6 +40,8 @@ pub struct Config {
     pub hsm: TokenConfig,
     /// Where random numbers come from.
     pub random: RandomSources,
+    /// What runs the HSM worker processes. Not part of the file.
+    pub worker: Program,
     /// Bounds on what applications may ask for.
     pub limits: SupplyLimits,
     /// How long an assigned key waits to be collected.

@@ -111,7 +111,7 @@ pub async fn examine(path: &Path) -> Report {
     report.ok(format!("configuration {} is well formed", path.display()));
     let running = server_answers(&config);
     if let Some(answer) = &running {
-        let ready = answer == "ready";
+        let ready = answer.split("; ").next() == Some("ready");
         let text = format!("a server runs with this configuration: {answer}");
         report.say(if ready { Level::Ok } else { Level::Warning }, text);
     }
@@ -160,8 +160,7 @@ fn folder(config: &Config, report: &mut Report) {
 async fn token(config: &Config, report: &mut Report) -> Option<Arc<Token>> {
     let mut settings = config.hsm.clone();
     settings.create_kek = false;
-    let opened = tokio::task::spawn_blocking(move || Token::open(settings)).await.ok()?;
-    let token = match opened {
+    let token = match Token::start(settings, config.worker.clone()).await {
         Ok(token) => token,
         // Only a token without a KEK says so, and the first start makes one.
         Err(error) if config.hsm.create_kek && error.to_string().contains("create_kek") => {
@@ -175,6 +174,9 @@ async fn token(config: &Config, report: &mut Report) -> Option<Arc<Token>> {
     };
     let status = token.status();
     report.ok(format!("HSM token {:?} (serial {}): logged in", status.token, status.serial));
+    for member in token.members().iter().filter(|member| !member.status.ready) {
+        report.warn(format!("HSM token {}: {}", member.name, member.status.detail));
+    }
     match round_trip(token.as_ref()).await {
         Ok(kek) => report.ok(format!("HSM seals and opens under KEK {kek}")),
         Err(failure) => report.fail(&failure),

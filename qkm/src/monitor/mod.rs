@@ -96,7 +96,11 @@ fn answer(inside: &Inside, method: &Method, path: &str) -> Response<Full<Bytes>>
         "/readyz" => {
             let reasons = inside.health.reasons(&inside.node);
             match reasons.is_empty() {
-                true => reply(StatusCode::OK, text, "ready\n".to_owned()),
+                true => {
+                    let warnings = inside.health.warnings(&inside.node.token);
+                    let lines = [vec!["ready".to_owned()], warnings].concat();
+                    reply(StatusCode::OK, text, lines.join("\n") + "\n")
+                }
                 false => reply(StatusCode::SERVICE_UNAVAILABLE, text, reasons.join("\n") + "\n"),
             }
         }

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use hsm_profiles::Token;
 use km_core::{
     clock::now_ms,
     store::{Commit, Outcome, Store},
@@ -52,6 +53,13 @@ impl Health {
     async fn try_store(&self, store: &dyn Store) {
         let trouble = write(store).await.err();
         *self.store.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    /// What an operator should look at although it is ready.
+    pub(crate) fn warnings(&self, token: &Token) -> Vec<String> {
+        let members = token.members();
+        let away = members.iter().filter(|member| !member.status.ready);
+        away.map(|member| format!("HSM token {}: {}", member.name, member.status.detail)).collect()
     }
 
     /// Why it is not ready; empty when it is.

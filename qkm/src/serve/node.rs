@@ -78,10 +78,8 @@ impl Node {
 }
 
 async fn open_token(config: &Config) -> Result<Arc<Token>, Failure> {
-    let settings = config.hsm.clone();
-    let opened = tokio::task::spawn_blocking(move || Token::open(settings)).await;
-    let stopped = |e| Failure::new(Code::H001, format!("the HSM library ended the thread: {e}"));
-    opened.map_err(stopped)?.map_err(|e| of_hsm(&e))
+    let opened = Token::start(config.hsm.clone(), config.worker.clone()).await;
+    opened.map_err(|e| of_hsm(&e))
 }
 
 /// The sources as configured; one that is away keeps the KM from being ready, not from starting.

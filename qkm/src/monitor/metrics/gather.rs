@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use hsm_profiles::{Breaker, MemberStatus};
 use km_core::{
     ids::{ClusterId, LinkId},
     ledger::Ledger,
@@ -17,6 +18,7 @@ use crate::serve::Inside;
 pub(super) fn all(inside: &Inside) -> Vec<Metric> {
     let mut metrics = process(inside);
     metrics.extend(random(inside));
+    metrics.extend(tokens(inside));
     metrics.extend(pools(inside));
     metrics.extend(links(inside));
     metrics.extend(modules(inside));
@@ -31,7 +33,6 @@ fn yes(flag: bool) -> f64 {
 }
 
 fn process(inside: &Inside) -> Vec<Metric> {
-    let token = inside.node.hsm().status();
     let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
     let here = vec![("cluster", inside.node.supply.here().to_string())];
     let ready = inside.health.reasons(&inside.node).is_empty();
@@ -41,11 +42,6 @@ fn process(inside: &Inside) -> Vec<Metric> {
             "qkm_ready",
             "1 when the HSM is logged in and the store is open.",
             vec![(here, yes(ready))],
-        ),
-        Metric::gauge(
-            "qkm_hsm_ready",
-            "1 when the token answered the last operation or probe.",
-            vec![(vec![("token", token.token)], yes(token.ready))],
         ),
         Metric::gauge(
             "qkm_store_ready",
@@ -78,6 +74,31 @@ fn random(inside: &Inside) -> Vec<Metric> {
             "qkm_random_source_failures",
             "Health tests failed and draws without an answer.",
             failures.collect(),
+        ),
+    ]
+}
+
+fn tokens(inside: &Inside) -> Vec<Metric> {
+    let members = inside.node.token.members();
+    let labels = |member: &MemberStatus| vec![("token", member.name.clone())];
+    let ready = members.iter().map(|m| (labels(m), yes(m.status.ready)));
+    let open = members.iter().map(|m| (labels(m), yes(m.breaker == Breaker::Open)));
+    let restarts = members.iter().map(|m| (labels(m), m.restarts));
+    vec![
+        Metric::gauge(
+            "qkm_hsm_ready",
+            "1 when the token answered the last operation or probe, and is used.",
+            ready.collect(),
+        ),
+        Metric::gauge(
+            "qkm_hsm_breaker_open",
+            "1 when the token does not work and nothing is sent to it.",
+            open.collect(),
+        ),
+        Metric::counter(
+            "qkm_hsm_worker_restarts",
+            "How often the token's worker process was started again.",
+            restarts.collect(),
         ),
     ]
 }

@@ -1,0 +1,198 @@
+//! The worker process. Enter through [`serve`].
+//!
+//! One thread reads requests into the queue; the session threads write the answers of a batch
+//! with one call. It ends when the KM closes the socket, and when the KM's process ends.
+
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{Builder, sleep};
+use std::time::{Duration, Instant};
+
+use km_core::hsm::HsmError;
+use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
+use serde::Serialize;
+
+use super::{Asked, Seen, Told};
+use crate::config::TokenConfig;
+use crate::here::Here;
+use crate::link::Link;
+use crate::queue::{Job, Reply};
+use crate::request::Response;
+use crate::wire::{Inbox, Outbox};
+
+/// How soon the KM hears of a change that comes without an answer.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Serves one token over standard input, which must be the socket that the KM made.
+///
+/// Call it first thing in a process that does nothing else.
+///
+/// # Errors
+/// When standard input is no such socket, or what comes over it is no message.
+pub fn serve() -> io::Result<()> {
+    close_others()?;
+    // Should the KM's thread that started this process be gone already, the socket is closed.
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    ignore_stop_signals()?;
+    let mut socket = take_socket()?;
+    let mut inbox = Inbox::default();
+    let Some(Asked::Open(config)) = receive(&mut socket, &mut inbox)? else {
+        return Err(wrong("the KM's first message is no configuration"));
+    };
+    match limit_memory(&config).and_then(|()| Here::open_worker(*config)) {
+        Ok(here) => converse(socket, &mut inbox, here),
+        Err((error, for_good)) => send(&mut socket, &Told::NotOpened { error, for_good }),
+    }
+}
+
+fn converse(mut socket: UnixStream, inbox: &mut Inbox, here: Here) -> io::Result<()> {
+    let back = Arc::new(Back::new(socket.try_clone()?, Arc::clone(here.link())));
+    send(&mut socket, &Told::Opened(here.link().seen()))?;
+    let watched = Arc::downgrade(&back);
+    Builder::new().name("hsm-look".to_owned()).spawn(move || {
+        while let Some(back) = watched.upgrade() {
+            back.flush();
+            drop(back);
+            sleep(LOOK);
+        }
+    })?;
+    while let Some(asked) = receive(&mut socket, inbox)? {
+        let Asked::Do { id, within_ms, request } = asked else {
+            return Err(wrong("the token is open already"));
+        };
+        let reply = Reply::Socket { id, back: Arc::clone(&back) };
+        let deadline = Instant::now() + Duration::from_millis(within_ms.into());
+        if let Err(error) = here.push(Job { request, reply, deadline }) {
+            back.put(id, Err(error));
+            back.flush();
+        }
+    }
+    Ok(())
+}
+
+/// The way back to the KM.
+pub(crate) struct Back {
+    out: Mutex<Outbox>,
+    socket: UnixStream,
+    link: Arc<Link>,
+    /// The last change of the token's state that the KM knows.
+    told: AtomicU64,
+}
+
+impl Back {
+    fn new(socket: UnixStream, link: Arc<Link>) -> Self {
+        let told = AtomicU64::new(link.health.changes());
+        Self { out: Mutex::default(), socket, link, told }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Outbox> {
+        self.out.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds an answer. It leaves with the next [`Back::flush`].
+    pub(crate) fn put(&self, id: u64, answer: Result<Response, HsmError>) {
+        let mut out = self.lock();
+        self.put_change(&mut out);
+        if out.push(&Told::Answer { id, answer }).is_err() {
+            let why = "the answer is longer than a worker may send".to_owned();
+            // Short, so it fits.
+            let _ = out.push(&Told::Answer { id, answer: Err(HsmError::Unsupported(why)) });
+        }
+    }
+
+    fn put_change(&self, out: &mut Outbox) {
+        let changes = self.link.health.changes();
+        if self.told.swap(changes, Ordering::AcqRel) != changes {
+            let _ = out.push(&Told::Changed(self.link.seen()));
+        }
+    }
+
+    /// Writes what waits. A KM that is gone is noticed by the thread that reads.
+    pub(crate) fn flush(&self) {
+        let mut out = self.lock();
+        self.put_change(&mut out);
+        let written = (&self.socket).write_all(out.waiting());
+        let count = out.waiting().len();
+        out.sent(count);
+        drop(written);
+    }
+}
+
+/// The next message; `None` when the KM closed the socket.
+fn receive(socket: &mut UnixStream, inbox: &mut Inbox) -> io::Result<Option<Asked>> {
+    loop {
+        if let Some(asked) = inbox.next().map_err(wrong)? {
+            return Ok(Some(asked));
+        }
+        match socket.read(inbox.room().map_err(wrong)?) {
+            Ok(0) => return Ok(None),
+            Ok(count) => inbox.filled(count),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn send<T: Serialize>(socket: &mut UnixStream, message: &T) -> io::Result<()> {
+    let mut out = Outbox::default();
+    out.push(message).map_err(wrong)?;
+    socket.write_all(out.waiting())
+}
+
+fn wrong(what: impl ToString) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what.to_string())
+}
+
+/// The socket moves away from standard input, which the library's own children would inherit.
+fn take_socket() -> io::Result<UnixStream> {
+    let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    socket.peer_addr().map_err(|_| wrong("only a running key manager starts this command"))?;
+    rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null")?)?;
+    Ok(socket)
+}
+
+/// Closes whatever the KM or its own parent left open to this process.
+#[allow(unsafe_code)]
+fn close_others() -> io::Result<()> {
+    let listed = std::fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
+        .collect::<Vec<_>>();
+    // The listing itself was among them, and is closed now.
+    let open = |number: &i32| std::fs::symlink_metadata(format!("/proc/self/fd/{number}")).is_ok();
+    for number in listed.into_iter().filter(|number| *number > 2 && open(number)) {
+        // SAFETY: the process has just started, has one thread, and opened nothing itself.
+        unsafe { rustix::io::close(number) };
+    }
+    Ok(())
+}
+
+/// A signal to stop goes to the whole group or service; the KM still needs its token then.
+fn ignore_stop_signals() -> io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let _inside = runtime.enter();
+    for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()] {
+        // The handler stays when nobody listens any more, and does nothing.
+        drop(signal(kind)?);
+    }
+    Ok(())
+}
+
+fn limit_memory(config: &TokenConfig) -> Result<(), (HsmError, bool)> {
+    let Some(mib) = config.memory_mib else { return Ok(()) };
+    let bytes = Some(mib << 20);
+    setrlimit(Resource::As, Rlimit { current: bytes, maximum: bytes }).map_err(|error| {
+        (HsmError::Setup(format!("hsm.memory_mib cannot be set to {mib}: {error}")), true)
+    })
+}
+
+impl Link {
+    /// The state of the token; does not block.
+    pub(crate) fn seen(&self) -> Seen {
+        Seen { status: self.status(), keks: self.known_keks() }
+    }
+}

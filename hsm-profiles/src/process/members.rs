@@ -1,0 +1,323 @@
+//! The tokens of a KM: which one is asked, and what is asked again. Enter through
+//! [`Members::ask`].
+//!
+//! A request whose worker ended is asked again, of another token or of the worker that follows,
+//! but only where that is safe: a sealing whose answer was lost is only waste, while a key that
+//! was made and not told of would stay for ever.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{Builder, JoinHandle, sleep};
+use std::time::{Duration, Instant};
+
+use km_core::hsm::{HsmError, HsmStatus, KekId};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tracing::warn;
+
+use super::line::{Coming, Line, NotSent};
+use super::member::{Begun, Breaker, Common, Member, MemberStatus};
+use super::start::Program;
+use crate::clock::Clock;
+use crate::config::{Spread, TokenConfig};
+use crate::request::{Request, Response};
+
+/// How often one request is sent at most. One that ends every worker it meets must not go round.
+const TRIES: usize = 3;
+/// How long dropping waits for workers to end by themselves.
+const CLOSE_WAIT: Duration = Duration::from_secs(3);
+
+/// The tokens of one KM, in the order of the configuration.
+pub(crate) struct Members {
+    all: Vec<Arc<Member>>,
+    common: Arc<Common>,
+    spread: Spread,
+    turn: AtomicUsize,
+    clock: Arc<Clock>,
+    deadline: Duration,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// What became of a request that was sent.
+enum Outcome {
+    Answered(Result<Response, HsmError>),
+    /// The worker ended before it answered.
+    Lost,
+    Overdue(HsmError),
+}
+
+impl Members {
+    /// Starts the workers and waits until each has opened its token or failed to.
+    pub(crate) async fn start(config: TokenConfig, program: Program) -> Result<Self, HsmError> {
+        config.check()?;
+        let (spread, deadline) = (config.spread, Duration::from_millis(config.deadline_ms));
+        let common: Arc<Common> = Arc::default();
+        let (mut all, mut threads, mut opening) = (Vec::new(), Vec::new(), Vec::new());
+        for (name, config) in config.members() {
+            let Begun { member, thread, first } =
+                Member::start(name, config, program.clone(), Arc::clone(&common))?;
+            all.push(member);
+            threads.push(thread);
+            opening.push(first);
+        }
+        let clock: Arc<Clock> = Arc::default();
+        let ticks = Arc::clone(&clock);
+        let ticking = Builder::new().name("hsm-clock".to_owned());
+        let ticking = ticking.spawn(move || ticks.run(deadline));
+        threads.push(ticking.map_err(|e| HsmError::Setup(format!("no HSM thread: {e}")))?);
+        let (turn, threads) = (AtomicUsize::new(0), Mutex::new(threads));
+        let members = Self { all, common, spread, turn, clock, deadline, threads };
+        members.opened(opening).await?;
+        Ok(members)
+    }
+
+    /// One open token is enough to start with; the first error otherwise.
+    async fn opened(
+        &self,
+        opening: Vec<oneshot::Receiver<Result<(), HsmError>>>,
+    ) -> Result<(), HsmError> {
+        let mut errors = Vec::new();
+        for (member, first) in self.all.iter().zip(opening) {
+            let stopped = |_| Err(HsmError::Unavailable("the HSM threads have stopped".to_owned()));
+            if let Err(error) = first.await.unwrap_or_else(stopped) {
+                if self.all.len() > 1 {
+                    warn!(token = member.name, why = %error, "HSM token not open");
+                }
+                errors.push(error);
+            }
+        }
+        match errors.into_iter().next() {
+            Some(error) if self.common.current().is_none() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Asks a token, and another or again when that is safe, until the deadline.
+    pub(crate) async fn ask(&self, request: Request) -> Result<Response, HsmError> {
+        let until = Instant::now() + self.deadline;
+        if request.is_for_all() && self.all.len() > 1 {
+            return self.ask_all(&request, until).await;
+        }
+        let mut tried = Vec::new();
+        loop {
+            let Some((n, line)) = self.choose(&request, &tried, until).await else {
+                return self.ask_anyone(&request, until).await;
+            };
+            tried.push(n);
+            let again = request.is_repeatable() && tried.len() < TRIES;
+            let outcome = match line.send(&request, until.saturating_duration_since(Instant::now()))
+            {
+                Ok(coming) => self.outcome(n, &line, coming, until).await,
+                Err(NotSent::Refused(error)) => return Err(error),
+                // Not sent, so safe whatever it is.
+                Err(NotSent::Ended) if tried.len() < TRIES => continue,
+                Err(NotSent::Ended) => Outcome::Lost,
+            };
+            match outcome {
+                Outcome::Answered(Err(HsmError::Unavailable(_)))
+                    if again && self.untried(&request, &tried).is_some() => {}
+                Outcome::Answered(answer) => return answer,
+                Outcome::Lost if again && Instant::now() < until => {}
+                Outcome::Lost => return Err(lost(&request)),
+                Outcome::Overdue(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Asks every token; the first that does not do it ends it with its name.
+    async fn ask_all(&self, request: &Request, until: Instant) -> Result<Response, HsmError> {
+        let mut last = Response::Done;
+        for (n, member) in self.all.iter().enumerate() {
+            last = self.ask_one(n, request, until).await.map_err(|error| {
+                HsmError::Unavailable(format!(
+                    "not every token did it, {} did not ({error}): try again when all work",
+                    member.name
+                ))
+            })?;
+        }
+        Ok(last)
+    }
+
+    /// Asks this one token, once.
+    async fn ask_one(
+        &self,
+        n: usize,
+        request: &Request,
+        until: Instant,
+    ) -> Result<Response, HsmError> {
+        let away = || HsmError::Unavailable(self.troubles());
+        let line = self.all.get(n).and_then(|member| member.running()).ok_or_else(away)?;
+        match line.send(request, until.saturating_duration_since(Instant::now())) {
+            Err(NotSent::Refused(error)) => Err(error),
+            Err(NotSent::Ended) => Err(away()),
+            Ok(coming) => match self.outcome(n, &line, coming, until).await {
+                Outcome::Answered(answer) => answer,
+                Outcome::Lost => Err(lost(request)),
+                Outcome::Overdue(error) => Err(error),
+            },
+        }
+    }
+
+    /// Waits for the answer. A worker that has answered nothing for a whole deadline hangs, and
+    /// is ended.
+    async fn outcome(&self, n: usize, line: &Line, coming: Coming, until: Instant) -> Outcome {
+        tokio::select! {
+            biased;
+            answered = coming => answered.map_or(Outcome::Lost, Outcome::Answered),
+            () = self.clock.past(until) => Outcome::Overdue(self.overdue(n, line)),
+        }
+    }
+
+    fn overdue(&self, n: usize, line: &Line) -> HsmError {
+        let ms = self.deadline.as_millis();
+        if !line.silent_for(self.deadline) {
+            return HsmError::Unavailable(format!(
+                "no answer within {ms} ms, the token is overloaded: send fewer requests at once"
+            ));
+        }
+        let why = format!(
+            "the token has answered nothing for {ms} ms: check the device and its service; the \
+             worker process that holds its library is started again"
+        );
+        if let Some(member) = self.all.get(n) {
+            member.kill(line, &why);
+        }
+        HsmError::Unavailable(why)
+    }
+
+    /// The token to ask: one not tried yet, else any that works; waits for one being started.
+    async fn choose(
+        &self,
+        request: &Request,
+        tried: &[usize],
+        until: Instant,
+    ) -> Option<(usize, Arc<Line>)> {
+        loop {
+            if let Some(chosen) =
+                self.untried(request, tried).or_else(|| self.untried(request, &[]))
+            {
+                return Some(chosen);
+            }
+            let mut changed = std::pin::pin!(self.common.changed.notified());
+            changed.as_mut().enable();
+            if let Some(chosen) = self.untried(request, &[]) {
+                return Some(chosen);
+            }
+            if !self.all.iter().any(|member| member.is_starting()) {
+                return None;
+            }
+            tokio::select! {
+                () = changed => {}
+                () = self.clock.past(until) => return None,
+            }
+        }
+    }
+
+    fn untried(&self, request: &Request, tried: &[usize]) -> Option<(usize, Arc<Line>)> {
+        let kek = request.kek();
+        let count = self.all.len();
+        let first = match self.spread {
+            Spread::ActiveStandby => 0,
+            Spread::ActiveActive => self.turn.fetch_add(1, Ordering::Relaxed) % count.max(1),
+        };
+        (0..count)
+            .map(|step| (first + step) % count)
+            .filter(|n| !tried.contains(n))
+            .find_map(|n| Some((n, self.all.get(n)?.usable(kek)?)))
+    }
+
+    /// No token works: one that runs says best why.
+    async fn ask_anyone(&self, request: &Request, until: Instant) -> Result<Response, HsmError> {
+        let mut all = self.all.iter();
+        let fitting = all.position(|m| m.running().is_some() && !m.lacks_current());
+        match fitting {
+            Some(n) => self.ask_one(n, request, until).await,
+            None => Err(HsmError::Unavailable(self.troubles())),
+        }
+    }
+
+    /// Tries every token, and lets those that lack a KEK look for it.
+    pub(crate) async fn probe(self: &Arc<Self>) -> HsmStatus {
+        let mut probes = JoinSet::new();
+        for n in 0..self.all.len() {
+            let members = Arc::clone(self);
+            probes.spawn(async move { members.probe_one(n).await });
+        }
+        let mut failed = None;
+        while let Some(done) = probes.join_next().await {
+            failed = done.ok().and_then(Result::err).or(failed);
+        }
+        match (self.status(), failed) {
+            // The workers tell success and failure; only a missing answer is left to note.
+            (status, Some(error)) if self.all.len() == 1 => {
+                HsmStatus { ready: false, detail: error.to_string(), ..status }
+            }
+            (status, _) => status,
+        }
+    }
+
+    async fn probe_one(&self, n: usize) -> Result<(), HsmError> {
+        let lacks = self.all.get(n).is_some_and(|member| member.lacks_current());
+        let request = if lacks { Request::FindKeks } else { Request::Probe };
+        self.ask_one(n, &request, Instant::now() + self.deadline).await?.done()
+    }
+
+    pub(crate) fn current_kek(&self) -> KekId {
+        self.common.current().unwrap_or_else(|| KekId(String::new()))
+    }
+
+    /// Of each token, in the order of the configuration.
+    pub(crate) fn each(&self) -> Vec<MemberStatus> {
+        self.all.iter().map(|member| member.status()).collect()
+    }
+
+    /// Ready while any token is used; names that one.
+    pub(crate) fn status(&self) -> HsmStatus {
+        let each = self.each();
+        let used = each.iter().find(|member| member.breaker == Breaker::Closed).or(each.first());
+        let Some(used) = used else {
+            let (token, serial, detail) = <(String, String, String)>::default();
+            return HsmStatus { ready: false, token, serial, detail };
+        };
+        let mut status = used.status.clone();
+        if !status.ready && each.len() > 1 {
+            status.detail = self.troubles();
+        }
+        status
+    }
+
+    fn troubles(&self) -> String {
+        let each = self.each();
+        let why = |member: &MemberStatus| match each.len() {
+            1 => member.status.detail.clone(),
+            _ => format!("{}: {}", member.name, member.status.detail),
+        };
+        each.iter().map(why).collect::<Vec<_>>().join("; ")
+    }
+}
+
+fn lost(request: &Request) -> HsmError {
+    HsmError::Unavailable(if request.is_repeatable() {
+        "the HSM worker process ended before it answered, again and again: look at its log".into()
+    } else {
+        "the HSM worker process ended before it answered, so it is not known whether this was \
+         done: look at the token before you try again"
+            .into()
+    })
+}
+
+impl Drop for Members {
+    fn drop(&mut self) {
+        self.clock.stop();
+        self.all.iter().for_each(|member| member.stop());
+        let until = Instant::now() + CLOSE_WAIT;
+        let threads = self.threads.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        while threads.iter().any(|thread| !thread.is_finished()) && Instant::now() < until {
+            sleep(Duration::from_millis(1));
+        }
+        self.all.iter().for_each(|member| member.stop_now());
+        for thread in threads.drain(..) {
+            drop(thread.join());
+        }
+    }
+}

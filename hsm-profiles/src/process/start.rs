@@ -1,0 +1,118 @@
+//! Starting a worker process, and its first exchange. Enter through [`start`].
+
+use std::ffi::OsString;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use km_core::hsm::HsmError;
+
+use super::{Ask, Seen, Told};
+use crate::config::TokenConfig;
+use crate::wire::{Inbox, Outbox};
+
+/// The command that calls [`crate::serve_worker`]. Nothing about the token is in it.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// The program; a KM starts itself, `/proc/self/exe`.
+    pub path: PathBuf,
+    /// Its arguments.
+    pub arguments: Vec<OsString>,
+}
+
+/// Why the token is not open.
+pub(crate) struct NotOpened {
+    pub(crate) error: HsmError,
+    /// Trying again would do harm: the token refused the PIN.
+    pub(crate) for_good: bool,
+}
+
+/// A worker that has opened its token.
+pub(crate) struct Opened {
+    pub(crate) socket: UnixStream,
+    pub(crate) inbox: Inbox,
+    pub(crate) seen: Seen,
+}
+
+/// Starts the process. It must be waited for by the thread that calls this, and that thread must
+/// last: Linux ends the worker with the thread that started it.
+pub(crate) fn spawn(program: &Program, config: &TokenConfig) -> io::Result<(Child, UnixStream)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let child = Command::new(&program.path)
+        .args(&program.arguments)
+        .envs(&config.env)
+        .stdin(OwnedFd::from(theirs))
+        .stdout(Stdio::null())
+        .stderr(Stdio::inherit())
+        // An interrupt from the terminal is for the KM, which still needs its token then.
+        .process_group(0)
+        .spawn()?;
+    Ok((child, ours))
+}
+
+/// Sends the configuration and waits until the token is open, at most until `until`.
+pub(crate) fn open(
+    mut socket: UnixStream,
+    config: &TokenConfig,
+    until: Instant,
+) -> Result<Opened, NotOpened> {
+    let mut inbox = Inbox::default();
+    let told = exchange(&mut socket, &mut inbox, config, until);
+    match told {
+        Ok(Told::Opened(seen)) => Ok(Opened { socket, inbox, seen }),
+        Ok(Told::NotOpened { error, for_good }) => Err(NotOpened { error, for_good }),
+        Ok(_) => Err(unavailable("the HSM worker process answered before it was asked")),
+        Err(error) if is_end(&error) => {
+            Err(unavailable("the HSM worker process ended while it opened the token"))
+        }
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(unavailable(
+            "the PKCS#11 library did not open the token in time: check the device and its service",
+        )),
+        Err(error) => Err(unavailable(&format!("the HSM worker process cannot be used: {error}"))),
+    }
+}
+
+pub(crate) fn unavailable(what: &str) -> NotOpened {
+    NotOpened { error: HsmError::Unavailable(what.to_owned()), for_good: false }
+}
+
+/// Whether the process is gone, whoever noticed first.
+fn is_end(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
+}
+
+fn exchange(
+    socket: &mut UnixStream,
+    inbox: &mut Inbox,
+    config: &TokenConfig,
+    until: Instant,
+) -> io::Result<Told> {
+    let mut out = Outbox::default();
+    out.push(&Ask::Open(config)).map_err(io::Error::other)?;
+    socket.set_write_timeout(Some(remaining(until)?))?;
+    socket.write_all(out.waiting())?;
+    loop {
+        if let Some(told) = inbox.next().map_err(io::Error::other)? {
+            return Ok(told);
+        }
+        socket.set_read_timeout(Some(remaining(until)?))?;
+        match socket.read(inbox.room().map_err(io::Error::other)?) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => inbox.filled(count),
+            Err(error) => match error.kind() {
+                io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock => {}
+                _ => return Err(error),
+            },
+        }
+    }
+}
+
+fn remaining(until: Instant) -> io::Result<Duration> {
+    let left = until.saturating_duration_since(Instant::now());
+    if left < Duration::from_millis(1) { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+}
