@@ -93,12 +93,13 @@ async fn fresh(cx: &Context<'_>, wanted: &Wanted, kind: ObjectType) -> Result<Wh
     let algorithm =
         wanted.algorithm.ok_or(OpError::Missing("Cryptographic Algorithm is missing"))?;
     let (len, bits) = key_len(algorithm, wanted.length)?;
-    let clear = cx.objects().vault().random(len).await?;
+    let random = cx.objects().vault().random();
+    let clear = random.bytes(len).await?;
     let mut meta = clear.expose(|bytes| Meta::new(kind, Form::Bytes, bytes, cx.now));
     meta.set_format(KeyFormatType::Raw);
     meta.set_algorithm(algorithm);
     meta.length = Some(bits);
-    Ok(Whole { meta, clear: clear.into(), origin: Origin::HsmRng })
+    Ok(Whole { meta, clear: clear.into(), origin: random.origin() })
 }
 
 /// How to split.
@@ -134,7 +135,7 @@ impl Plan {
     ) -> Result<Vec<ClearBytes>, OpError> {
         let xor = self.method == SplitKeyMethod::Xor;
         let rows = usize::from(if xor { self.parts } else { self.threshold }) - 1;
-        let random = cx.objects().vault().random(rows * clear.len()).await?;
+        let random = cx.objects().vault().random().bytes(rows * clear.len()).await?;
         let parts = clear.expose(|secret| {
             random.expose(|random| match xor {
                 true => split::split_xor(secret, usize::from(self.parts), random),

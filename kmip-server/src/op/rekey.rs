@@ -112,7 +112,8 @@ async fn replace(
     let taken_from = (!renamed).then_some(old.uid.as_str());
     let _held = super::hold_names_of(cx, &wanted, taken_from).await?;
     let len = usize::try_from(old_meta.bytes).unwrap_or(usize::MAX);
-    let clear = cx.objects().vault().random(len).await.map_err(ObjectError::from)?;
+    let random = cx.objects().vault().random();
+    let clear = random.bytes(len).await.map_err(OpError::from)?;
     let mut meta = clear.expose(|bytes| Meta::new(kind, Form::Bytes, bytes, cx.now));
     meta.set_format(KeyFormatType::Raw);
     wanted.apply(&mut meta);
@@ -123,7 +124,7 @@ async fn replace(
         uid: Objects::fresh_uid(),
         owner: cx.caller.sae().clone(),
         state: meta.state_at(ObjectState::PreActive, cx.now),
-        provenance: Provenance::local(Origin::HsmRng),
+        provenance: Provenance::local(random.origin()),
         attributes: meta.encode(&rest),
         terms: terms::of(kind, &rest),
     };
