@@ -137,6 +137,25 @@ pub enum PinSource {
 }
 
 impl TokenConfig {
+    /// This token, and the defaults for everything else.
+    pub fn new(profile: &str, token: TokenSelector, pin: PinSource) -> Self {
+        Self {
+            library: None,
+            profile: profile.to_owned(),
+            token,
+            pin,
+            kek_label: default_kek_label(),
+            create_kek: false,
+            sessions: None,
+            deadline_ms: default_deadline_ms(),
+            env: BTreeMap::new(),
+            memory_mib: None,
+            name: None,
+            member: Vec::new(),
+            spread: Spread::default(),
+        }
+    }
+
     /// Refuses values out of range, naming the field.
     pub fn check(&self) -> Result<(), HsmError> {
         let fail = |what: &str| Err(HsmError::Setup(format!("HSM configuration: {what}")));

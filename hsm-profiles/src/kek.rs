@@ -21,7 +21,7 @@ use cryptoki::session::Session;
 use km_core::hsm::{HsmError, KekId, KekInfo};
 
 use crate::lane::OpError;
-use crate::profile::{KeyUse, Seal};
+use crate::profile::{KeyUse, Profile, Seal};
 
 /// Seals under one KEK in one process, at most (SP 800-38D, 8.3).
 pub(crate) const MAX_SEALS: u64 = 1 << 32;
@@ -233,11 +233,12 @@ pub(crate) fn generate(
     session: &Session,
     prefix: &str,
     number: u64,
-    usage: Usage,
+    profile: &Profile,
 ) -> Result<KekId, Error> {
+    let usage = profile.seal.usage();
     let id = session.generate_random_vec(KEK_ID_BYTES)?;
     let name = KekId(hex::encode(&id));
-    let template = [
+    let mut template = vec![
         Attribute::Class(ObjectClass::SECRET_KEY),
         Attribute::KeyType(KeyType::AES),
         Attribute::ValueLen(KEK_BYTES.into()),
@@ -255,6 +256,7 @@ pub(crate) fn generate(
         Attribute::Verify(false),
         Attribute::Derive(false),
     ];
+    profile.keys.fit(&mut template);
     session.generate_key(&Mechanism::AesKeyGen, &template)?;
     Ok(name)
 }

@@ -14,7 +14,7 @@ use km_core::material::ClearBytes;
 
 use crate::library::Held;
 use crate::link::{Connection, Link};
-use crate::profile::Profile;
+use crate::profile::{LoginUser, Profile};
 
 mod gcm;
 mod seal;
@@ -52,7 +52,9 @@ impl Lane {
     pub(crate) fn open(link: &Link, connection: Arc<Connection>) -> Result<Self, Error> {
         let held = Held::open(&link.library, connection.slot)?;
         let info = held.get()?.get_session_info()?;
-        if !matches!(info.session_state(), SessionState::RwUser | SessionState::RoUser) {
+        let logged_in = matches!(info.session_state(), SessionState::RwUser | SessionState::RoUser);
+        // A vendor's own user may show as a state of the vendor's own: only the standard's is known.
+        if link.profile.login.user == LoginUser::User && !logged_in {
             return Err(Error::Pkcs11(
                 RvError::UserNotLoggedIn,
                 cryptoki::context::Function::GetSessionInfo,

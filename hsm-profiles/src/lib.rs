@@ -6,6 +6,8 @@
 //! | `config` | which token, which PIN file: part of the KM's TOML |
 //! | `profile` | what differs between HSM products, as data (`profiles/*.toml`) |
 //! | `library` | one loaded library per path and process |
+//! | [`examine`] | what a token is and can do, without using it for data |
+//! | `keys` | keys into the token and out of it |
 //! | `slot`, `kek` | the token by label or serial, its mechanisms, its keys |
 //! | `link` | the login, and how it comes back |
 //! | `token`, `here` | the door to all abilities; a token whose library this process loads |
@@ -22,11 +24,13 @@
 
 mod clock;
 mod config;
+pub mod examine;
 mod fault;
 pub mod fuzzing;
 mod health;
 mod here;
 mod kek;
+mod keys;
 mod lane;
 mod library;
 mod link;
@@ -45,7 +49,7 @@ pub use config::{MemberConfig, PinSource, Spread, TokenConfig, TokenSelector};
 pub use process::inside::serve as serve_worker;
 pub use process::{Breaker, MemberStatus, Program};
 pub use profile::{
-    Code, ErrorClasses, IvOnOpen, IvSource, KeyUse, Limits, MechanismName, Profile, Protection,
-    Seal, SealBy,
+    BUILT_IN, Code, ErrorClasses, Import, IvOnOpen, IvSource, KeyUse, Keys, Limits, Login,
+    LoginUser, MechanismName, Omitted, PinForm, Profile, Protection, Seal, SealBy, Wrap, WrapForm,
 };
 pub use token::Token;

@@ -195,7 +195,12 @@ pub(crate) fn load(path: Option<&Path>, profile: &Profile) -> Result<Arc<Library
     library.initialize().map_err(|error| {
         HsmError::Setup(format!(
             "the PKCS#11 library {shown} does not start: {error}; check its own configuration \
-             (SoftHSM: the file SOFTHSM2_CONF names)"
+             ({})",
+            match profile.environment.as_slice() {
+                [] => "see the vendor's manual".to_owned(),
+                names =>
+                    format!("the environment variable {} says where it is", names.join(" or ")),
+            }
         ))
     })?;
     loaded.insert(path, Arc::clone(&library));

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use cryptoki::error::{Error, RvError};
-use cryptoki::session::{Session, UserType};
+use cryptoki::session::Session;
 use cryptoki::slot::{Limit, Slot, TokenInfo};
 use cryptoki::types::RawAuthPin;
 use km_core::hsm::{HsmError, HsmStatus, KekId, KekInfo};
@@ -83,6 +83,23 @@ enum Refusal {
     Ours(HsmError),
 }
 
+impl Refusal {
+    fn into_error(self) -> HsmError {
+        match self {
+            Self::ForGood(error) | Self::ForNow(error) | Self::Ours(error) => error,
+        }
+    }
+}
+
+/// A login for the time of one look.
+pub(crate) struct Entered {
+    pub(crate) slot: Slot,
+    pub(crate) info: TokenInfo,
+    /// The session that keeps it.
+    pub(crate) held: Held,
+    pub(crate) profile: Arc<Profile>,
+}
+
 impl Link {
     /// Connects for the first time. A failure says what to change, and whether trying again would
     /// do harm.
@@ -91,7 +108,17 @@ impl Link {
         profile: Profile,
         library: Arc<Library>,
     ) -> Result<Self, (HsmError, bool)> {
-        let link = Self {
+        let link = Self::new(config, profile, library);
+        let connected = link.connect(&mut link.lock());
+        connected.map_err(|refusal| {
+            let for_good = matches!(refusal, Refusal::ForGood(_));
+            (refusal.into_error(), for_good)
+        })?;
+        Ok(link)
+    }
+
+    fn new(config: TokenConfig, profile: Profile, library: Arc<Library>) -> Self {
+        Self {
             config,
             profile: Arc::new(profile),
             library,
@@ -100,13 +127,26 @@ impl Link {
             generation: AtomicU64::new(0),
             generations: AtomicU64::new(0),
             known: RwLock::default(),
-        };
-        let connected = link.connect(&mut link.lock());
-        connected.map_err(|refusal| match refusal {
-            Refusal::ForGood(error) => (error, true),
-            Refusal::ForNow(error) | Refusal::Ours(error) => (error, false),
-        })?;
-        Ok(link)
+        }
+    }
+
+    /// Logs in once and makes nothing: for who only looks at the token.
+    ///
+    /// # Errors
+    /// As [`Link::open`]; a refused PIN is not tried again.
+    pub(crate) fn enter_once(
+        config: TokenConfig,
+        profile: Profile,
+        library: &Arc<Library>,
+    ) -> Result<Entered, HsmError> {
+        let link = Self::new(config, profile, Arc::clone(library));
+        let explain = |what: &str, error: &Error| link.explain(what, error);
+        library.initialize().map_err(|e| explain("the PKCS#11 library does not start", &e))?;
+        let (slot, info) = find_token(library, &link.config.token)?;
+        let held =
+            Held::open(library, slot).map_err(|e| explain("the token opens no session", &e))?;
+        link.login(&held, slot, &info).map_err(Refusal::into_error)?;
+        Ok(Entered { slot, info, held, profile: Arc::clone(&link.profile) })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -197,10 +237,9 @@ impl Link {
 
     /// Makes a KEK, which becomes the current one.
     pub(crate) fn create_kek(&self, lane: &Lane) -> Result<KekInfo, OpError> {
-        let usage = self.profile.seal.usage();
         let made = self.change_keks(lane, |session, keks| {
             let number = keks.next_number();
-            let id = kek::generate(session, &self.config.kek_label, number, usage)?;
+            let id = kek::generate(session, &self.config.kek_label, number, &self.profile)?;
             Ok(KekInfo { id, number })
         })?;
         info!(kek = %made.id.0, number = made.number, "KEK created");
@@ -324,11 +363,13 @@ impl Link {
                  in once by hand with the right PIN, then start again"
             ))));
         }
+        let Some(user) = self.profile.login.user.kind() else { return Ok(()) };
         let pin = self.config.pin.read().map_err(Refusal::Ours)?;
+        self.profile.login.pin.check(&pin).map_err(|what| Refusal::Ours(self.odd_pin(what)))?;
         // Moves the bytes: the secret box overwrites them when it is dropped.
         let pin = RawAuthPin::new(Box::new(take_bytes(pin)));
         let session = anchor.get().map_err(|e| Refusal::ForNow(self.explain("login", &e)))?;
-        match session.login_with_raw(UserType::User, &pin) {
+        match session.login_with_raw(user, &pin) {
             // The login belongs to the process: another `Token` may have done it.
             Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),
             Err(error) if classify(&error, &self.profile.errors) == Fault::Pin => {
@@ -336,6 +377,17 @@ impl Link {
             }
             Err(error) => Err(Refusal::ForNow(self.explain("the token takes no login", &error))),
         }
+    }
+
+    /// A PIN the token would not take, which was not tried.
+    fn odd_pin(&self, what: &str) -> HsmError {
+        let file =
+            self.config.pin.path().map_or_else(|e| e.to_string(), |p| p.display().to_string());
+        HsmError::Setup(format!(
+            "the HSM PIN in {file} {what}, as the profile {} needs: correct the file; no login was \
+             tried",
+            self.profile.name
+        ))
     }
 
     fn wrong_pin(&self, slot: Slot, token: &str, error: &Error) -> HsmError {
@@ -380,8 +432,8 @@ impl Link {
                 self.profile.name
             )));
         }
-        let (number, usage) = (keks.next_number(), self.profile.seal.usage());
-        let id = kek::generate(session, prefix, number, usage)
+        let number = keks.next_number();
+        let id = kek::generate(session, prefix, number, &self.profile)
             .map_err(|e| self.explain("the token does not generate a KEK", &e))?;
         info!(kek = %id.0, number, "first KEK created");
         find(&mut state.counts)

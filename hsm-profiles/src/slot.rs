@@ -1,12 +1,12 @@
 //! Finding the token and what it can do. Enter through [`find_token`].
 
-use cryptoki::error::Error;
+use cryptoki::error::{Error, RvError};
 use cryptoki::slot::{Slot, TokenInfo};
 use km_core::hsm::HsmError;
 
 use crate::config::TokenSelector;
 use crate::library::Library;
-use crate::profile::Profile;
+use crate::profile::{MechanismName, Profile};
 
 /// The one token `selector` names, or an error that lists those present.
 pub(crate) fn find_token(
@@ -36,7 +36,7 @@ pub(crate) fn find_token(
     })
 }
 
-fn present(library: &Library) -> Result<Vec<(Slot, TokenInfo)>, Error> {
+pub(crate) fn present(library: &Library) -> Result<Vec<(Slot, TokenInfo)>, Error> {
     let slots = library.pkcs11.get_slots_with_token()?;
     let mut tokens = Vec::with_capacity(slots.len());
     for slot in slots {
@@ -60,6 +60,20 @@ fn list(tokens: &[(Slot, TokenInfo)]) -> String {
     tokens.iter().map(named).collect::<Vec<_>>().join(", ")
 }
 
+/// Whether the token has the mechanism. Its list is not asked: cryptoki leaves out what it does not
+/// know.
+pub(crate) fn offers(
+    library: &Library,
+    slot: Slot,
+    mechanism: &MechanismName,
+) -> Result<bool, Error> {
+    match library.pkcs11.get_mechanism_info(slot, mechanism.kind) {
+        Ok(_) => Ok(true),
+        Err(Error::Pkcs11(RvError::MechanismInvalid, _)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Refuses a token that lacks a mechanism the profile needs, naming all that are missing.
 pub(crate) fn check_mechanisms(
     library: &Library,
@@ -67,15 +81,16 @@ pub(crate) fn check_mechanisms(
     profile: &Profile,
     token: &str,
 ) -> Result<(), HsmError> {
-    let offered = library.pkcs11.get_mechanism_list(slot).map_err(|e| {
-        HsmError::Unavailable(format!("token {token:?} does not list its mechanisms: {e}"))
-    })?;
-    let sealing = profile.seal.required();
-    let missing: Vec<_> = std::iter::once(&sealing)
-        .chain(&profile.requires)
-        .filter(|wanted| !offered.contains(&wanted.kind))
-        .map(|wanted| format!("CKM_{}", wanted.name))
-        .collect();
+    let sealing = profile.sealing();
+    let mut missing = Vec::new();
+    for wanted in std::iter::once(&sealing).chain(&profile.requires) {
+        let offered = offers(library, slot, wanted).map_err(|e| {
+            HsmError::Unavailable(format!("token {token:?} does not tell its mechanisms: {e}"))
+        })?;
+        if !offered {
+            missing.push(wanted.to_string());
+        }
+    }
     if missing.is_empty() {
         return Ok(());
     }

@@ -8,14 +8,14 @@ mod common;
 use common::{runtime, with_token_of};
 use hsm_profiles::Token;
 use hsm_profiles::soft::SoftToken;
-use hsm_profiles::suite::hsm_suite;
+use hsm_profiles::suite::{assert_passes, hsm_suite};
 use km_core::hsm::Hsm;
 use km_core::material::ClearBytes;
 
 #[test]
 fn passes_the_suite() {
     with_token_of(SoftToken::Kryoptic, "passes_the_suite", |room| {
-        runtime().block_on(hsm_suite(&*room.open()));
+        assert_passes(&runtime().block_on(hsm_suite(&*room.open())));
     });
 }
 
@@ -23,7 +23,7 @@ fn passes_the_suite() {
 fn passes_the_suite_with_wrapped_data_keys() {
     with_token_of(SoftToken::Kryoptic, "passes_the_suite_with_wrapped_data_keys", |room| {
         let token = Token::open(room.sealing_by("key-wrap")).unwrap();
-        runtime().block_on(hsm_suite(&*token));
+        assert_passes(&runtime().block_on(hsm_suite(&*token)));
     });
 }
 
@@ -31,7 +31,7 @@ fn passes_the_suite_with_wrapped_data_keys() {
 fn passes_the_suite_with_data_keys_under_cbc() {
     with_token_of(SoftToken::Kryoptic, "passes_the_suite_with_data_keys_under_cbc", |room| {
         let token = Token::open(room.sealing_by("cbc")).unwrap();
-        runtime().block_on(hsm_suite(&*token));
+        assert_passes(&runtime().block_on(hsm_suite(&*token)));
     });
 }
 

@@ -8,20 +8,22 @@ use std::sync::Arc;
 
 use common::{runtime, with_token};
 use hsm_profiles::soft::{CONF_VARIABLE, SoftToken, provision};
-use hsm_profiles::suite::hsm_suite;
+use hsm_profiles::suite::{assert_passes, hsm_suite};
 use km_core::hsm::{Custody, Hsm, HsmError};
 use km_core::material::ClearBytes;
 
 #[test]
 fn passes_the_suite() {
-    with_token("passes_the_suite", |room| runtime().block_on(hsm_suite(&*room.open())));
+    with_token("passes_the_suite", |room| {
+        assert_passes(&runtime().block_on(hsm_suite(&*room.open())))
+    });
 }
 
 #[test]
 fn passes_the_suite_with_wrapped_data_keys() {
     with_token("passes_the_suite_with_wrapped_data_keys", |room| {
         let token = hsm_profiles::Token::open(room.sealing_by("key-wrap")).unwrap();
-        runtime().block_on(hsm_suite(&*token));
+        assert_passes(&runtime().block_on(hsm_suite(&*token)));
     });
 }
 
@@ -29,7 +31,22 @@ fn passes_the_suite_with_wrapped_data_keys() {
 fn passes_the_suite_with_data_keys_under_cbc() {
     with_token("passes_the_suite_with_data_keys_under_cbc", |room| {
         let token = hsm_profiles::Token::open(room.sealing_by("cbc")).unwrap();
-        runtime().block_on(hsm_suite(&*token));
+        assert_passes(&runtime().block_on(hsm_suite(&*token)));
+    });
+}
+
+#[test]
+fn long_messages_leave_a_token_that_takes_short_ones() {
+    with_token("long_messages_leave_a_token_that_takes_short_ones", |room| {
+        let short = "method = \"token-gcm\"\nin_token_bytes = 4096";
+        let token = hsm_profiles::Token::open(room.with_seal("short", short)).unwrap();
+        runtime().block_on(async {
+            assert_passes(&hsm_suite(&*token).await);
+            for (len, custody) in [(4096, Custody::InToken), (4097, Custody::HostTransient)] {
+                let sealed = token.seal(b"", &ClearBytes::from_vec(vec![1; len])).await.unwrap();
+                assert_eq!(sealed.method.custody(), custody, "{len} bytes");
+            }
+        });
     });
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::{Room, runtime, with_token, worker_program};
-use hsm_profiles::suite::hsm_suite;
+use hsm_profiles::suite::{assert_passes, hsm_suite};
 use hsm_profiles::{Breaker, PinSource, Program, Token, TokenConfig, TokenSelector};
 use km_core::hsm::{Hsm, HsmError, Sealed};
 use km_core::material::ClearBytes;
@@ -56,10 +56,10 @@ fn a_worker_passes_the_suite() {
     with_token("a_worker_passes_the_suite", |room| {
         runtime().block_on(async {
             let token = room.start().await;
-            hsm_suite(&*token).await;
+            assert_passes(&hsm_suite(&*token).await);
             let kek = token.create_kek().await.unwrap().id;
             assert_eq!((token.current_kek(), token.keks().await.unwrap().len()), (kek, 2));
-            hsm_suite(&*token).await;
+            assert_passes(&hsm_suite(&*token).await);
             let [member] = &token.members()[..] else { panic!("one token") };
             assert_eq!((member.breaker, member.restarts), (Breaker::Closed, 0));
         });
@@ -242,7 +242,7 @@ fn two_active_tokens_share_the_work_and_stand_in_for_each_other() {
             };
             let token = Token::start(config, worker_program()).await.unwrap();
             ready_again(&token).await;
-            hsm_suite(&*token).await;
+            assert_passes(&hsm_suite(&*token).await);
             let before = sealed(&token).await;
             for _ in 0..5 {
                 kill_process(children()[0], Signal::KILL).unwrap();

@@ -70,6 +70,12 @@ pub enum KeyProtection {
         /// 128 random bits.
         iv: [u8; 16],
     },
+    /// AES-GCM in the token, for messages that are too long to be encrypted there themselves.
+    Gcm {
+        /// The nonce, as in [`Sealed::iv`].
+        #[serde(with = "serde_bytes")]
+        iv: Vec<u8>,
+    },
 }
 
 impl SealMethod {

@@ -11,7 +11,7 @@ use km_core::hsm::{HsmError, KekId, KeyProtection, SEALED_FORMAT, SealMethod, Se
 use km_core::material::ClearBytes;
 use zeroize::Zeroizing;
 
-use super::gcm::{self, IV_BYTES, TAG_BYTES};
+use super::gcm::{self, IV_BYTES, MAX_IV_BYTES, TAG_BYTES};
 use super::{Lane, OpError, no_kek};
 use crate::kek::{Kek, Usage};
 use crate::profile::{Protection, SealBy};
@@ -20,6 +20,8 @@ const DATA_KEY_BYTES: usize = 32;
 /// AES key wrap adds its check value of 64 bits.
 const WRAPPED_BYTES: usize = DATA_KEY_BYTES + 8;
 const CBC_IV_BYTES: usize = 16;
+/// Tells an encrypted data key from a message of that length.
+const DATA_KEY_AAD: &[u8] = b"qkm data key 1\0";
 
 impl Lane {
     /// Seals under the current KEK.
@@ -38,11 +40,13 @@ impl Lane {
     ) -> Result<Sealed, OpError> {
         kek.count_seal().map_err(OpError::Answer)?;
         let iv = self.next_iv()?;
-        let by_cbc = (self.profile.seal.method, self.profile.seal.protection)
-            == (SealBy::WrappedKeyGcm, Protection::Cbc);
+        let seal = &self.profile.seal;
+        let by_cbc = (seal.method, seal.protection) == (SealBy::WrappedKeyGcm, Protection::Cbc);
+        let too_long = seal.in_token_bytes.is_some_and(|most| clear.len() > most);
         let (protection, data_key, key) = match kek.usage {
             Usage::Wraps => self.wrapped_data_key(handle)?,
-            Usage::Encrypts if by_cbc => self.encrypted_data_key(handle)?,
+            Usage::Encrypts if by_cbc => self.data_key_by_cbc(handle)?,
+            Usage::Encrypts if too_long => self.data_key_by_gcm(handle)?,
             Usage::Encrypts => return self.seal_in_token(kek, handle, iv, aad, clear),
         };
         let method = SealMethod::WrappedKeyGcm { protection, data_key };
@@ -122,7 +126,7 @@ impl Lane {
         template.push(Attribute::ValueLen((DATA_KEY_BYTES as u64).into()));
         let object = session.generate_key(&Mechanism::AesKeyGen, &template)?;
         let made = session
-            .wrap_key(&Mechanism::AesKeyWrap, kek, object)
+            .wrap_key(&self.profile.key_wrap().bare(), kek, object)
             .map_err(OpError::from)
             .and_then(|wrapped| Ok((wrapped, self.value(object)?)));
         session.destroy_object(object)?;
@@ -134,7 +138,7 @@ impl Lane {
     }
 
     /// A data key from the token's generator, encrypted by the KEK.
-    fn encrypted_data_key(
+    fn data_key_by_cbc(
         &self,
         kek: ObjectHandle,
     ) -> Result<(KeyProtection, Vec<u8>, ClearBytes), OpError> {
@@ -149,6 +153,20 @@ impl Lane {
         Ok((KeyProtection::Cbc { iv }, encrypted, key))
     }
 
+    /// As [`Lane::data_key_by_cbc`], by AES-GCM.
+    fn data_key_by_gcm(
+        &mut self,
+        kek: ObjectHandle,
+    ) -> Result<(KeyProtection, Vec<u8>, ClearBytes), OpError> {
+        let key = self.random(DATA_KEY_BYTES as u32)?;
+        let iv = self.next_iv()?;
+        let (session, seal) = (self.session()?, &self.profile.seal);
+        let encrypted =
+            key.expose(|bytes| gcm::encrypt(session, kek, seal, iv, DATA_KEY_AAD, bytes))?;
+        let (iv, encrypted) = encrypted;
+        Ok((KeyProtection::Gcm { iv }, encrypted, key))
+    }
+
     /// The clear data key of a message.
     fn data_key(
         &self,
@@ -160,6 +178,7 @@ impl Lane {
         let (expected, usage) = match protection {
             KeyProtection::KeyWrap => (WRAPPED_BYTES, Usage::Wraps),
             KeyProtection::Cbc { .. } => (DATA_KEY_BYTES, Usage::Encrypts),
+            KeyProtection::Gcm { .. } => (DATA_KEY_BYTES + TAG_BYTES, Usage::Encrypts),
         };
         let handle = usable(kek, usage)?;
         if data_key.len() != expected {
@@ -168,7 +187,7 @@ impl Lane {
         match protection {
             KeyProtection::KeyWrap => {
                 let template = data_key_template();
-                let mechanism = Mechanism::AesKeyWrap;
+                let mechanism = self.profile.key_wrap().bare();
                 let object = session.unwrap_key(&mechanism, handle, data_key, &template)?;
                 let key = self.value(object);
                 session.destroy_object(object)?;
@@ -176,6 +195,14 @@ impl Lane {
             }
             KeyProtection::Cbc { iv } => {
                 let key = session.decrypt(&Mechanism::AesCbc(*iv), handle, data_key)?;
+                Ok(ClearBytes::from_vec(key))
+            }
+            KeyProtection::Gcm { iv } if !(IV_BYTES..=MAX_IV_BYTES).contains(&iv.len()) => {
+                Err(refused("its data key has a nonce of the wrong length"))
+            }
+            KeyProtection::Gcm { iv } => {
+                let seal = &self.profile.seal;
+                let key = gcm::decrypt(session, handle, seal, iv, DATA_KEY_AAD, data_key)?;
                 Ok(ClearBytes::from_vec(key))
             }
         }

@@ -1,21 +1,37 @@
 //! What differs from one HSM product to the next, as data. Enter through [`Profile`].
 //!
-//! A profile is a TOML file: where the library is, how to seal, what the limits are, and what
-//! its return codes mean where the standard leaves room. Unknown fields are refused.
+//! A profile is a TOML file: where the library is, how to log in, how to seal, what the limits are,
+//! and what its return codes mean where the standard leaves room. Unknown fields are refused. What
+//! was tested and what was only read in documents stands in the file too.
 
 use std::path::{Path, PathBuf};
 
 use km_core::hsm::HsmError;
 use serde::Deserialize;
 
+mod keys;
+mod login;
 mod names;
 mod seal;
 
+pub use keys::{Import, Keys, Omitted, Wrap, WrapForm};
+pub use login::{Login, LoginUser, PinForm};
 pub use names::{Code, MechanismName};
 pub use seal::{IvOnOpen, IvSource, KeyUse, Protection, Seal, SealBy};
 
-const SOFTHSM2: &str = include_str!("../../profiles/softhsm2.toml");
-const KRYOPTIC: &str = include_str!("../../profiles/kryoptic.toml");
+macro_rules! built_in {
+    ($($name:literal)*) => {
+        /// The profiles of this crate by name, as text.
+        pub const BUILT_IN: &[(&str, &str)] =
+            &[$(($name, include_str!(concat!("../../profiles/", $name, ".toml")))),*];
+    };
+}
+
+built_in! {
+    "softhsm2" "kryoptic" "utimaco" "luna" "luna-fips" "nshield" "cloudhsm" "yubihsm2"
+    "smartcard-hsm" "generic" "generic-wrap"
+}
+
 /// A profile is a page of text; more is a mistake.
 const MAX_PROFILE_BYTES: u64 = 64 * 1024;
 
@@ -25,16 +41,39 @@ const MAX_PROFILE_BYTES: u64 = 64 * 1024;
 pub struct Profile {
     /// Short name, as written in the configuration.
     pub name: String,
+    /// The product.
+    pub title: String,
+    /// What was tested with this profile here, for a person to judge.
+    pub tested: String,
+    /// What was read and not tested.
+    #[serde(default)]
+    pub sources: Vec<String>,
     /// Debian package that brings the library, for the error text. None for vendor downloads.
     #[serde(default)]
     pub package: Option<String>,
     /// Where the library may be, tried in order when the configuration names none.
+    #[serde(default)]
     pub libraries: Vec<PathBuf>,
+    /// Environment variables that tell the library where its own configuration is.
+    #[serde(default)]
+    pub environment: Vec<String>,
+    /// How manufacturer or model of its tokens begin, so that it is found for an unknown token.
+    #[serde(default)]
+    pub tokens: Vec<String>,
     /// Mechanisms the token must offer besides the sealing one.
     #[serde(default)]
     pub requires: Vec<MechanismName>,
+    /// How to log in.
+    #[serde(default)]
+    pub login: Login,
     /// How data is sealed.
     pub seal: Seal,
+    /// How keys are wrapped, the preferred way first.
+    #[serde(default)]
+    pub wrap: Vec<Wrap>,
+    /// What else the token asks of keys.
+    #[serde(default)]
+    pub keys: Keys,
     /// What the token takes.
     pub limits: Limits,
     /// Return codes whose meaning the product decides.
@@ -78,15 +117,46 @@ pub struct ErrorClasses {
 impl Profile {
     /// The profile named `name_or_path`: one built in (`softhsm2`), or a `.toml` file by path.
     pub fn load(name_or_path: &str) -> Result<Self, HsmError> {
-        match name_or_path {
-            "softhsm2" => Self::parse(SOFTHSM2, "built-in softhsm2"),
-            "kryoptic" => Self::parse(KRYOPTIC, "built-in kryoptic"),
-            path if path.ends_with(".toml") => Self::load_file(Path::new(path)),
-            other => Err(HsmError::Setup(format!(
-                "there is no HSM profile named {other:?}: use \"softhsm2\" or the path of a .toml \
-                 file"
-            ))),
+        if let Some((name, text)) = BUILT_IN.iter().find(|(name, _)| *name == name_or_path) {
+            return Self::parse(text, &format!("built-in {name}"));
         }
+        if name_or_path.ends_with(".toml") {
+            return Self::load_file(Path::new(name_or_path));
+        }
+        let names: Vec<_> = BUILT_IN.iter().map(|(name, _)| *name).collect();
+        Err(HsmError::Setup(format!(
+            "there is no HSM profile named {name_or_path:?}: use the path of a .toml file, or one of \
+             {}",
+            names.join(", ")
+        )))
+    }
+
+    /// The mechanism under the KEK that seals.
+    pub(crate) fn sealing(&self) -> MechanismName {
+        match (self.seal.method, self.seal.protection) {
+            (SealBy::TokenGcm, _) => self.seal.mechanism.clone(),
+            (SealBy::WrappedKeyGcm, Protection::KeyWrap) => self.key_wrap(),
+            (SealBy::WrappedKeyGcm, Protection::Cbc) => MechanismName::standard("AES_CBC"),
+        }
+    }
+
+    /// What wraps by RFC 3394 in this token.
+    pub(crate) fn key_wrap(&self) -> MechanismName {
+        let listed = self.wrap.iter().find(|wrap| wrap.form == WrapForm::Kw);
+        listed.map_or_else(|| MechanismName::standard("AES_KEY_WRAP"), |kw| kw.mechanism.clone())
+    }
+
+    /// The built-in profile made for tokens of this manufacturer and model.
+    pub(crate) fn made_for(manufacturer: &str, model: &str) -> Option<&'static str> {
+        let fits = |text: &str, begin: &str| {
+            text.get(..begin.len()).is_some_and(|start| start.eq_ignore_ascii_case(begin))
+        };
+        BUILT_IN.iter().map(|(name, _)| *name).find(|name| {
+            Self::load(name).is_ok_and(|profile| {
+                let mut tokens = profile.tokens.iter();
+                tokens.any(|begin| fits(manufacturer, begin) || fits(model, begin))
+            })
+        })
     }
 
     fn load_file(path: &Path) -> Result<Self, HsmError> {
@@ -106,6 +176,9 @@ impl Profile {
         let fail = |what: String| HsmError::Setup(format!("HSM profile {origin}: {what}"));
         let profile: Self = toml::from_str(text).map_err(|e| fail(e.to_string()))?;
         profile.seal.check().map_err(&fail)?;
+        if profile.wrap.iter().any(|wrap| wrap.multiple == 0) {
+            return Err(fail("wrap.multiple is 0, not 1 or more".to_owned()));
+        }
         let limits = &profile.limits;
         if !(2..=4096).contains(&limits.sessions) {
             return Err(fail(format!("limits.sessions is {}, not 2 to 4096", limits.sessions)));
@@ -125,11 +198,38 @@ mod tests {
     use super::*;
     use cryptoki::error::RvError;
 
+    const SOFTHSM2: &str = BUILT_IN[0].1;
+
     #[test]
-    fn built_in_profiles_parse() {
+    fn built_in_profiles_parse_and_say_what_was_tested() {
+        for (name, _) in BUILT_IN {
+            let profile = Profile::load(name).unwrap_or_else(|e| panic!("{e}"));
+            assert_eq!(profile.name, *name);
+            let tested_here = ["softhsm2", "kryoptic"].contains(name);
+            let claims = !profile.tested.starts_with("Not tested");
+            assert_eq!(claims, tested_here, "{name}: {}", profile.tested);
+            assert!(tested_here || !profile.sources.is_empty(), "{name} names its sources");
+            assert!(profile.tokens.is_empty() == name.starts_with("generic"), "{name}");
+        }
         let profile = Profile::load("softhsm2").unwrap();
-        assert_eq!(profile.seal.method, SealBy::TokenGcm);
         assert!(profile.errors.data.contains(&Code(RvError::GeneralError)));
+    }
+
+    #[test]
+    fn an_unknown_token_is_told_by_manufacturer_or_model() {
+        assert_eq!(Profile::made_for("SoftHSM project", "SoftHSM v2"), Some("softhsm2"));
+        assert_eq!(Profile::made_for("Kryoptic Project", "v1"), Some("kryoptic"));
+        assert_eq!(Profile::made_for("Somebody", "Something"), None);
+    }
+
+    #[test]
+    fn the_mechanism_that_seals_follows_the_profile() {
+        let sealing = |name: &str| Profile::load(name).unwrap().sealing().name;
+        assert_eq!(sealing("softhsm2"), "AES_GCM");
+        assert_eq!(sealing("cloudhsm"), "AES_GCM");
+        assert_eq!(sealing("generic-wrap"), "AES_KEY_WRAP");
+        assert_eq!(sealing("yubihsm2"), "AES_CBC");
+        assert_eq!(Profile::load("cloudhsm").unwrap().key_wrap().name, "0x80002109");
     }
 
     #[test]
@@ -144,6 +244,7 @@ mod tests {
             let error = Profile::parse(&SOFTHSM2.replace(from, to), "test").unwrap_err();
             assert!(error.to_string().contains(told), "{error}");
         }
-        assert!(Profile::load("luna").unwrap_err().to_string().contains("luna"));
+        let error = Profile::load("lunar").unwrap_err().to_string();
+        assert!(error.contains("lunar") && error.contains("smartcard-hsm"), "{error}");
     }
 }

@@ -1,7 +1,9 @@
 //! Return codes and mechanisms as operators write them.
 
 use cryptoki::error::RvError;
-use cryptoki::mechanism::MechanismType;
+use cryptoki::mechanism::vendor_defined::VendorDefinedMechanism;
+use cryptoki::mechanism::{Mechanism, MechanismType};
+use cryptoki_sys::*;
 use serde::Deserialize;
 
 /// A PKCS#11 return code, written by its standard name or as a vendor's number (`0x80000001`).
@@ -36,13 +38,19 @@ impl TryFrom<String> for Code {
             "CKR_SESSION_CLOSED" => RvError::SessionClosed,
             "CKR_SESSION_HANDLE_INVALID" => RvError::SessionHandleInvalid,
             "CKR_USER_NOT_LOGGED_IN" => RvError::UserNotLoggedIn,
+            "CKR_TOKEN_NOT_PRESENT" => RvError::TokenNotPresent,
+            "CKR_DEVICE_REMOVED" => RvError::DeviceRemoved,
+            "CKR_SESSION_COUNT" => RvError::SessionCount,
+            "CKR_WRAPPED_KEY_INVALID" => RvError::WrappedKeyInvalid,
+            "CKR_TOKEN_NOT_RECOGNIZED" => RvError::TokenNotRecognized,
+            "CKR_HOST_MEMORY" => RvError::HostMemory,
             "CKR_ARGUMENTS_BAD" => RvError::ArgumentsBad,
             _ => return Err(format!("unknown return code {text}; write its 0x number")),
         }))
     }
 }
 
-/// A mechanism by its PKCS#11 name without `CKM_`.
+/// A mechanism by its PKCS#11 name without `CKM_`, or by a vendor's number (`0x80001087`).
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct MechanismName {
@@ -51,27 +59,80 @@ pub struct MechanismName {
     pub(crate) kind: MechanismType,
 }
 
+const MECHANISMS: [(&str, CK_MECHANISM_TYPE); 22] = [
+    ("AES_KEY_GEN", CKM_AES_KEY_GEN),
+    ("AES_GCM", CKM_AES_GCM),
+    ("AES_CBC", CKM_AES_CBC),
+    ("AES_CBC_PAD", CKM_AES_CBC_PAD),
+    ("AES_CTR", CKM_AES_CTR),
+    ("AES_CMAC", CKM_AES_CMAC),
+    ("AES_KEY_WRAP", CKM_AES_KEY_WRAP),
+    ("AES_KEY_WRAP_PAD", CKM_AES_KEY_WRAP_PAD),
+    ("AES_KEY_WRAP_KWP", CKM_AES_KEY_WRAP_KWP),
+    ("GENERIC_SECRET_KEY_GEN", CKM_GENERIC_SECRET_KEY_GEN),
+    ("SHA256_HMAC", CKM_SHA256_HMAC),
+    ("HKDF_DERIVE", CKM_HKDF_DERIVE),
+    ("SP800_108_COUNTER_KDF", CKM_SP800_108_COUNTER_KDF),
+    ("RSA_PKCS_KEY_PAIR_GEN", CKM_RSA_PKCS_KEY_PAIR_GEN),
+    ("RSA_PKCS_OAEP", CKM_RSA_PKCS_OAEP),
+    ("EC_KEY_PAIR_GEN", CKM_EC_KEY_PAIR_GEN),
+    ("ECDSA", CKM_ECDSA),
+    ("ECDH1_DERIVE", CKM_ECDH1_DERIVE),
+    ("ML_KEM_KEY_PAIR_GEN", CKM_ML_KEM_KEY_PAIR_GEN),
+    ("ML_KEM", CKM_ML_KEM),
+    ("ML_DSA_KEY_PAIR_GEN", CKM_ML_DSA_KEY_PAIR_GEN),
+    ("ML_DSA", CKM_ML_DSA),
+];
+
 impl TryFrom<String> for MechanismName {
     type Error = String;
 
     fn try_from(name: String) -> Result<Self, String> {
-        let kind = match name.as_str() {
-            "AES_KEY_GEN" => MechanismType::AES_KEY_GEN,
-            "AES_GCM" => MechanismType::AES_GCM,
-            "AES_CBC" => MechanismType::AES_CBC,
-            "AES_CTR" => MechanismType::AES_CTR,
-            "AES_CMAC" => MechanismType::AES_CMAC,
-            "AES_KEY_WRAP" => MechanismType::AES_KEY_WRAP,
-            "AES_KEY_WRAP_PAD" => MechanismType::AES_KEY_WRAP_PAD,
-            "SHA256_HMAC" => MechanismType::SHA256_HMAC,
-            "GENERIC_SECRET_KEY_GEN" => MechanismType::GENERIC_SECRET_KEY_GEN,
-            "HKDF_DERIVE" => MechanismType::HKDF_DERIVE,
-            "RSA_PKCS_OAEP" => MechanismType::RSA_PKCS_OAEP,
-            "ML_KEM" => MechanismType::ML_KEM,
-            _ => return Err(format!("unknown mechanism {name}")),
-        };
-        Ok(Self { name, kind })
+        if let Some(digits) = name.strip_prefix("0x") {
+            let number = CK_MECHANISM_TYPE::from_str_radix(digits, 16).ok();
+            let number = number.filter(|n| *n >= CKM_VENDOR_DEFINED).ok_or_else(|| {
+                format!("{name} is no vendor's mechanism: their numbers start at 0x80000000")
+            })?;
+            return Ok(Self { kind: mechanism(number), name });
+        }
+        let known = MECHANISMS.iter().find(|(known, _)| *known == name);
+        let number = known.ok_or_else(|| format!("unknown mechanism {name}"))?.1;
+        Ok(Self { kind: mechanism(number), name })
     }
+}
+
+impl MechanismName {
+    /// A mechanism of the table above.
+    pub(crate) fn standard(name: &'static str) -> Self {
+        let known = MECHANISMS.iter().find(|(known, _)| *known == name);
+        let number = known.map_or(CKM_VENDOR_DEFINED, |(_, number)| *number);
+        Self { name: name.to_owned(), kind: mechanism(number) }
+    }
+
+    /// For a call, without parameter.
+    pub(crate) fn bare(&self) -> Mechanism<'static> {
+        Mechanism::VendorDefined(VendorDefinedMechanism::new::<()>(self.kind, None))
+    }
+}
+
+impl std::fmt::Display for MechanismName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.name.starts_with("0x") {
+            f.write_str("mechanism ")?
+        } else {
+            f.write_str("CKM_")?
+        }
+        f.write_str(&self.name)
+    }
+}
+
+/// Any number as a mechanism. cryptoki 0.12 makes no value for those it does not know, such as
+/// `CKM_AES_KEY_WRAP_KWP`.
+#[allow(unsafe_code)]
+fn mechanism(number: CK_MECHANISM_TYPE) -> MechanismType {
+    // SAFETY: MechanismType is #[repr(transparent)] over CK_MECHANISM_TYPE, and documented so for
+    // exactly this purpose; every number is a valid value of both.
+    unsafe { std::mem::transmute::<CK_MECHANISM_TYPE, MechanismType>(number) }
 }
 
 #[cfg(test)]
@@ -85,5 +146,19 @@ mod tests {
             Code(RvError::VendorDefined(0x8000_0003))
         );
         assert!(Code::try_from("0x31".to_owned()).is_err());
+    }
+
+    #[test]
+    fn mechanisms_have_names_or_vendor_numbers() {
+        let parse = |text: &str| MechanismName::try_from(text.to_owned());
+        assert_eq!(parse("AES_KEY_WRAP_KWP").unwrap().kind, mechanism(0x210B));
+        assert_eq!(parse("AES_GCM").unwrap().kind, MechanismType::AES_GCM);
+        assert_eq!(parse("0x80001087").unwrap().to_string(), "mechanism 0x80001087");
+        for wrong in ["0x1087", "0xzz", "AES", "CKM_AES_GCM"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+        for (name, _) in MECHANISMS {
+            assert_eq!(parse(name).unwrap(), MechanismName::standard(name));
+        }
     }
 }

@@ -1,6 +1,5 @@
 //! How a token seals: the `[seal]` table of a profile. Enter through [`Seal`].
 
-use cryptoki::mechanism::MechanismType;
 use serde::Deserialize;
 
 use super::MechanismName;
@@ -25,6 +24,10 @@ pub struct Seal {
     /// How the token wants the nonce back.
     #[serde(default)]
     pub iv_on_open: IvOnOpen,
+    /// The longest message in bytes that `token-gcm` encrypts in the token. Longer ones are encrypted
+    /// in this process, under a data key of the one message that is encrypted in the token.
+    #[serde(default)]
+    pub in_token_bytes: Option<usize>,
     /// What the KEK does with the data key of `wrapped-key-gcm`.
     #[serde(default)]
     pub protection: Protection,
@@ -34,7 +37,7 @@ pub struct Seal {
 }
 
 fn aes_gcm() -> MechanismName {
-    MechanismName { name: "AES_GCM".to_owned(), kind: MechanismType::AES_GCM }
+    MechanismName::standard("AES_GCM")
 }
 
 fn iv_bytes() -> usize {
@@ -111,18 +114,6 @@ impl Seal {
         }
     }
 
-    /// The mechanism under the KEK.
-    pub(crate) fn required(&self) -> MechanismName {
-        let (name, kind) = match (self.method, self.protection) {
-            (SealBy::TokenGcm, _) => return self.mechanism.clone(),
-            (SealBy::WrappedKeyGcm, Protection::KeyWrap) => {
-                ("AES_KEY_WRAP", MechanismType::AES_KEY_WRAP)
-            }
-            (SealBy::WrappedKeyGcm, Protection::Cbc) => ("AES_CBC", MechanismType::AES_CBC),
-        };
-        MechanismName { name: name.to_owned(), kind }
-    }
-
     pub(super) fn check(&self) -> Result<(), String> {
         let (least, most) = match self.iv {
             IvSource::Host => (IV_BYTES, IV_BYTES),
@@ -130,6 +121,9 @@ impl Seal {
         };
         if !(least..=most).contains(&self.iv_bytes) {
             return Err(format!("seal.iv_bytes is {}, not {least} to {most}", self.iv_bytes));
+        }
+        if self.in_token_bytes.is_some_and(|most| most < 32) {
+            return Err("seal.in_token_bytes is less than the 32 of a data key".to_owned());
         }
         let in_data = matches!(self.iv, IvSource::Append | IvSource::Prepend);
         if self.iv_on_open == IvOnOpen::InData && !in_data {

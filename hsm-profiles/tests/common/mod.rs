@@ -90,15 +90,21 @@ impl Room {
         }
     }
 
-    /// The same token with a profile that seals under data keys, as a file in this room.
+    /// The same token with a profile that seals under data keys.
     pub fn sealing_by(&self, protection: &str) -> TokenConfig {
+        self.with_seal(
+            protection,
+            &format!("method = \"wrapped-key-gcm\"\nprotection = \"{protection}\""),
+        )
+    }
+
+    /// The same token with another `[seal]`, in a profile `name` in this room.
+    pub fn with_seal(&self, name: &str, seal: &str) -> TokenConfig {
         let profiles = Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles");
         let built_in = profiles.join(format!("{}.toml", self.product.profile()));
-        let profile = std::fs::read_to_string(built_in).unwrap().replace(
-            "method = \"token-gcm\"",
-            &format!("method = \"wrapped-key-gcm\"\nprotection = \"{protection}\""),
-        );
-        let path = self.dir.join(format!("{protection}.toml"));
+        let profile = std::fs::read_to_string(built_in).unwrap();
+        let profile = profile.replace("method = \"token-gcm\"", seal);
+        let path = self.dir.join(format!("{name}.toml"));
         std::fs::write(&path, profile).unwrap();
         TokenConfig { profile: path.display().to_string(), ..self.config() }
     }
