@@ -193,6 +193,22 @@ async fn dispatch(cx: &mut Context<'_>, operation: Operation) -> Result<Answer, 
         Operation::GetAttributeList(r) => {
             op::get_attribute_list::get_attribute_list(cx, r).await?.into()
         }
+        Operation::AddAttribute(r) => op::add_attribute::add_attribute(cx, r).await?.into(),
+        Operation::ModifyAttribute(r) => {
+            op::modify_attribute::modify_attribute(cx, r).await?.into()
+        }
+        Operation::DeleteAttribute(r) => {
+            op::delete_attribute::delete_attribute(cx, r).await?.into()
+        }
+        Operation::SetAttribute(r) => op::set_attribute::set_attribute(cx, r).await?.into(),
+        Operation::AdjustAttribute(r) => {
+            op::adjust_attribute::adjust_attribute(cx, r).await?.into()
+        }
+        Operation::Check(r) => op::check::check(cx, r).await?.into(),
+        Operation::ObtainLease(r) => op::obtain_lease::obtain_lease(cx, r).await?.into(),
+        Operation::GetUsageAllocation(r) => {
+            op::get_usage_allocation::get_usage_allocation(cx, r).await?.into()
+        }
         Operation::Activate(r) => op::activate::activate(cx, r).await?.into(),
         Operation::Revoke(r) => op::revoke::revoke(cx, r).await?.into(),
         Operation::Destroy(r) => op::destroy::destroy(cx, r).await?.into(),

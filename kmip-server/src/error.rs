@@ -72,6 +72,18 @@ pub(crate) enum OpError {
     Exists(String),
     #[error("{0}")]
     Illegal(String),
+    #[error("{0} cannot be changed by clients")]
+    Unchangeable(String),
+    #[error("the object has a {0} already, and may have one only; modify it")]
+    HasOne(String),
+    #[error("{0} may be there several times; add, modify or delete single instances")]
+    HasMany(String),
+    #[error("the object has no {0}")]
+    NoAttribute(String),
+    #[error("the object has no such instance of {0}; ask for its attributes and name one of them")]
+    NoInstance(String),
+    #[error("{1}")]
+    Check(ResultReason, String),
     #[error("{0}")]
     Feature(&'static str),
     #[error("this server does not have the operation")]
@@ -125,6 +137,14 @@ impl OpError {
             Self::Archived(_) => ResultReason::ObjectArchived,
             Self::Exists(_) => ResultReason::ObjectAlreadyExists,
             Self::Illegal(_) => ResultReason::IllegalOperation,
+            Self::Unchangeable(_) => ResultReason::AttributeReadOnly,
+            Self::HasOne(_) => {
+                or(ResultReason::AttributeSingleValued, ResultReason::IllegalOperation)
+            }
+            Self::HasMany(_) => ResultReason::MultiValuedAttribute,
+            Self::NoAttribute(_) => ResultReason::AttributeNotFound,
+            Self::NoInstance(_) => ResultReason::AttributeInstanceNotFound,
+            Self::Check(reason, _) => *reason,
             Self::Feature(_) => ResultReason::FeatureNotSupported,
             Self::Operation => ResultReason::OperationNotSupported,
             Self::Extension => {

@@ -14,12 +14,15 @@
 //! | `formats` | key material from one Key Format Type to another |
 //! | `wrap` | keys wrapped by other keys |
 //! | `split` | keys in parts |
+//! | `change`, `rules`, `numbering` | attributes that clients change, what they may, instance indices |
+//! | `usage_limits` | how much an object may still be used |
 //! | `error` | every refusal and its Result Reason, in one place |
 //!
 //! A certificate is the identity (seed clause 7.4); credentials inside requests grant nothing.
 
 mod batch;
 mod caller;
+mod change;
 mod connection;
 mod context;
 mod error;
@@ -28,11 +31,15 @@ mod formats;
 mod locks;
 mod material;
 mod meta;
+mod names;
+mod numbering;
 mod op;
 mod qkd;
+mod rules;
 mod shown;
 mod split;
 mod terms;
+mod usage_limits;
 mod wanted;
 mod wrap;
 

@@ -7,7 +7,7 @@
 use km_core::objects::{Object, ObjectState};
 use kmip::{
     Field, Version,
-    attribute::Attributes,
+    attribute::{AttributeKind, Attributes},
     enums::{CryptographicAlgorithm, KeyFormatType, ObjectType},
     object::KeyWrappingData,
     op::get_attributes::Response as Row,
@@ -16,7 +16,7 @@ use kmip::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::error::OpError;
+use crate::{error::OpError, numbering};
 
 /// The format byte stored attributes start with.
 const FORMAT: u8 = 1;
@@ -36,6 +36,24 @@ pub(crate) struct Dates {
     pub(crate) compromise: Option<i64>,
     /// Since when it is in archival storage, if it is.
     pub(crate) archived: Option<i64>,
+}
+
+impl Dates {
+    /// A date must not lie before the one it follows; else the attribute to blame.
+    pub(crate) fn check(&self) -> Result<(), OpError> {
+        let order = [
+            (self.activation, self.deactivation, AttributeKind::DeactivationDate),
+            (self.activation, self.process_start, AttributeKind::ProcessStartDate),
+            (self.process_start, self.deactivation, AttributeKind::ProcessStartDate),
+            (self.protect_stop, self.deactivation, AttributeKind::ProtectStopDate),
+        ];
+        for (first, second, kind) in order {
+            if first.zip(second).is_some_and(|(first, second)| second < first) {
+                return Err(OpError::invalid(kind, "the dates of the object are out of order"));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Form of the sealed bytes.
@@ -80,6 +98,13 @@ pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
     hash
 }
 
+/// What was not so from the beginning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Locked {
+    pub(crate) sensitive: bool,
+    pub(crate) not_extractable: bool,
+}
+
 /// The head. Numbers are those of the wire.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Meta {
@@ -108,6 +133,10 @@ pub(crate) struct Meta {
     pub(crate) wrapping: Option<Vec<u8>>,
     /// Which part it is, for a Split Key.
     pub(crate) part: Option<Part>,
+    /// It became sensitive, or ceased to be extractable, after it was made.
+    pub(crate) locked_later: Locked,
+    /// Indices (1.x) of the remaining attributes, where deletions left gaps; else empty.
+    numbers: Vec<i32>,
     pub(crate) dates: Dates,
     /// Revocation reason: code and text.
     pub(crate) revocation: Option<(u32, Option<String>)>,
@@ -133,6 +162,8 @@ impl Meta {
             extractable: true,
             wrapping: None,
             part: None,
+            locked_later: Locked::default(),
+            numbers: Vec::new(),
             dates: Dates { initial: now, changed: now, ..Dates::default() },
             revocation: None,
         }
@@ -186,7 +217,7 @@ impl Meta {
 
     /// The stored form of this head with `rest`.
     pub(crate) fn encode(&self, rest: &Attributes) -> Vec<u8> {
-        let mut bytes = self.head();
+        let mut bytes = Self { numbers: numbering::of(rest), ..self.clone() }.head();
         if !rest.is_empty() {
             bytes.extend_from_slice(&encode_list(rest));
         }
@@ -206,7 +237,9 @@ impl Meta {
     /// Reads head and remaining attributes.
     pub(crate) fn with_rest(object: &Object) -> Result<(Self, Attributes), OpError> {
         let (meta, rest) = split(object)?;
-        Ok((meta, decode_list(rest).map_err(|_| damaged(object))?))
+        let mut rest = decode_list(rest).map_err(|_| damaged(object))?;
+        numbering::apply(&mut rest, &meta.numbers);
+        Ok((meta, rest))
     }
 
     /// Changes the head of a stored object and leaves the remaining attributes as they are.

@@ -114,11 +114,16 @@ impl Share {
 
 /// Refuses what only pool keys may say about themselves.
 pub(crate) fn refuse_claims(wanted: &Wanted) -> Result<(), OpError> {
-    let claims = wanted.rest.iter().any(|attribute| match attribute {
+    wanted.rest.iter().try_for_each(refuse_claim)
+}
+
+/// Refuses an attribute that only pool keys have.
+pub(crate) fn refuse_claim(attribute: &Attribute) -> Result<(), OpError> {
+    let claims = match attribute {
         Attribute::ObjectGroup(group) => group.starts_with(GROUP),
         Attribute::ApplicationSpecificInformation(info) => info.namespace == NAMESPACE,
         _ => false,
-    });
+    };
     if claims {
         let text = format!("groups {GROUP}… and the name space {NAMESPACE} are of pool keys only");
         return Err(OpError::Denied(text));

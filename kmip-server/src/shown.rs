@@ -6,10 +6,8 @@ use km_core::{
     provenance::Origin,
 };
 use kmip::{
-    DateTime,
-    attribute::{
-        Attribute, AttributeRef, Attributes, Digest, Instance, RevocationReason, VendorAttribute,
-    },
+    DateTime, Interval,
+    attribute::{Attribute, Attributes, Digest, Instance, RevocationReason, VendorAttribute},
     enums::{
         CertificateType, HashingAlgorithm, KeyFormatType, ObjectType, OpaqueDataType,
         RevocationReasonCode, State,
@@ -21,11 +19,17 @@ use crate::{
     context::Context,
     error::OpError,
     meta::{Meta, sha256},
+    numbering, op,
     qkd::{VENDOR_GRADE, VENDOR_LINK},
 };
 
-/// Every attribute of `object`, the most asked for first.
-pub(crate) fn all(object: &Object, now: i64) -> Result<Vec<Attribute>, OpError> {
+/// How long a lease of an object lasts, in seconds.
+pub(crate) const LEASE: u32 = 3600;
+/// Protection Storage Mask: sealed bytes outside the HSM.
+const SOFTWARE: i32 = 0x1;
+
+/// Every attribute of `object`, the most asked for first, each instance with its index.
+pub(crate) fn all(object: &Object, now: i64) -> Result<Vec<Instance>, OpError> {
     let (meta, rest) = Meta::with_rest(object)?;
     let mut list =
         vec![Attribute::UniqueIdentifier(object.uid.clone()), Attribute::ObjectType(meta.kind())];
@@ -40,21 +44,43 @@ pub(crate) fn all(object: &Object, now: i64) -> Result<Vec<Attribute>, OpError> 
         list.push(Attribute::RevocationReason(RevocationReason { code, message }));
     }
     form(&meta, &mut list);
-    list.extend(rest.list.into_iter().map(|instance| instance.attribute));
-    origin(object, &mut list);
+    list.push(Attribute::LeaseTime(Interval(LEASE)));
+    list.push(Attribute::ShortUniqueIdentifier(short(&object.uid)));
+    list.push(Attribute::ProtectionStorageMask(SOFTWARE));
+    let mut list: Vec<Instance> = list.into_iter().map(first).collect();
+    let generator_known = rest.iter().any(|a| matches!(a, Attribute::RandomNumberGenerator(_)));
+    list.extend(rest.list);
+    if object.provenance.origin == Origin::HsmRng && !generator_known {
+        list.push(first(Attribute::RandomNumberGenerator(op::query::rng())));
+    }
+    let mut more = Vec::new();
+    origin(object, &mut more);
+    list.extend(more.into_iter().map(first));
     Ok(list)
+}
+
+fn first(attribute: Attribute) -> Instance {
+    Instance { index: None, attribute }
+}
+
+/// A short name for the same object: the bytes of its UUID, or of a hash where it has none.
+fn short(uid: &str) -> Vec<u8> {
+    match uuid::Uuid::try_parse(uid) {
+        Ok(uuid) => uuid.as_bytes().to_vec(),
+        Err(_) => sha256(uid.as_bytes())[..16].to_vec(),
+    }
 }
 
 /// As [`all`], with the Digest also where it is not kept and the bytes have to be opened for it.
 pub(crate) async fn with_digest(
     cx: &Context<'_>,
     object: &Object,
-) -> Result<Vec<Attribute>, OpError> {
+) -> Result<Vec<Instance>, OpError> {
     let mut list = all(object, cx.now)?;
     let meta = Meta::of(object)?;
     if meta.digest.is_none() && !object.state.is_destroyed() {
         let clear = cx.objects().open(object).await?;
-        list.push(digest(&meta, clear.expose(sha256)));
+        list.push(first(digest(&meta, clear.expose(sha256))));
     }
     Ok(list)
 }
@@ -68,24 +94,9 @@ fn digest(meta: &Meta, hash: [u8; 32]) -> Attribute {
 }
 
 /// As an answer carries them: the second and later instances of an attribute are numbered.
-pub(crate) fn listed(list: Vec<Attribute>) -> Attributes {
-    let mut counts: Vec<(AttributeRef, i32)> = Vec::new();
-    let mut answer = Attributes::default();
-    for attribute in list {
-        let key = attribute.key();
-        let index = match counts.iter_mut().find(|(seen, _)| *seen == key) {
-            Some((_, count)) => {
-                *count += 1;
-                Some(*count)
-            }
-            None => {
-                counts.push((key, 0));
-                None
-            }
-        };
-        answer.list.push(Instance { index, attribute });
-    }
-    answer
+pub(crate) fn listed(list: Vec<Instance>) -> Attributes {
+    let list = list.into_iter().map(numbering::told).collect();
+    Attributes { templates: Vec::new(), list }
 }
 
 pub(crate) fn state(state: ObjectState) -> State {
@@ -136,9 +147,10 @@ fn form(meta: &Meta, list: &mut Vec<Attribute>) {
     }
     list.extend(meta.format().map(Attribute::KeyFormatType));
     list.push(Attribute::Sensitive(meta.sensitive));
-    list.push(Attribute::AlwaysSensitive(meta.sensitive));
+    list.push(Attribute::AlwaysSensitive(meta.sensitive && !meta.locked_later.sensitive));
     list.push(Attribute::Extractable(meta.extractable));
-    list.push(Attribute::NeverExtractable(!meta.extractable));
+    let never = !meta.extractable && !meta.locked_later.not_extractable;
+    list.push(Attribute::NeverExtractable(never));
 }
 
 /// The form the digest was taken of, which versions after 1.0 require also of objects without a

@@ -6,10 +6,14 @@ use kmip::{
     enums::{CryptographicAlgorithm, KeyFormatType, ObjectType},
 };
 
-use crate::{error::OpError, meta::Meta, qkd};
+use crate::{
+    error::OpError,
+    meta::{Dates, Meta},
+    qkd, usage_limits,
+};
 
 /// Most attributes of one object.
-const MAX_WANTED: usize = 256;
+pub(crate) const MAX_WANTED: usize = 256;
 
 #[derive(Default)]
 pub(crate) struct Wanted {
@@ -17,21 +21,12 @@ pub(crate) struct Wanted {
     pub(crate) length: Option<i32>,
     pub(crate) usage_mask: Option<i32>,
     pub(crate) format: Option<KeyFormatType>,
-    dates: WantedDates,
+    dates: Dates,
     fresh: Option<bool>,
     sensitive: bool,
     not_extractable: bool,
     /// Everything the head has no place for.
     pub(crate) rest: Attributes,
-}
-
-#[derive(Default)]
-struct WantedDates {
-    original: Option<i64>,
-    activation: Option<i64>,
-    process_start: Option<i64>,
-    protect_stop: Option<i64>,
-    deactivation: Option<i64>,
 }
 
 impl Wanted {
@@ -88,8 +83,8 @@ impl Wanted {
                 return Err(OpError::ReadOnly(what));
             }
             attribute => {
-                check_text(&attribute)?;
-                self.rest.push(attribute);
+                check_value(&attribute)?;
+                self.rest.push(usage_limits::begun(attribute));
             }
         }
         Ok(())
@@ -122,25 +117,8 @@ impl Wanted {
     }
 }
 
-impl WantedDates {
-    /// A date must not lie before the one it follows.
-    fn check(&self) -> Result<(), OpError> {
-        let order = [
-            (self.activation, self.deactivation, AttributeKind::DeactivationDate),
-            (self.activation, self.process_start, AttributeKind::ProcessStartDate),
-            (self.process_start, self.deactivation, AttributeKind::ProcessStartDate),
-            (self.protect_stop, self.deactivation, AttributeKind::ProtectStopDate),
-        ];
-        for (first, second, kind) in order {
-            if first.zip(second).is_some_and(|(first, second)| second < first) {
-                return Err(OpError::invalid(kind, "the dates of the object are out of order"));
-            }
-        }
-        Ok(())
-    }
-}
-
-fn called(key: &AttributeRef) -> String {
+/// How an attribute is named to people.
+pub(crate) fn called(key: &AttributeRef) -> String {
     match key {
         AttributeRef::Kind(kind) => kind.name().to_owned(),
         AttributeRef::Vendor { vendor, name } => format!("{vendor}-{name}"),
@@ -177,7 +155,8 @@ pub(crate) fn is_read_only(attribute: &Attribute) -> bool {
     )
 }
 
-fn check_text(attribute: &Attribute) -> Result<(), OpError> {
+/// Refuses values no attribute may have.
+pub(crate) fn check_value(attribute: &Attribute) -> Result<(), OpError> {
     match attribute {
         Attribute::Name(name) if name.value.is_empty() => {
             Err(OpError::invalid(AttributeKind::Name, "a name has at least one character"))

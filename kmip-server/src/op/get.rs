@@ -76,7 +76,9 @@ pub(crate) async fn give(
     if let Some(wanted) = wish.wrapping {
         let attributes: Vec<Attribute> = match wanted.attribute_names.is_empty() {
             true => Vec::new(),
-            false => shown::with_digest(cx, &object).await?,
+            false => {
+                shown::with_digest(cx, &object).await?.into_iter().map(|i| i.attribute).collect()
+            }
         };
         given = wrap::wrap(cx, wanted, given, &attributes).await?;
     }

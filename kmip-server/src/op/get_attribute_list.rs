@@ -1,7 +1,7 @@
 //! Get Attribute List: the names of the attributes an object has.
 
 use kmip::{
-    attribute::AttributeRef,
+    attribute::{AttributeRef, Instance},
     op::get_attribute_list::{Request, Response},
 };
 
@@ -13,7 +13,7 @@ pub(crate) async fn get_attribute_list(
 ) -> Result<Response, OpError> {
     let (object, _) = find::object(cx, request.id).await?;
     let mut names: Vec<AttributeRef> = Vec::new();
-    for attribute in shown::with_digest(cx, &object).await? {
+    for Instance { attribute, .. } in shown::with_digest(cx, &object).await? {
         let name = attribute.key();
         if attribute.known(cx.version) && !names.contains(&name) {
             names.push(name);

@@ -1,7 +1,7 @@
 //! Get Attributes: those asked for, in the order asked, or all.
 
 use kmip::{
-    attribute::{Attribute, AttributeKind, AttributeRef},
+    attribute::{AttributeKind, AttributeRef, Instance},
     op::get_attributes::{Request, Response},
 };
 
@@ -24,7 +24,7 @@ pub(crate) async fn get_attributes(
     Ok(Response { id: object.uid.clone(), attributes: shown::listed(list) })
 }
 
-fn pick(all: &[Attribute], names: &[AttributeRef]) -> Vec<Attribute> {
+fn pick(all: &[Instance], names: &[AttributeRef]) -> Vec<Instance> {
     let mut asked: Vec<&AttributeRef> = Vec::new();
     for name in names {
         if !asked.contains(&name) {
@@ -33,7 +33,7 @@ fn pick(all: &[Attribute], names: &[AttributeRef]) -> Vec<Attribute> {
     }
     let of = |name: &&AttributeRef| {
         let name = (*name).clone();
-        all.iter().filter(move |attribute| attribute.key() == name).cloned()
+        all.iter().filter(move |instance| instance.attribute.key() == name).cloned()
     };
     asked.iter().flat_map(of).collect()
 }

@@ -9,7 +9,7 @@ use km_core::{
 };
 use kmip::{
     DateTime,
-    attribute::{Attribute, AttributeKind, Attributes},
+    attribute::{Attribute, AttributeKind, Attributes, Instance},
     enums::{ObjectGroupMember, ObjectType, OperationCode},
     op::locate::{Request, Response},
 };
@@ -195,9 +195,9 @@ impl<'a> Search<'a> {
         Ok(self.filters.iter().all(|filter| self.has(&all, filter)))
     }
 
-    fn has(&self, all: &[Attribute], filter: &Attribute) -> bool {
+    fn has(&self, all: &[Instance], filter: &Attribute) -> bool {
         let range = self.range_of(filter);
-        all.iter().any(|found| match (found, filter) {
+        all.iter().any(|instance| match (&instance.attribute, filter) {
             // Every bit asked for; the object may allow more.
             (Attribute::CryptographicUsageMask(f), Attribute::CryptographicUsageMask(w)) => {
                 f & w == *w

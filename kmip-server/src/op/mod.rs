@@ -1,36 +1,45 @@
 //! The operations, one file each: the context and a request in, a response or a refusal out.
 
 pub(crate) mod activate;
+pub(crate) mod add_attribute;
+pub(crate) mod adjust_attribute;
 pub(crate) mod archive;
+pub(crate) mod check;
 pub(crate) mod create;
 pub(crate) mod create_split_key;
+pub(crate) mod delete_attribute;
 pub(crate) mod destroy;
 pub(crate) mod discover_versions;
 pub(crate) mod export;
 pub(crate) mod get;
 pub(crate) mod get_attribute_list;
 pub(crate) mod get_attributes;
+pub(crate) mod get_usage_allocation;
 pub(crate) mod import;
 pub(crate) mod interop;
 pub(crate) mod join_split_key;
 pub(crate) mod locate;
 pub(crate) mod log;
+pub(crate) mod modify_attribute;
+pub(crate) mod obtain_lease;
 pub(crate) mod ping;
 pub(crate) mod query;
 pub(crate) mod recover;
 pub(crate) mod register;
 pub(crate) mod rekey;
 pub(crate) mod revoke;
+pub(crate) mod set_attribute;
 pub(crate) mod set_endpoint_role;
 
 use km_core::{
-    ids::SaeId,
     material::ClearBytes,
     objects::{NewObject, ObjectState, Objects},
     provenance::{Origin, Provenance},
 };
 
-use crate::{context::Context, error::OpError, locks::Held, meta::Meta, terms, wanted::Wanted};
+use crate::{
+    context::Context, error::OpError, locks::Held, meta::Meta, names, terms, wanted::Wanted,
+};
 
 /// Holds the names a new object asks for until it is stored; refuses names that are taken.
 async fn hold_names(cx: &Context<'_>, wanted: &Wanted) -> Result<Option<Held>, OpError> {
@@ -43,29 +52,7 @@ async fn hold_names_of(
     wanted: &Wanted,
     except: Option<&str>,
 ) -> Result<Option<Held>, OpError> {
-    let names: Vec<&str> = wanted.names().collect();
-    if names.is_empty() {
-        return Ok(None);
-    }
-    let owner = cx.caller.sae();
-    let locks = names.iter().map(|name| format!("name:{owner}/{name}")).collect();
-    let held = cx.server.locks.hold(locks).await;
-    for name in names {
-        if is_taken(cx.objects(), owner, name, except).await? {
-            return Err(OpError::NameTaken(name.to_owned()));
-        }
-    }
-    Ok(Some(held))
-}
-
-async fn is_taken(
-    objects: &Objects,
-    owner: &SaeId,
-    name: &str,
-    except: Option<&str>,
-) -> Result<bool, OpError> {
-    let found = objects.search(owner, &terms::name(name), None, 2).await?;
-    Ok(found.iter().any(|uid| Some(uid.as_str()) != except))
+    names::hold(cx, &wanted.names().collect::<Vec<_>>(), except).await
 }
 
 /// Stores a new object; durable on return.

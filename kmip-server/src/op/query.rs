@@ -14,7 +14,7 @@ use crate::{context::Context, error::OpError, qkd};
 const VENDOR: &str = concat!("qkm ", env!("CARGO_PKG_VERSION"));
 
 /// The operations the dispatch in `batch` has.
-pub(crate) const OPERATIONS: [OperationCode; 22] = [
+pub(crate) const OPERATIONS: [OperationCode; 30] = [
     OperationCode::DiscoverVersions,
     OperationCode::Query,
     OperationCode::Create,
@@ -23,6 +23,14 @@ pub(crate) const OPERATIONS: [OperationCode; 22] = [
     OperationCode::Get,
     OperationCode::GetAttributes,
     OperationCode::GetAttributeList,
+    OperationCode::AddAttribute,
+    OperationCode::ModifyAttribute,
+    OperationCode::DeleteAttribute,
+    OperationCode::SetAttribute,
+    OperationCode::AdjustAttribute,
+    OperationCode::Check,
+    OperationCode::ObtainLease,
+    OperationCode::GetUsageAllocation,
     OperationCode::Activate,
     OperationCode::Revoke,
     OperationCode::Destroy,
@@ -78,7 +86,7 @@ pub(crate) async fn query(cx: &mut Context<'_>, request: Request) -> Result<Resp
 }
 
 /// The generator of the HSM, whose kind PKCS#11 does not tell.
-fn rng() -> RngParameters {
+pub(crate) fn rng() -> RngParameters {
     RngParameters {
         algorithm: RngAlgorithm::Unspecified,
         cryptographic_algorithm: None,

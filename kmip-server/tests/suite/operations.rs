@@ -50,7 +50,7 @@ async fn every_operation(network: &Network, version: Version) {
         Some(Attribute::CryptographicLength(256))
     );
     assert!(has(AttributeKind::InitialDate) && has(AttributeKind::Digest));
-    assert!(!has(AttributeKind::LeaseTime));
+    assert!(has(AttributeKind::LeaseTime));
     assert_eq!(has(AttributeKind::Fresh), version >= Version::V1_1);
     assert_eq!(has(AttributeKind::OriginalCreationDate), version >= Version::V1_2);
     assert_eq!(has(AttributeKind::Sensitive), version >= Version::V1_4);

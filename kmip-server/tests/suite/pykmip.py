@@ -47,9 +47,10 @@ def life(client, uid, expected):
     assert "State" in names and "Object Type" in names, names
     _, attributes = client.get_attributes(uid, ["State", "Object Type", "Unique Identifier"])
     assert len(attributes) == 3, attributes
-    # All attributes at once fail inside PyKMIP at both ends of its range: in 1.0 it wants a Key
-    # Format Type in Digest, which came with 1.1, and in 2.0 it has no Original Creation Date.
-    if (1, 0) < number < (2, 0):
+    # All attributes at once fail inside PyKMIP in most versions: in 1.0 it wants a Key Format Type
+    # in Digest, which came with 1.1; from 1.3 on it cannot read a Random Number Generator, which
+    # created keys have; and in 2.0 it has no Original Creation Date.
+    if (1, 0) < number < (1, 3):
         client.get_attributes(uid)
     got = client.get(uid)
     assert got == expected or got.value == expected.value, (got, expected)

@@ -10,7 +10,7 @@ pub use table::{Attribute, AttributeKind};
 pub use types::*;
 
 use crate::tag::Tag;
-use crate::ttlv::{Item, Result, Type, Value, Writer};
+use crate::ttlv::{Error, Item, Result, Type, Value, Writer};
 use crate::version::Version;
 use crate::wire::Field;
 
@@ -213,6 +213,31 @@ pub struct Instance {
     pub index: Option<i32>,
     /// The attribute.
     pub attribute: Attribute,
+}
+
+impl Instance {
+    /// Reads the one attribute of an attribute operation: an Attribute (1.x), or what stands inside
+    /// New Attribute or Current Attribute (2.x).
+    pub(crate) fn read_one(item: &Item<'_>) -> Result<Self> {
+        if item.tag() == Tag::Attribute {
+            return Attribute::read_v1(item);
+        }
+        let mut found = item.children()?;
+        let malformed = |what| Error::Malformed { offset: item.offset(), what };
+        let first = found.next().ok_or(malformed("holds no attribute"))?;
+        match found.next() {
+            Some(_) => Err(malformed("holds more than one attribute")),
+            None => Ok(Self { index: None, attribute: Attribute::read_v2(&first)? }),
+        }
+    }
+
+    /// Writes it as attribute operations carry it; `tag` counts in 2.x only.
+    pub(crate) fn write_one(&self, w: &mut Writer, tag: Tag, version: Version) {
+        match version.is_v2() {
+            true => w.structure(tag, |w| self.attribute.encode_v2(w, version)),
+            false => self.attribute.encode_v1(w, self.index, version),
+        }
+    }
 }
 
 /// The attributes of a request, a response or a key value, in order.

@@ -4,26 +4,34 @@
 //! plainly. To add an operation: one file, one line in the table below.
 
 pub mod activate;
+pub mod add_attribute;
+pub mod adjust_attribute;
 pub mod archive;
+pub mod check;
 pub mod create;
 pub mod create_split_key;
+pub mod delete_attribute;
 pub mod destroy;
 pub mod discover_versions;
 pub mod export;
 pub mod get;
 pub mod get_attribute_list;
 pub mod get_attributes;
+pub mod get_usage_allocation;
 pub mod import;
 pub mod interop;
 pub mod join_split_key;
 pub mod locate;
 pub mod log;
+pub mod modify_attribute;
+pub mod obtain_lease;
 pub mod ping;
 pub mod query;
 pub mod recover;
 pub mod register;
 pub mod rekey;
 pub mod revoke;
+pub mod set_attribute;
 pub mod set_endpoint_role;
 
 use crate::enums::OperationCode;
@@ -142,6 +150,14 @@ operations! {
     Get: get,
     GetAttributes: get_attributes,
     GetAttributeList: get_attribute_list,
+    AddAttribute: add_attribute,
+    ModifyAttribute: modify_attribute,
+    DeleteAttribute: delete_attribute,
+    SetAttribute: set_attribute,
+    AdjustAttribute: adjust_attribute,
+    Check: check,
+    ObtainLease: obtain_lease,
+    GetUsageAllocation: get_usage_allocation,
     Activate: activate,
     Revoke: revoke,
     Destroy: destroy,

@@ -84,7 +84,7 @@ fn model_is_byte_equal(version: &str, typed_items: usize) {
         }
     });
     assert!(different.is_empty(), "{} differ: {}", different.len(), different.join("\n\n"));
-    assert!(count == 0 || typed == typed_items, "{typed} typed items");
+    assert!(count == 0 || typed >= typed_items, "only {typed} typed items");
 }
 
 #[test]
@@ -99,10 +99,10 @@ fn oasis_21_trees_are_byte_equal() {
 
 #[test]
 fn oasis_14_messages_pass_the_typed_model() {
-    model_is_byte_equal("v1.4", 703);
+    model_is_byte_equal("v1.4", 765);
 }
 
 #[test]
 fn oasis_21_messages_pass_the_typed_model() {
-    model_is_byte_equal("v2.1", 810);
+    model_is_byte_equal("v2.1", 883);
 }

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use kmip::{
     Answer, Operation, SecretBytes, Version,
-    attribute::{Attribute, AttributeKind},
+    attribute::{Attribute, AttributeKind, AttributeRef, Instance},
     client::{self, ClientError},
-    enums::{CryptographicAlgorithm, ResultReason},
+    enums::{CryptographicAlgorithm, ResultReason, State},
     object::Object,
     op,
     ttlv::frame_len,
@@ -91,6 +91,14 @@ impl Client {
         get: Get / get;
         get_attributes: GetAttributes / get_attributes;
         get_attribute_list: GetAttributeList / get_attribute_list;
+        add_attribute: AddAttribute / add_attribute;
+        modify_attribute: ModifyAttribute / modify_attribute;
+        delete_attribute: DeleteAttribute / delete_attribute;
+        set_attribute: SetAttribute / set_attribute;
+        adjust_attribute: AdjustAttribute / adjust_attribute;
+        check: Check / check;
+        obtain_lease: ObtainLease / obtain_lease;
+        get_usage_allocation: GetUsageAllocation / get_usage_allocation;
         activate: Activate / activate;
         revoke: Revoke / revoke;
         destroy: Destroy / destroy;
@@ -133,6 +141,35 @@ impl Client {
                 Ok(block.plain_bytes().expect("Raw").expose(<[u8]>::to_vec))
             }
             other => panic!("a symmetric key, not {other:?}"),
+        }
+    }
+
+    /// Adds an attribute.
+    pub(crate) async fn add(&mut self, id: &str, attribute: Attribute) -> Result<Option<Instance>> {
+        let attribute = Instance { index: None, attribute };
+        let request = op::add_attribute::Request { id: Some(id.into()), attribute };
+        self.add_attribute(request).await.map(|response| response.attribute)
+    }
+
+    /// Gives the first instance of an attribute another value.
+    pub(crate) async fn modify(&mut self, id: &str, new: Attribute) -> Result<Option<Instance>> {
+        let new = Instance { index: None, attribute: new };
+        let request = op::modify_attribute::Request { id: Some(id.into()), current: None, new };
+        self.modify_attribute(request).await.map(|response| response.attribute)
+    }
+
+    /// Deletes the first instance of an attribute; in 2.x all of them.
+    pub(crate) async fn delete(&mut self, id: &str, name: AttributeRef) -> Result<()> {
+        let name = Some(name);
+        let request = op::delete_attribute::Request { id: Some(id.into()), name, ..<_>::default() };
+        self.delete_attribute(request).await.map(|_| ())
+    }
+
+    /// The state of an object.
+    pub(crate) async fn state(&mut self, id: &str) -> State {
+        match self.attribute(id, AttributeKind::State).await {
+            Some(Attribute::State(state)) => state,
+            other => panic!("a state, not {other:?}"),
         }
     }
 

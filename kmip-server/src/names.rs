@@ -1,0 +1,46 @@
+//! Names are unique among the objects of a client. Whoever gives a name to an object holds it
+//! until the object is stored.
+
+use km_core::{ids::SaeId, objects::Objects};
+use kmip::attribute::Attribute;
+
+use crate::{context::Context, error::OpError, locks::Held, terms};
+
+/// Holds `names` for the caller; refuses those that another object than `except` has.
+pub(crate) async fn hold(
+    cx: &Context<'_>,
+    names: &[&str],
+    except: Option<&str>,
+) -> Result<Option<Held>, OpError> {
+    if names.is_empty() {
+        return Ok(None);
+    }
+    let owner = cx.caller.sae();
+    let locks = names.iter().map(|name| format!("name:{owner}/{name}")).collect();
+    let held = cx.server.locks.hold(locks).await;
+    for (at, name) in names.iter().enumerate() {
+        let twice = names.iter().skip(at + 1).any(|other| other == name);
+        if twice || is_taken(cx.objects(), owner, name, except).await? {
+            return Err(OpError::NameTaken((*name).to_owned()));
+        }
+    }
+    Ok(Some(held))
+}
+
+/// The name an attribute gives, if it is one.
+pub(crate) fn of(attribute: &Attribute) -> Option<&str> {
+    match attribute {
+        Attribute::Name(name) => Some(&name.value),
+        _ => None,
+    }
+}
+
+async fn is_taken(
+    objects: &Objects,
+    owner: &SaeId,
+    name: &str,
+    except: Option<&str>,
+) -> Result<bool, OpError> {
+    let found = objects.search(owner, &terms::name(name), None, 2).await?;
+    Ok(found.iter().any(|uid| Some(uid.as_str()) != except))
+}
