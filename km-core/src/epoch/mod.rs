@@ -310,10 +310,10 @@ impl Epochs {
         let (epoch, _) = self.row(active.number).ok()?;
         let age = Duration::from_millis(now.saturating_sub(epoch.made_ms));
         if self.policy.max_age.is_some_and(|most| age >= most) {
-            return Some("hsm.epoch.max_age_days");
+            return Some("epochs.max_age_days");
         }
         let used = epoch.seals.saturating_sub(active.left());
-        (used >= self.policy.max_seals).then_some("hsm.epoch.max_seals")
+        (used >= self.policy.max_seals).then_some("epochs.max_seals")
     }
 
     /// The epochs of which something sealed may be in somebody's hands.

@@ -1,11 +1,13 @@
 //! The operators' API over HTTPS: pools, links, single keys. Enter through [`start`].
 //!
-//! Read only, JSON, errors as problem details (RFC 9457). It never has key bytes to show.
+//! JSON, errors as problem details (RFC 9457). It never has key bytes to show. Operators read;
+//! custodians may also change the KEK epochs.
 
+mod epochs;
 mod keys;
 mod problem;
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -15,7 +17,7 @@ use tokio::task::JoinSet;
 use tracing::info;
 use transport::{
     IdentityRule, PeerIdentity, Profile, ServerStream, Shutdown,
-    http::{HttpLimits, serve_http},
+    http::{HttpLimits, read_body, serve_http},
 };
 
 use crate::{
@@ -23,7 +25,13 @@ use crate::{
     fault::Failure,
     serve::{Inside, Listening},
 };
+use epochs::Custodian;
 use problem::Problem;
+
+/// Longest body of a change; nothing is read out of it.
+const BODY_BYTES: usize = 1024;
+/// Longest wait for it.
+const BODY_WAIT: Duration = Duration::from_secs(5);
 
 /// Listens if configured and serves in `tasks` until `shutdown`.
 pub(crate) async fn start(
@@ -34,7 +42,8 @@ pub(crate) async fn start(
 ) -> Result<(), Failure> {
     let Some(admin) = &config.admin else { return Ok(()) };
     let open = Listening::open("admin", &admin.front, Profile::Front).await?;
-    let api = Arc::new(Api { inside: inside.clone(), operators: admin.operators.clone() });
+    let (operators, custodians) = (admin.operators.clone(), admin.custodians.clone());
+    let api = Arc::new(Api { inside: inside.clone(), operators, custodians });
     let stop = shutdown.clone();
     let handler = move |stream: ServerStream, peer: PeerIdentity| {
         let (api, stop) = (api.clone(), stop.clone());
@@ -47,17 +56,20 @@ pub(crate) async fn start(
 struct Api {
     inside: Arc<Inside>,
     operators: Vec<IdentityRule>,
+    custodians: Vec<IdentityRule>,
 }
 
 impl Api {
     async fn serve(&self, stream: ServerStream, peer: PeerIdentity, shutdown: Shutdown) {
-        let operator = self.operators.iter().any(|rule| peer.matches(rule));
+        let mut named = self.operators.iter().chain(&self.custodians);
+        let operator = named.any(|rule| peer.matches(rule));
         if !operator {
             info!(client = %peer.address(), %peer, "not an operator; every request gets 403");
         }
+        let known = peer.clone();
         let service = service_fn(async |request: Request<Incoming>| {
             let done = match operator {
-                true => self.route(request.method(), request.uri().path()).await,
+                true => self.route(request, &known).await,
                 false => Err(Problem::not_an_operator()),
             };
             Ok::<_, Infallible>(match done {
@@ -70,16 +82,53 @@ impl Api {
         serve_http(stream, peer, service, HttpLimits::default(), shutdown).await;
     }
 
-    async fn route(&self, method: &Method, path: &str) -> Result<Value, Problem> {
-        if *method != Method::GET {
-            return Err(Problem::wrong_method());
+    async fn route(
+        &self,
+        request: Request<Incoming>,
+        peer: &PeerIdentity,
+    ) -> Result<Value, Problem> {
+        let path = request.uri().path().to_owned();
+        let segments: Vec<&str> = path.strip_prefix('/').unwrap_or(&path).split('/').collect();
+        match *request.method() {
+            Method::GET => self.read(&segments, &path).await,
+            Method::POST => self.change(&segments, request, peer).await,
+            _ => Err(Problem::wrong_method()),
         }
-        let segments: Vec<&str> = path.strip_prefix('/').unwrap_or(path).split('/').collect();
-        match segments.as_slice() {
+    }
+
+    async fn read(&self, segments: &[&str], path: &str) -> Result<Value, Problem> {
+        match segments {
             ["v1", "pools"] => Ok(self.pools()),
             ["v1", "links"] => Ok(json!({ "links": self.inside.links.status() })),
             ["v1", "keys", id] => keys::show(&self.inside.node, id).await,
+            ["v1", "hsm", "epochs"] => Ok(epochs::list(&self.inside.node.keeper)),
             _ => Err(Problem::no_such_path(path)),
+        }
+    }
+
+    /// What only custodians may do. The type of the content keeps web pages out, which could
+    /// else send a form in the name of a browser's certificate.
+    async fn change(
+        &self,
+        segments: &[&str],
+        request: Request<Incoming>,
+        peer: &PeerIdentity,
+    ) -> Result<Value, Problem> {
+        let keeper = &self.inside.node.keeper;
+        let ["v1", "hsm", "epochs", rest @ ..] = segments else {
+            return Err(Problem::wrong_method());
+        };
+        let who = Custodian::of(peer, &self.custodians)?;
+        let json = request.headers().get(header::CONTENT_TYPE);
+        if json.is_none_or(|kind| kind != "application/json") {
+            return Err(Problem::wrong_body());
+        }
+        let body = read_body(request.into_body(), BODY_BYTES, BODY_WAIT).await;
+        body.map_err(|_| Problem::wrong_body())?;
+        match rest {
+            [] => epochs::rotate(keeper, who, peer).await,
+            [number, "destroy"] => epochs::destroy(keeper, number, who, peer).await,
+            _ => Err(Problem::wrong_method()),
         }
     }
 

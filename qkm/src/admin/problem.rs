@@ -1,7 +1,7 @@
 //! Errors of the admin API as problem details (RFC 9457).
 
 use hyper::StatusCode;
-use km_core::{objects::ObjectError, records::RecordError};
+use km_core::{epoch::EpochError, objects::ObjectError, records::RecordError};
 use serde_json::{Value, json};
 
 use crate::fault::Code;
@@ -24,14 +24,37 @@ impl Problem {
         Self::new(StatusCode::FORBIDDEN, Code::A002, detail)
     }
 
+    pub(super) fn not_a_custodian() -> Self {
+        let detail =
+            "this certificate is none of the custodians that [admin] names; others only read";
+        Self::new(StatusCode::FORBIDDEN, Code::A002, detail)
+    }
+
+    pub(super) fn no_such_epoch(number: &str) -> Self {
+        let shown: String = number.chars().take(20).collect();
+        Self::new(StatusCode::NOT_FOUND, Code::E002, format!("there is no epoch {shown:?}"))
+    }
+
+    pub(super) fn still_at_it() -> Self {
+        let detail = "it takes longer and goes on; list the epochs to see how far it is";
+        Self::new(StatusCode::GATEWAY_TIMEOUT, Code::E003, detail)
+    }
+
     pub(super) fn wrong_method() -> Self {
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, Code::A004, "only GET is supported")
+        let detail = "POST changes /v1/hsm/epochs alone; all else is read with GET";
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, Code::A004, detail)
+    }
+
+    pub(super) fn wrong_body() -> Self {
+        let detail = "a change is asked for with Content-Type: application/json and a short body";
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::A004, detail)
     }
 
     pub(super) fn no_such_path(path: &str) -> Self {
         let shown: String = path.chars().take(100).collect();
-        let detail =
-            format!("there is nothing at {shown:?}; see /v1/pools, /v1/links, /v1/keys/ID");
+        let detail = format!(
+            "there is nothing at {shown:?}; see /v1/pools, /v1/links, /v1/keys/ID, /v1/hsm/epochs"
+        );
         Self::new(StatusCode::NOT_FOUND, Code::A004, detail)
     }
 
@@ -58,6 +81,22 @@ impl From<RecordError> for Problem {
             RecordError::Store(_) => (StatusCode::SERVICE_UNAVAILABLE, Code::S001),
             RecordError::Newer { .. } => (StatusCode::INTERNAL_SERVER_ERROR, Code::S002),
             RecordError::Damaged { .. } => (StatusCode::INTERNAL_SERVER_ERROR, Code::S003),
+        };
+        Self::new(status, code, error.to_string())
+    }
+}
+
+impl From<EpochError> for Problem {
+    fn from(error: EpochError) -> Self {
+        let (status, code) = match error {
+            EpochError::Record(error) => return error.into(),
+            EpochError::NoSuch(number) => return Self::no_such_epoch(&number.to_string()),
+            EpochError::Step(_) | EpochError::NotEmpty { .. } | EpochError::SameOperator { .. } => {
+                (StatusCode::CONFLICT, Code::E001)
+            }
+            EpochError::Hsm(_) | EpochError::Missing { .. } | EpochError::Unknown => {
+                (StatusCode::SERVICE_UNAVAILABLE, Code::E003)
+            }
         };
         Self::new(status, code, error.to_string())
     }

@@ -1,6 +1,9 @@
 //! Commands that ask a running server over its admin API.
 
-use std::{io::Write, path::Path};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
 
 use serde_json::Value;
 use transport::{
@@ -15,7 +18,7 @@ use crate::{
 };
 
 pub(super) fn pools(args: &AdminArgs) -> Result<Exit, Failure> {
-    let answer = ask(&args.config.config, "/v1/pools")?;
+    let answer = send(&args.config.config, None, Request::Get("/v1/pools"))?;
     let head =
         ["PEER", "LINK", "STORED", "OURS", "BLOCKS", "DELIVERED", "BURNED", "REJECTED", "ACCOUNT"];
     show(args.output, &answer, &head, "pools", |pool| {
@@ -38,7 +41,7 @@ pub(super) fn pools(args: &AdminArgs) -> Result<Exit, Failure> {
 }
 
 pub(super) fn links(args: &AdminArgs) -> Result<Exit, Failure> {
-    let answer = ask(&args.config.config, "/v1/links")?;
+    let answer = send(&args.config.config, None, Request::Get("/v1/links"))?;
     let counts = ["connections", "agreed", "mismatched", "given_up", "in_flight"];
     let head = ["PEER", "STATE", "CONNECTIONS", "AGREED", "MISMATCHED", "GIVEN UP", "IN FLIGHT"];
     show(args.output, &answer, &head, "links", |link| {
@@ -50,7 +53,8 @@ pub(super) fn links(args: &AdminArgs) -> Result<Exit, Failure> {
 }
 
 pub(super) fn key(args: &AdminArgs, id: &str) -> Result<Exit, Failure> {
-    let answer = ask(&args.config.config, &format!("/v1/keys/{}", etsi014::path::encode(id)))?;
+    let path = format!("/v1/keys/{}", etsi014::path::encode(id));
+    let answer = send(&args.config.config, None, Request::Get(&path))?;
     match args.output {
         Output::Json => print(&pretty(&answer)),
         Output::Table => {
@@ -62,7 +66,7 @@ pub(super) fn key(args: &AdminArgs, id: &str) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-fn show(
+pub(super) fn show(
     output: Output,
     answer: &Value,
     head: &[&str],
@@ -83,7 +87,7 @@ fn ignore_closed_pipe(_: std::io::Error) -> Result<(), Failure> {
     Ok(())
 }
 
-fn print(text: &str) {
+pub(super) fn print(text: &str) {
     let _ = writeln!(std::io::stdout().lock(), "{text}");
 }
 
@@ -91,7 +95,7 @@ fn pretty(value: &Value) -> String {
     serde_json::to_string_pretty(value).unwrap_or_default()
 }
 
-fn text(value: &Value) -> String {
+pub(super) fn text(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Null => String::new(),
@@ -130,12 +134,32 @@ fn flatten(name: &str, value: &Value, rows: &mut Vec<Vec<String>>) {
     }
 }
 
-/// One GET at the admin API of the server that runs with this configuration.
-fn ask(file: &Path, path: &str) -> Result<Value, Failure> {
+/// What the admin API is asked.
+#[derive(Clone, Copy)]
+pub(super) enum Request<'a> {
+    /// To show what is at this path.
+    Get(&'a str),
+    /// To change something.
+    Post(&'a str),
+}
+
+/// One request to the admin API of the server that runs with this configuration, with the
+/// certificate and key of [operator] or those given.
+pub(super) fn send(
+    file: &Path,
+    shown: Option<(PathBuf, PathBuf)>,
+    request: Request<'_>,
+) -> Result<Value, Failure> {
     let config = Config::load(file)?;
-    let client = client(&config, file)?;
+    let client = client(&config, file, shown)?;
     let runtime = super::runtime()?;
-    let (status, body) = runtime.block_on(client.get(path)).map_err(|error| match error {
+    let answer = runtime.block_on(async {
+        match request {
+            Request::Get(path) => client.get(path).await,
+            Request::Post(path) => client.post(path, b"{}".to_vec().into()).await,
+        }
+    });
+    let (status, body) = answer.map_err(|error| match error {
         ClientError::Connect(_) | ClientError::Timeout { .. } => Failure::new(Code::A001, error),
         other => Failure::new(Code::A004, other),
     })?;
@@ -144,22 +168,29 @@ fn ask(file: &Path, path: &str) -> Result<Value, Failure> {
         let detail = text(&value["detail"]);
         if detail.is_empty() { format!("the admin API answered {status}") } else { detail }
     };
-    match status {
-        200 => Ok(value),
-        401 | 403 => Err(Failure::new(Code::A002, problem())),
-        404 => Err(Failure::new(Code::A003, problem())),
-        _ => Err(Failure::new(Code::A004, problem())),
+    match (status, Code::parse(&text(&value["code"]))) {
+        (200, _) => Ok(value),
+        (_, Some(code)) => Err(Failure::new(code, problem())),
+        (401 | 403, None) => Err(Failure::new(Code::A002, problem())),
+        (_, None) => Err(Failure::new(Code::A004, problem())),
     }
 }
 
-fn client(config: &Config, file: &Path) -> Result<HttpClient, Failure> {
+fn client(
+    config: &Config,
+    file: &Path,
+    shown: Option<(PathBuf, PathBuf)>,
+) -> Result<HttpClient, Failure> {
     let missing = |table: &str| {
         Failure::new(Code::C003, format!("{} has no [{table}]", file.display()))
             .help("`qkm config example` shows [admin] and [operator]")
     };
     let admin = config.admin.as_ref().ok_or_else(|| missing("admin"))?;
-    let operator = config.operator.as_ref().ok_or_else(|| missing("operator"))?;
-    let tls = client_config(operator, Profile::Front).map_err(|e| Failure::new(Code::T001, e))?;
+    let mut operator = config.operator.clone().ok_or_else(|| missing("operator"))?;
+    if let Some((certificate, key)) = shown {
+        (operator.certificate, operator.key) = (certificate, key);
+    }
+    let tls = client_config(&operator, Profile::Front).map_err(|e| Failure::new(Code::T001, e))?;
     let mut address = admin.front.listen;
     if address.ip().is_unspecified() {
         let loopback: std::net::IpAddr = match address.ip() {

@@ -1,6 +1,7 @@
 //! The command line. Enter through [`run`]. `table` prints; one file for each group of commands.
 
 mod admin;
+mod hsm;
 mod local;
 mod table;
 
@@ -59,6 +60,9 @@ enum Command {
     /// Single keys.
     #[command(subcommand)]
     Key(KeyCommand),
+    /// The HSM and what this key manager keeps in it.
+    #[command(subcommand)]
+    Hsm(hsm::HsmCommand),
     /// Explain a failure by its code, such as QKM-H001; without one, list all.
     Explain {
         /// The code.
@@ -180,6 +184,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Pool(PoolCommand::List(args)) => admin::pools(&args),
         Command::Link(LinkCommand::List(args)) => admin::links(&args),
         Command::Key(KeyCommand::Show { id, admin: args }) => admin::key(&args, &id),
+        Command::Hsm(hsm::HsmCommand::Epoch(command)) => hsm::epoch(&command),
         Command::Explain { code } => local::explain(code.as_deref()),
         Command::Completions { shell } => local::completions(shell),
         Command::Version => local::version(),

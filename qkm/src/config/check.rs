@@ -3,6 +3,7 @@
 use std::{collections::HashMap, fmt, time::Duration};
 
 use km_core::{
+    epoch::{EpochPolicy, MOST_SEALS},
     ids::{ClusterId, PoolTag},
     random::QrngConfig,
     registry::Registry,
@@ -52,6 +53,7 @@ pub(super) fn check(file: File) -> Result<Config, Mistake> {
     let token = &file.hsm;
     token.check().map_err(|e| Mistake::new(e.to_string(), "change [hsm]"))?;
     let random = random(file.random)?;
+    let epochs = epochs(file.epochs.as_ref())?;
     let (limits, key_ttl) = supply(file.supply.as_ref())?;
     let peers = peers(&here, &file.peer, &file.qkd_link)?;
     if !peers.is_empty() && file.km_link.is_none() {
@@ -66,6 +68,7 @@ pub(super) fn check(file: File) -> Result<Config, Mistake> {
         cluster: here,
         store: file.store.path,
         random,
+        epochs,
         limits,
         key_ttl,
         etsi014: file.etsi014,
@@ -80,6 +83,27 @@ pub(super) fn check(file: File) -> Result<Config, Mistake> {
         peers,
         registry,
         applications,
+    })
+}
+
+fn epochs(entry: Option<&Spanned<file::Epochs>>) -> Result<EpochPolicy, Mistake> {
+    let Some(entry) = entry else { return Ok(EpochPolicy::default()) };
+    let e = entry.get_ref();
+    let rules = [
+        (e.max_age_days <= 36_500, "max_age_days must be 1 to 36500, or 0 for never"),
+        ((1 << 20..=MOST_SEALS).contains(&e.max_seals), "max_seals must be 1048576 to 4026531840"),
+        ((1..=1000).contains(&e.reseal_per_s), "reseal_per_s must be 1 to 1000"),
+        ((60..=604_800).contains(&e.approval_window_s), "approval_window_s must be 60 to 604800"),
+    ];
+    if let Some((_, rule)) = rules.iter().find(|(holds, _)| !holds) {
+        return Err(Mistake::new(*rule, "change [epochs], or leave the entry out").at(entry));
+    }
+    let day = Duration::from_secs(86_400);
+    Ok(EpochPolicy {
+        max_age: (e.max_age_days > 0).then(|| day * e.max_age_days),
+        max_seals: e.max_seals,
+        reseal_per_s: e.reseal_per_s,
+        approval_window: Duration::from_secs(e.approval_window_s),
     })
 }
 
@@ -259,7 +283,7 @@ fn admin(entry: Spanned<file::Admin>) -> Result<Admin, Mistake> {
         let text = "[admin] names no operators, so nobody could use it";
         return Err(Mistake::new(text, "add operators = [\"cn:…\"], or remove [admin]").at(&entry));
     }
-    let file::Admin { listen, certificate, key, ca, operators } = entry.into_inner();
+    let file::Admin { listen, certificate, key, ca, operators, custodians } = entry.into_inner();
     let front = file::Front { listen, certificate, key, ca, connections: 64 };
-    Ok(Admin { front, operators })
+    Ok(Admin { front, operators, custodians })
 }

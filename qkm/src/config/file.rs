@@ -17,6 +17,7 @@ pub(super) struct File {
     pub(super) hsm: TokenConfig,
     #[serde(default)]
     pub(super) random: Random,
+    pub(super) epochs: Option<Spanned<Epochs>>,
     pub(super) supply: Option<Spanned<Supply>>,
     pub(super) etsi014: Option<Front>,
     pub(super) kmip: Option<Front>,
@@ -73,6 +74,28 @@ pub(super) struct Qrng {
 
 fn qrng_deadline_ms() -> u64 {
     2000
+}
+
+/// When a new KEK epoch begins, and what its end needs.
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Epochs {
+    pub(super) max_age_days: u32,
+    pub(super) max_seals: u64,
+    pub(super) reseal_per_s: u32,
+    pub(super) approval_window_s: u64,
+}
+
+impl Default for Epochs {
+    fn default() -> Self {
+        let policy = km_core::epoch::EpochPolicy::default();
+        Self {
+            max_age_days: policy.max_age.map_or(0, |age| (age.as_secs() / 86_400) as u32),
+            max_seals: policy.max_seals,
+            reseal_per_s: policy.reseal_per_s,
+            approval_window_s: policy.approval_window.as_secs(),
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -146,6 +169,8 @@ pub(super) struct Admin {
     pub(super) key: PathBuf,
     pub(super) ca: PathBuf,
     pub(super) operators: Vec<IdentityRule>,
+    #[serde(default)]
+    pub(super) custodians: Vec<IdentityRule>,
 }
 
 #[derive(Debug, Default, Deserialize)]

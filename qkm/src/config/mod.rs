@@ -13,6 +13,7 @@ use std::{fmt, net::SocketAddr, path::Path, path::PathBuf, time::Duration};
 
 use hsm_profiles::{Program, TokenConfig};
 use km_core::{
+    epoch::EpochPolicy,
     ids::{ClusterId, LinkId, SaeId},
     random::QrngConfig,
     registry::Registry,
@@ -42,6 +43,8 @@ pub struct Config {
     pub random: RandomSources,
     /// What runs the HSM worker processes. Not part of the file.
     pub worker: Program,
+    /// When a new KEK epoch begins, and what its end needs.
+    pub epochs: EpochPolicy,
     /// Bounds on what applications may ask for.
     pub limits: SupplyLimits,
     /// How long an assigned key waits to be collected.
@@ -82,8 +85,10 @@ pub struct RandomSources {
 pub struct Admin {
     /// Where, and with which certificate.
     pub front: Front,
-    /// Whom it lets in.
+    /// Whom it lets in, to read.
     pub operators: Vec<IdentityRule>,
+    /// Who may also change KEK epochs; two of them together may destroy one.
+    pub custodians: Vec<IdentityRule>,
 }
 
 /// Another cluster.

@@ -47,7 +47,8 @@ pub(super) fn site(
     text += &format!("[monitor]\nlisten = \"{}\"\n\n", here.monitor);
     text += &front("admin", here.admin, &here.tls);
     text.truncate(text.len() - 1);
-    text += "operators = [\"cn:operator\"]\n\n";
+    text += "operators = [\"cn:operator\"]\n";
+    text += "custodians = [\"cn:custodian-1\", \"cn:custodian-2\"]\n\n";
     text += &format!("[operator]\n{}\n", tls(&layout.operator));
     text += &format!("[debug]\ndumpable = {}\n\n", options.dumpable);
     text += &format!(

@@ -34,6 +34,8 @@ pub struct Layout {
     pub applications: BTreeMap<&'static str, TlsFiles>,
     /// The operator's certificate at both admin APIs.
     pub operator: TlsFiles,
+    /// Those of the two who together may destroy a KEK epoch.
+    pub custodians: [TlsFiles; 2],
     /// A PyKMIP script that creates at north and gets at south.
     pub kmip_script: PathBuf,
 }

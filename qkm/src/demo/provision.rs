@@ -80,6 +80,7 @@ pub fn provision(dir: &Path, options: &Options) -> Result<Layout, Failure> {
         ca: pki.0.ca(),
         sim_admin: pki.client("sim-admin")?,
         operator: pki.client("operator")?,
+        custodians: [pki.client("custodian-1")?, pki.client("custodian-2")?],
         dir,
         program,
         modules,

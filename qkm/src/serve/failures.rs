@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use km_core::{
-    hsm::HsmError, random::RandomError, records::RecordError, store::StoreError, vault::VaultError,
+    epoch::EpochError, hsm::HsmError, random::RandomError, records::RecordError, store::StoreError,
+    vault::VaultError,
 };
 use transport::TlsError;
 
@@ -50,6 +51,17 @@ pub(crate) fn of_vault(path: &Path, error: &VaultError) -> Failure {
             Failure::new(Code::S004, format!("store {}: {error}", path.display()))
         }
     }
+}
+
+/// An error of the KEK epochs of the store at `path`.
+pub(crate) fn of_epochs(path: &Path, error: &EpochError) -> Failure {
+    let code = match error {
+        EpochError::Hsm(error) => return of_hsm(error),
+        EpochError::Record(error) => return of_record(path, error),
+        EpochError::Missing { .. } => Code::S005,
+        _ => Code::E003,
+    };
+    Failure::new(code, format!("store {}: {error}", path.display()))
 }
 
 /// An error of the random sources.

@@ -59,6 +59,10 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
     inside.fronts.start(&config, &mut outer, &fronts_end).await?;
     admin::start(&config, &inside, &mut outer, &fronts_end).await?;
     let tending = tokio::spawn(node.supply.clone().tend());
+    let keeping = {
+        let keeper = node.keeper.clone();
+        tokio::spawn(async move { keeper.tend().await })
+    };
     health.started();
     info!(cluster = %config.cluster, "key manager runs");
 
@@ -67,6 +71,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
     stop_fronts.start();
     while outer.join_next().await.is_some() {}
     tending.abort();
+    keeping.abort();
     if tokio::time::timeout(FAREWELL, node.supply.stop()).await.is_err() {
         warn!("the store did not confirm the end of all runs in time; they are burned at start");
     }

@@ -9,6 +9,7 @@ use std::{
 
 use hsm_profiles::Token;
 use km_core::{
+    epoch::{Epochs, Keeper},
     hsm::Hsm,
     objects::Objects,
     pool::{Pool, PoolConfig},
@@ -20,7 +21,7 @@ use km_core::{
 };
 use tracing::{info, warn};
 
-use super::failures::{of_hsm, of_random, of_record, of_store, of_vault};
+use super::failures::{of_epochs, of_hsm, of_random, of_record, of_store, of_vault};
 use crate::{
     config::Config,
     fault::{Code, Failure},
@@ -36,6 +37,7 @@ pub(crate) struct Node {
     pub(crate) supply: Arc<Supply>,
     pub(crate) objects: Objects,
     pub(crate) random: Arc<Random>,
+    pub(crate) keeper: Arc<Keeper>,
 }
 
 impl Node {
@@ -49,6 +51,9 @@ impl Node {
         let key = vault.record_key(store.as_ref()).await.map_err(|e| of_vault(&path, &e))?;
         let records = Records::new(store.clone(), &key);
         drop(key);
+        let epochs = Epochs::open(token.clone(), records.clone(), config.epochs).await;
+        let epochs = epochs.map_err(|e| of_epochs(&path, &e))?;
+        let vault = vault.with_epochs(epochs.clone());
         let mut pools = Vec::with_capacity(config.peers.len());
         for peer in &config.peers {
             let settings = PoolConfig {
@@ -67,8 +72,10 @@ impl Node {
             pools.push(pool);
         }
         let (here, registry) = (config.cluster.clone(), config.registry.clone());
-        let supply = Supply::new(here, registry, config.limits, pools);
-        Ok(Self { token, store, supply, objects: Objects::new(records, vault), random })
+        let supply = Supply::new(here, registry, config.limits, pools.clone());
+        let objects = Objects::new(records.clone(), vault.clone());
+        let keeper = Arc::new(Keeper::new(epochs, vault, records, pools, objects.clone()));
+        Ok(Self { token, store, supply, objects, random, keeper })
     }
 
     /// The token as the domain sees it.

@@ -4,9 +4,11 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use hsm_profiles::{Breaker, MemberStatus};
 use km_core::{
+    epoch::EpochState,
     ids::{ClusterId, LinkId},
     ledger::Ledger,
     pool::{Pool, PoolCounters, PoolView},
+    vault::Kind,
 };
 use qkd_ingest::{LinkCondition, Totals};
 use relay::LinkView;
@@ -19,6 +21,7 @@ pub(super) fn all(inside: &Inside) -> Vec<Metric> {
     let mut metrics = process(inside);
     metrics.extend(random(inside));
     metrics.extend(tokens(inside));
+    metrics.extend(epochs(inside));
     metrics.extend(pools(inside));
     metrics.extend(links(inside));
     metrics.extend(modules(inside));
@@ -57,6 +60,39 @@ fn process(inside: &Inside) -> Vec<Metric> {
         ));
     }
     metrics
+}
+
+fn epochs(inside: &Inside) -> Vec<Metric> {
+    let views = inside.node.keeper.epochs().list();
+    let in_state = |state| views.iter().filter(move |view| view.epoch.state == state);
+    let active = in_state(EpochState::Active).next_back();
+    let number = active.map(|view| (Vec::new(), view.epoch.number as f64));
+    let seals = active.map(|view| (Vec::new(), view.seals_used as f64));
+    let left = in_state(EpochState::Retiring).filter_map(|view| {
+        let labels = vec![("epoch", view.epoch.number.to_string())];
+        Some((labels, view.seen?.left as f64))
+    });
+    let refusals = inside.node.objects.vault().refusals();
+    let refused = [Kind::Block, Kind::Object]
+        .map(|kind| (vec![("record", kind.name().to_owned())], refusals.of(kind)));
+    vec![
+        Metric::gauge(
+            "qkm_epoch_active",
+            "Number of the KEK epoch that seals.",
+            number.into_iter().collect(),
+        ),
+        Metric::gauge(
+            "qkm_epoch_seals",
+            "Seals made under it, or fewer.",
+            seals.into_iter().collect(),
+        ),
+        Metric::gauge(
+            "qkm_epoch_records",
+            "Records under a retiring epoch when last seen.",
+            left.collect(),
+        ),
+        Metric::counter("qkm_sealed_refused", "Sealed data that did not open.", refused.to_vec()),
+    ]
 }
 
 fn random(inside: &Inside) -> Vec<Metric> {

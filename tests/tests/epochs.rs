@@ -1,0 +1,208 @@
+//! KEK epochs of a running key manager: its custodians rotate and destroy, backups lose their
+//! worth, and what was put in the wrong place is refused with an alarm.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{ops::Bound, path::Path, process::Command, sync::Arc};
+
+use hsm_profiles::Token;
+use km_core::{
+    objects::Object,
+    records::Records,
+    store::{Commit, SqliteStore, Store},
+    vault::Vault,
+};
+use kmip::{Answer, client, enums::CryptographicAlgorithm, op::get};
+use qkm_tests::{
+    clients::{self, material},
+    network::{End::North, End::South, Network, Options},
+};
+use serde_json::Value;
+
+const FORGE: &str = "QKM_TEST_FORGE";
+
+/// `qkm hsm epoch …` at north; with the certificate of a custodian, or the operator's.
+fn epoch(network: &Network, custodian: Option<usize>, command: &[&str]) -> (i32, String) {
+    let mut all = vec!["hsm", "epoch"];
+    all.extend(command);
+    let shown = custodian.map(|at| network.layout().custodians[at].clone());
+    let paths = shown.map(|files| [files.certificate, files.key].map(|p| p.display().to_string()));
+    if let Some([certificate, key]) = &paths {
+        all.extend(["--certificate", certificate, "--key", key]);
+    }
+    let output = network.qkm(North, &all);
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code().unwrap(), String::from_utf8(said).unwrap())
+}
+
+fn listed(network: &Network) -> Vec<Value> {
+    let (code, said) = epoch(network, None, &["list", "-o", "json"]);
+    assert_eq!(code, 0, "{said}");
+    let listed: Value = serde_json::from_str(&said).unwrap();
+    listed["epochs"].as_array().unwrap().clone()
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+async fn keys_flow(network: &Network) {
+    let keys = network.etsi(North, "sae-n1").enc("sae-s1", 4).await.unwrap().keys();
+    let ids: Vec<&str> = keys.iter().map(|(id, _)| id.as_str()).collect();
+    let got = network.etsi(South, "sae-s1").dec("sae-n1", &ids).await.unwrap();
+    assert_eq!((got.status, got.keys()), (200, keys));
+}
+
+async fn restart(network: &mut Network) {
+    network.start_km(North);
+    network.ready(North).await;
+    network
+        .until("the link is up", || async {
+            network.metric(North, "qkm_link_up").await == 1.0
+                && network.metric(North, "qkm_pool_own_bytes").await > 1e4
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_custodians_destroy_an_epoch_and_a_backup_opens_no_more() {
+    let mut network = Network::start(Options::default()).await;
+    network.stocked(North, 2000).await;
+    assert_eq!(network.stop(North), Some(0));
+    let store = network.site(North).store.clone();
+    let backup = store.with_file_name("backup");
+    copy(&store, &backup);
+    restart(&mut network).await;
+
+    let (code, said) = epoch(&network, None, &["rotate"]);
+    assert!(code == 4 && said.contains("QKM-A002") && said.contains("custodians"), "{said}");
+    let (code, said) = epoch(&network, Some(0), &["destroy", "1"]);
+    assert!(code == 4 && said.contains("QKM-E001") && said.contains("Active"), "{said}");
+    let (code, said) = epoch(&network, Some(0), &["rotate"]);
+    assert_eq!((code, said.trim()), (0, "epoch 2 begins"));
+    network
+        .until("the old epoch is empty", || async { listed(&network)[0]["empty"] == true })
+        .await;
+    let list = listed(&network);
+    assert_eq!((&list[0]["state"], &list[1]["state"]), (&"retiring".into(), &"active".into()));
+    keys_flow(&network).await;
+
+    let (code, said) = epoch(&network, Some(0), &["destroy", "1"]);
+    assert!(code == 0 && said.contains("second custodian"), "{said}");
+    let (code, said) = epoch(&network, Some(0), &["destroy", "1"]);
+    assert!(code == 4 && said.contains("approved this already"), "{said}");
+    assert!(listed(&network)[0]["destroyed_ms"].is_null());
+    let (code, said) = epoch(&network, Some(1), &["destroy", "1"]);
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("is destroyed, approved by cn:custodian-1 and cn:custodian-2"), "{said}");
+    let (_, table) = epoch(&network, None, &["list"]);
+    let row: Vec<&str> = table.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(row[..2], ["1", "destroyed"], "{table}");
+    assert_eq!(network.metric(North, "qkm_epoch_active").await, 2.0);
+    let (code, said) = epoch(&network, Some(0), &["destroy", "7"]);
+    assert!(code == 1 && said.contains("QKM-E002"), "{said}");
+    keys_flow(&network).await;
+
+    // Nothing opens the copy, and nothing makes it new.
+    assert_eq!(network.stop(North), Some(0));
+    let good = store.with_file_name("good");
+    std::fs::rename(&store, &good).unwrap();
+    std::fs::rename(&backup, &store).unwrap();
+    let length = std::fs::metadata(store.join("store.qkm")).unwrap().len();
+    let output = network.qkm(North, &["serve"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("QKM-S004") && said.contains("KEK epoch was destroyed"), "{said}");
+    assert_eq!(std::fs::metadata(store.join("store.qkm")).unwrap().len(), length);
+    std::fs::remove_dir_all(&store).unwrap();
+    std::fs::rename(&good, &store).unwrap();
+    restart(&mut network).await;
+    keys_flow(&network).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_custodians_change_epochs_and_only_with_json() {
+    let network = Network::start(Options::default()).await;
+    let admin = network.site(North).admin.to_string();
+    let post = |files| {
+        let client = clients::http(&admin, files);
+        async move { client.post("/v1/hsm/epochs", b"{}".to_vec().into()).await.unwrap().0 }
+    };
+    let layout = network.layout();
+    assert_eq!(post(&layout.operator).await, 403);
+    assert_eq!(post(layout.application("sae-n1")).await, 403);
+    let custodian = clients::http(&admin, &layout.custodians[0]);
+    for path in ["/v1/pools", "/v1/hsm/epochs/1", "/v1/hsm/epochs/1/destroy/now"] {
+        let (status, _) = custodian.post(path, b"{}".to_vec().into()).await.unwrap();
+        assert_eq!(status, 405, "{path}");
+    }
+    for number in ["-1", "x", "99999999999999999999"] {
+        let path = format!("/v1/hsm/epochs/{number}/destroy");
+        let (status, _) = custodian.post(&path, b"{}".to_vec().into()).await.unwrap();
+        assert_eq!(status, 404, "{path}");
+    }
+    let long = vec![b' '; 2000].into();
+    let (status, _) = custodian.post("/v1/hsm/epochs", long).await.unwrap();
+    assert_eq!(status, 415);
+    assert_eq!(listed(&network).len(), 1, "nothing of this began an epoch");
+}
+
+fn get_of(uid: &str) -> get::Request {
+    get::Request { id: Some(uid.into()), ..get::Request::default() }
+}
+
+/// Whoever has the record key but not the KEK can only put sealed bytes elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sealed_blob_in_the_wrong_object_is_refused_with_an_alarm_and_a_count() {
+    let mut network = Network::start(Options::default()).await;
+    let app = network.kmip_client(North, "sae-n1");
+    let mut uids = Vec::new();
+    for _ in 0..2 {
+        let made = app.ask(client::create(CryptographicAlgorithm::Aes, 256, 12, [])).await.unwrap();
+        let Answer::Create(made) = made else { panic!("{made:?}") };
+        uids.push(made.id);
+    }
+    assert!(material(&app.ask(get_of(&uids[0])).await.unwrap()).is_some());
+    assert_eq!(network.stop(North), Some(0));
+    let forged = Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "swaps_the_sealed_bytes_of_two_objects"])
+        .env(FORGE, &network.site(North).config)
+        .env("SOFTHSM2_CONF", &network.site(North).softhsm_conf)
+        .output()
+        .unwrap();
+    assert!(forged.status.success(), "{forged:?}");
+    restart(&mut network).await;
+    let app = network.kmip_client(North, "sae-n1");
+    for uid in &uids {
+        let refused = app.ask(get_of(uid)).await;
+        assert!(refused.is_err(), "{refused:?}");
+    }
+    assert_eq!(network.metric(North, "qkm_sealed_refused_total").await, 2.0);
+    assert!(network.log("north").contains("sealed-refused"), "no alarm in the log");
+    // The KM lives on.
+    keys_flow(&network).await;
+}
+
+/// Not a test: the hand of the attacker, in a process with north's token.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "run by the test above"]
+async fn swaps_the_sealed_bytes_of_two_objects() {
+    let Some(config) = std::env::var_os(FORGE) else { return };
+    let config = qkm::config::Config::load(Path::new(&config)).unwrap();
+    let token = Token::open(config.hsm.clone()).unwrap();
+    let store = Arc::new(SqliteStore::open(config.store_file()).unwrap());
+    let key = Vault::new(token).record_key(store.as_ref()).await.unwrap();
+    let records = Records::new(store.clone(), &key);
+    let rows = store.range(b"object/", Bound::Unbounded, 2).await.unwrap();
+    let mut objects: Vec<Object> =
+        rows.iter().map(|row| records.decode(&row.key, &row.value).unwrap()).collect();
+    let (first, second) = objects.split_at_mut(1);
+    std::mem::swap(&mut first[0].sealed, &mut second[0].sealed);
+    for (row, object) in rows.iter().zip(&objects) {
+        let forged = records.encode(&row.key, object);
+        store.commit(Commit::new().put(row.key.clone(), forged)).await.unwrap();
+    }
+}
