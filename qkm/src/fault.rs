@@ -78,6 +78,8 @@ codes! {
         "The token lacks a mechanism, or its policy forbids it. Enable it in the HSM or choose another profile in [hsm]."
     H004 Failed "the HSM refused sealed data"
         "Sealed data did not open: it was changed, moved, or sealed by another token."
+    H005 Failed "the HSM does not behave as its profile says"
+        "`qkm hsm test` printed a line FAILED for each check that the token did not pass. Do not keep keys with it before the reason is known: another profile may fit (`qkm hsm profile`), or a copy of one, corrected, as a file."
     L001 Usage "a network address cannot be used"
         "Another program listens there, the address is not one of this machine, or a port below 1024 needs rights."
     P001 Failed "the process could not be protected"

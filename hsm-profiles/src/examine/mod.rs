@@ -17,7 +17,7 @@ pub use abilities::Ability;
 pub use speed::Speed;
 pub use test::{Examined, Subject, test};
 
-use crate::config::TokenConfig;
+use crate::config::{TokenConfig, TokenSelector};
 use crate::kek::KekSet;
 use crate::lane::OpError;
 use crate::library;
@@ -115,6 +115,28 @@ pub fn list(path: Option<&Path>) -> Result<Vec<Found>, HsmError> {
     match refused {
         Some(error) if found.is_empty() => Err(error),
         _ => Ok(found),
+    }
+}
+
+/// The one token `selector` names, in the library at `path` or in those that [`list`] looks at.
+///
+/// # Errors
+/// [`HsmError::Setup`] when there is none, or more than one.
+pub fn find(path: Option<&Path>, selector: &TokenSelector) -> Result<Found, HsmError> {
+    let mut tokens = list(path)?.into_iter().filter(|token| match selector {
+        TokenSelector::Label(label) => token.label == *label,
+        TokenSelector::Serial(serial) => token.serial == *serial,
+    });
+    match (tokens.next(), tokens.next()) {
+        (Some(token), None) => Ok(token),
+        (Some(_), Some(_)) => Err(HsmError::Setup(format!(
+            "several tokens have {selector}: choose one by its serial number or library, as `qkm \
+             hsm list` shows them"
+        ))),
+        (None, _) => Err(HsmError::Setup(format!(
+            "no token with {selector}: `qkm hsm list` shows those that are found; for one of another \
+             library name it"
+        ))),
     }
 }
 

@@ -76,7 +76,13 @@ enum Command {
     /// Print the version.
     Version,
     #[command(hide = true)]
-    DemoToken { label: String, pin_file: PathBuf },
+    DemoToken {
+        /// The PKCS#11 library, where the profile does not find it.
+        #[arg(long)]
+        library: Option<PathBuf>,
+        label: String,
+        pin_file: PathBuf,
+    },
     /// Hold one token's PKCS#11 library; `serve` starts it.
     #[command(hide = true)]
     HsmWorker {
@@ -185,10 +191,13 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Link(LinkCommand::List(args)) => admin::links(&args),
         Command::Key(KeyCommand::Show { id, admin: args }) => admin::key(&args, &id),
         Command::Hsm(hsm::HsmCommand::Epoch(command)) => hsm::epoch(&command),
+        Command::Hsm(hsm::HsmCommand::Token(command)) => hsm::token(command),
         Command::Explain { code } => local::explain(code.as_deref()),
         Command::Completions { shell } => local::completions(shell),
         Command::Version => local::version(),
-        Command::DemoToken { label, pin_file } => demo::make_token(&label, &pin_file),
+        Command::DemoToken { library, label, pin_file } => {
+            demo::make_token(library.as_deref(), &label, &pin_file)
+        }
         Command::HsmWorker { dumpable } => worker::work(dumpable, &log),
     }
 }

@@ -90,9 +90,13 @@ async fn introduce(layout: &Layout) -> Result<bool, Failure> {
     Ok(true)
 }
 
-/// The child's part of making a SoftHSM token.
-pub(crate) fn make_token(label: &str, pin_file: &Path) -> Result<Exit, Failure> {
-    let made = hsm_profiles::soft::init_token(None, label, pin_file);
+/// The child's part of making a token in software.
+pub(crate) fn make_token(
+    library: Option<&Path>,
+    label: &str,
+    pin_file: &Path,
+) -> Result<Exit, Failure> {
+    let made = hsm_profiles::soft::init_token(library, label, pin_file);
     made.map(|_| Exit::Done).map_err(|e| of_hsm(&e))
 }
 

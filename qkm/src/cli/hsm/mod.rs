@@ -1,12 +1,16 @@
 //! `qkm hsm`: the HSM and what this key manager keeps in it. One file for each subject.
 
 mod epoch;
+mod token;
+
+use std::path::PathBuf;
 
 use clap::Subcommand;
 
 pub(super) use epoch::run as epoch;
+pub(super) use token::run as token;
 
-use super::AdminArgs;
+use super::{AdminArgs, ConfigArg, Output};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum HsmCommand {
@@ -17,6 +21,8 @@ pub(super) enum HsmCommand {
     /// from before then open no more.
     #[command(subcommand)]
     Epoch(EpochCommand),
+    #[command(flatten)]
+    Token(TokenCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -44,8 +50,71 @@ pub(super) struct Custodian {
     admin: AdminArgs,
     /// Certificate to show in place of that in [operator].
     #[arg(long, value_name = "FILE", requires = "key")]
-    certificate: Option<std::path::PathBuf>,
+    certificate: Option<PathBuf>,
     /// Its private key.
     #[arg(long, value_name = "FILE", requires = "certificate")]
-    key: Option<std::path::PathBuf>,
+    key: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TokenCommand {
+    /// List the tokens of a PKCS#11 library.
+    ///
+    /// Without --library, those of all libraries that the built-in profiles know and that are
+    /// installed here. Nobody is logged in. SESSIONS: open / at most. MECHANISMS: those with a name.
+    List {
+        /// The PKCS#11 library.
+        #[arg(long, value_name = "FILE")]
+        library: Option<PathBuf>,
+        /// Table for people, JSON for programs.
+        #[arg(short, long, value_enum, default_value_t = Output::Table)]
+        output: Output,
+    },
+    /// Try a token: conformance suite, custody of each function, speed.
+    ///
+    /// Seals under a KEK made for this, which is destroyed afterwards; nothing else in the token is
+    /// touched. KEYS says where keys are while the function runs: in the token, or for that time in
+    /// the memory of the host.
+    Test {
+        #[command(flatten)]
+        token: TokenArgs,
+        /// How long each speed is measured; 0 for none.
+        #[arg(long, value_name = "SECONDS", default_value_t = 0.5)]
+        seconds: f64,
+    },
+    /// Check the PIN once and say what was found. A wrong PIN is not tried a second time.
+    Login {
+        #[command(flatten)]
+        token: TokenArgs,
+    },
+    /// Print a built-in profile, which says what was tested with it; without a name, list them.
+    Profile {
+        /// Its name.
+        name: Option<String>,
+    },
+}
+
+/// Which token: that of a configuration file, or the one described.
+#[derive(Debug, clap::Args)]
+pub(super) struct TokenArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// Label of a token; the configuration file is not read then.
+    #[arg(long, value_name = "LABEL", requires = "pin_file")]
+    token: Option<String>,
+    /// Serial number of a token; the configuration file is not read then.
+    #[arg(long, value_name = "NUMBER", requires = "pin_file", conflicts_with = "token")]
+    serial: Option<String>,
+    /// File with its user PIN, for its owner alone.
+    #[arg(long, value_name = "FILE")]
+    pin_file: Option<PathBuf>,
+    /// The PKCS#11 library, in place of that of the configuration or the profile.
+    #[arg(long, value_name = "FILE")]
+    library: Option<PathBuf>,
+    /// The profile, by name or file, in place of that of the configuration or the one that fits.
+    #[arg(long, value_name = "NAME")]
+    profile: Option<String>,
+    /// Table for people, JSON for programs.
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
 }
