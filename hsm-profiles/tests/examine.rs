@@ -112,8 +112,48 @@ fn a_profile_that_does_not_fit_is_told_by_the_suite() {
     with_token("a_profile_that_does_not_fit_is_told_by_the_suite", |room| {
         // Without SoftHSM's own meaning of CKR_GENERAL_ERROR every changed message looks like a
         // sick token.
-        let found = runtime().block_on(examine::test(subject(&room, Some("generic")))).unwrap();
+        let text = include_str!("../profiles/softhsm2.toml");
+        let path = room.dir.join("strict.toml");
+        std::fs::write(&path, text.replace(", \"CKR_GENERAL_ERROR\"]", "]")).unwrap();
+        let subject = subject(&room, path.to_str());
+        let found = runtime().block_on(examine::test(subject)).unwrap();
         assert!(!found.fits(), "{:#?}", found.checks);
+    });
+}
+
+fn generic_profiles_fit(room: &Room) {
+    for name in ["generic", "generic-wrap"] {
+        let subject = Subject { time: Duration::ZERO, ..subject(room, Some(name)) };
+        let found = runtime().block_on(examine::test(subject)).unwrap();
+        assert_passes(&found.checks);
+    }
+}
+
+#[test]
+fn generic_profiles_fit_softhsm() {
+    with_token("generic_profiles_fit_softhsm", |room| generic_profiles_fit(&room));
+}
+
+#[test]
+fn generic_profiles_fit_kryoptic() {
+    with_token_of(SoftToken::Kryoptic, "generic_profiles_fit_kryoptic", |room| {
+        generic_profiles_fit(&room);
+    });
+}
+
+/// SoftHSM makes no nonce, and takes an empty one: a profile that says otherwise must not seal.
+#[test]
+fn a_token_that_makes_no_nonce_is_not_taken_for_one_that_does() {
+    with_token("a_token_that_makes_no_nonce_is_not_taken_for_one_that_does", |room| {
+        for iv in ["writeback", "append", "prepend"] {
+            let seal = format!("method = \"token-gcm\"\n# {iv}");
+            let mut config = room.with_seal(iv, &seal);
+            let text = std::fs::read_to_string(&config.profile).unwrap();
+            std::fs::write(&config.profile, text.replace("\"host\"", &format!("{iv:?}"))).unwrap();
+            config.create_kek = true;
+            let error = hsm_profiles::Token::open(config).err().unwrap();
+            assert!(error.to_string().contains("seal.iv"), "{iv}: {error}");
+        }
     });
 }
 

@@ -6,7 +6,9 @@ use cryptoki::mechanism::vendor_defined::VendorDefinedMechanism;
 use cryptoki::object::ObjectHandle;
 use cryptoki::session::Session;
 use cryptoki_sys::CK_GCM_PARAMS;
+use km_core::hsm::HsmError;
 
+use super::OpError;
 use crate::profile::{IvOnOpen, IvSource, Seal};
 
 /// Length in bytes of a GCM nonce that the host makes.
@@ -28,18 +30,21 @@ pub(super) fn encrypt(
     iv: [u8; IV_BYTES],
     aad: &[u8],
     clear: &[u8],
-) -> Result<Encrypted, Error> {
+) -> Result<Encrypted, OpError> {
     let mut nonce = match seal.iv {
         IvSource::Host => iv.to_vec(),
         IvSource::Writeback => vec![0; seal.iv_bytes],
         IvSource::Append | IvSource::Prepend => Vec::new(),
     };
     let made = with_gcm(seal, &mut nonce, aad, |gcm| session.encrypt(gcm, key, clear))?;
-    let (nonce, ciphertext) = taken_apart(seal, nonce, made)?;
-    if ciphertext.len() != clear.len() + TAG_BYTES {
-        return Err(Error::InvalidValue);
-    }
-    Ok((nonce, ciphertext))
+    let apart = taken_apart(seal, nonce, made);
+    apart.filter(|(_, ciphertext)| ciphertext.len() == clear.len() + TAG_BYTES).ok_or_else(|| {
+        OpError::Answer(HsmError::Unsupported(format!(
+            "the token does not encrypt as the profile says (seal.iv = {:?}, {} bytes): correct \
+             seal.iv in a copy of the profile, or choose another one",
+            seal.iv, seal.iv_bytes
+        )))
+    })
 }
 
 /// Decrypts what [`encrypt`] made.
@@ -61,24 +66,22 @@ pub(super) fn decrypt(
     }
 }
 
-/// Nonce and ciphertext from what the token gave.
-fn taken_apart(seal: &Seal, nonce: Vec<u8>, mut made: Vec<u8>) -> Result<Encrypted, Error> {
+/// Nonce and ciphertext from what the token gave; none when it cannot have made a nonce.
+fn taken_apart(seal: &Seal, nonce: Vec<u8>, mut made: Vec<u8>) -> Option<Encrypted> {
     let len = seal.iv_bytes;
-    if made.len() < len {
-        return Err(Error::InvalidValue);
-    }
     match seal.iv {
-        IvSource::Host => Ok((nonce, made)),
+        IvSource::Host => Some((nonce, made)),
         // A token that leaves the zeros would use one nonce for every message.
-        IvSource::Writeback if nonce.iter().all(|b| *b == 0) => Err(Error::InvalidValue),
-        IvSource::Writeback => Ok((nonce, made)),
+        IvSource::Writeback if nonce.iter().all(|b| *b == 0) => None,
+        IvSource::Writeback => Some((nonce, made)),
         IvSource::Append => {
-            let nonce = made.split_off(made.len() - len);
-            Ok((nonce, made))
+            let nonce = made.split_off(made.len().checked_sub(len)?);
+            Some((nonce, made))
         }
+        IvSource::Prepend if made.len() < len => None,
         IvSource::Prepend => {
             let ciphertext = made.split_off(len);
-            Ok((made, ciphertext))
+            Some((made, ciphertext))
         }
     }
 }
@@ -127,7 +130,9 @@ mod tests {
     #[test]
     fn a_token_that_writes_no_nonce_is_not_believed() {
         let left = taken_apart(&seal(IvSource::Writeback, 12), vec![0; 12], vec![1; 40]);
-        assert!(left.is_err());
-        assert!(taken_apart(&seal(IvSource::Append, 16), Vec::new(), vec![1; 15]).is_err());
+        assert!(left.is_none());
+        for iv in [IvSource::Append, IvSource::Prepend] {
+            assert!(taken_apart(&seal(iv, 16), Vec::new(), vec![1; 15]).is_none());
+        }
     }
 }

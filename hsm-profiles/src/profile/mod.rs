@@ -205,7 +205,7 @@ mod tests {
         for (name, _) in BUILT_IN {
             let profile = Profile::load(name).unwrap_or_else(|e| panic!("{e}"));
             assert_eq!(profile.name, *name);
-            let tested_here = ["softhsm2", "kryoptic"].contains(name);
+            let tested_here = ["softhsm2", "kryoptic", "generic", "generic-wrap"].contains(name);
             let claims = !profile.tested.starts_with("Not tested");
             assert_eq!(claims, tested_here, "{name}: {}", profile.tested);
             assert!(tested_here || !profile.sources.is_empty(), "{name} names its sources");
