@@ -2,7 +2,7 @@
 //! worth, and what was put in the wrong place is refused with an alarm.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::{ops::Bound, path::Path, process::Command, sync::Arc};
+use std::{ops::Bound, path::Path, process::Command, sync::Arc, time::Duration};
 
 use hsm_profiles::Token;
 use km_core::{
@@ -121,6 +121,62 @@ async fn two_custodians_destroy_an_epoch_and_a_backup_opens_no_more() {
     std::fs::rename(&good, &store).unwrap();
     restart(&mut network).await;
     keys_flow(&network).await;
+}
+
+/// `kill -9` while blocks and objects move from epoch to epoch, and keys flow.
+#[tokio::test(flavor = "multi_thread")]
+async fn killing_a_km_while_it_seals_anew_loses_nothing() {
+    let mut network = Network::start(Options::default()).await;
+    network.stocked(North, 100_000).await;
+    let app = network.kmip_client(North, "sae-n1");
+    let mut objects = Vec::new();
+    for _ in 0..20 {
+        let made = app.ask(client::create(CryptographicAlgorithm::Aes, 256, 12, [])).await.unwrap();
+        let Answer::Create(made) = made else { panic!("{made:?}") };
+        let bytes = material(&app.ask(get_of(&made.id)).await.unwrap()).unwrap();
+        objects.push((made.id, bytes));
+    }
+    let mut midway = 0;
+    for round in 0..5 {
+        let handed_out = network.etsi(North, "sae-n1").enc("sae-s1", 8).await.unwrap().keys();
+        let (code, said) = epoch(&network, Some(round % 2), &["rotate"]);
+        assert_eq!(code, 0, "{said}");
+        // A look begins within a second and takes about as long.
+        tokio::time::sleep(Duration::from_millis(900 + 250 * round as u64)).await;
+        let not_yet = |one: &Value| one["state"] == "retiring" && one["empty"] == false;
+        midway += u32::from(listed(&network).iter().any(not_yet));
+        network.kill(North);
+        let ids: Vec<&str> = handed_out.iter().map(|(id, _)| id.as_str()).collect();
+        let got = network.etsi(South, "sae-s1").dec("sae-n1", &ids).await.unwrap();
+        assert_eq!((got.status, got.keys()), (200, handed_out));
+        restart(&mut network).await;
+    }
+    network
+        .until("all old epochs are empty", || async {
+            let list = listed(&network);
+            list.iter().filter(|one| one["state"] == "retiring").all(|one| one["empty"] == true)
+        })
+        .await;
+    let old: Vec<u64> = listed(&network)
+        .iter()
+        .filter(|one| one["state"] == "retiring")
+        .map(|one| one["number"].as_u64().unwrap())
+        .collect();
+    assert_eq!(old, [1, 2, 3, 4, 5]);
+    assert!(midway > 0, "it was never killed before all had moved");
+    for number in old {
+        for custodian in [0, 1] {
+            let (code, said) = epoch(&network, Some(custodian), &["destroy", &number.to_string()]);
+            assert_eq!(code, 0, "{said}");
+        }
+    }
+    let app = network.kmip_client(North, "sae-n1");
+    for (uid, bytes) in &objects {
+        assert_eq!(material(&app.ask(get_of(uid)).await.unwrap()).as_ref(), Some(bytes));
+    }
+    keys_flow(&network).await;
+    assert_eq!(network.metric(North, "qkm_pool_balanced").await, 1.0);
+    assert_eq!(network.metric(North, "qkm_sealed_refused_total").await, 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
