@@ -10,7 +10,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     material::ClearBytes,
-    store::{Store, StoreError},
+    store::{Staged, Store, StoreError},
 };
 
 /// The format byte every record starts with.
@@ -67,6 +67,12 @@ impl Records {
     /// The store below.
     pub fn store(&self) -> &dyn Store {
         self.store.as_ref()
+    }
+
+    /// The same records over a stage: what is committed to them waits there to be published.
+    pub fn staged(&self) -> (Self, Arc<Staged>) {
+        let stage = Arc::new(Staged::over(self.store.clone()));
+        (Self { store: stage.clone(), mac: self.mac.clone() }, stage)
     }
 
     fn tag(&self, key: &[u8], body: &[u8]) -> hmac::Tag {

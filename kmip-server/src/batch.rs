@@ -7,7 +7,8 @@ use kmip::{
     Answer, DateTime, Operation, RequestMessage, ResponseWriter, Version,
     enums::{AsynchronousIndicator, BatchErrorContinuationOption, OperationCode, ResultReason},
     message::{
-        DecodeError, RequestHeader, RequestItem, ResponseHeader, ResponseItem, error_response,
+        DecodeError, Outcome, RequestHeader, RequestItem, ResponseHeader, ResponseItem,
+        error_response,
     },
     ttlv::Limits,
 };
@@ -19,6 +20,7 @@ use crate::{
     context::Context,
     error::OpError,
     op,
+    undo::Undo,
 };
 
 /// What the connection does next.
@@ -88,11 +90,6 @@ fn check_header(server: &Server, request: &Authorized<'_>) -> Result<(), (Result
         let text = format!("{} batch items; this server takes at most {most}", items.len());
         return Err((ResultReason::ServerLimitExceeded, text));
     }
-    let undo = header.batch_error_continuation == Some(BatchErrorContinuationOption::Undo);
-    if undo && items.len() > 1 {
-        let text = "a batch cannot be undone; use Stop or Continue";
-        return Err((ResultReason::FeatureNotSupported, text.to_owned()));
-    }
     let later = header.asynchronous.map(|asynchronous| asynchronous.0);
     if later == Some(AsynchronousIndicator::Mandatory) {
         let text = "this server answers at once only; leave Asynchronous Indicator out";
@@ -109,12 +106,24 @@ async fn run(
 ) -> Zeroizing<Vec<u8>> {
     let Authorized { caller, version, header, items } = request;
     let now = now();
-    let mut cx = Context::new(server, caller, version, now.0);
     let cap = response_cap(server, &header);
-    let go_on = header.batch_error_continuation == Some(BatchErrorContinuationOption::Continue);
+    let after_error = header.batch_error_continuation;
+    let go_on = after_error == Some(BatchErrorContinuationOption::Continue);
+    let undo = after_error == Some(BatchErrorContinuationOption::Undo) && items.len() > 1;
+    let staged = undo.then(|| server.objects.staged());
+    let objects = staged.as_ref().map_or(&server.objects, |(objects, _)| objects);
+    let mut undo = staged.as_ref().map(|(_, stage)| Undo::of(stage.clone()));
+    let mut cx = Context::new(server, objects, undo.is_some(), caller, version, now.0);
     let mut response_header = ResponseHeader::new(version, now);
     response_header.client_correlation_value = header.client_correlation_value;
+    // Clients that send none may not read one either.
+    if response_header.client_correlation_value.is_some() {
+        let ours = server.correlation();
+        tracing::debug!(caller = %caller.sae(), correlation = ours, "request");
+        response_header.server_correlation_value = Some(ours);
+    }
     let mut response = ResponseWriter::over(buffer, version, response_header);
+    let start = response.checkpoint();
     let begun = Instant::now();
     for item in items {
         let (code, id) = (item.code, item.id.clone());
@@ -123,9 +132,17 @@ async fn run(
             true => do_item(&mut cx, item).await,
             false => Err(OpError::OutOfTime),
         };
-        if !write(&mut response, &cx, cap, code, id, done) && !go_on {
+        let item = write(&mut response, &cx, cap, code, id, done);
+        let failed = matches!(item.outcome, Outcome::Failed(_));
+        if let Some(undo) = &mut undo {
+            undo.wrote(item);
+        }
+        if failed && !go_on {
             break;
         }
+    }
+    if let Some(undo) = undo {
+        undo.settle(&mut response, start).await;
     }
     response.finish()
 }
@@ -136,7 +153,7 @@ fn response_cap(server: &Server, header: &RequestHeader) -> usize {
     asked.unwrap_or(usize::MAX).min(server.limits.frame)
 }
 
-/// Writes the outcome of an item; `false` when it failed.
+/// Writes the outcome of an item and returns what was written.
 fn write(
     response: &mut ResponseWriter,
     cx: &Context<'_>,
@@ -144,15 +161,16 @@ fn write(
     code: OperationCode,
     id: Option<Vec<u8>>,
     done: Result<Answer, OpError>,
-) -> bool {
+) -> ResponseItem {
     let counters = &cx.server.counters;
     let failed = match done {
         Ok(answer) => {
             let before = response.checkpoint();
-            response.item(&ResponseItem::success(id.clone(), answer));
+            let item = ResponseItem::success(id.clone(), answer);
+            response.item(&item);
             if response.len() <= cap {
                 Counters::add(&counters.done);
-                return true;
+                return item;
             }
             response.rollback(before);
             let text = format!("the answer takes more than {cap} bytes; ask for less");
@@ -166,7 +184,7 @@ fn write(
     };
     Counters::add(&counters.refused);
     response.item(&failed);
-    false
+    failed
 }
 
 async fn do_item(cx: &mut Context<'_>, item: RequestItem) -> Result<Answer, OpError> {

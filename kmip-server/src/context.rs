@@ -1,6 +1,8 @@
 //! What an operation may use: the server, the caller, the version, and what earlier items of the
 //! same batch made.
 
+use std::sync::{Mutex, PoisonError};
+
 use km_core::objects::Objects;
 use kmip::{
     Version,
@@ -8,12 +10,16 @@ use kmip::{
     enums::{OperationCode, UniqueIdentifierCode},
 };
 
-use crate::{Server, caller::Caller, error::OpError};
+use crate::{Server, caller::Caller, error::OpError, locks::Held};
 
 pub(crate) struct Context<'a> {
     pub(crate) server: &'a Server,
     pub(crate) caller: &'a Caller,
     pub(crate) version: Version,
+    objects: &'a Objects,
+    /// The changes are staged: names are held until all of them are published.
+    is_staged: bool,
+    held: Mutex<Vec<Held>>,
     /// Seconds since 1970, one moment for the whole request.
     pub(crate) now: i64,
     /// Objects the Locates of this request have looked at so far.
@@ -22,12 +28,49 @@ pub(crate) struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
-    pub(crate) fn new(server: &'a Server, caller: &'a Caller, version: Version, now: i64) -> Self {
-        Self { server, caller, version, now, looked_at: 0, made: Vec::new() }
+    pub(crate) fn new(
+        server: &'a Server,
+        objects: &'a Objects,
+        is_staged: bool,
+        caller: &'a Caller,
+        version: Version,
+        now: i64,
+    ) -> Self {
+        let held = Mutex::default();
+        Self {
+            server,
+            caller,
+            version,
+            objects,
+            is_staged,
+            held,
+            now,
+            looked_at: 0,
+            made: Vec::new(),
+        }
     }
 
     pub(crate) fn objects(&self) -> &'a Objects {
-        &self.server.objects
+        self.objects
+    }
+
+    /// Keeps names held for as long as they must be: to the end of a batch that may be undone, else
+    /// as long as the caller keeps what it gets back.
+    pub(crate) fn keep(&self, held: Held) -> Option<Held> {
+        match self.is_staged {
+            true => {
+                self.held.lock().unwrap_or_else(PoisonError::into_inner).push(held);
+                None
+            }
+            false => Some(held),
+        }
+    }
+
+    /// Of `locks`, those that this batch does not hold yet.
+    pub(crate) fn not_held(&self, mut locks: Vec<String>) -> Vec<String> {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        locks.retain(|lock| !held.iter().any(|held| held.has(lock)));
+        locks
     }
 
     /// Sets the ID placeholder: the identifiers an item made or found.

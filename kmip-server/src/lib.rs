@@ -5,11 +5,13 @@
 //! |---|---|
 //! | `connection` | the socket loop: frames in, answers out, deadlines |
 //! | `batch` | one frame to one answer; the `match` over operations |
+//! | `undo` | batches that are done as a whole or not at all |
 //! | `caller` | who asks; without it there is no way to a request's items |
 //! | `op` | one file per operation |
 //! | `find` | an identifier to an object, also when it is a pool key not collected yet |
 //! | `qkd` | pool keys that become managed objects |
 //! | `meta`, `wanted`, `shown`, `terms` | attributes: as stored, asked for, answered, searched |
+//! | `certificate` | what certificates say about themselves |
 //! | `material` | objects to clear bytes and back |
 //! | `formats` | key material from one Key Format Type to another |
 //! | `wrap` | keys wrapped by other keys |
@@ -22,6 +24,7 @@
 
 mod batch;
 mod caller;
+mod certificate;
 mod change;
 mod connection;
 mod context;
@@ -39,6 +42,7 @@ mod rules;
 mod shown;
 mod split;
 mod terms;
+mod undo;
 mod usage_limits;
 mod wanted;
 mod wrap;
@@ -51,7 +55,7 @@ use std::{
     time::Duration,
 };
 
-use km_core::{ids::SaeId, objects::Objects, supply::Supply};
+use km_core::{clock::now_ms, ids::SaeId, objects::Objects, supply::Supply};
 use transport::{Directory, PeerIdentity, ServerStream, Shutdown};
 
 use caller::Caller;
@@ -126,6 +130,10 @@ pub struct Server {
     limits: Limits,
     locks: Locks,
     counters: Counters,
+    /// Milliseconds since 1970.
+    started: u64,
+    /// Requests that were given a Server Correlation Value.
+    correlated: AtomicU64,
 }
 
 impl Server {
@@ -137,7 +145,21 @@ impl Server {
         limits: Limits,
     ) -> Arc<Self> {
         let (locks, counters) = (Locks::default(), Counters::default());
-        Arc::new(Self { supply, objects, applications, limits, locks, counters })
+        Arc::new(Self {
+            supply,
+            objects,
+            applications,
+            limits,
+            locks,
+            counters,
+            started: now_ms(),
+            correlated: AtomicU64::new(0),
+        })
+    }
+
+    /// What names a request in this server's log.
+    fn correlation(&self) -> String {
+        format!("{:x}-{:x}", self.started, self.correlated.fetch_add(1, Relaxed))
     }
 
     /// Counts since start.

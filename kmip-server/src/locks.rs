@@ -42,6 +42,13 @@ impl Locks {
     }
 }
 
+impl Held {
+    /// Whether it holds `name`.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.guards.iter().any(|(held, _)| held == name)
+    }
+}
+
 impl Drop for Held {
     fn drop(&mut self) {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);

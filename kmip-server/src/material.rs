@@ -151,6 +151,9 @@ pub(crate) fn reconcile(meta: &mut Meta, attributes: &Attributes) -> Result<(), 
             {
                 return Err(differs(AttributeKind::CryptographicAlgorithm));
             }
+            Attribute::CertificateType(wanted) if meta.subtype != wanted.number() => {
+                return Err(differs(AttributeKind::CertificateType));
+            }
             Attribute::CryptographicLength(wanted)
                 if meta.length.is_some_and(|found| found != *wanted) =>
             {

@@ -1,10 +1,15 @@
 //! Names are unique among the objects of a client. Whoever gives a name to an object holds it
 //! until the object is stored.
 
+use std::time::Duration;
+
 use km_core::{ids::SaeId, objects::Objects};
 use kmip::attribute::Attribute;
 
 use crate::{context::Context, error::OpError, locks::Held, terms};
+
+/// How long a name is waited for that somebody else is giving to an object.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Holds `names` for the caller; refuses those that another object than `except` has.
 pub(crate) async fn hold(
@@ -17,14 +22,17 @@ pub(crate) async fn hold(
     }
     let owner = cx.caller.sae();
     let locks = names.iter().map(|name| format!("name:{owner}/{name}")).collect();
-    let held = cx.server.locks.hold(locks).await;
+    let locks = cx.not_held(locks);
+    // Two batches that hold names until their end could wait for each other.
+    let held = tokio::time::timeout(PATIENCE, cx.server.locks.hold(locks)).await;
+    let held = held.map_err(|_| OpError::Temporary("others are taking the name".to_owned()))?;
     for (at, name) in names.iter().enumerate() {
         let twice = names.iter().skip(at + 1).any(|other| other == name);
         if twice || is_taken(cx.objects(), owner, name, except).await? {
             return Err(OpError::NameTaken((*name).to_owned()));
         }
     }
-    Ok(Some(held))
+    Ok(cx.keep(held))
 }
 
 /// The name an attribute gives, if it is one.

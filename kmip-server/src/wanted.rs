@@ -60,6 +60,8 @@ impl Wanted {
                 let text = "Object Type: the attribute and the request differ".to_owned();
                 return Err(OpError::ObjectType(text));
             }
+            // The object itself says it; see [`crate::material::reconcile`].
+            Attribute::CertificateType(_) if kind == ObjectType::Certificate => {}
             Attribute::CryptographicAlgorithm(v) => self.algorithm = Some(v),
             Attribute::CryptographicLength(v) => self.length = Some(v),
             Attribute::CryptographicUsageMask(v) => self.usage_mask = Some(v),

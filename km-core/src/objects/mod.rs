@@ -21,7 +21,7 @@ use crate::{
     material::ClearBytes,
     provenance::Provenance,
     records::{RecordError, Records},
-    store::{Commit, MAX_RANGE, Outcome, Version},
+    store::{Commit, MAX_RANGE, Outcome, Staged, Version},
     vault::{Kind, SealedObject, Vault},
 };
 
@@ -158,6 +158,13 @@ impl Objects {
     /// Objects over these records and this vault.
     pub fn new(records: Records, vault: Vault) -> Self {
         Self { records, vault, flights: Arc::default() }
+    }
+
+    /// The same objects over a stage: changes wait there to be published together. What such an
+    /// `Objects` calls durable is so only then.
+    pub fn staged(&self) -> (Self, Arc<Staged>) {
+        let (records, stage) = self.records.staged();
+        (Self { records, ..self.clone() }, stage)
     }
 
     /// The vault the objects are sealed in.

@@ -6,6 +6,7 @@
 
 pub mod faulty;
 mod sqlite;
+mod staged;
 pub mod suite;
 
 use std::{ops::Bound, path::Path, time::Duration};
@@ -13,6 +14,7 @@ use std::{ops::Bound, path::Path, time::Duration};
 use async_trait::async_trait;
 
 pub use sqlite::SqliteStore;
+pub use staged::Staged;
 
 /// Most checks + puts + deletes one [`Commit`] may carry.
 pub const MAX_OPS: usize = 100;

@@ -104,7 +104,7 @@ fn capabilities() -> CapabilityInformation {
         streaming: Some(false),
         asynchronous: Some(false),
         attestation: Some(false),
-        batch_undo: Some(false),
+        batch_undo: Some(true),
         batch_continue: Some(true),
         unwrap_mode: Some(UnwrapMode::NotProcessed),
         destroy_action: Some(DestroyAction::KeyMaterialDeleted),

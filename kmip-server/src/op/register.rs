@@ -3,11 +3,12 @@
 use km_core::provenance::Origin;
 use kmip::{
     attribute::Attributes,
-    enums::OperationCode,
+    enums::{ObjectType, OperationCode},
     op::register::{Request, Response},
 };
 
 use crate::{
+    certificate,
     context::Context,
     error::OpError,
     material::{self, Brought},
@@ -35,9 +36,14 @@ pub(crate) async fn register(cx: &mut Context<'_>, request: Request) -> Result<R
         }
     }
     material::reconcile(&mut meta, &attributes)?;
-    let wanted = Wanted::read(attributes, kind)?;
+    let said = match kind {
+        ObjectType::Certificate => clear.expose(|der| certificate::attributes(der, &mut meta)),
+        _ => Vec::new(),
+    };
+    let mut wanted = Wanted::read(attributes, kind)?;
     qkd::refuse_claims(&wanted)?;
     wanted.apply(&mut meta);
+    certificate::complete(&mut wanted.rest, said);
     let _held = super::hold_names(cx, &wanted).await?;
     let id = super::store(cx, &meta, &wanted, Origin::Registered, &clear).await?;
     cx.remember(OperationCode::Register, vec![id.clone()]);

@@ -126,11 +126,6 @@ async fn after_a_failed_item() {
     let undo = |m: &mut RequestMessage| {
         m.header.batch_error_continuation = Some(BatchErrorContinuationOption::Undo);
     };
-    let before = client.locate(client::locate([])).await.unwrap().ids.len();
-    let refused = run(&mut client, items(), undo).await;
-    assert_eq!(refused.len(), 1);
-    assert_eq!(reason(&refused[0]), Some(ResultReason::FeatureNotSupported));
-    assert_eq!(client.locate(client::locate([])).await.unwrap().ids.len(), before);
     assert_eq!(reason(&run(&mut client, [get(None)], undo).await[0]), missing);
 }
 

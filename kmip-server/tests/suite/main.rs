@@ -3,14 +3,17 @@
 
 mod attributes;
 mod batch;
+mod clients;
 mod common;
 mod hostile;
 mod lifecycle;
 mod locate;
+mod model;
 mod operations;
 mod pool_keys;
 mod pykmip;
 mod split;
 mod succession;
 mod transfer;
+mod undo;
 mod wrapping;
