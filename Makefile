@@ -5,7 +5,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 export QKM_VENV ?= $(abspath $(TARGET))/venv
 export PATH := $(PATH):$(abspath $(TARGET))/tools/usr/bin
 
-.PHONY: demo test verify kill oasis bench fuzz
+.PHONY: demo test verify kill faults oasis bench fuzz
 
 ## Runs a small network on loopback. ARGS="--keep DIR" keeps its files.
 demo:
@@ -39,6 +39,10 @@ kill:
 oasis:
 	@scripts/setup.sh
 	@$(CARGO) run --quiet --locked -p qkm-tests --bin oasis -- $(ARGS)
+
+## Every fault of the HSM library at every function the KM calls (`make test` does a choice).
+faults:
+	QKM_FAULTS=all $(CARGO) test --locked -p hsm-profiles --test faults -- --nocapture
 
 ## Speed, as a table and in target/bench/results.json.
 bench:

@@ -1,9 +1,10 @@
-//! Seals and opens per second and their CPU time: through `Token` with 1, 8 and 64 callers,
-//! against one plain loop of the same PKCS#11 calls on one session. Run it with `--release`:
+//! Seals and opens per second and their CPU time: one plain loop of the PKCS#11 calls on one
+//! session, `Token` with the library in this process, and `Token` with the library in a worker
+//! process, with 1, 8 and 64 callers, one after the other. Run it with `--release`:
 //! `cargo run --release -p hsm-profiles --example hsm_speed [SECONDS_PER_ROW [SESSIONS]]`
 //!
-//! CPU time is that of the whole process, callers and runtime included, and is the figure to
-//! compare on a shared machine. It is read from `/proc/self/stat`, so this runs on Linux.
+//! CPU time is that of both processes, callers and runtime included, and is the figure to
+//! compare on a shared machine. It is read from `/proc`, so this runs on Linux.
 //!
 //! Makes its own SoftHSM token: it starts itself again, first to make it, then to use it.
 
@@ -20,7 +21,7 @@ use cryptoki::mechanism::aead::GcmParams;
 use cryptoki::object::{Attribute, ObjectHandle};
 use cryptoki::session::Session;
 use hsm_profiles::soft::{CONF_VARIABLE, SoftToken, init_token, provision};
-use hsm_profiles::{PinSource, Profile, Spread, Token, TokenConfig, TokenSelector};
+use hsm_profiles::{PinSource, Profile, Program, Spread, Token, TokenConfig, TokenSelector};
 use km_core::hsm::{Hsm, Sealed};
 use km_core::material::ClearBytes;
 
@@ -36,6 +37,7 @@ fn main() -> Outcome<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["init", label, pin] => Ok(init_token(None, label, pin.as_ref()).map(drop)?),
+        ["worker"] => Ok(hsm_profiles::serve_worker()?),
         ["run", pin] => measure(pin, 1.0, None),
         ["run", pin, seconds] => measure(pin, seconds.parse()?, None),
         ["run", pin, seconds, sessions] => measure(pin, seconds.parse()?, Some(sessions.parse()?)),
@@ -59,7 +61,7 @@ fn start(arguments: &[&str]) -> Outcome<()> {
 
 fn measure(pin: &str, seconds: f64, sessions: Option<usize>) -> Outcome<()> {
     let time = Duration::from_secs_f64(seconds);
-    let token = Token::open(TokenConfig {
+    let config = TokenConfig {
         library: None,
         profile: "softhsm2".to_owned(),
         token: TokenSelector::Label("speed".to_owned()),
@@ -73,26 +75,33 @@ fn measure(pin: &str, seconds: f64, sessions: Option<usize>) -> Outcome<()> {
         name: None,
         member: Vec::new(),
         spread: Spread::default(),
-    })?;
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let here = Token::open(config.clone())?;
+    let program = Program { path: std::env::current_exe()?, arguments: vec!["worker".into()] };
+    let away = runtime.block_on(Token::start(config, program))?;
     let (session, kek) = direct_session()?;
     println!(
-        "{:>6} {:>7}  {:<4} {:>9} {:>9} {:>8} {:>8} {:>6}",
-        "bytes", "callers", "op", "op/s", "direct", "CPU us", "direct", "ratio"
+        "{:>6} {:>7}  {:<4} {:>9} {:>9} {:>9} {:>8} {:>8} {:>8}",
+        "bytes", "callers", "op", "direct/s", "here/s", "worker/s", "CPU us", "CPU us", "CPU us"
     );
     for (len, callers) in ROWS {
         let direct = direct(&session, kek, len, time)?;
         for callers in callers {
-            let through = runtime.block_on(through_token(&token, len, *callers, time))?;
-            for (op, (through, direct)) in ["seal", "open"].iter().zip(through.iter().zip(&direct))
+            let here = runtime.block_on(through_token(&here, len, *callers, time))?;
+            let away = runtime.block_on(through_token(&away, len, *callers, time))?;
+            for ((op, direct), (here, away)) in
+                ["seal", "open"].iter().zip(&direct).zip(here.iter().zip(&away))
             {
                 println!(
-                    "{len:>6} {callers:>7}  {op:<4} {:>9.0} {:>9.0} {:>8.1} {:>8.1} {:>6.2}",
-                    through.per_second,
+                    "{len:>6} {callers:>7}  {op:<4} {:>9.0} {:>9.0} {:>9.0} {:>8.1} {:>8.1} \
+                     {:>8.1}",
                     direct.per_second,
-                    through.cpu_us,
+                    here.per_second,
+                    away.per_second,
                     direct.cpu_us,
-                    through.cpu_us / direct.cpu_us
+                    here.cpu_us,
+                    away.cpu_us,
                 );
             }
         }
@@ -126,12 +135,21 @@ impl Meter {
     }
 }
 
-/// User and system time of this process. The name of the program, in parentheses, may hold spaces.
+/// User and system time of this process and its worker. The name of the program, in parentheses,
+/// may hold spaces.
 fn cpu_seconds() -> Outcome<f64> {
-    let stat = std::fs::read_to_string("/proc/self/stat")?;
-    let (_, fields) = stat.rsplit_once(')').ok_or("/proc/self/stat has another form")?;
-    let times = fields.split_whitespace().skip(11).take(2);
-    let ticks = times.map(str::parse::<u32>).sum::<Result<u32, _>>()?;
+    let mut processes = vec![std::process::id()];
+    for task in std::fs::read_dir("/proc/self/task")? {
+        let children = std::fs::read_to_string(task?.path().join("children"))?;
+        processes.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+    }
+    let mut ticks = 0;
+    for process in processes {
+        let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
+        let (_, fields) = stat.rsplit_once(')').ok_or("/proc/PID/stat has another form")?;
+        let times = fields.split_whitespace().skip(11).take(2);
+        ticks += times.map(str::parse::<u32>).sum::<Result<u32, _>>()?;
+    }
     Ok(f64::from(ticks) / TICKS_PER_SECOND)
 }
 

@@ -27,7 +27,7 @@ use super::start::{self, NotOpened, Opened, Program, unavailable};
 use crate::config::TokenConfig;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 /// A worker that lived this long is started again at once.
 const STEADY: Duration = Duration::from_secs(10);
 /// Opening a token may take this many deadlines, at least [`LEAST_OPENING`].
@@ -225,16 +225,19 @@ impl Member {
 
     /// Starts a worker and waits until its token is open.
     fn open(self: &Arc<Self>, runtime: &Handle) -> Result<Child, NotOpened> {
-        let deadline = Duration::from_millis(self.config.deadline_ms);
+        let mut config = self.config.clone();
+        // A token that was open has its KEKs: one that shows none now is not what it was.
+        config.create_kek &= self.view().seen.keks.is_empty();
+        let deadline = Duration::from_millis(config.deadline_ms);
         let until = Instant::now() + (deadline * OPENING_DEADLINES).max(LEAST_OPENING);
-        let (mut child, socket) = start::spawn(&self.program, &self.config).map_err(|error| {
+        let (mut child, socket) = start::spawn(&self.program, &config).map_err(|error| {
             let path = self.program.path.display();
             unavailable(&format!("the HSM worker process {path} does not start: {error}"))
         })?;
         let opened = self
             .enlist(&child, &socket)
             .map_err(|e| unavailable(&format!("the HSM worker process cannot be watched: {e}")))
-            .and_then(|()| start::open(socket, &self.config, until))
+            .and_then(|()| start::open(socket, &config, until))
             .and_then(|opened| {
                 self.connect(opened, runtime).map_err(|e| unavailable(&e.to_string()))
             });
