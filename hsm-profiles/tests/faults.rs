@@ -59,7 +59,7 @@ const FUNCTIONS: [(&str, By); 21] = [
     ("C_Initialize", By::Start),
     ("C_GetSlotList", By::Start),
     ("C_GetTokenInfo", By::Start),
-    ("C_GetMechanismList", By::Start),
+    ("C_GetMechanismInfo", By::Start),
     ("C_OpenSession", By::Start),
     ("C_GetSessionInfo", By::Start),
     ("C_Login", By::Start),

@@ -5,6 +5,7 @@ mod common;
 
 use std::{
     io::{Read, Write},
+    path::PathBuf,
     process::{Command, Stdio},
     sync::{
         Arc,
@@ -252,6 +253,56 @@ async fn children_stop_when_their_parent_goes_and_protect_themselves() {
     assert_eq!(core.split_whitespace().filter(|word| *word == "0").count(), 2, "{core}");
     drop(south.stdin.take());
     assert!(ends_within(&mut south, Duration::from_secs(20)).success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_hsm_worker_protects_itself_and_ends_with_its_key_manager() {
+    let mut network = Network::running(21_800).await;
+    let mut north = network.north.take().unwrap();
+    let worker = PathBuf::from(format!("/proc/{}", worker_of(north.id())));
+    let read = |name: &str| text(&std::fs::read(worker.join(name)).unwrap());
+    let limits = read("limits");
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().filter(|word| *word == "0").count(), 2, "{core}");
+    let arguments = read("cmdline");
+    assert!(arguments.contains("hsm-worker") && !arguments.contains("north"), "{arguments}");
+    for entry in std::fs::read_dir(worker.join("fd")).unwrap() {
+        // The listing may name what is closed by now.
+        let Ok(open) = std::fs::read_link(entry.unwrap().path()) else { continue };
+        let open = open.display().to_string();
+        assert!(!open.contains("store.qkm"), "the worker holds {open}");
+        assert!(!open.contains("/tls/"), "the worker holds {open}");
+    }
+    // Twice the same socket: to read and to write. No listener, no connection of the KM.
+    let sockets = || {
+        let entries = std::fs::read_dir(worker.join("fd")).unwrap();
+        let open = entries.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+        let names = open.map(|path| path.display().to_string());
+        names.filter(|name| name.starts_with("socket:")).collect::<std::collections::BTreeSet<_>>()
+    };
+    // The runtime that keeps stop signals out has a pair of its own.
+    assert!(sockets().len() <= 3, "{:?}", sockets());
+    // A service manager tells the whole group to stop: the worker is needed until the KM is done.
+    let pid = rustix::process::Pid::from_raw(worker_of(north.id())).unwrap();
+    rustix::process::kill_process(pid, Signal::TERM).unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(worker.exists(), "a signal to stop ended the worker");
+    north.kill().unwrap();
+    north.wait().unwrap();
+    let killed = std::time::Instant::now();
+    while worker.exists() {
+        assert!(killed.elapsed() < Duration::from_secs(10), "the worker outlives its KM");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The HSM worker process of a key manager.
+fn worker_of(km: u32) -> i32 {
+    let tasks = std::fs::read_dir(format!("/proc/{km}/task")).unwrap();
+    let children: String = tasks
+        .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("children")).ok())
+        .collect();
+    children.trim().parse().unwrap()
 }
 
 /// What `/readyz` says once the key manager of `site` is not ready any more.

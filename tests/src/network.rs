@@ -40,6 +40,8 @@ pub struct Options {
     pub max_stored_mib: u64,
     /// Lines put at the end of the table `[supply]` of both KMs.
     pub supply: String,
+    /// Lines put at the end of the table `[hsm]` of a KM, by the name of its cluster.
+    pub hsm: HashMap<&'static str, String>,
     /// `key_size_bits` of both modules.
     pub module_key_bits: Option<u32>,
     /// Environment for both KMs.
@@ -52,6 +54,7 @@ impl Default for Options {
             rate: Some("20000000".into()),
             max_stored_mib: 16,
             supply: String::new(),
+            hsm: HashMap::new(),
             module_key_bits: None,
             env: Vec::new(),
         }
@@ -129,6 +132,9 @@ impl Network {
             if let Some(bits) = options.module_key_bits {
                 text = text.replace("status_path", &format!("key_size_bits = {bits}\nstatus_path"));
             }
+            if let Some(lines) = options.hsm.get(site.cluster) {
+                text = text.replacen("[hsm]\n", &format!("[hsm]\n{lines}\n"), 1);
+            }
             if !options.supply.is_empty() {
                 text = text.replace("[[sae]]", "[[SAE]]");
                 text = text.replacen(
@@ -202,6 +208,15 @@ impl Network {
 
     pub fn pid(&self, at: End) -> u32 {
         self.kms[at as usize].as_ref().expect("it runs").id()
+    }
+
+    /// The HSM worker processes of a KM.
+    pub fn workers(&self, at: End) -> Vec<u32> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid(at))).expect("it runs");
+        let children: String = tasks
+            .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("children")).ok())
+            .collect();
+        children.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
     }
 
     pub fn dir(&self) -> &Path {

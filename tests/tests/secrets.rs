@@ -119,13 +119,16 @@ async fn delivered_keys_are_nowhere_on_disk_nor_in_a_core_dump_of_the_idle_proce
     let dumps = tempfile::tempdir().unwrap();
     for end in [End::North, End::South] {
         let prefix = dumps.path().join(network.site(end).cluster);
-        let pid = network.pid(end).to_string();
-        let gcore = Command::new("gcore").arg("-o").arg(&prefix).arg(&pid).output();
-        let gcore = gcore.expect("gcore is installed by `make test`");
-        let core = format!("{}.{pid}", prefix.display());
-        let bytes = std::fs::read(&core).unwrap_or_else(|_| panic!("no core dump: {gcore:?}"));
-        assert!(bytes.len() > 1 << 20, "a core dump is larger");
-        assert_eq!(needles.found_in(&bytes), 0, "clear keys in the memory of {end:?}");
+        let workers = network.workers(end);
+        assert_eq!(workers.len(), 1, "one token, one HSM worker process");
+        for pid in workers.into_iter().chain([network.pid(end)]) {
+            let gcore = Command::new("gcore").arg("-o").arg(&prefix).arg(pid.to_string()).output();
+            let gcore = gcore.expect("gcore is installed by `make test`");
+            let core = format!("{}.{pid}", prefix.display());
+            let bytes = std::fs::read(&core).unwrap_or_else(|_| panic!("no core dump: {gcore:?}"));
+            assert!(bytes.len() > 1 << 20, "a core dump is larger");
+            assert_eq!(needles.found_in(&bytes), 0, "clear keys in the memory of {end:?}, {pid}");
+        }
     }
 }
 
