@@ -19,7 +19,7 @@ use std::{
 
 use hsm_profiles::Token;
 use km_core::{
-    hsm::Hsm,
+    hsm::{Custody, Hsm},
     ids::PoolTag,
     material::ClearBytes,
     pool,
@@ -178,13 +178,15 @@ async fn token(config: &Config, report: &mut Report) -> Option<Arc<Token>> {
         report.warn(format!("HSM token {}: {}", member.name, member.status.detail));
     }
     match round_trip(token.as_ref()).await {
-        Ok(kek) => report.ok(format!("HSM seals and opens under KEK {kek}")),
+        Ok((kek, custody)) => {
+            report.ok(format!("HSM seals and opens under KEK {kek}; keys: {custody}"));
+        }
         Err(failure) => report.fail(&failure),
     }
     Some(token)
 }
 
-async fn round_trip(hsm: &dyn Hsm) -> Result<String, Failure> {
+async fn round_trip(hsm: &dyn Hsm) -> Result<(String, Custody), Failure> {
     let (aad, clear) = (b"qkm doctor", ClearBytes::copy_from(b"not a key"));
     let sealed = hsm.seal(aad, &clear).await.map_err(|e| of_hsm(&e))?;
     let opened = hsm.open(aad, &sealed).await.map_err(|e| of_hsm(&e))?;
@@ -192,7 +194,7 @@ async fn round_trip(hsm: &dyn Hsm) -> Result<String, Failure> {
         let text = "the HSM opened sealed data to something else".to_owned();
         return Err(of_hsm(&km_core::hsm::HsmError::Unsupported(text)));
     }
-    Ok(sealed.kek.0)
+    Ok((sealed.kek.0, sealed.method.custody()))
 }
 
 /// Draws once from every source; a device gives these bytes to nobody else.
