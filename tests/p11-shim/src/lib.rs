@@ -2,11 +2,13 @@
 //!
 //! Every call goes to the library that `QKM_SHIM_LIBRARY` names, unless the file that
 //! `QKM_SHIM_CONTROL` names says otherwise ([`control`]). The file is read at every call, so a
-//! test switches faults on and off while the key manager runs.
+//! test switches faults on and off while the key manager runs. It can also stand for a token that
+//! makes its own nonces ([`nonce`]).
 
 #![allow(unsafe_code, non_snake_case, clippy::too_many_arguments)]
 
 mod control;
+mod nonce;
 
 use std::sync::OnceLock;
 
@@ -48,7 +50,9 @@ fn load() -> Option<Lists> {
     }
     // SAFETY: the library keeps the list for as long as it is loaded.
     let real = unsafe { *list };
-    Some(Lists { real, ours: ours(&real), _library: library })
+    let mut ours = ours(&real);
+    nonce::install(&mut ours);
+    Some(Lists { real, ours, _library: library })
 }
 
 /// Our list of functions, the one symbol that is looked up by name.
