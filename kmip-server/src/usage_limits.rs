@@ -18,6 +18,16 @@ pub(crate) fn begun(attribute: Attribute) -> Attribute {
     }
 }
 
+/// As an object has it that was used elsewhere: what is left there is left here.
+pub(crate) fn go_on(rest: &mut Attributes, elsewhere: Option<UsageLimits>) {
+    let Some(elsewhere) = elsewhere else { return };
+    for instance in &mut rest.list {
+        if let Attribute::UsageLimits(limits) = &mut instance.attribute {
+            limits.count = Some(left(&elsewhere).clamp(0, limits.total.max(0)));
+        }
+    }
+}
+
 /// The limits among the attributes of an object.
 pub(crate) fn of(rest: &Attributes) -> Option<&UsageLimits> {
     rest.iter().find_map(|attribute| match attribute {

@@ -18,7 +18,7 @@ use crate::{
     error::OpError,
     material::{self, Brought},
     meta::Meta,
-    qkd, terms,
+    qkd, terms, usage_limits,
     wanted::{self, Wanted},
     wrap,
 };
@@ -41,7 +41,9 @@ pub(crate) async fn import(cx: &mut Context<'_>, request: Request) -> Result<Res
     attributes.list.extend(inner.list);
     material::reconcile(&mut meta, &attributes)?;
     let (of_server, of_client) = split(attributes);
-    let wanted = Wanted::read(of_client, kind)?;
+    let limits = usage_limits::of(&of_client).cloned();
+    let mut wanted = Wanted::read(of_client, kind)?;
+    usage_limits::go_on(&mut wanted.rest, limits);
     qkd::refuse_claims(&wanted)?;
     wanted.apply(&mut meta);
     let state = impose(&mut meta, of_server)?;

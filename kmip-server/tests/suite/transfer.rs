@@ -2,7 +2,7 @@
 
 use kmip::{
     DateTime, Version,
-    attribute::{Attribute, AttributeKind, Attributes, Name},
+    attribute::{Attribute, AttributeKind, Attributes, Name, UsageLimits},
     client,
     enums::*,
     op,
@@ -22,7 +22,14 @@ async fn what_is_exported_is_the_same_where_it_is_imported() {
         let mut there = network.client("s1", version).await;
         let name = format!("wanderer {version}");
         let past = Attribute::ActivationDate(DateTime(1_000));
-        let id = here.aes([Attribute::Name(Name::text(&name)), past]).await.unwrap();
+        let limits = UsageLimits { total: 9, count: None, unit: UsageLimitsUnit::Object };
+        let more = [Attribute::Name(Name::text(&name)), past, Attribute::UsageLimits(limits)];
+        let id = here.aes(more).await.unwrap();
+        let part = op::get_usage_allocation::Request {
+            id: Some(id.as_str().into()),
+            usage_limits_count: 4,
+        };
+        here.get_usage_allocation(part).await.unwrap();
         here.revoke(client::revoke(&id, RevocationReasonCode::Superseded)).await.unwrap();
         let key = here.key(&id).await.unwrap();
         let bag = here.export(export(&id)).await.unwrap();
@@ -48,6 +55,7 @@ async fn what_is_exported_is_the_same_where_it_is_imported() {
             AttributeKind::DeactivationDate,
             AttributeKind::RevocationReason,
             AttributeKind::Name,
+            AttributeKind::UsageLimits,
             AttributeKind::CryptographicUsageMask,
             AttributeKind::Digest,
         ] {
