@@ -1,14 +1,13 @@
 //! Who did what, and when: records that are written with what they tell, and never changed.
 //! Enter through [`record`].
 
-use std::ops::Bound;
+use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     clock::now_ms,
     records::{RecordError, Records},
-    store::MAX_RANGE,
 };
 
 const AUDIT: &[u8] = b"audit/";
@@ -46,11 +45,19 @@ pub(crate) fn record(records: &Records, who: &str, what: Deed) -> (Vec<u8>, Vec<
     (key, value)
 }
 
-/// The first `limit` deeds, oldest first.
+/// The last `limit` deeds, oldest first.
 ///
 /// # Errors
 /// Those of the store, and records that were changed.
 pub async fn list(records: &Records, limit: usize) -> Result<Vec<Entry>, RecordError> {
-    let page = records.store().range(AUDIT, Bound::Unbounded, limit.min(MAX_RANGE)).await?;
-    page.iter().map(|record| records.decode(&record.key, &record.value)).collect()
+    let mut last = VecDeque::new();
+    records
+        .each(AUDIT, |_, entry: Entry| {
+            last.push_back(entry);
+            if last.len() > limit {
+                last.pop_front();
+            }
+        })
+        .await?;
+    Ok(last.into())
 }

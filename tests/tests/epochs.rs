@@ -101,6 +101,10 @@ async fn two_custodians_destroy_an_epoch_and_a_backup_opens_no_more() {
     let (_, table) = epoch(&network, None, &["list"]);
     let row: Vec<&str> = table.lines().nth(1).unwrap().split_whitespace().collect();
     assert_eq!(row[..2], ["1", "destroyed"], "{table}");
+    let (_, log) = epoch(&network, None, &["log"]);
+    let last: Vec<&str> = log.lines().last().unwrap().split_whitespace().collect();
+    let told = ["cn:custodian-1", "and", "cn:custodian-2", "epoch", "destroyed", "1"];
+    assert_eq!(last[last.len() - 6..], told, "{log}");
     assert_eq!(network.metric(North, "qkm_epoch_active").await, 2.0);
     let (code, said) = epoch(&network, Some(0), &["destroy", "7"]);
     assert!(code == 1 && said.contains("QKM-E002"), "{said}");
@@ -109,8 +113,14 @@ async fn two_custodians_destroy_an_epoch_and_a_backup_opens_no_more() {
     // Nothing opens the copy, and nothing makes it new.
     assert_eq!(network.stop(North), Some(0));
     let good = store.with_file_name("good");
+    let doctor = network.qkm(North, &["doctor"]);
+    let report = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(report.contains("KEK epoch 2 seals, 0 retiring"), "{report}");
     std::fs::rename(&store, &good).unwrap();
     std::fs::rename(&backup, &store).unwrap();
+    let doctor = network.qkm(North, &["doctor"]);
+    assert_eq!(doctor.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&doctor.stdout).contains("KEK epoch was destroyed"));
     let length = std::fs::metadata(store.join("store.qkm")).unwrap().len();
     let output = network.qkm(North, &["serve"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();

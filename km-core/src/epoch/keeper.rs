@@ -106,6 +106,11 @@ impl Keeper {
         &self.epochs
     }
 
+    /// The records of the store.
+    pub fn records(&self) -> &Records {
+        &self.records
+    }
+
     /// Rotates when it is due, and empties retiring epochs; runs until dropped.
     pub async fn tend(&self) {
         loop {

@@ -39,6 +39,7 @@ use crate::{
     store::Version,
 };
 use table::Table;
+pub use table::inspect;
 
 /// Seals set aside at once, at most: what a crash loses of the bound.
 const MOST_AHEAD: u64 = 1 << 16;

@@ -10,7 +10,7 @@ use super::{Epoch, EpochError, EpochState, EpochStep, Epochs, Sealing, locked};
 use crate::{
     audit::{self, Deed},
     clock::now_ms,
-    hsm::HsmError,
+    hsm::{Hsm, HsmError, KekInfo},
     records::{RecordError, Records},
     store::{Commit, MAX_OPS, Outcome, Record, Version},
     vault::RECORD_KEY,
@@ -38,12 +38,10 @@ impl Epochs {
         }
         let mut table: BTreeMap<u64, Epoch> =
             locked(&self.table).iter().map(|(n, (epoch, _))| (*n, epoch.clone())).collect();
-        let holds = |epoch: &Epoch| keks.iter().any(|kek| kek.id == epoch.kek);
+        needed_are_there(table.values(), &keks)?;
         for epoch in table.values() {
-            if epoch.state.needs_kek() && !holds(epoch) {
-                return Err(EpochError::Missing { number: epoch.number });
-            }
-            if epoch.state == EpochState::Destroyed && holds(epoch) {
+            let back = keks.iter().any(|kek| kek.id == epoch.kek);
+            if epoch.state == EpochState::Destroyed && back {
                 tracing::error!(
                     epoch = epoch.number,
                     alarm = "kek-back",
@@ -124,6 +122,27 @@ impl Epochs {
         let stored = |epoch: &Epoch| self.row(epoch.number).is_ok_and(|(row, _)| row == *epoch);
         if epochs.iter().all(stored) { Ok(()) } else { Err(EpochError::Unknown) }
     }
+}
+
+/// The epochs of a store that is not open, oldest first, if the HSM holds what they need. Changes
+/// nothing.
+///
+/// # Errors
+/// [`EpochError::Missing`] and those of token and store.
+pub async fn inspect(hsm: &dyn Hsm, records: &Records) -> Result<Vec<Epoch>, EpochError> {
+    let (table, keks) = (read(records).await?, hsm.keks().await?);
+    let epochs: Vec<Epoch> = table.into_values().map(|(epoch, _)| epoch).collect();
+    needed_are_there(&epochs, &keks)?;
+    Ok(epochs)
+}
+
+fn needed_are_there<'a>(
+    epochs: impl IntoIterator<Item = &'a Epoch>,
+    keks: &[KekInfo],
+) -> Result<(), EpochError> {
+    let holds = |epoch: &Epoch| keks.iter().any(|kek| kek.id == epoch.kek);
+    let missing = epochs.into_iter().find(|epoch| epoch.state.needs_kek() && !holds(epoch));
+    missing.map_or(Ok(()), |epoch| Err(EpochError::Missing { number: epoch.number }))
 }
 
 /// Every epoch of the store. None at all is right only for a store that has nothing else.

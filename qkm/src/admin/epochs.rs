@@ -2,7 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use km_core::epoch::{Approval, Destruction, EpochError, EpochView, Keeper};
+use km_core::{
+    audit,
+    epoch::{Approval, Destruction, EpochError, EpochView, Keeper},
+    records::Records,
+};
 use serde_json::{Value, json};
 use tracing::warn;
 use transport::{IdentityRule, PeerIdentity};
@@ -11,6 +15,8 @@ use super::problem::Problem;
 
 /// Longest wait for a change; it goes on without who asked.
 const WAIT: Duration = Duration::from_secs(25);
+/// Most deeds shown, the newest.
+const LOG_ENTRIES: usize = 1000;
 
 /// A custodian, by the entry of the configuration that names the certificate.
 #[derive(Clone, Debug)]
@@ -57,6 +63,11 @@ fn shown(view: &EpochView) -> Value {
 
 fn approval(approval: &Approval) -> Value {
     json!({ "operator": approval.operator, "at_ms": approval.at_ms })
+}
+
+/// `GET …/log`: who did what to the epochs, and when.
+pub(super) async fn log(records: &Records) -> Result<Value, Problem> {
+    Ok(json!({ "deeds": audit::list(records, LOG_ENTRIES).await? }))
 }
 
 /// `POST`: a new epoch begins.

@@ -102,6 +102,7 @@ impl Api {
             ["v1", "links"] => Ok(json!({ "links": self.inside.links.status() })),
             ["v1", "keys", id] => keys::show(&self.inside.node, id).await,
             ["v1", "hsm", "epochs"] => Ok(epochs::list(&self.inside.node.keeper)),
+            ["v1", "hsm", "epochs", "log"] => epochs::log(self.inside.node.keeper.records()).await,
             _ => Err(Problem::no_such_path(path)),
         }
     }

@@ -19,6 +19,7 @@ use std::{
 
 use hsm_profiles::Token;
 use km_core::{
+    epoch::{self, Epoch, EpochState},
     hsm::{Custody, Hsm},
     ids::PoolTag,
     material::ClearBytes,
@@ -31,7 +32,7 @@ use km_core::{
 use crate::{
     config::Config,
     fault::{Code, Failure},
-    serve::{of_hsm, of_record, of_store, of_vault, open_random},
+    serve::{of_epochs, of_hsm, of_record, of_store, of_vault, open_random},
 };
 
 const PROBE_WAIT: Duration = Duration::from_secs(2);
@@ -251,10 +252,13 @@ async fn audit(
     if !has_key {
         return Ok(vec![(Level::Ok, "the store is empty".into())]);
     }
-    let key =
-        Vault::new(token).record_key(store.as_ref()).await.map_err(|e| of_vault(&path, &e))?;
+    let key = Vault::new(token.clone())
+        .record_key(store.as_ref())
+        .await
+        .map_err(|e| of_vault(&path, &e))?;
     let records = Records::new(store, &key);
-    let mut lines = Vec::new();
+    let epochs = epoch::inspect(token.as_ref(), &records).await;
+    let mut lines = vec![epoch_line(&epochs.map_err(|e| of_epochs(&path, &e))?)];
     for peer in &config.peers {
         let tag = PoolTag::of_pair(&config.cluster, &peer.cluster);
         let (ledger, stored) =
@@ -272,6 +276,13 @@ async fn audit(
         });
     }
     Ok(lines)
+}
+
+fn epoch_line(epochs: &[Epoch]) -> (Level, String) {
+    let in_state = |state| epochs.iter().filter(move |epoch| epoch.state == state);
+    let active = in_state(EpochState::Active).next_back().map_or(0, |epoch| epoch.number);
+    let retiring = in_state(EpochState::Retiring).count();
+    (Level::Ok, format!("KEK epoch {active} seals, {retiring} retiring; the HSM holds their KEKs"))
 }
 
 fn ports(config: &Config, running: bool, report: &mut Report) {

@@ -20,7 +20,7 @@ use tracing::{info, warn};
 use transport::Shutdown;
 
 use crate::{admin, config::Config, fault::Failure, monitor};
-pub(crate) use failures::{of_hsm, of_record, of_store, of_tls, of_vault};
+pub(crate) use failures::{of_epochs, of_hsm, of_record, of_store, of_tls, of_vault};
 pub(crate) use fronts::{Fronts, Listening, bind};
 pub(crate) use health::Health;
 pub(crate) use links::Links;

@@ -15,6 +15,7 @@ use crate::{
 };
 
 const PATH: &str = "/v1/hsm/epochs";
+const LOG_PATH: &str = "/v1/hsm/epochs/log";
 
 pub(in crate::cli) fn run(command: &EpochCommand) -> Result<Exit, Failure> {
     match command {
@@ -22,6 +23,10 @@ pub(in crate::cli) fn run(command: &EpochCommand) -> Result<Exit, Failure> {
             let answer = send(&args.config.config, None, Request::Get(PATH))?;
             let head = ["EPOCH", "STATE", "AGE", "SEALS", "RECORDS", "APPROVED BY"];
             show(args.output, &answer, &head, "epochs", row)
+        }
+        EpochCommand::Log(args) => {
+            let answer = send(&args.config.config, None, Request::Get(LOG_PATH))?;
+            show(args.output, &answer, &["AGO", "WHO", "WHAT", "EPOCH"], "deeds", deed)
         }
         EpochCommand::Rotate(custodian) => {
             let answer = change(custodian, PATH)?;
@@ -81,6 +86,13 @@ fn row(epoch: &Value) -> Vec<String> {
         left,
         operators(epoch),
     ]
+}
+
+fn deed(entry: &Value) -> Vec<String> {
+    let ago = now_ms().saturating_sub(entry["at_ms"].as_u64().unwrap_or_default());
+    let (what, number) = entry["what"].as_object().and_then(|what| what.iter().next()).unzip();
+    let what = what.map_or_else(String::new, |what| what.replace('_', " "));
+    vec![span(ago), text(&entry["who"]), what, number.map_or_else(String::new, text)]
 }
 
 /// Milliseconds in the largest unit that fits.

@@ -32,6 +32,8 @@ pub(super) enum EpochCommand {
     /// SEALS: made under it. RECORDS: still sealed under it when the store was last looked through;
     /// `empty` once nothing can be. APPROVED BY: who wants it destroyed, or had it destroyed.
     List(AdminArgs),
+    /// Show who did what to the epochs, oldest first.
+    Log(AdminArgs),
     /// Begin a new epoch now.
     Rotate(Custodian),
     /// Approve the destruction of an epoch; the second custodian's approval destroys it.
