@@ -61,6 +61,11 @@ impl SealedObject {
         &self.sealed.iv
     }
 
+    /// What keeps its epoch in use until it is stored.
+    pub(crate) fn pin(&self) -> Pin {
+        self.pin.clone()
+    }
+
     /// The KEK it is under.
     pub(crate) fn kek(&self) -> &KekId {
         &self.sealed.kek

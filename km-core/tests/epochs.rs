@@ -319,6 +319,26 @@ async fn an_epoch_is_not_empty_while_something_sealed_under_it_is_on_its_way() {
     assert_eq!(open(&objects, "slow").await, clear.expose(<[u8]>::to_vec));
 }
 
+#[tokio::test]
+async fn an_epoch_is_not_empty_while_a_batch_waits_to_be_published() {
+    let machine = Machine::new();
+    let (objects, keeper) = lone(&machine, EpochPolicy::default()).await;
+    let clear = ClearBytes::copy_from(&random(32));
+    let (staged, stage) = objects.staged();
+    staged.create(object("later"), &clear).await.unwrap();
+    keeper.epochs().rotate("cn:ada").await.unwrap();
+    for _ in 0..2 {
+        keeper.pass().await.unwrap();
+    }
+    let refused = keeper.destroy(1, "cn:ada").await;
+    assert_eq!(refused, Err(EpochError::NotEmpty { number: 1, left: Some(0) }));
+    stage.publish().await.unwrap();
+    drop(staged);
+    assert_eq!(keeper.pass().await.unwrap().moved, 1);
+    destroy(&keeper, 1).await;
+    assert_eq!(open(&objects, "later").await, clear.expose(<[u8]>::to_vec));
+}
+
 /// Who read an object before it was sealed anew may change it after.
 #[tokio::test]
 async fn sealing_anew_is_no_conflict_for_who_changes_an_object() {

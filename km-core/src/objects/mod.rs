@@ -7,7 +7,10 @@ mod flight;
 mod reseal;
 mod state;
 
-use std::{ops::Bound, sync::Arc};
+use std::{
+    ops::Bound,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +19,7 @@ pub use state::{BadObjectStep, ObjectState, ObjectStep};
 
 use crate::{
     clock::now_ms,
+    epoch::Pin,
     hsm::HsmError,
     ids::SaeId,
     material::ClearBytes,
@@ -124,6 +128,8 @@ pub struct Objects {
     records: Records,
     vault: Vault,
     flights: Arc<Flights>,
+    /// Over a stage: what keeps the epochs of what was sealed for it in use.
+    staged: Option<Arc<Mutex<Vec<Pin>>>>,
 }
 
 pub(crate) const OBJECT: &[u8] = b"object/";
@@ -157,14 +163,14 @@ impl Object {
 impl Objects {
     /// Objects over these records and this vault.
     pub fn new(records: Records, vault: Vault) -> Self {
-        Self { records, vault, flights: Arc::default() }
+        Self { records, vault, flights: Arc::default(), staged: None }
     }
 
     /// The same objects over a stage: changes wait there to be published together. What such an
-    /// `Objects` calls durable is so only then.
+    /// `Objects` calls durable is so only then; keep it until they are.
     pub fn staged(&self) -> (Self, Arc<Staged>) {
         let (records, stage) = self.records.staged();
-        (Self { records, ..self.clone() }, stage)
+        (Self { records, staged: Some(Arc::default()), ..self.clone() }, stage)
     }
 
     /// The vault the objects are sealed in.
@@ -185,6 +191,9 @@ impl Objects {
     ) -> Result<(Object, Vec<(Vec<u8>, Option<Vec<u8>>)>), ObjectError> {
         new.check()?;
         let sealed = self.vault.seal_object(&new.uid, new.owner.as_str(), clear).await?;
+        if let Some(staged) = &self.staged {
+            staged.lock().unwrap_or_else(PoisonError::into_inner).push(sealed.pin());
+        }
         let object = Object {
             uid: new.uid,
             owner: new.owner,
