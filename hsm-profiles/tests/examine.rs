@@ -121,6 +121,22 @@ fn a_profile_that_does_not_fit_is_told_by_the_suite() {
     });
 }
 
+#[test]
+fn a_token_without_session_objects_gets_none() {
+    with_token("a_token_without_session_objects_gets_none", |room| {
+        let text = include_str!("../profiles/softhsm2.toml");
+        let path = room.dir.join("card.toml");
+        let only = text.replace("[keys]", "[keys]\ntoken_objects_only = true");
+        std::fs::write(&path, only.replace("session-copy", "token")).unwrap();
+        let found = runtime().block_on(examine::test(subject(&room, path.to_str()))).unwrap();
+        assert_passes(&found.checks);
+        assert_eq!(custody(&found, "keys for the time of a session"), None);
+        let names: Vec<_> = found.abilities.iter().map(|a| a.function.as_str()).collect();
+        assert_eq!(names.len(), 4, "{names:?}");
+        assert!(found.speeds.iter().all(|speed| !speed.operation.starts_with("sign")));
+    });
+}
+
 fn generic_profiles_fit(room: &Room) {
     for name in ["generic", "generic-wrap"] {
         let subject = Subject { time: Duration::ZERO, ..subject(room, Some(name)) };

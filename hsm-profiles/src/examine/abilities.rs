@@ -55,6 +55,12 @@ pub(super) type Trial = Result<String, String>;
 /// Tries every function that a key manager has a use for.
 pub(super) fn abilities(bench: &Bench<'_>) -> Vec<Ability> {
     let mut found = vec![bench.told("random", Custody::InToken, bench.random())];
+    if bench.profile.keys.token_objects_only {
+        let why = "the profile says that every object is one of the token: nothing was tried";
+        let function = "keys for the time of a session".to_owned();
+        found.push(Ability { function, custody: None, detail: why.to_owned() });
+        return found;
+    }
     for way in &bench.profile.wrap {
         let done = bench.wrap(way);
         found.push(bench.told(
@@ -266,6 +272,9 @@ impl Bench<'_> {
 
     /// A P-256 key pair of this session.
     pub(super) fn key_pair(&self) -> Result<(ObjectHandle, ObjectHandle), Error> {
+        if self.profile.keys.token_objects_only {
+            return Err(Error::NotSupported);
+        }
         let public =
             [Attribute::Token(false), Attribute::EcParams(P256.to_vec()), Attribute::Verify(true)];
         let mut private = vec![

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use km_core::hsm::HsmError;
 use serde::Deserialize;
 
+use crate::kek::Usage;
+
 mod keys;
 mod login;
 mod names;
@@ -176,6 +178,14 @@ impl Profile {
         let fail = |what: String| HsmError::Setup(format!("HSM profile {origin}: {what}"));
         let profile: Self = toml::from_str(text).map_err(|e| fail(e.to_string()))?;
         profile.seal.check().map_err(&fail)?;
+        let wraps = profile.seal.usage() == Usage::Wraps;
+        if wraps && profile.keys.token_objects_only {
+            return Err(fail(
+                "seal.protection = \"key-wrap\" makes a session object for each message, which \
+                 keys.token_objects_only excludes: use \"cbc\""
+                    .to_owned(),
+            ));
+        }
         if profile.wrap.iter().any(|wrap| wrap.multiple == 0) {
             return Err(fail("wrap.multiple is 0, not 1 or more".to_owned()));
         }
@@ -240,8 +250,17 @@ mod tests {
             ("CKR_GENERAL_ERROR\"]", "CKR_GENERAL\"]", "CKR_GENERAL"),
             ("\"AES_KEY_GEN\"", "\"AES_KEYGEN\"", "AES_KEYGEN"),
             ("sessions = 64", "sessions = 1", "limits.sessions"),
+            ("multiple = 8", "multiple = 0", "wrap.multiple"),
+            ("iv = \"host\"", "iv = \"host\"\niv_bytes = 16", "seal.iv_bytes"),
+            ("iv = \"host\"", "iv_on_open = \"in-data\"", "iv_on_open"),
+            ("method = \"token-gcm\"", "method = \"wrapped-key-gcm\"", "token_objects_only"),
         ] {
-            let error = Profile::parse(&SOFTHSM2.replace(from, to), "test").unwrap_err();
+            let text = SOFTHSM2.replace(from, to);
+            let text = match told {
+                "token_objects_only" => text.replace("[keys]", "[keys]\ntoken_objects_only = true"),
+                _ => text,
+            };
+            let error = Profile::parse(&text, "test").unwrap_err();
             assert!(error.to_string().contains(told), "{error}");
         }
         let error = Profile::load("lunar").unwrap_err().to_string();
