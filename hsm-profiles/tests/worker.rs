@@ -193,6 +193,21 @@ fn what_may_not_be_repeated_is_not() {
     });
 }
 
+#[test]
+fn the_memory_of_a_worker_can_be_limited() {
+    with_token("the_memory_of_a_worker_can_be_limited", |room| {
+        runtime().block_on(async {
+            let config = TokenConfig { memory_mib: Some(4096), ..room.config() };
+            let token = Token::start(config, worker_program()).await.unwrap();
+            sealed(&token).await;
+            let pid = children()[0].as_raw_nonzero();
+            let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+            let line = limits.lines().find(|line| line.starts_with("Max address space")).unwrap();
+            assert_eq!(line.matches("4294967296").count(), 2, "{line}");
+        });
+    });
+}
+
 /// Two folders of tokens, the second a copy of the first: each worker has its own.
 fn two_tokens(room: &Room) -> TokenConfig {
     // The first start makes the KEK that both must hold.

@@ -39,14 +39,14 @@ enum Ask<'a> {
 
 /// [`Ask`] as it is read.
 #[derive(Debug, Deserialize)]
-enum Asked {
+pub(crate) enum Asked {
     Open(Box<TokenConfig>),
     Do { id: u64, within_ms: u32, request: Request },
 }
 
 /// What a worker sends to its KM.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum Told {
+pub(crate) enum Told {
     /// The first message, when the token is open.
     Opened(Seen),
     /// The first message otherwise; the worker ends then.
