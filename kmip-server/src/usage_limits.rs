@@ -1,12 +1,12 @@
 //! Usage Limits: how much an object may still be used. Whatever uses one up goes through
-//! [`take`], which is durable before the use.
+//! [`spend`], which is durable before the use.
 
 use kmip::{
-    attribute::{Attribute, Attributes, UsageLimits},
+    attribute::{Attribute, Attributes, UniqueIdentifier, UsageLimits},
     enums::ResultReason,
 };
 
-use crate::error::OpError;
+use crate::{change::change, context::Context, error::OpError};
 
 /// As a new object has it: nothing used up.
 pub(crate) fn begun(attribute: Attribute) -> Attribute {
@@ -46,8 +46,23 @@ pub(crate) fn is_touched(limits: &UsageLimits) -> bool {
     left(limits) != limits.total
 }
 
-/// Takes `count` off what is left. An object without limits allows any use.
-pub(crate) fn take(rest: &mut Attributes, count: i64) -> Result<(), OpError> {
+/// Takes `count` off what the object a request names may still be used; durable on return, and
+/// never given back. Returns its identifier.
+pub(crate) async fn spend(
+    cx: &Context<'_>,
+    id: Option<UniqueIdentifier>,
+    count: i64,
+) -> Result<String, OpError> {
+    let uid = cx.resolve(id)?;
+    // One after the other: many who use up one object would only undo each other's work.
+    let lock = format!("limits:{}/{uid}", cx.caller.sae());
+    let _held = cx.server.locks.hold(vec![lock]).await;
+    let id = Some(UniqueIdentifier::Text(uid));
+    Ok(change(cx, id, &[], |draft| take(&mut draft.rest, count)).await?.0)
+}
+
+/// Takes `count` off what is left.
+fn take(rest: &mut Attributes, count: i64) -> Result<(), OpError> {
     if count < 0 {
         return Err(OpError::Invalid("Usage Limits Count: shall not be negative".to_owned()));
     }
@@ -55,7 +70,7 @@ pub(crate) fn take(rest: &mut Attributes, count: i64) -> Result<(), OpError> {
         Attribute::UsageLimits(limits) => Some(limits),
         _ => None,
     });
-    let Some(limits) = limits else { return Ok(()) };
+    let limits = limits.ok_or_else(|| OpError::NoAttribute("Usage Limits".to_owned()))?;
     let left = left(limits);
     if count > left {
         let text = format!("the object may be used for {left} {:?} more, not {count}", limits.unit);

@@ -250,7 +250,7 @@ async fn usage_limits_are_handed_out_once() {
         usage_limits_count: count,
     };
     let mut asking = tokio::task::JoinSet::new();
-    for _ in 0..4 {
+    for _ in 0..16 {
         let mut client = network.client("n1", Version::V1_4).await;
         let request = ask(20);
         asking.spawn(async move { client.get_usage_allocation(request).await.is_ok() });
