@@ -499,6 +499,7 @@ fn sentence(error: &HsmError) -> &str {
     match error {
         HsmError::Unavailable(what)
         | HsmError::Refused(what)
+        | HsmError::Input(what)
         | HsmError::Unsupported(what)
         | HsmError::Setup(what) => what,
     }

@@ -7,7 +7,10 @@
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::material::ClearBytes;
+use crate::{
+    material::ClearBytes,
+    usage::{Action, KeyKind},
+};
 
 /// Names one KEK in the token: `CKA_ID` of the key, in hexadecimal where a person reads it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -124,6 +127,31 @@ impl Sealed {
     }
 }
 
+/// A managed key as a token is asked to use it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenKey {
+    /// Names this sealing of this object; the token may keep the key at hand under it.
+    pub name: Vec<u8>,
+    /// What the key is.
+    pub kind: KeyKind,
+    /// Whether what is sealed is the key wrapped by the token for itself alone ([`Hsm::make_key`]),
+    /// or the bytes of the key.
+    pub wrapped: bool,
+    /// What it was sealed with.
+    pub aad: Vec<u8>,
+    /// The key.
+    pub sealed: Sealed,
+}
+
+/// A key that was made in the token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MadeKey {
+    /// The key, wrapped in the token and sealed.
+    pub sealed: Sealed,
+    /// Its public half as [`crate::usage::public`] reads it; none for secret keys.
+    pub public: Option<Vec<u8>>,
+}
+
 /// Why the token did not do it. `Temporary` kinds may be tried again, the others need a person.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HsmError {
@@ -133,6 +161,9 @@ pub enum HsmError {
     /// The sealed message does not open: changed, moved to another record, or sealed elsewhere.
     #[error("sealed data was refused by the HSM: {0}")]
     Refused(String),
+    /// What the application gave does not fit: padding, tag, length. Nothing is wrong here.
+    #[error("the data does not fit: {0}")]
+    Input(String),
     /// The request can never work on this token (mechanism, size, rights, missing KEK).
     #[error("the HSM cannot do this: {0}")]
     Unsupported(String),
@@ -169,6 +200,41 @@ pub trait Hsm: Send + Sync + 'static {
 
     /// `len` bytes from the token's random number generator.
     async fn random(&self, len: usize) -> Result<ClearBytes, HsmError>;
+
+    /// Makes a key in the token that never leaves it in clear: it is wrapped in the token, and what
+    /// comes out is sealed with `aad`. `bits` counts for AES, HMAC and RSA.
+    async fn make_key(&self, aad: &[u8], kind: KeyKind, bits: u32) -> Result<MadeKey, HsmError> {
+        let _ = (aad, kind, bits);
+        Err(HsmError::Unsupported("this token makes no keys for use inside".to_owned()))
+    }
+
+    /// Uses a key inside the token, sensitive and not extractable there.
+    ///
+    /// # Errors
+    /// [`HsmError::Unsupported`] when the token does not have the action for this key,
+    /// [`HsmError::Input`] when `input` does not fit, [`HsmError::Refused`] when the key does not
+    /// open.
+    async fn use_key(
+        &self,
+        key: &TokenKey,
+        action: &Action,
+        input: &ClearBytes,
+    ) -> Result<ClearBytes, HsmError> {
+        let _ = (key, action, input);
+        Err(HsmError::Unsupported("this token does not use keys inside".to_owned()))
+    }
+
+    /// Wraps and seals a key of [`Hsm::make_key`] anew, for the current KEK, without its leaving the
+    /// token.
+    async fn rewrap_key(&self, aad: &[u8], sealed: &Sealed) -> Result<Sealed, HsmError> {
+        let _ = (aad, sealed);
+        Err(HsmError::Unsupported("this token makes no keys for use inside".to_owned()))
+    }
+
+    /// Drops the key of this name where the token keeps it at hand.
+    async fn forget_key(&self, name: &[u8]) {
+        let _ = name;
+    }
 
     /// Does a seal/open round trip and reports.
     async fn probe(&self) -> HsmStatus;

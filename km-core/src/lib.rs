@@ -26,4 +26,5 @@ pub mod registry;
 pub mod run;
 pub mod store;
 pub mod supply;
+pub mod usage;
 pub mod vault;

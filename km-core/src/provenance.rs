@@ -18,6 +18,10 @@ pub enum Origin {
     HsmRngAndQrng,
     /// An application brought it (KMIP Register).
     Registered,
+    /// The generator of the cryptographic library in this process (key pairs that are to leave).
+    Library,
+    /// Derived from other keys.
+    Derived,
 }
 
 /// The cipher of one relay hop (clause 6.2c: announced in the metadata).

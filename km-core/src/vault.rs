@@ -13,10 +13,11 @@ use serde::{Deserialize, Serialize};
 use crate::{
     block::{BlockHeader, SealedBlock},
     epoch::{Epochs, Pin},
-    hsm::{Hsm, HsmError, HsmStatus, KekId, Sealed},
+    hsm::{Hsm, HsmError, HsmStatus, KekId, Sealed, TokenKey},
     material::ClearBytes,
     random::{Random, RandomError},
     store::{Commit, Outcome, Record, Store, StoreError},
+    usage::{Action, KeyKind},
 };
 
 /// Where the sealed key of the record tags is kept; a store without it is empty.
@@ -51,6 +52,8 @@ pub enum VaultError {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SealedObject {
     sealed: Sealed,
+    /// The key was made in the token and is wrapped for it alone.
+    wrapped: bool,
     #[serde(skip)]
     pin: Pin,
 }
@@ -70,6 +73,20 @@ impl SealedObject {
     pub(crate) fn kek(&self) -> &KekId {
         &self.sealed.kek
     }
+
+    /// Whether the key has never been outside the token.
+    pub fn is_only_in_token(&self) -> bool {
+        self.wrapped
+    }
+}
+
+/// What [`Vault::make_object`] made.
+#[derive(Clone, Debug)]
+pub struct MadeObject {
+    /// The secret or private key.
+    pub sealed: SealedObject,
+    /// The public half as [`crate::usage::public`] reads it, if it has one.
+    pub public: Option<Vec<u8>>,
 }
 
 /// What a sealed blob belongs to.
@@ -146,13 +163,25 @@ impl Vault {
 
     /// Seals under the active epoch, which stays in use until the pin is gone.
     async fn seal(&self, aad: &[u8], clear: &ClearBytes) -> Result<(Sealed, Pin), HsmError> {
+        self.counted(|| self.hsm.seal(aad, clear), |sealed| &sealed.kek).await
+    }
+
+    /// Counts what `seal` seals under the active epoch, `kek` telling under which KEK it did.
+    async fn counted<T, F>(
+        &self,
+        seal: impl Fn() -> F,
+        kek: fn(&T) -> &KekId,
+    ) -> Result<(T, Pin), HsmError>
+    where
+        F: Future<Output = Result<T, HsmError>>,
+    {
         let Some(epochs) = &self.epochs else {
-            return Ok((self.hsm.seal(aad, clear).await?, Pin::default()));
+            return Ok((seal().await?, Pin::default()));
         };
         for _ in 0..SEAL_TRIES {
             let sealing = epochs.to_seal().await?;
-            let sealed = self.hsm.seal(aad, clear).await?;
-            if sealed.kek == sealing.kek {
+            let sealed = seal().await?;
+            if *kek(&sealed) == sealing.kek {
                 return Ok((sealed, Pin::of(sealing)));
             }
             drop(sealing);
@@ -214,7 +243,42 @@ impl Vault {
         clear: &ClearBytes,
     ) -> Result<SealedObject, HsmError> {
         let (sealed, pin) = self.seal(&object_aad(uid, owner), clear).await?;
-        Ok(SealedObject { sealed, pin })
+        Ok(SealedObject { sealed, wrapped: false, pin })
+    }
+
+    /// Makes the key of the managed object `uid` of `owner` in the token, which it never leaves.
+    pub async fn make_object(
+        &self,
+        uid: &str,
+        owner: &str,
+        kind: KeyKind,
+        bits: u32,
+    ) -> Result<MadeObject, HsmError> {
+        let aad = wrapped_aad(uid, owner);
+        let make = || self.hsm.make_key(&aad, kind, bits);
+        let (made, pin) = self.counted(make, |made| &made.sealed.kek).await?;
+        let sealed = SealedObject { sealed: made.sealed, wrapped: true, pin };
+        Ok(MadeObject { sealed, public: made.public })
+    }
+
+    /// Uses the key of a managed object in the token, which keeps it at hand under `name`.
+    pub(crate) async fn use_object(
+        &self,
+        (uid, owner): (&str, &str),
+        object: &SealedObject,
+        (name, kind): (Vec<u8>, KeyKind),
+        action: &Action,
+        input: &ClearBytes,
+    ) -> Result<ClearBytes, HsmError> {
+        let SealedObject { sealed, wrapped, .. } = object.clone();
+        let aad = if wrapped { wrapped_aad(uid, owner) } else { object_aad(uid, owner) };
+        let key = TokenKey { name, kind, wrapped, aad, sealed };
+        self.hsm.use_key(&key, action, input).await
+    }
+
+    /// The token need not keep the key of this name at hand any more.
+    pub(crate) async fn forget(&self, name: &[u8]) {
+        self.hsm.forget_key(name).await;
     }
 
     /// The same bytes under the active epoch.
@@ -224,6 +288,12 @@ impl Vault {
         owner: &str,
         sealed: &SealedObject,
     ) -> Result<SealedObject, HsmError> {
+        if sealed.wrapped {
+            let aad = wrapped_aad(uid, owner);
+            let rewrap = || self.hsm.rewrap_key(&aad, &sealed.sealed);
+            let (sealed, pin) = self.counted(rewrap, |sealed| &sealed.kek).await?;
+            return Ok(SealedObject { sealed, wrapped: true, pin });
+        }
         let clear = self.open_object(uid, owner, sealed).await?;
         self.seal_object(uid, owner, &clear).await
     }
@@ -235,6 +305,10 @@ impl Vault {
         owner: &str,
         sealed: &SealedObject,
     ) -> Result<ClearBytes, HsmError> {
+        if sealed.wrapped {
+            let text = "the key was made in the token and never leaves it";
+            return Err(HsmError::Unsupported(text.to_owned()));
+        }
         self.open(&object_aad(uid, owner), &sealed.sealed).await
     }
 
@@ -301,4 +375,9 @@ fn block_aad(header: &BlockHeader) -> Vec<u8> {
 
 fn object_aad(uid: &str, owner: &str) -> Vec<u8> {
     postcard::to_extend(&(uid, owner), b"qkm object 1\0".to_vec()).unwrap_or_default()
+}
+
+/// Not that of [`object_aad`]: a wrapped key is never taken for the bytes of a key.
+fn wrapped_aad(uid: &str, owner: &str) -> Vec<u8> {
+    postcard::to_extend(&(uid, owner), b"qkm wrapped object 1\0".to_vec()).unwrap_or_default()
 }

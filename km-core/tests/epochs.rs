@@ -493,7 +493,8 @@ async fn foreign_blobs_are_refused_and_counted() {
     let unknown = km_core::hsm::Sealed { kek: km_core::hsm::KekId("77".into()), ..good.clone() };
     let mut refusals = 0;
     for blob in [sealed(&b), flipped, cut, other_epoch, unknown] {
-        let bytes = postcard::to_allocvec(&blob).unwrap();
+        // Sealed bytes of a key that is not wrapped.
+        let bytes = postcard::to_allocvec(&(&blob, false)).unwrap();
         let forged = km_core::objects::Object {
             sealed: Some(postcard::from_bytes(&bytes).unwrap()),
             ..a.clone()

@@ -1,6 +1,8 @@
 //! A stage over a store: it reads as if its changes were there, nobody else sees them before they
 //! are published, and they are published all or not at all.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use km_core::store::{Commit, MAX_OPS, Outcome, SqliteStore, Staged, Store, StoreError};

@@ -243,6 +243,19 @@ async fn dispatch(cx: &mut Context<'_>, operation: Operation) -> Result<Answer, 
         }
         Operation::CreateSplitKey(r) => op::create_split_key::create_split_key(cx, r).await?.into(),
         Operation::JoinSplitKey(r) => op::join_split_key::join_split_key(cx, r).await?.into(),
+        Operation::Encrypt(r) => op::encrypt::encrypt(cx, r).await?.into(),
+        Operation::Decrypt(r) => op::decrypt::decrypt(cx, r).await?.into(),
+        Operation::Sign(r) => op::sign::sign(cx, r).await?.into(),
+        Operation::SignatureVerify(r) => {
+            op::signature_verify::signature_verify(cx, r).await?.into()
+        }
+        Operation::Mac(r) => op::mac::mac(cx, r).await?.into(),
+        Operation::MacVerify(r) => op::mac_verify::mac_verify(cx, r).await?.into(),
+        Operation::Hash(r) => op::hash::hash(cx, r).await?.into(),
+        Operation::RngRetrieve(r) => op::rng_retrieve::rng_retrieve(cx, r).await?.into(),
+        Operation::RngSeed(r) => op::rng_seed::rng_seed(cx, r).await?.into(),
+        Operation::CreateKeyPair(r) => op::create_key_pair::create_key_pair(cx, r).await?.into(),
+        Operation::DeriveKey(r) => op::derive_key::derive_key(cx, r).await?.into(),
         Operation::Raw(_) => return Err(OpError::Operation),
     })
 }

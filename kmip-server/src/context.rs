@@ -25,6 +25,8 @@ pub(crate) struct Context<'a> {
     /// Objects the Locates of this request have looked at so far.
     pub(crate) looked_at: usize,
     made: Vec<(OperationCode, Vec<String>)>,
+    /// The public key of the last pair; its private key is in `made`.
+    pub(crate) public_of_pair: Option<String>,
 }
 
 impl<'a> Context<'a> {
@@ -47,6 +49,7 @@ impl<'a> Context<'a> {
             now,
             looked_at: 0,
             made: Vec::new(),
+            public_of_pair: None,
         }
     }
 
@@ -90,6 +93,9 @@ impl<'a> Context<'a> {
             Some(UniqueIdentifier::Reference(UniqueIdentifierCode::IdPlaceholder)) => {
                 last.and_then(only)
             }
+            Some(UniqueIdentifier::Reference(UniqueIdentifierCode::CreateKeyPairPublicKey)) => {
+                self.public_of_pair.clone()
+            }
             Some(UniqueIdentifier::Reference(code)) => self.made_by(code).and_then(only),
         };
         found.ok_or(OpError::NoPlaceholder)
@@ -104,6 +110,8 @@ impl<'a> Context<'a> {
             UniqueIdentifierCode::CreateSplitKey => OperationCode::CreateSplitKey,
             UniqueIdentifierCode::JoinSplitKey => OperationCode::JoinSplitKey,
             UniqueIdentifierCode::Locate => OperationCode::Locate,
+            UniqueIdentifierCode::DeriveKey => OperationCode::DeriveKey,
+            UniqueIdentifierCode::CreateKeyPairPrivateKey => OperationCode::CreateKeyPair,
             _ => return None,
         };
         let found = self.made.iter().rev().find(|(made, _)| *made == operation);

@@ -85,6 +85,12 @@ pub(crate) enum OpError {
     #[error("{1}")]
     Check(ResultReason, String),
     #[error("{0}")]
+    BadParameters(String),
+    #[error("{0}")]
+    CannotUse(String),
+    #[error("the IV/Counter/Nonce is missing; send it, or ask for a Random IV")]
+    MissingIv,
+    #[error("{0}")]
     Feature(&'static str),
     #[error("this server does not have the operation")]
     Operation,
@@ -145,6 +151,12 @@ impl OpError {
             Self::NoAttribute(_) => ResultReason::AttributeNotFound,
             Self::NoInstance(_) => ResultReason::AttributeInstanceNotFound,
             Self::Check(reason, _) => *reason,
+            Self::BadParameters(_) => {
+                or(ResultReason::BadCryptographicParameters, ResultReason::InvalidField)
+            }
+            Self::CannotUse(_) => ResultReason::UnsupportedCryptographicParameters,
+            // The word of the OASIS cases in every version.
+            Self::MissingIv => ResultReason::InvalidMessage,
             Self::Feature(_) => ResultReason::FeatureNotSupported,
             Self::Operation => ResultReason::OperationNotSupported,
             Self::Extension => {

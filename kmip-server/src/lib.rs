@@ -18,6 +18,7 @@
 //! | `split` | keys in parts |
 //! | `change`, `rules`, `numbering` | attributes that clients change, what they may, instance indices |
 //! | `usage_limits` | how much an object may still be used |
+//! | `usage`, `cipher` | keys in use: may they be used so, and with which parameters |
 //! | `error` | every refusal and its Result Reason, in one place |
 //!
 //! A certificate is the identity (seed clause 7.4); credentials inside requests grant nothing.
@@ -26,6 +27,7 @@ mod batch;
 mod caller;
 mod certificate;
 mod change;
+mod cipher;
 mod connection;
 mod context;
 mod error;
@@ -43,6 +45,7 @@ mod shown;
 mod split;
 mod terms;
 mod undo;
+mod usage;
 mod usage_limits;
 mod wanted;
 mod wrap;
@@ -59,6 +62,7 @@ use km_core::{clock::now_ms, ids::SaeId, objects::Objects, supply::Supply};
 use transport::{Directory, PeerIdentity, ServerStream, Shutdown};
 
 use caller::Caller;
+use cipher::Nonces;
 use locks::Locks;
 
 /// Bounds of one connection and one request.
@@ -129,6 +133,7 @@ pub struct Server {
     applications: Directory<SaeId>,
     limits: Limits,
     locks: Locks,
+    nonces: Nonces,
     counters: Counters,
     /// Milliseconds since 1970.
     started: u64,
@@ -144,13 +149,14 @@ impl Server {
         applications: Directory<SaeId>,
         limits: Limits,
     ) -> Arc<Self> {
-        let (locks, counters) = (Locks::default(), Counters::default());
+        let (locks, nonces, counters) = Default::default();
         Arc::new(Self {
             supply,
             objects,
             applications,
             limits,
             locks,
+            nonces,
             counters,
             started: now_ms(),
             correlated: AtomicU64::new(0),

@@ -137,6 +137,8 @@ pub(crate) struct Meta {
     pub(crate) locked_later: Locked,
     /// Indices (1.x) of the remaining attributes, where deletions left gaps; else empty.
     numbers: Vec<i32>,
+    /// Made in the token, and never outside it.
+    pub(crate) in_token: bool,
     pub(crate) dates: Dates,
     /// Revocation reason: code and text.
     pub(crate) revocation: Option<(u32, Option<String>)>,
@@ -164,9 +166,20 @@ impl Meta {
             part: None,
             locked_later: Locked::default(),
             numbers: Vec::new(),
+            in_token: false,
             dates: Dates { initial: now, changed: now, ..Dates::default() },
             revocation: None,
         }
+    }
+
+    /// The head of a key of `len` bytes that was made in the token at `now` and stays there.
+    /// [`crate::wanted::Wanted::apply`] comes after; it cannot make the key leave.
+    pub(crate) fn unseen(kind: ObjectType, len: usize, now: i64) -> Self {
+        let mut meta = Self::new(kind, Form::Bytes, &[], now);
+        meta.bytes = u32::try_from(len).unwrap_or(u32::MAX);
+        meta.dates.original = Some(now);
+        meta.in_token = true;
+        meta
     }
 
     pub(crate) fn kind(&self) -> ObjectType {

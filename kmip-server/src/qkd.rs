@@ -38,6 +38,8 @@ pub(crate) const NAMESPACE: &str = "qkd014";
 pub(crate) const VENDOR_PREFIX: &str = "qkm-";
 /// Grade of the key's way here.
 pub(crate) const VENDOR_GRADE: &str = "qkm-grade";
+/// Whether the key has always been inside the token, or is in this process's memory while used.
+pub(crate) const VENDOR_CUSTODY: &str = "qkm-custody";
 /// The QKD link the key comes from.
 pub(crate) const VENDOR_LINK: &str = "qkm-link";
 /// Encrypt and Decrypt: what a slave may do with a key nobody gave a usage for.

@@ -20,7 +20,7 @@ use crate::{
     error::OpError,
     meta::{Meta, sha256},
     numbering, op,
-    qkd::{VENDOR_GRADE, VENDOR_LINK},
+    qkd::{VENDOR_CUSTODY, VENDOR_GRADE, VENDOR_LINK},
 };
 
 /// How long a lease of an object lasts, in seconds.
@@ -54,7 +54,7 @@ pub(crate) fn all(object: &Object, now: i64) -> Result<Vec<Instance>, OpError> {
         list.push(first(Attribute::RandomNumberGenerator(op::query::rng())));
     }
     let mut more = Vec::new();
-    origin(object, &mut more);
+    origin(object, &meta, &mut more);
     list.extend(more.into_iter().map(first));
     Ok(list)
 }
@@ -78,7 +78,7 @@ pub(crate) async fn with_digest(
 ) -> Result<Vec<Instance>, OpError> {
     let mut list = all(object, cx.now)?;
     let meta = Meta::of(object)?;
-    if meta.digest.is_none() && !object.state.is_destroyed() {
+    if meta.digest.is_none() && !object.state.is_destroyed() && !meta.in_token {
         let clear = cx.objects().open(object).await?;
         list.push(first(digest(&meta, clear.expose(sha256))));
     }
@@ -162,16 +162,21 @@ fn digested_form(meta: &Meta) -> KeyFormatType {
     })
 }
 
-/// How a pool key came to be (announced in the metadata, seed clause 6.2c).
-fn origin(object: &Object, list: &mut Vec<Attribute>) {
+/// Where the key is kept, and how a pool key came to be (announced in the metadata, seed clause
+/// 6.2c).
+fn origin(object: &Object, meta: &Meta, list: &mut Vec<Attribute>) {
+    let vendor = |name: &str, text: &str| {
+        Attribute::Vendor(VendorAttribute {
+            vendor: "x".to_owned(),
+            name: name.to_owned(),
+            value: Value::TextString(text.to_owned()),
+        })
+    };
+    if matches!(meta.kind(), ObjectType::SymmetricKey | ObjectType::PrivateKey) {
+        let custody = if meta.in_token { "in-token" } else { "host-transient" };
+        list.push(vendor(VENDOR_CUSTODY, custody));
+    }
     if let Origin::Qkd(link) = &object.provenance.origin {
-        let vendor = |name: &str, text: &str| {
-            Attribute::Vendor(VendorAttribute {
-                vendor: "x".to_owned(),
-                name: name.to_owned(),
-                value: Value::TextString(text.to_owned()),
-            })
-        };
         list.push(vendor(VENDOR_GRADE, object.provenance.grade().as_str()));
         list.push(vendor(VENDOR_LINK, link.as_str()));
     }

@@ -24,7 +24,7 @@ pub(crate) struct Wanted {
     dates: Dates,
     fresh: Option<bool>,
     sensitive: bool,
-    not_extractable: bool,
+    extractable: Option<bool>,
     /// Everything the head has no place for.
     pub(crate) rest: Attributes,
 }
@@ -73,7 +73,7 @@ impl Wanted {
             Attribute::OriginalCreationDate(DateTime(v)) => self.dates.original = Some(v),
             Attribute::Fresh(v) => self.fresh = Some(v),
             Attribute::Sensitive(v) => self.sensitive = v,
-            Attribute::Extractable(v) => self.not_extractable = !v,
+            Attribute::Extractable(v) => self.extractable = Some(v),
             Attribute::Unknown(unknown) => {
                 return Err(OpError::UnknownAttribute(called(&unknown.key)));
             }
@@ -100,14 +100,24 @@ impl Wanted {
         meta.length = self.length.or(meta.length);
         meta.usage_mask = self.usage_mask.or(meta.usage_mask);
         meta.fresh = self.fresh.unwrap_or(true);
-        meta.sensitive = self.sensitive;
-        meta.extractable = !self.not_extractable;
+        meta.sensitive = self.sensitive || meta.in_token;
+        meta.extractable = self.extractable.unwrap_or(true) && !meta.in_token;
         let dates = &mut meta.dates;
         dates.original = self.dates.original.or(dates.original);
         dates.activation = self.dates.activation;
         dates.process_start = self.dates.process_start;
         dates.protect_stop = self.dates.protect_stop;
         dates.deactivation = self.dates.deactivation;
+    }
+
+    /// Whether the key is never to leave in clear.
+    pub(crate) fn is_secret(&self) -> bool {
+        self.sensitive || self.extractable == Some(false)
+    }
+
+    /// Whether the client says that the key is to leave.
+    pub(crate) fn is_to_leave(&self) -> bool {
+        !self.sensitive && self.extractable == Some(true)
     }
 
     /// The names asked for.

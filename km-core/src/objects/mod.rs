@@ -6,6 +6,7 @@
 mod flight;
 mod reseal;
 mod state;
+mod using;
 
 use std::{
     ops::Bound,
@@ -122,6 +123,9 @@ pub enum ObjectError {
     Unknown(String),
 }
 
+/// Records of a commit: keys, and values to put or `None` to delete.
+pub type Puts = Vec<(Vec<u8>, Option<Vec<u8>>)>;
+
 /// The managed objects of a cluster.
 #[derive(Clone)]
 pub struct Objects {
@@ -130,6 +134,7 @@ pub struct Objects {
     flights: Arc<Flights>,
     /// Over a stage: what keeps the epochs of what was sealed for it in use.
     staged: Option<Arc<Mutex<Vec<Pin>>>>,
+    token_only: bool,
 }
 
 pub(crate) const OBJECT: &[u8] = b"object/";
@@ -163,7 +168,12 @@ impl Object {
 impl Objects {
     /// Objects over these records and this vault.
     pub fn new(records: Records, vault: Vault) -> Self {
-        Self { records, vault, flights: Arc::default(), staged: None }
+        Self { records, vault, flights: Arc::default(), staged: None, token_only: false }
+    }
+
+    /// Keys are used in the token or not at all; see [`Objects::use_key`].
+    pub fn token_only(self, token_only: bool) -> Self {
+        Self { token_only, ..self }
     }
 
     /// The same objects over a stage: changes wait there to be published together. What such an
@@ -188,9 +198,13 @@ impl Objects {
         &self,
         new: NewObject,
         clear: &ClearBytes,
-    ) -> Result<(Object, Vec<(Vec<u8>, Option<Vec<u8>>)>), ObjectError> {
+    ) -> Result<(Object, Puts), ObjectError> {
         new.check()?;
         let sealed = self.vault.seal_object(&new.uid, new.owner.as_str(), clear).await?;
+        Ok(self.record(new, sealed))
+    }
+
+    fn record(&self, new: NewObject, sealed: SealedObject) -> (Object, Puts) {
         if let Some(staged) = &self.staged {
             staged.lock().unwrap_or_else(PoisonError::into_inner).push(sealed.pin());
         }
@@ -210,18 +224,40 @@ impl Objects {
             let value = self.records.encode(&key, &());
             puts.push((key, Some(value)));
         }
-        Ok((object, puts))
+        (object, puts)
     }
 
     /// Creates an object; durable on return.
     pub async fn create(&self, new: NewObject, clear: &ClearBytes) -> Result<Object, ObjectError> {
         let (object, puts) = self.prepare(new, clear).await?;
-        let mut commit = Commit::new().absent(object_key(&object.uid, &object.owner));
+        self.store_new(&[&object], puts).await?;
+        Ok(object)
+    }
+
+    /// Creates objects whose bytes are sealed already, all or none; durable on return.
+    pub async fn create_sealed(
+        &self,
+        new: Vec<(NewObject, SealedObject)>,
+    ) -> Result<(), ObjectError> {
+        let (mut objects, mut puts) = (Vec::new(), Vec::new());
+        for (new, sealed) in new {
+            new.check()?;
+            let (object, more) = self.record(new, sealed);
+            objects.push(object);
+            puts.extend(more);
+        }
+        self.store_new(&objects.iter().collect::<Vec<_>>(), puts).await
+    }
+
+    async fn store_new(&self, objects: &[&Object], puts: Puts) -> Result<(), ObjectError> {
+        let key = |object: &&Object| object_key(&object.uid, &object.owner);
+        let mut commit = objects.iter().map(key).fold(Commit::new(), Commit::absent);
         commit.puts = puts.into_iter().filter_map(|(k, v)| Some((k, v?))).collect();
+        let first = || objects.first().map(|object| object.uid.clone()).unwrap_or_default();
         match self.commit(commit).await? {
-            Outcome::Committed(_) => Ok(object),
-            Outcome::Conflict => Err(ObjectError::Exists(object.uid)),
-            Outcome::Unknown => Err(ObjectError::Unknown(object.uid)),
+            Outcome::Committed(_) => Ok(()),
+            Outcome::Conflict => Err(ObjectError::Exists(first())),
+            Outcome::Unknown => Err(ObjectError::Unknown(first())),
         }
     }
 
@@ -254,8 +290,7 @@ impl Objects {
     pub async fn open(&self, object: &Object) -> Result<Arc<ClearBytes>, ObjectError> {
         let sealed = object.sealed.as_ref();
         let sealed = sealed.ok_or_else(|| ObjectError::Destroyed(object.uid.clone()))?;
-        let mut name = object_key(&object.uid, &object.owner);
-        name.extend_from_slice(sealed.nonce());
+        let name = sealing(object, sealed);
         Ok(self.flights.join(name, || self.open_sealed(object, sealed)).await?)
     }
 
@@ -375,6 +410,9 @@ impl Objects {
         }
         change(&mut new);
         self.update(&old, version, &new).await?;
+        if let Some(sealed) = old.sealed.as_ref().filter(|_| new.sealed.is_none()) {
+            self.vault.forget(&sealing(&old, sealed)).await;
+        }
         Ok(new)
     }
 
@@ -402,6 +440,13 @@ impl Objects {
     async fn commit(&self, commit: Commit) -> Result<Outcome, ObjectError> {
         Ok(self.records.store().commit(commit).await.map_err(RecordError::from)?)
     }
+}
+
+/// Names this sealing of this object among all.
+fn sealing(object: &Object, sealed: &SealedObject) -> Vec<u8> {
+    let mut name = object_key(&object.uid, &object.owner);
+    name.extend_from_slice(sealed.nonce());
+    name
 }
 
 fn missing(uid: &str) -> ObjectError {

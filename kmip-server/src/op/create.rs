@@ -1,6 +1,11 @@
 //! Create: a symmetric key from the HSM's generator, or, for an Object Group `qkd/<cluster>` or
 //! `qkd/<cluster>/<SAE ID>`, a fresh key of the pool with that cluster.
 
+use km_core::{
+    hsm::HsmError,
+    objects::{ObjectError, Objects},
+    provenance::Origin,
+};
 use kmip::{
     attribute::{AttributeKind, Attributes},
     enums::{CryptographicAlgorithm as Algorithm, KeyFormatType, ObjectType, OperationCode},
@@ -12,6 +17,7 @@ use crate::{
     error::OpError,
     meta::{Form, Meta},
     qkd::{self, Share},
+    usage,
     wanted::Wanted,
 };
 
@@ -30,7 +36,7 @@ pub(crate) async fn create(cx: &mut Context<'_>, request: Request) -> Result<Res
     }
     let id = match Share::asked(wanted.rest.iter())? {
         Some(share) => {
-            let _held = super::hold_names(cx, &wanted).await?;
+            let _held = super::hold_names(cx, &[&wanted]).await?;
             qkd::draw(cx, &share, &wanted, 1).await?.pop()
         }
         None => Some(make(cx, &wanted).await?),
@@ -46,7 +52,12 @@ async fn make(cx: &Context<'_>, wanted: &Wanted) -> Result<String, OpError> {
     let algorithm = wanted.algorithm.ok_or(missing("Cryptographic Algorithm is missing"))?;
     wanted.usage_mask.ok_or(missing("Cryptographic Usage Mask is missing"))?;
     let (len, bits) = key_len(algorithm, wanted.length)?;
-    let _held = super::hold_names(cx, wanted).await?;
+    let _held = super::hold_names(cx, &[wanted]).await?;
+    if wanted.is_secret()
+        && let Some(id) = make_in_token(cx, wanted, algorithm, (len, bits)).await?
+    {
+        return Ok(id);
+    }
     let random = cx.objects().vault().random();
     let clear = random.bytes(len).await?;
     let kind = ObjectType::SymmetricKey;
@@ -56,6 +67,33 @@ async fn make(cx: &Context<'_>, wanted: &Wanted) -> Result<String, OpError> {
     meta.dates.original = Some(cx.now);
     wanted.apply(&mut meta);
     super::store(cx, &meta, wanted, random.origin(), &clear).await
+}
+
+/// A key that is never to leave in clear is made inside the token and never outside it; `None`
+/// when the token makes no such keys and they may be made otherwise.
+async fn make_in_token(
+    cx: &Context<'_>,
+    wanted: &Wanted,
+    algorithm: Algorithm,
+    (len, bits): (usize, i32),
+) -> Result<Option<String>, OpError> {
+    let Some(kind) = usage::secret_kind(algorithm) else { return Ok(None) };
+    let (uid, owner) = (Objects::fresh_uid(), cx.caller.sae());
+    let size = u32::try_from(len * 8).unwrap_or(0);
+    let made = match cx.objects().make_in_token(&uid, owner.as_str(), kind, size).await {
+        Err(ObjectError::Hsm(HsmError::Unsupported(_))) => {
+            cx.objects().check_process().map_err(usage::used)?;
+            return Ok(None);
+        }
+        made => made?,
+    };
+    let mut meta = Meta::unseen(ObjectType::SymmetricKey, len, cx.now);
+    meta.set_format(KeyFormatType::Raw);
+    meta.length = Some(bits);
+    wanted.apply(&mut meta);
+    let new = super::draft(cx, uid.clone(), &meta, &wanted.rest, Origin::HsmRng);
+    cx.objects().create_sealed(vec![(new, made.sealed)]).await?;
+    Ok(Some(uid))
 }
 
 /// Bytes and bits of a key of `algorithm`, when it has keys of that length. Without a length, the

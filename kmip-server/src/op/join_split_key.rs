@@ -44,7 +44,7 @@ pub(crate) async fn join_split_key(
     meta.usage_mask = like.usage_mask;
     wanted.apply(&mut meta);
     meta.sensitive |= like.sensitive;
-    let _held = super::hold_names(cx, &wanted).await?;
+    let _held = super::hold_names(cx, &[&wanted]).await?;
     let id = super::store(cx, &meta, &wanted, Origin::Registered, &clear).await?;
     cx.remember(OperationCode::JoinSplitKey, vec![id.clone()]);
     Ok(Response { id, attributes: Attributes::default() })

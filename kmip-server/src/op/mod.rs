@@ -6,20 +6,27 @@ pub(crate) mod adjust_attribute;
 pub(crate) mod archive;
 pub(crate) mod check;
 pub(crate) mod create;
+pub(crate) mod create_key_pair;
 pub(crate) mod create_split_key;
+pub(crate) mod decrypt;
 pub(crate) mod delete_attribute;
+pub(crate) mod derive_key;
 pub(crate) mod destroy;
 pub(crate) mod discover_versions;
+pub(crate) mod encrypt;
 pub(crate) mod export;
 pub(crate) mod get;
 pub(crate) mod get_attribute_list;
 pub(crate) mod get_attributes;
 pub(crate) mod get_usage_allocation;
+pub(crate) mod hash;
 pub(crate) mod import;
 pub(crate) mod interop;
 pub(crate) mod join_split_key;
 pub(crate) mod locate;
 pub(crate) mod log;
+pub(crate) mod mac;
+pub(crate) mod mac_verify;
 pub(crate) mod modify_attribute;
 pub(crate) mod obtain_lease;
 pub(crate) mod ping;
@@ -28,8 +35,12 @@ pub(crate) mod recover;
 pub(crate) mod register;
 pub(crate) mod rekey;
 pub(crate) mod revoke;
+pub(crate) mod rng_retrieve;
+pub(crate) mod rng_seed;
 pub(crate) mod set_attribute;
 pub(crate) mod set_endpoint_role;
+pub(crate) mod sign;
+pub(crate) mod signature_verify;
 
 use km_core::{
     material::ClearBytes,
@@ -37,22 +48,25 @@ use km_core::{
     provenance::{Origin, Provenance},
 };
 
+use kmip::attribute::Attributes;
+
 use crate::{
     context::Context, error::OpError, locks::Held, meta::Meta, names, terms, wanted::Wanted,
 };
 
-/// Holds the names a new object asks for until it is stored; refuses names that are taken.
-async fn hold_names(cx: &Context<'_>, wanted: &Wanted) -> Result<Option<Held>, OpError> {
+/// Holds the names that new objects ask for until they are stored; refuses names that are taken.
+async fn hold_names(cx: &Context<'_>, wanted: &[&Wanted]) -> Result<Option<Held>, OpError> {
     hold_names_of(cx, wanted, None).await
 }
 
 /// As [`hold_names`], where the object `except` may have the names.
 async fn hold_names_of(
     cx: &Context<'_>,
-    wanted: &Wanted,
+    wanted: &[&Wanted],
     except: Option<&str>,
 ) -> Result<Option<Held>, OpError> {
-    names::hold(cx, &wanted.names().collect::<Vec<_>>(), except).await
+    let names: Vec<_> = wanted.iter().flat_map(|wanted| wanted.names()).collect();
+    names::hold(cx, &names, except).await
 }
 
 /// Stores a new object; durable on return.
@@ -63,13 +77,24 @@ async fn store(
     origin: Origin,
     clear: &ClearBytes,
 ) -> Result<String, OpError> {
-    let new = NewObject {
-        uid: Objects::fresh_uid(),
+    let new = draft(cx, Objects::fresh_uid(), meta, &wanted.rest, origin);
+    Ok(cx.objects().create(new, clear).await?.uid)
+}
+
+/// A new object of the caller's, without its bytes.
+fn draft(
+    cx: &Context<'_>,
+    uid: String,
+    meta: &Meta,
+    rest: &Attributes,
+    origin: Origin,
+) -> NewObject {
+    NewObject {
+        uid,
         owner: cx.caller.sae().clone(),
         state: meta.state_at(ObjectState::PreActive, cx.now),
         provenance: Provenance::local(origin),
-        attributes: meta.encode(&wanted.rest),
-        terms: terms::of(meta.kind(), &wanted.rest),
-    };
-    Ok(cx.objects().create(new, clear).await?.uid)
+        attributes: meta.encode(rest),
+        terms: terms::of(meta.kind(), rest),
+    }
 }

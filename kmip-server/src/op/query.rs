@@ -14,7 +14,7 @@ use crate::{context::Context, error::OpError, qkd};
 const VENDOR: &str = concat!("qkm ", env!("CARGO_PKG_VERSION"));
 
 /// The operations the dispatch in `batch` has.
-pub(crate) const OPERATIONS: [OperationCode; 30] = [
+pub(crate) const OPERATIONS: [OperationCode; 41] = [
     OperationCode::DiscoverVersions,
     OperationCode::Query,
     OperationCode::Create,
@@ -45,6 +45,17 @@ pub(crate) const OPERATIONS: [OperationCode; 30] = [
     OperationCode::SetEndpointRole,
     OperationCode::CreateSplitKey,
     OperationCode::JoinSplitKey,
+    OperationCode::CreateKeyPair,
+    OperationCode::DeriveKey,
+    OperationCode::Encrypt,
+    OperationCode::Decrypt,
+    OperationCode::Sign,
+    OperationCode::SignatureVerify,
+    OperationCode::Mac,
+    OperationCode::MacVerify,
+    OperationCode::Hash,
+    OperationCode::RngRetrieve,
+    OperationCode::RngSeed,
 ];
 
 const OBJECT_TYPES: [ObjectType; 10] = [

@@ -44,7 +44,7 @@ pub(crate) async fn register(cx: &mut Context<'_>, request: Request) -> Result<R
     qkd::refuse_claims(&wanted)?;
     wanted.apply(&mut meta);
     certificate::complete(&mut wanted.rest, said);
-    let _held = super::hold_names(cx, &wanted).await?;
+    let _held = super::hold_names(cx, &[&wanted]).await?;
     let id = super::store(cx, &meta, &wanted, Origin::Registered, &clear).await?;
     cx.remember(OperationCode::Register, vec![id.clone()]);
     Ok(Response { id, attributes: Attributes::default() })

@@ -110,7 +110,7 @@ async fn replace(
     }
     // Names that come from the old key are free as soon as the commit below is.
     let taken_from = (!renamed).then_some(old.uid.as_str());
-    let _held = super::hold_names_of(cx, &wanted, taken_from).await?;
+    let _held = super::hold_names_of(cx, &[&wanted], taken_from).await?;
     let len = usize::try_from(old_meta.bytes).unwrap_or(usize::MAX);
     let random = cx.objects().vault().random();
     let clear = random.bytes(len).await.map_err(OpError::from)?;

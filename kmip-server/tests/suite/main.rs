@@ -16,4 +16,5 @@ mod split;
 mod succession;
 mod transfer;
 mod undo;
+mod usage;
 mod wrapping;

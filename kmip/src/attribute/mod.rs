@@ -306,10 +306,15 @@ impl Attributes {
 
     /// Writes a Template-Attribute (1.x) or Attributes (2.x).
     pub(crate) fn encode_template(&self, w: &mut Writer, version: Version) {
+        self.encode_under(w, version, (Tag::TemplateAttribute, Tag::Attributes));
+    }
+
+    /// As [`Attributes::encode_template`], under the tags that Create Key Pair has for 1.x and 2.x.
+    pub(crate) fn encode_under(&self, w: &mut Writer, version: Version, (old, new): (Tag, Tag)) {
         if version.is_v2() {
-            return self.encode_bare(w, version);
+            return self.encode_v2(w, new, version);
         }
-        w.structure(Tag::TemplateAttribute, |w| {
+        w.structure(old, |w| {
             for name in &self.templates {
                 name.write(w, Tag::Name, version);
             }
@@ -317,15 +322,18 @@ impl Attributes {
         });
     }
 
+    fn encode_v2(&self, w: &mut Writer, tag: Tag, version: Version) {
+        w.structure(tag, |w| {
+            for attribute in self.iter().filter(|a| a.known(version)) {
+                attribute.encode_v2(w, version);
+            }
+        });
+    }
+
     /// Writes a row of Attribute (1.x) or Attributes (2.x).
     pub(crate) fn encode_bare(&self, w: &mut Writer, version: Version) {
         if version.is_v2() {
-            w.structure(Tag::Attributes, |w| {
-                for attribute in self.iter().filter(|a| a.known(version)) {
-                    attribute.encode_v2(w, version);
-                }
-            });
-            return;
+            return self.encode_v2(w, Tag::Attributes, version);
         }
         for instance in self.list.iter().filter(|i| i.attribute.known(version)) {
             instance.attribute.encode_v1(w, instance.index, version);

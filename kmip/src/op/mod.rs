@@ -9,20 +9,27 @@ pub mod adjust_attribute;
 pub mod archive;
 pub mod check;
 pub mod create;
+pub mod create_key_pair;
 pub mod create_split_key;
+pub mod decrypt;
 pub mod delete_attribute;
+pub mod derive_key;
 pub mod destroy;
 pub mod discover_versions;
+pub mod encrypt;
 pub mod export;
 pub mod get;
 pub mod get_attribute_list;
 pub mod get_attributes;
 pub mod get_usage_allocation;
+pub mod hash;
 pub mod import;
 pub mod interop;
 pub mod join_split_key;
 pub mod locate;
 pub mod log;
+pub mod mac;
+pub mod mac_verify;
 pub mod modify_attribute;
 pub mod obtain_lease;
 pub mod ping;
@@ -31,8 +38,12 @@ pub mod recover;
 pub mod register;
 pub mod rekey;
 pub mod revoke;
+pub mod rng_retrieve;
+pub mod rng_seed;
 pub mod set_attribute;
 pub mod set_endpoint_role;
+pub mod sign;
+pub mod signature_verify;
 
 use crate::enums::OperationCode;
 use crate::tag::Tag;
@@ -172,4 +183,15 @@ operations! {
     ReKey: rekey,
     Recover: recover,
     Archive: archive,
+    CreateKeyPair: create_key_pair,
+    DeriveKey: derive_key,
+    Encrypt: encrypt,
+    Decrypt: decrypt,
+    Sign: sign,
+    SignatureVerify: signature_verify,
+    Mac: mac,
+    MacVerify: mac_verify,
+    Hash: hash,
+    RngRetrieve: rng_retrieve,
+    RngSeed: rng_seed,
 }

@@ -99,10 +99,10 @@ fn oasis_21_trees_are_byte_equal() {
 
 #[test]
 fn oasis_14_messages_pass_the_typed_model() {
-    model_is_byte_equal("v1.4", 765);
+    model_is_byte_equal("v1.4", 925);
 }
 
 #[test]
 fn oasis_21_messages_pass_the_typed_model() {
-    model_is_byte_equal("v2.1", 883);
+    model_is_byte_equal("v2.1", 1109);
 }

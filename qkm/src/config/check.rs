@@ -77,6 +77,7 @@ pub(super) fn check(file: File) -> Result<Config, Mistake> {
         monitor: file.monitor.map(monitor).transpose()?,
         admin: file.admin.map(admin).transpose()?,
         operator: file.operator,
+        crypto_in_process: file.objects.crypto_in_process,
         dumpable: file.debug.dumpable,
         hsm: file.hsm,
         worker: worker::program(false, "off"),

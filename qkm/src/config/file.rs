@@ -26,6 +26,8 @@ pub(super) struct File {
     pub(super) admin: Option<Spanned<Admin>>,
     pub(super) operator: Option<TlsFiles>,
     #[serde(default)]
+    pub(super) objects: Objects,
+    #[serde(default)]
     pub(super) debug: Debug,
     #[serde(default)]
     pub(super) peer: Vec<Spanned<Peer>>,
@@ -171,6 +173,18 @@ pub(super) struct Admin {
     pub(super) operators: Vec<IdentityRule>,
     #[serde(default)]
     pub(super) custodians: Vec<IdentityRule>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Objects {
+    pub(super) crypto_in_process: bool,
+}
+
+impl Default for Objects {
+    fn default() -> Self {
+        Self { crypto_in_process: true }
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -61,6 +61,8 @@ pub struct Config {
     pub admin: Option<Admin>,
     /// The certificate of the `qkm` command line at the admin API.
     pub operator: Option<TlsFiles>,
+    /// Whether this process uses keys where the token cannot.
+    pub crypto_in_process: bool,
     /// Leaves the process open to debuggers of the same user.
     pub dumpable: bool,
     /// The clusters we share pools with.

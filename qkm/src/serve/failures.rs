@@ -16,7 +16,7 @@ pub(crate) fn of_hsm(error: &HsmError) -> Failure {
         HsmError::Setup(_) => Code::H001,
         HsmError::Unavailable(_) => Code::H002,
         HsmError::Unsupported(_) => Code::H003,
-        HsmError::Refused(_) => Code::H004,
+        HsmError::Refused(_) | HsmError::Input(_) => Code::H004,
     };
     Failure::new(code, error)
 }

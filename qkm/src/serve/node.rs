@@ -73,7 +73,8 @@ impl Node {
         }
         let (here, registry) = (config.cluster.clone(), config.registry.clone());
         let supply = Supply::new(here, registry, config.limits, pools.clone());
-        let objects = Objects::new(records.clone(), vault.clone());
+        let objects =
+            Objects::new(records.clone(), vault.clone()).token_only(!config.crypto_in_process);
         let keeper = Arc::new(Keeper::new(epochs, vault, records, pools, objects.clone()));
         Ok(Self { token, store, supply, objects, random, keeper })
     }

@@ -110,6 +110,17 @@ impl Client {
         export: Export / export;
         create_split_key: CreateSplitKey / create_split_key;
         join_split_key: JoinSplitKey / join_split_key;
+        create_key_pair: CreateKeyPair / create_key_pair;
+        derive_key: DeriveKey / derive_key;
+        encrypt: Encrypt / encrypt;
+        decrypt: Decrypt / decrypt;
+        sign: Sign / sign;
+        signature_verify: SignatureVerify / signature_verify;
+        mac: Mac / mac;
+        mac_verify: MacVerify / mac_verify;
+        hash: Hash / hash;
+        rng_retrieve: RngRetrieve / rng_retrieve;
+        rng_seed: RngSeed / rng_seed;
     }
 
     /// An AES-256 key with more attributes.

@@ -133,6 +133,17 @@ impl Network {
         Client::connect(&end.address, &self.certificate(name), version).await
     }
 
+    /// As [`Network::client`] at north, through a server that does no cryptography in its process.
+    pub(crate) async fn token_only_client(&self, name: &str, version: kmip::Version) -> Client {
+        let (supply, objects) = (self.north.supply.clone(), self.north.objects.clone());
+        let objects = objects.token_only(true);
+        let server = Server::new(supply, objects, directory(), Limits::default());
+        let files = self.ca.issue("token-only", &San::loopback(), Validity::days(1)).unwrap();
+        let (address, stop, _) = listen(server, &files).await;
+        std::mem::forget(stop); // it listens as long as the test runs
+        Client::connect(&address, &self.certificate(name), version).await
+    }
+
     /// Whether any file of the network's stores holds `bytes`.
     pub(crate) fn is_on_disk(&self, bytes: &[u8]) -> bool {
         let files = std::fs::read_dir(self.dir.path()).unwrap().map(|entry| entry.unwrap().path());

@@ -1,0 +1,104 @@
+//! The few DER structures around public keys and signatures.
+
+use super::Curve;
+
+const SEQUENCE: u8 = 0x30;
+const INTEGER: u8 = 0x02;
+const BIT_STRING: u8 = 0x03;
+/// `AlgorithmIdentifier` of RSA: rsaEncryption and NULL.
+const RSA: &[u8] =
+    &[0x30, 0x0D, 0x06, 0x09, 0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 0x01, 0x01, 0x01, 0x05, 0x00];
+/// `AlgorithmIdentifier` of Ed25519.
+const ED25519: &[u8] = &[0x30, 0x05, 0x06, 0x03, 0x2B, 0x65, 0x70];
+const EC_PUBLIC_KEY: &[u8] = &[0x06, 0x07, 0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x02, 0x01];
+
+/// The object identifier of a curve, as PKCS #11 takes it for `CKA_EC_PARAMS`.
+pub fn curve_oid(curve: Curve) -> &'static [u8] {
+    match curve {
+        Curve::P256 => &[0x06, 0x08, 0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x03, 0x01, 0x07],
+        Curve::P384 => &[0x06, 0x05, 0x2B, 0x81, 0x04, 0x00, 0x22],
+        Curve::P521 => &[0x06, 0x05, 0x2B, 0x81, 0x04, 0x00, 0x23],
+    }
+}
+
+/// SubjectPublicKeyInfo of an uncompressed point.
+pub fn ec_public(curve: Curve, point: &[u8]) -> Vec<u8> {
+    let algorithm = wrap(SEQUENCE, &[EC_PUBLIC_KEY, curve_oid(curve)]);
+    wrap(SEQUENCE, &[&algorithm, &wrap(BIT_STRING, &[&[0], point])])
+}
+
+/// SubjectPublicKeyInfo of an Ed25519 key.
+pub fn ed25519_public(key: &[u8]) -> Vec<u8> {
+    wrap(SEQUENCE, &[ED25519, &wrap(BIT_STRING, &[&[0], key])])
+}
+
+/// PKCS #1 RSAPublicKey.
+pub fn rsa_public(modulus: &[u8], exponent: &[u8]) -> Vec<u8> {
+    wrap(SEQUENCE, &[&integer(modulus), &integer(exponent)])
+}
+
+/// SubjectPublicKeyInfo of a PKCS #1 RSAPublicKey.
+pub(super) fn rsa_info(key: &[u8]) -> Vec<u8> {
+    wrap(SEQUENCE, &[RSA, &wrap(BIT_STRING, &[&[0], key])])
+}
+
+/// The two halves of a signature, as X.509 has them.
+pub fn ec_signature(halves: &[u8]) -> Vec<u8> {
+    let (r, s) = halves.split_at(halves.len() / 2);
+    wrap(SEQUENCE, &[&integer(r), &integer(s)])
+}
+
+/// The content of a DER OCTET STRING that is all of `bytes`; some tokens put points into one.
+pub fn octets(bytes: &[u8]) -> Option<&[u8]> {
+    match bytes {
+        [0x04, len, content @ ..] if *len < 0x80 && content.len() == usize::from(*len) => {
+            Some(content)
+        }
+        [0x04, 0x81, len, content @ ..] if content.len() == usize::from(*len) => Some(content),
+        _ => None,
+    }
+}
+
+fn integer(bytes: &[u8]) -> Vec<u8> {
+    let start = bytes.iter().position(|byte| *byte != 0).unwrap_or(bytes.len());
+    let bytes = bytes.get(start..).unwrap_or_default();
+    match bytes.first() {
+        Some(first) if first & 0x80 == 0 => wrap(INTEGER, &[bytes]),
+        _ => wrap(INTEGER, &[&[0], bytes]),
+    }
+}
+
+fn wrap(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let len: usize = parts.iter().map(|part| part.len()).sum();
+    let mut bytes = vec![tag];
+    let size = len.to_be_bytes();
+    let used = size.iter().position(|byte| *byte != 0).unwrap_or(size.len() - 1);
+    let size = size.get(used..).unwrap_or_default();
+    if len >= 0x80 {
+        bytes.push(0x80 | u8::try_from(size.len()).unwrap_or(0));
+    }
+    bytes.extend_from_slice(size);
+    parts.iter().for_each(|part| bytes.extend_from_slice(part));
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn integers_are_positive_and_short() {
+        assert_eq!(integer(&[0, 0, 0x7F]), [2, 1, 0x7F]);
+        assert_eq!(integer(&[0x80]), [2, 2, 0, 0x80]);
+        assert_eq!(integer(&[0, 0]), [2, 1, 0]);
+    }
+
+    #[test]
+    fn lengths_have_their_short_and_long_forms() {
+        assert_eq!(wrap(4, &[&[7; 127]])[..2], [4, 127]);
+        assert_eq!(wrap(4, &[&[7; 128]])[..3], [4, 0x81, 128]);
+        assert_eq!(wrap(4, &[&[7; 300]])[..4], [4, 0x82, 1, 44]);
+        assert_eq!(octets(&wrap(4, &[&[7; 133]])), Some(&[7; 133][..]));
+        assert_eq!(octets(&[4, 2, 7]), None);
+    }
+}

@@ -1,0 +1,88 @@
+//! Derivations that need the bytes of the base key, in this process. Enter through [`derive`].
+
+use std::num::NonZeroU32;
+
+use aws_lc_rs::{hkdf, pbkdf2};
+use zeroize::Zeroizing;
+
+use super::Hash;
+use crate::{hsm::HsmError, material::ClearBytes};
+
+/// A derivation with its public parameters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Derivation {
+    /// The hash of the key.
+    Hash(Hash),
+    /// PBKDF2 with HMAC, the key being the password.
+    Pbkdf2 {
+        /// Hash of the HMAC.
+        hash: Hash,
+        /// Salt.
+        salt: Vec<u8>,
+        /// Iterations.
+        iterations: NonZeroU32,
+    },
+    /// HKDF (RFC 5869).
+    Hkdf {
+        /// Hash of the HMAC.
+        hash: Hash,
+        /// Salt.
+        salt: Vec<u8>,
+        /// Context.
+        info: Vec<u8>,
+    },
+}
+
+/// Length of what is derived.
+struct Bytes(usize);
+
+impl hkdf::KeyType for Bytes {
+    fn len(&self) -> usize {
+        self.0
+    }
+}
+
+/// `len` bytes derived from `key`.
+///
+/// # Errors
+/// [`HsmError::Input`] when the derivation does not give so many bytes, [`HsmError::Unsupported`]
+/// for hashes it is not had with.
+pub fn derive(how: &Derivation, key: &ClearBytes, len: usize) -> Result<ClearBytes, HsmError> {
+    let too_long = || HsmError::Input(format!("the derivation does not give {len} bytes"));
+    let mut derived = Zeroizing::new(vec![0; len]);
+    match how {
+        Derivation::Hash(hash) => {
+            let whole = Zeroizing::new(key.expose(|key| hash.of(key)));
+            derived.copy_from_slice(whole.get(..len).ok_or_else(too_long)?);
+        }
+        Derivation::Pbkdf2 { hash, salt, iterations } => {
+            let algorithm = match hash {
+                Hash::Sha1 => pbkdf2::PBKDF2_HMAC_SHA1,
+                Hash::Sha256 => pbkdf2::PBKDF2_HMAC_SHA256,
+                Hash::Sha384 => pbkdf2::PBKDF2_HMAC_SHA384,
+                Hash::Sha512 => pbkdf2::PBKDF2_HMAC_SHA512,
+                Hash::Sha224 => return Err(without("PBKDF2")),
+            };
+            key.expose(|key| pbkdf2::derive(algorithm, *iterations, salt, key, &mut derived));
+        }
+        Derivation::Hkdf { hash, salt, info } => {
+            let algorithm = match hash {
+                Hash::Sha1 => hkdf::HKDF_SHA1_FOR_LEGACY_USE_ONLY,
+                Hash::Sha256 => hkdf::HKDF_SHA256,
+                Hash::Sha384 => hkdf::HKDF_SHA384,
+                Hash::Sha512 => hkdf::HKDF_SHA512,
+                Hash::Sha224 => return Err(without("HKDF")),
+            };
+            let expanded = key.expose(|key| {
+                let extracted = hkdf::Salt::new(algorithm, salt).extract(key);
+                extracted.expand(&[info], Bytes(len))?.fill(&mut derived)
+            });
+            expanded.map_err(|_| too_long())?;
+        }
+    }
+    Ok(ClearBytes::from_vec(std::mem::take(&mut *derived)))
+}
+
+fn without(what: &str) -> HsmError {
+    HsmError::Unsupported(format!("{what} is not had with this hash"))
+}

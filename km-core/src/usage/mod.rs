@@ -1,0 +1,174 @@
+//! What can be done with a key without giving it out: an [`Action`] on a key of a [`KeyKind`].
+//! Enter through [`Objects::use_key`](crate::objects::Objects::use_key).
+//!
+//! The token does it where it can. What it cannot is done in this process ([`process`]), for keys
+//! whose bytes this process may see and where the operator allows it. What needs only a public
+//! key is always done here ([`public`]).
+
+pub mod der;
+pub mod derive;
+pub mod process;
+pub mod public;
+
+use aws_lc_rs::digest::{self, Digest};
+use serde::{Deserialize, Serialize};
+
+/// What a key is, as far as using it goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum KeyKind {
+    /// AES of 128, 192 or 256 bits.
+    Aes,
+    /// A secret for HMAC.
+    Hmac,
+    /// RSA private key.
+    Rsa,
+    /// ECDSA private key.
+    Ec(Curve),
+    /// Ed25519 private key.
+    Ed25519,
+}
+
+/// NIST curves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Curve {
+    /// secp256r1.
+    P256,
+    /// secp384r1.
+    P384,
+    /// secp521r1.
+    P521,
+}
+
+impl Curve {
+    /// Bytes of a coordinate, and of each half of a signature.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::P256 => 32,
+            Self::P384 => 48,
+            Self::P521 => 66,
+        }
+    }
+}
+
+/// Hash functions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Hash {
+    /// SHA-1, for what exists already.
+    Sha1,
+    /// SHA-224.
+    Sha224,
+    /// SHA-256.
+    Sha256,
+    /// SHA-384.
+    Sha384,
+    /// SHA-512.
+    Sha512,
+}
+
+impl Hash {
+    /// Bytes of a hash.
+    pub fn len(self) -> usize {
+        self.algorithm().output_len()
+    }
+
+    /// Never: a hash has bytes.
+    pub fn is_empty(self) -> bool {
+        false
+    }
+
+    /// The hash of `data`.
+    pub fn of(self, data: &[u8]) -> Vec<u8> {
+        digest::digest(self.algorithm(), data).as_ref().to_vec()
+    }
+
+    pub(crate) fn algorithm(self) -> &'static digest::Algorithm {
+        match self {
+            Self::Sha1 => &digest::SHA1_FOR_LEGACY_USE_ONLY,
+            Self::Sha224 => &digest::SHA224,
+            Self::Sha256 => &digest::SHA256,
+            Self::Sha384 => &digest::SHA384,
+            Self::Sha512 => &digest::SHA512,
+        }
+    }
+
+    /// `bytes` as a hash of this function, when they have its length.
+    pub(crate) fn import(self, bytes: &[u8]) -> Option<Digest> {
+        Digest::import_less_safe(bytes, self.algorithm()).ok()
+    }
+}
+
+/// A cipher with its parameters. Initialization vectors are chosen before the key is used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Cipher {
+    /// Each block by itself; for whole blocks.
+    Ecb {
+        /// PKCS #5 padding.
+        padded: bool,
+    },
+    /// Cipher block chaining; without padding for whole blocks.
+    Cbc {
+        /// Initialization vector.
+        iv: [u8; 16],
+        /// PKCS #5 padding.
+        padded: bool,
+    },
+    /// Counter mode; the whole block counts up.
+    Ctr {
+        /// First counter block.
+        iv: [u8; 16],
+    },
+    /// Authenticated; the tag stands at the end of the ciphertext.
+    Gcm {
+        /// Nonce; 96 bits are best.
+        iv: Vec<u8>,
+        /// Associated data.
+        aad: Vec<u8>,
+        /// Bytes of the tag: 12 to 16.
+        tag: u8,
+    },
+    /// RSA with PKCS #1 version 1.5 padding.
+    RsaPkcs1,
+    /// RSA with OAEP, the same hash in its mask generator, and an empty label.
+    RsaOaep(Hash),
+}
+
+/// A signature scheme. All but Ed25519 take the hash of the message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Scheme {
+    /// RSASSA-PKCS1-v1_5.
+    RsaPkcs1(Hash),
+    /// RSASSA-PSS, the same hash in its mask generator.
+    RsaPss {
+        /// Hash.
+        hash: Hash,
+        /// Bytes of salt.
+        salt: u16,
+    },
+    /// ECDSA; signatures are DER as in X.509.
+    Ecdsa(Hash),
+    /// Ed25519, of the message itself.
+    Ed25519,
+}
+
+impl Scheme {
+    /// The hash that is signed; none where the message itself is.
+    pub fn hash(self) -> Option<Hash> {
+        match self {
+            Self::RsaPkcs1(hash) | Self::RsaPss { hash, .. } | Self::Ecdsa(hash) => Some(hash),
+            Self::Ed25519 => None,
+        }
+    }
+}
+
+/// What is done with a secret or private key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Action {
+    /// Clear to ciphertext.
+    Encrypt(Cipher),
+    /// Ciphertext to clear.
+    Decrypt(Cipher),
+    /// A hash (or message) to a signature.
+    Sign(Scheme),
+    /// A message to its HMAC.
+    Mac(Hash),
+}

@@ -1,0 +1,366 @@
+//! Actions in this process, by aws-lc-rs: for keys that are in this process's memory for the time
+//! of the request. Enter through [`act`]; new keys come from [`make`].
+
+use aws_lc_rs::{
+    aead::{self, Aad, LessSafeKey, Nonce, UnboundKey},
+    cipher::{
+        AES_128, AES_192, AES_256, DecryptingKey, DecryptionContext, EncryptingKey,
+        EncryptionContext, PaddedBlockDecryptingKey, PaddedBlockEncryptingKey, UnboundCipherKey,
+    },
+    encoding::{AsDer, Pkcs8V1Der},
+    error::Unspecified,
+    hmac,
+    iv::FixedLength,
+    rsa::{
+        KeyPair as RsaKeyPair, KeySize, OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256,
+        OAEP_SHA384_MGF1SHA384, OAEP_SHA512_MGF1SHA512, OaepAlgorithm, OaepPrivateDecryptingKey,
+        Pkcs1PrivateDecryptingKey, PrivateDecryptingKey,
+    },
+    signature::{self, EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair, KeyPair},
+};
+use zeroize::Zeroizing;
+
+use super::{
+    Action, Cipher, Curve, Hash, KeyKind, Scheme, der,
+    public::{Salt, salt_kind},
+};
+use crate::{hsm::HsmError, material::ClearBytes};
+
+const BLOCK: usize = 16;
+/// The one length aws-lc-rs takes for GCM tags, and for its nonces.
+const GCM_TAG: u8 = 16;
+
+/// A pair that was made in this process.
+pub struct MadePair {
+    /// Private key, PKCS #8 in DER.
+    pub private: ClearBytes,
+    /// Public key as [`super::public`] reads it: PKCS #1 for RSA, SubjectPublicKeyInfo else.
+    pub public: Vec<u8>,
+}
+
+/// Does `action` with `key`, the bytes of a key of `kind`.
+///
+/// # Errors
+/// [`HsmError::Input`] when the data does not fit, [`HsmError::Unsupported`] when the library does
+/// not have the action or the bytes are no such key.
+pub fn act(
+    kind: KeyKind,
+    action: &Action,
+    key: &ClearBytes,
+    input: &ClearBytes,
+) -> Result<ClearBytes, HsmError> {
+    key.expose(|key| {
+        input.expose(|input| match (kind, action) {
+            (KeyKind::Aes, Action::Encrypt(cipher)) => encrypt(cipher, key, input),
+            (KeyKind::Aes, Action::Decrypt(cipher)) => decrypt(cipher, key, input),
+            (KeyKind::Hmac, Action::Mac(hash)) => Ok(mac(*hash, key, input)),
+            (KeyKind::Rsa, Action::Decrypt(cipher)) => rsa_decrypt(cipher, key, input),
+            (KeyKind::Rsa, Action::Sign(scheme)) => rsa_sign(*scheme, key, input),
+            (KeyKind::Ec(curve), Action::Sign(Scheme::Ecdsa(hash))) => {
+                ec_sign(curve, *hash, key, input)
+            }
+            (KeyKind::Ed25519, Action::Sign(Scheme::Ed25519)) => ed_sign(key, input),
+            _ => Err(cannot("this kind of key is not for this action")),
+        })
+    })
+}
+
+/// Makes a key pair of `kind`; `bits` counts for RSA only. Slow for RSA: keep it off the threads
+/// that serve.
+///
+/// # Errors
+/// [`HsmError::Unsupported`] for kinds that are no pairs, and other lengths.
+pub fn make(kind: KeyKind, bits: u32) -> Result<MadePair, HsmError> {
+    let failed = |_| cannot("the library made no key pair");
+    match kind {
+        KeyKind::Rsa => {
+            let size = match bits {
+                2048 => KeySize::Rsa2048,
+                3072 => KeySize::Rsa3072,
+                4096 => KeySize::Rsa4096,
+                _ => return Err(cannot("RSA keys have 2048, 3072 or 4096 bits")),
+            };
+            let pair = RsaKeyPair::generate(size).map_err(failed)?;
+            let private = AsDer::<Pkcs8V1Der<'_>>::as_der(&pair).map_err(failed)?;
+            Ok(MadePair {
+                private: ClearBytes::copy_from(private.as_ref()),
+                public: pair.public_key().as_ref().to_vec(),
+            })
+        }
+        KeyKind::Ec(curve) => {
+            let pair =
+                EcdsaKeyPair::generate(signing(curve, Hash::Sha256, true)?).map_err(failed)?;
+            let private = pair.to_pkcs8v1().map_err(failed)?;
+            Ok(MadePair {
+                private: ClearBytes::copy_from(private.as_ref()),
+                public: der::ec_public(curve, pair.public_key().as_ref()),
+            })
+        }
+        KeyKind::Ed25519 => {
+            let pair = Ed25519KeyPair::generate().map_err(failed)?;
+            let private = pair.to_pkcs8v1().map_err(failed)?;
+            Ok(MadePair {
+                private: ClearBytes::copy_from(private.as_ref()),
+                public: der::ed25519_public(pair.public_key().as_ref()),
+            })
+        }
+        KeyKind::Aes | KeyKind::Hmac => Err(cannot("this kind of key is no pair")),
+    }
+}
+
+fn cannot(what: &str) -> HsmError {
+    HsmError::Unsupported(what.to_owned())
+}
+
+fn misfit(what: &str) -> HsmError {
+    HsmError::Input(what.to_owned())
+}
+
+fn whole_blocks(input: &[u8]) -> Result<(), HsmError> {
+    match input.len() % BLOCK {
+        0 => Ok(()),
+        _ => Err(misfit("without padding, data has whole blocks of 16 bytes")),
+    }
+}
+
+fn aes_key(key: &[u8]) -> Result<UnboundCipherKey, HsmError> {
+    let algorithm = match key.len() {
+        16 => &AES_128,
+        24 => &AES_192,
+        32 => &AES_256,
+        _ => return Err(cannot("an AES key has 128, 192 or 256 bits")),
+    };
+    UnboundCipherKey::new(algorithm, key).map_err(|_| cannot("the bytes are no AES key"))
+}
+
+fn gcm_key(key: &[u8]) -> Result<LessSafeKey, HsmError> {
+    let algorithm = match key.len() {
+        16 => &aead::AES_128_GCM,
+        24 => &aead::AES_192_GCM,
+        32 => &aead::AES_256_GCM,
+        _ => return Err(cannot("an AES key has 128, 192 or 256 bits")),
+    };
+    let key = UnboundKey::new(algorithm, key).map_err(|_| cannot("the bytes are no AES key"))?;
+    Ok(LessSafeKey::new(key))
+}
+
+fn gcm_nonce(iv: &[u8], tag: u8) -> Result<Nonce, HsmError> {
+    if tag != GCM_TAG {
+        return Err(cannot("outside the token, GCM has tags of 16 bytes"));
+    }
+    Nonce::try_assume_unique_for_key(iv)
+        .map_err(|_| cannot("outside the token, GCM has nonces of 12 bytes"))
+}
+
+/// A copy with room for padding or a tag, so that it never moves.
+fn roomy(input: &[u8]) -> Zeroizing<Vec<u8>> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(input.len() + BLOCK));
+    bytes.extend_from_slice(input);
+    bytes
+}
+
+fn take(mut bytes: Zeroizing<Vec<u8>>) -> ClearBytes {
+    ClearBytes::from_vec(std::mem::take(&mut *bytes))
+}
+
+fn encrypt(cipher: &Cipher, key: &[u8], input: &[u8]) -> Result<ClearBytes, HsmError> {
+    let failed = |_: Unspecified| misfit("the data was not encrypted");
+    let iv = |iv: &[u8; BLOCK]| EncryptionContext::Iv128(FixedLength::from(iv));
+    let mut bytes = roomy(input);
+    match cipher {
+        Cipher::Ecb { padded: true } => {
+            let key = PaddedBlockEncryptingKey::ecb_pkcs7(aes_key(key)?).map_err(failed)?;
+            key.encrypt(&mut *bytes).map_err(failed)?;
+        }
+        Cipher::Ecb { padded: false } => {
+            whole_blocks(input)?;
+            let key = EncryptingKey::ecb(aes_key(key)?).map_err(failed)?;
+            key.encrypt(&mut bytes).map_err(failed)?;
+        }
+        Cipher::Cbc { iv: first, padded: true } => {
+            let key = PaddedBlockEncryptingKey::cbc_pkcs7(aes_key(key)?).map_err(failed)?;
+            key.less_safe_encrypt(&mut *bytes, iv(first)).map_err(failed)?;
+        }
+        Cipher::Cbc { iv: first, padded: false } => {
+            whole_blocks(input)?;
+            let key = EncryptingKey::cbc(aes_key(key)?).map_err(failed)?;
+            key.less_safe_encrypt(&mut bytes, iv(first)).map_err(failed)?;
+        }
+        Cipher::Ctr { iv: first } => {
+            let key = EncryptingKey::ctr(aes_key(key)?).map_err(failed)?;
+            key.less_safe_encrypt(&mut bytes, iv(first)).map_err(failed)?;
+        }
+        Cipher::Gcm { iv, aad, tag } => {
+            let nonce = gcm_nonce(iv, *tag)?;
+            let key = gcm_key(key)?;
+            key.seal_in_place_append_tag(nonce, Aad::from(aad), &mut *bytes).map_err(failed)?;
+        }
+        Cipher::RsaPkcs1 | Cipher::RsaOaep(_) => return Err(cannot("an AES key is no RSA key")),
+    }
+    Ok(take(bytes))
+}
+
+fn decrypt(cipher: &Cipher, key: &[u8], input: &[u8]) -> Result<ClearBytes, HsmError> {
+    let failed = |_: Unspecified| misfit("the data does not decrypt under this key");
+    let iv = |iv: &[u8; BLOCK]| DecryptionContext::Iv128(FixedLength::from(iv));
+    let mut bytes = roomy(input);
+    let len = match cipher {
+        Cipher::Ecb { padded: true } => {
+            let key = PaddedBlockDecryptingKey::ecb_pkcs7(aes_key(key)?).map_err(failed)?;
+            key.decrypt(&mut bytes, DecryptionContext::None).map_err(failed)?.len()
+        }
+        Cipher::Ecb { padded: false } => {
+            whole_blocks(input)?;
+            let key = DecryptingKey::ecb(aes_key(key)?).map_err(failed)?;
+            key.decrypt(&mut bytes, DecryptionContext::None).map_err(failed)?.len()
+        }
+        Cipher::Cbc { iv: first, padded: true } => {
+            let key = PaddedBlockDecryptingKey::cbc_pkcs7(aes_key(key)?).map_err(failed)?;
+            key.decrypt(&mut bytes, iv(first)).map_err(failed)?.len()
+        }
+        Cipher::Cbc { iv: first, padded: false } => {
+            whole_blocks(input)?;
+            let key = DecryptingKey::cbc(aes_key(key)?).map_err(failed)?;
+            key.decrypt(&mut bytes, iv(first)).map_err(failed)?.len()
+        }
+        Cipher::Ctr { iv: first } => {
+            let key = DecryptingKey::ctr(aes_key(key)?).map_err(failed)?;
+            key.decrypt(&mut bytes, iv(first)).map_err(failed)?.len()
+        }
+        Cipher::Gcm { iv, aad, tag } => {
+            let nonce = gcm_nonce(iv, *tag)?;
+            gcm_key(key)?.open_in_place(nonce, Aad::from(aad), &mut bytes).map_err(failed)?.len()
+        }
+        Cipher::RsaPkcs1 | Cipher::RsaOaep(_) => return Err(cannot("an AES key is no RSA key")),
+    };
+    bytes.truncate(len);
+    Ok(take(bytes))
+}
+
+fn mac(hash: Hash, key: &[u8], input: &[u8]) -> ClearBytes {
+    let algorithm = match hash {
+        Hash::Sha1 => hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY,
+        Hash::Sha224 => hmac::HMAC_SHA224,
+        Hash::Sha256 => hmac::HMAC_SHA256,
+        Hash::Sha384 => hmac::HMAC_SHA384,
+        Hash::Sha512 => hmac::HMAC_SHA512,
+    };
+    ClearBytes::copy_from(hmac::sign(&hmac::Key::new(algorithm, key), input).as_ref())
+}
+
+/// PKCS #8 or PKCS #1.
+fn rsa_pair(key: &[u8]) -> Result<RsaKeyPair, HsmError> {
+    RsaKeyPair::from_pkcs8(key)
+        .or_else(|_| RsaKeyPair::from_der(key))
+        .map_err(|_| cannot("the bytes are no RSA private key in PKCS #8 or PKCS #1 form"))
+}
+
+fn rsa_sign(scheme: Scheme, key: &[u8], input: &[u8]) -> Result<ClearBytes, HsmError> {
+    let pair = rsa_pair(key)?;
+    let modulus = pair.public_modulus_len();
+    let hash = scheme.hash().ok_or_else(|| cannot("an RSA key does not sign so"))?;
+    let digest = hash.import(input).ok_or_else(|| misfit("the hash has another length"))?;
+    let encoding = rsa_encoding(scheme, modulus)
+        .ok_or_else(|| cannot("outside the token, RSA does not sign with this hash and salt"))?;
+    let mut signature = vec![0; modulus];
+    pair.sign_digest(encoding, &digest, &mut signature)
+        .map_err(|_| misfit("the RSA key is too short for this hash"))?;
+    Ok(ClearBytes::from_vec(signature))
+}
+
+type RsaEncoding = &'static dyn signature::RsaEncoding;
+
+fn rsa_encoding(scheme: Scheme, modulus: usize) -> Option<RsaEncoding> {
+    use signature::RsaPssSaltLength::Max;
+    let encoding: RsaEncoding = match scheme {
+        Scheme::RsaPkcs1(Hash::Sha256) => &signature::RSA_PKCS1_SHA256,
+        Scheme::RsaPkcs1(Hash::Sha384) => &signature::RSA_PKCS1_SHA384,
+        Scheme::RsaPkcs1(Hash::Sha512) => &signature::RSA_PKCS1_SHA512,
+        Scheme::RsaPss { hash, salt } => match (hash, salt_kind(hash, salt, modulus)?) {
+            (Hash::Sha256, Salt::AsHash) => &signature::RSA_PSS_SHA256,
+            (Hash::Sha384, Salt::AsHash) => &signature::RSA_PSS_SHA384,
+            (Hash::Sha512, Salt::AsHash) => &signature::RSA_PSS_SHA512,
+            (Hash::Sha256, Salt::Longest) => {
+                &const { signature::RSA_PSS_SHA256.with_pss_salt_length(Max) }
+            }
+            (Hash::Sha384, Salt::Longest) => {
+                &const { signature::RSA_PSS_SHA384.with_pss_salt_length(Max) }
+            }
+            (Hash::Sha512, Salt::Longest) => {
+                &const { signature::RSA_PSS_SHA512.with_pss_salt_length(Max) }
+            }
+            _ => return None,
+        },
+        _ => return None,
+    };
+    Some(encoding)
+}
+
+pub(super) fn oaep(hash: Hash) -> Option<&'static OaepAlgorithm> {
+    Some(match hash {
+        Hash::Sha1 => &OAEP_SHA1_MGF1SHA1,
+        Hash::Sha256 => &OAEP_SHA256_MGF1SHA256,
+        Hash::Sha384 => &OAEP_SHA384_MGF1SHA384,
+        Hash::Sha512 => &OAEP_SHA512_MGF1SHA512,
+        Hash::Sha224 => return None,
+    })
+}
+
+fn rsa_decrypt(cipher: &Cipher, key: &[u8], input: &[u8]) -> Result<ClearBytes, HsmError> {
+    let failed = |_: Unspecified| misfit("the data does not decrypt under this key");
+    let pkcs8: Pkcs8V1Der<'_> =
+        rsa_pair(key)?.as_der().map_err(|_| cannot("the bytes are no RSA private key"))?;
+    let private = PrivateDecryptingKey::from_pkcs8(pkcs8.as_ref())
+        .map_err(|_| cannot("the RSA key is too short or too long to decrypt with"))?;
+    let mut clear = Zeroizing::new(vec![0; private.key_size_bytes()]);
+    let len = match cipher {
+        Cipher::RsaPkcs1 => {
+            let key = Pkcs1PrivateDecryptingKey::new(private).map_err(failed)?;
+            key.decrypt(input, &mut clear).map_err(failed)?.len()
+        }
+        Cipher::RsaOaep(hash) => {
+            let algorithm = oaep(*hash).ok_or_else(|| cannot("OAEP is not done with this hash"))?;
+            let key = OaepPrivateDecryptingKey::new(private).map_err(failed)?;
+            key.decrypt(algorithm, input, &mut clear, None).map_err(failed)?.len()
+        }
+        _ => return Err(cannot("an RSA key is no AES key")),
+    };
+    clear.truncate(len);
+    Ok(take(clear))
+}
+
+fn signing(
+    curve: Curve,
+    hash: Hash,
+    any_hash: bool,
+) -> Result<&'static EcdsaSigningAlgorithm, HsmError> {
+    Ok(match (curve, hash) {
+        (Curve::P256, hash) if any_hash || hash == Hash::Sha256 => {
+            &signature::ECDSA_P256_SHA256_ASN1_SIGNING
+        }
+        (Curve::P384, hash) if any_hash || hash == Hash::Sha384 => {
+            &signature::ECDSA_P384_SHA384_ASN1_SIGNING
+        }
+        (Curve::P521, Hash::Sha256) => &signature::ECDSA_P521_SHA256_ASN1_SIGNING,
+        (Curve::P521, Hash::Sha384) => &signature::ECDSA_P521_SHA384_ASN1_SIGNING,
+        (Curve::P521, Hash::Sha512) => &signature::ECDSA_P521_SHA512_ASN1_SIGNING,
+        _ => return Err(cannot("outside the token, this curve does not sign this hash")),
+    })
+}
+
+fn ec_sign(curve: Curve, hash: Hash, key: &[u8], input: &[u8]) -> Result<ClearBytes, HsmError> {
+    let algorithm = signing(curve, hash, false)?;
+    let digest = hash.import(input).ok_or_else(|| misfit("the hash has another length"))?;
+    let pair = EcdsaKeyPair::from_pkcs8(algorithm, key)
+        .or_else(|_| EcdsaKeyPair::from_private_key_der(algorithm, key))
+        .map_err(|_| cannot("the bytes are no private key of this curve"))?;
+    let signed = pair.sign_digest(&digest).map_err(|_| misfit("the hash was not signed"))?;
+    Ok(ClearBytes::copy_from(signed.as_ref()))
+}
+
+fn ed_sign(key: &[u8], input: &[u8]) -> Result<ClearBytes, HsmError> {
+    let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(key)
+        .or_else(|_| Ed25519KeyPair::from_seed_unchecked(key))
+        .map_err(|_| cannot("the bytes are no Ed25519 private key"))?;
+    Ok(ClearBytes::copy_from(pair.sign(input).as_ref()))
+}

@@ -1,0 +1,152 @@
+//! What needs only a public key, by aws-lc-rs: no secret takes part. Enter through [`verify`] and
+//! [`encrypt`].
+
+use aws_lc_rs::{
+    rsa::{OaepPublicEncryptingKey, Pkcs1PublicEncryptingKey, PublicEncryptingKey},
+    signature::{self, RsaParameters, RsaPssSaltLength, UnparsedPublicKey, VerificationAlgorithm},
+};
+
+use super::{Cipher, Curve, Hash, KeyKind, Scheme, der, process::oaep};
+use crate::hsm::HsmError;
+
+/// Lengths of salt that PSS is used with here.
+pub(super) enum Salt {
+    /// As long as the hash.
+    AsHash,
+    /// As long as the key allows.
+    Longest,
+}
+
+/// Which of the two lengths `salt` is, for a key of `modulus` bytes.
+pub(super) fn salt_kind(hash: Hash, salt: u16, modulus: usize) -> Option<Salt> {
+    let salt = usize::from(salt);
+    match salt {
+        _ if salt == hash.len() => Some(Salt::AsHash),
+        _ if salt + hash.len() + 2 == modulus => Some(Salt::Longest),
+        _ => None,
+    }
+}
+
+/// Whether `signature` is one of `message` (its hash, where the scheme takes one) under `key`:
+/// PKCS #1 or SubjectPublicKeyInfo in DER.
+///
+/// # Errors
+/// [`HsmError::Unsupported`] when the scheme is not had, [`HsmError::Input`] when key or hash do
+/// not have the form they should.
+pub fn verify(
+    kind: KeyKind,
+    scheme: Scheme,
+    key: &[u8],
+    message: &[u8],
+    signature: &[u8],
+) -> Result<bool, HsmError> {
+    let misfit = |what: &str| HsmError::Input(what.to_owned());
+    let modulus = match kind {
+        KeyKind::Rsa => rsa_modulus(key)?,
+        _ => 0,
+    };
+    let algorithm = algorithm(kind, scheme, modulus).ok_or_else(|| {
+        HsmError::Unsupported("this signature is not verified with this key and hash".to_owned())
+    })?;
+    let key = UnparsedPublicKey::new(algorithm, key);
+    if key.parse().is_err() {
+        return Err(misfit("the public key cannot be read"));
+    }
+    let fits = match scheme.hash() {
+        Some(hash) => {
+            let digest =
+                hash.import(message).ok_or_else(|| misfit("the hash has another length"))?;
+            key.verify_digest(&digest, signature)
+        }
+        None => key.verify(message, signature),
+    };
+    Ok(fits.is_ok())
+}
+
+/// Bytes of the modulus.
+fn rsa_modulus(key: &[u8]) -> Result<usize, HsmError> {
+    RsaParameters::public_modulus_len(key)
+        .map(|bits| bits.div_ceil(8) as usize)
+        .or_else(|_| PublicEncryptingKey::from_der(key).map(|key| key.key_size_bytes()))
+        .map_err(|_| HsmError::Input("the RSA public key cannot be read".to_owned()))
+}
+
+fn algorithm(
+    kind: KeyKind,
+    scheme: Scheme,
+    modulus: usize,
+) -> Option<&'static dyn VerificationAlgorithm> {
+    use signature as s;
+    Some(match (kind, scheme) {
+        (KeyKind::Rsa, Scheme::RsaPkcs1(hash)) => match hash {
+            Hash::Sha1 => &s::RSA_PKCS1_1024_8192_SHA1_FOR_LEGACY_USE_ONLY,
+            Hash::Sha256 => &s::RSA_PKCS1_1024_8192_SHA256_FOR_LEGACY_USE_ONLY,
+            Hash::Sha384 => &s::RSA_PKCS1_2048_8192_SHA384,
+            Hash::Sha512 => &s::RSA_PKCS1_1024_8192_SHA512_FOR_LEGACY_USE_ONLY,
+            Hash::Sha224 => return None,
+        },
+        (KeyKind::Rsa, Scheme::RsaPss { hash, salt }) => {
+            const MAX: RsaPssSaltLength = RsaPssSaltLength::Max;
+            match (hash, salt_kind(hash, salt, modulus)?) {
+                (Hash::Sha256, Salt::AsHash) => &s::RSA_PSS_2048_8192_SHA256,
+                (Hash::Sha384, Salt::AsHash) => &s::RSA_PSS_2048_8192_SHA384,
+                (Hash::Sha512, Salt::AsHash) => &s::RSA_PSS_2048_8192_SHA512,
+                (Hash::Sha256, Salt::Longest) => {
+                    &const { s::RSA_PSS_2048_8192_SHA256.with_pss_salt_length(MAX) }
+                }
+                (Hash::Sha384, Salt::Longest) => {
+                    &const { s::RSA_PSS_2048_8192_SHA384.with_pss_salt_length(MAX) }
+                }
+                (Hash::Sha512, Salt::Longest) => {
+                    &const { s::RSA_PSS_2048_8192_SHA512.with_pss_salt_length(MAX) }
+                }
+                _ => return None,
+            }
+        }
+        (KeyKind::Ec(curve), Scheme::Ecdsa(hash)) => match (curve, hash) {
+            (Curve::P256, Hash::Sha1) => &s::ECDSA_P256_SHA1_ASN1,
+            (Curve::P256, Hash::Sha256) => &s::ECDSA_P256_SHA256_ASN1,
+            (Curve::P256, Hash::Sha384) => &s::ECDSA_P256_SHA384_ASN1,
+            (Curve::P256, Hash::Sha512) => &s::ECDSA_P256_SHA512_ASN1,
+            (Curve::P384, Hash::Sha256) => &s::ECDSA_P384_SHA256_ASN1,
+            (Curve::P384, Hash::Sha384) => &s::ECDSA_P384_SHA384_ASN1,
+            (Curve::P384, Hash::Sha512) => &s::ECDSA_P384_SHA512_ASN1,
+            (Curve::P521, Hash::Sha1) => &s::ECDSA_P521_SHA1_ASN1,
+            (Curve::P521, Hash::Sha224) => &s::ECDSA_P521_SHA224_ASN1,
+            (Curve::P521, Hash::Sha256) => &s::ECDSA_P521_SHA256_ASN1,
+            (Curve::P521, Hash::Sha384) => &s::ECDSA_P521_SHA384_ASN1,
+            (Curve::P521, Hash::Sha512) => &s::ECDSA_P521_SHA512_ASN1,
+            _ => return None,
+        },
+        (KeyKind::Ed25519, Scheme::Ed25519) => &s::ED25519,
+        _ => return None,
+    })
+}
+
+/// `input` under an RSA public key, PKCS #1 or SubjectPublicKeyInfo in DER.
+///
+/// # Errors
+/// As [`verify`]; [`HsmError::Input`] also when the input is too long for the key.
+pub fn encrypt(cipher: &Cipher, key: &[u8], input: &[u8]) -> Result<Vec<u8>, HsmError> {
+    let cannot = |what: &str| HsmError::Unsupported(what.to_owned());
+    let info = der::rsa_info(key);
+    let public = PublicEncryptingKey::from_der(&info)
+        .or_else(|_| PublicEncryptingKey::from_der(key))
+        .map_err(|_| HsmError::Input("the RSA public key cannot be read".to_owned()))?;
+    let too_long = |_| HsmError::Input("the data is too long for this RSA key".to_owned());
+    let mut sealed = vec![0; public.key_size_bytes()];
+    let len = match cipher {
+        Cipher::RsaPkcs1 => {
+            let key = Pkcs1PublicEncryptingKey::new(public).map_err(too_long)?;
+            key.encrypt(input, &mut sealed).map_err(too_long)?.len()
+        }
+        Cipher::RsaOaep(hash) => {
+            let algorithm = oaep(*hash).ok_or_else(|| cannot("OAEP is not done with this hash"))?;
+            let key = OaepPublicEncryptingKey::new(public).map_err(too_long)?;
+            key.encrypt(algorithm, input, &mut sealed, None).map_err(too_long)?.len()
+        }
+        _ => return Err(cannot("a public key encrypts with RSA only")),
+    };
+    sealed.truncate(len);
+    Ok(sealed)
+}

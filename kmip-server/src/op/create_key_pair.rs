@@ -1,0 +1,195 @@
+//! Create Key Pair: RSA, ECDSA or Ed25519. A private key that is never to leave is made inside the
+//! token; others are made in this process, where the operator allows it.
+
+use km_core::{
+    hsm::HsmError,
+    material::ClearBytes,
+    objects::{ObjectError, Objects},
+    provenance::Origin,
+    usage::{Curve, KeyKind},
+    vault::SealedObject,
+};
+use kmip::{
+    attribute::{Attribute, AttributeKind, Attributes, Link, UniqueIdentifier},
+    enums::{
+        CryptographicAlgorithm as Algorithm, KeyFormatType, LinkType, ObjectType, OperationCode,
+    },
+    op::create_key_pair::{Request, Response},
+};
+
+use crate::{
+    context::Context,
+    error::OpError,
+    meta::{Form, Meta},
+    qkd, usage,
+    wanted::Wanted,
+};
+
+pub(crate) async fn create_key_pair(
+    cx: &mut Context<'_>,
+    request: Request,
+) -> Result<Response, OpError> {
+    let Request { common, private, public } = request;
+    let private = read(&common, private, ObjectType::PrivateKey)?;
+    let public = read(&common, public, ObjectType::PublicKey)?;
+    let algorithm = agreed(private.algorithm, public.algorithm)?;
+    let algorithm = algorithm.ok_or(OpError::Missing("Cryptographic Algorithm is missing"))?;
+    let length = agreed(private.length, public.length)?;
+    let length = length.or(curve_bits(&private)).or(curve_bits(&public)).or(usual(algorithm));
+    let kind = usage::pair_kind(algorithm, length).ok_or_else(|| {
+        let text = "pairs are made for RSA, ECDSA on P-256, P-384 and P-521, and Ed25519";
+        OpError::invalid(AttributeKind::CryptographicAlgorithm, text)
+    })?;
+    let _held = super::hold_names(cx, &[&private, &public]).await?;
+    let plan = Plan { algorithm, length, kind, private, public };
+    let (private_id, public_id) = plan.carry_out(cx).await?;
+    cx.remember(OperationCode::CreateKeyPair, vec![private_id.clone()]);
+    cx.public_of_pair = Some(public_id.clone());
+    Ok(Response { private_id, public_id, ..Response::default() })
+}
+
+/// What is wanted of one key: its own attributes, and the common ones it does not say itself.
+fn read(common: &Attributes, own: Attributes, kind: ObjectType) -> Result<Wanted, OpError> {
+    let mut all = own.clone();
+    all.templates.extend(common.templates.iter().cloned());
+    for instance in &common.list {
+        let single = instance.attribute.kind().filter(|kind| !kind.is_multiple());
+        if single.is_none_or(|single| !own.iter().any(|a| a.kind() == Some(single))) {
+            all.list.push(instance.clone());
+        }
+    }
+    let wanted = Wanted::read(all, kind)?;
+    qkd::refuse_claims(&wanted)?;
+    wanted.usage_mask.ok_or(OpError::Missing("Cryptographic Usage Mask is missing"))?;
+    match (kind, wanted.format) {
+        (_, None) | (ObjectType::PrivateKey, Some(KeyFormatType::Pkcs8)) => Ok(wanted),
+        (ObjectType::PublicKey, Some(KeyFormatType::Pkcs1 | KeyFormatType::X509)) => Ok(wanted),
+        _ => {
+            let text = "private keys are made in PKCS #8 form, public keys in PKCS #1 (RSA) or \
+                        X.509 form; leave Key Format Type out";
+            Err(OpError::KeyFormat(text.to_owned()))
+        }
+    }
+}
+
+/// Both keys of a pair say the same, or one of them does.
+fn agreed<T: PartialEq>(one: Option<T>, other: Option<T>) -> Result<Option<T>, OpError> {
+    match (one, other) {
+        (Some(one), Some(other)) if one != other => {
+            let text = "the two keys of a pair have one algorithm and one length".to_owned();
+            Err(OpError::Invalid(text))
+        }
+        (one, other) => Ok(one.or(other)),
+    }
+}
+
+/// Bits of the curve that the domain parameters name (KMIP 2.1, 11.43).
+fn curve_bits(wanted: &Wanted) -> Option<i32> {
+    wanted.rest.iter().find_map(|attribute| match attribute {
+        Attribute::CryptographicDomainParameters(domain) => match domain.recommended_curve?.0 {
+            0x07 => Some(256),
+            0x0A => Some(384),
+            0x0D => Some(521),
+            _ => Some(0),
+        },
+        _ => None,
+    })
+}
+
+/// The length of keys whose length nobody says.
+fn usual(algorithm: Algorithm) -> Option<i32> {
+    match algorithm {
+        Algorithm::Rsa => Some(3072),
+        Algorithm::Ed25519 | Algorithm::Ec | Algorithm::Ecdsa => Some(256),
+        _ => None,
+    }
+}
+
+struct Plan {
+    algorithm: Algorithm,
+    length: Option<i32>,
+    kind: KeyKind,
+    private: Wanted,
+    public: Wanted,
+}
+
+/// The two keys as they were made.
+struct Made {
+    private: SealedObject,
+    private_meta: Meta,
+    public: Vec<u8>,
+    origin: Origin,
+}
+
+impl Plan {
+    async fn carry_out(&self, cx: &Context<'_>) -> Result<(String, String), OpError> {
+        let (private_id, public_id) = (Objects::fresh_uid(), Objects::fresh_uid());
+        let made = self.make(cx, &private_id).await?;
+        let clear = ClearBytes::from_vec(made.public);
+        let mut public_meta =
+            clear.expose(|bytes| Meta::new(ObjectType::PublicKey, Form::Bytes, bytes, cx.now));
+        public_meta.set_format(match self.kind {
+            KeyKind::Rsa => KeyFormatType::Pkcs1,
+            _ => KeyFormatType::X509,
+        });
+        public_meta.dates.original = Some(cx.now);
+        let mut private_meta = made.private_meta;
+        private_meta.set_format(KeyFormatType::Pkcs8);
+        let owner = cx.caller.sae().as_str();
+        let public = cx.objects().vault().seal_object(&public_id, owner, &clear).await?;
+        let new = |mut meta: Meta, wanted: &Wanted, id: &str, other: &str, kind| {
+            meta.set_algorithm(self.algorithm);
+            meta.length = self.length;
+            wanted.apply(&mut meta);
+            let mut rest = wanted.rest.clone();
+            let target = UniqueIdentifier::from(other);
+            rest.push(Attribute::Link(Link { kind, target }));
+            super::draft(cx, id.to_owned(), &meta, &rest, made.origin.clone())
+        };
+        let to_public = LinkType::PublicKeyLink;
+        let to_private = LinkType::PrivateKeyLink;
+        let private_new = new(private_meta, &self.private, &private_id, &public_id, to_public);
+        let public_new = new(public_meta, &self.public, &public_id, &private_id, to_private);
+        let both = vec![(private_new, made.private), (public_new, public)];
+        cx.objects().create_sealed(both).await?;
+        Ok((private_id, public_id))
+    }
+
+    async fn make(&self, cx: &Context<'_>, id: &str) -> Result<Made, OpError> {
+        let owner = cx.caller.sae().as_str();
+        let bits = self.length.and_then(|bits| u32::try_from(bits).ok()).unwrap_or(0);
+        let inside = self.private.is_secret()
+            || (cx.objects().is_token_only() && !self.private.is_to_leave());
+        if inside {
+            match cx.objects().make_in_token(id, owner, self.kind, bits).await {
+                Ok(made) => {
+                    let public = made.public.ok_or_else(|| {
+                        OpError::Internal("the token made a pair without a public key".to_owned())
+                    })?;
+                    let len = self.private_bytes();
+                    let private_meta = Meta::unseen(ObjectType::PrivateKey, len, cx.now);
+                    let (private, origin) = (made.sealed, Origin::HsmRng);
+                    return Ok(Made { private, private_meta, public, origin });
+                }
+                Err(ObjectError::Hsm(HsmError::Unsupported(_))) => {}
+                Err(error) => return Err(usage::used(error)),
+            }
+        }
+        let pair = cx.objects().make_in_process(self.kind, bits).await.map_err(usage::used)?;
+        let private = cx.objects().vault().seal_object(id, owner, &pair.private).await?;
+        let mut private_meta = pair
+            .private
+            .expose(|bytes| Meta::new(ObjectType::PrivateKey, Form::Bytes, bytes, cx.now));
+        private_meta.dates.original = Some(cx.now);
+        Ok(Made { private, private_meta, public: pair.public, origin: Origin::Library })
+    }
+
+    /// About the bytes of the private key; of one in the token nobody else knows.
+    fn private_bytes(&self) -> usize {
+        match self.kind {
+            KeyKind::Ec(Curve::P521) => 66,
+            KeyKind::Ec(curve) => curve.bytes(),
+            _ => self.length.and_then(|bits| usize::try_from(bits / 8).ok()).unwrap_or(0),
+        }
+    }
+}
