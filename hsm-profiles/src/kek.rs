@@ -235,14 +235,20 @@ pub(crate) fn generate(
     number: u64,
     profile: &Profile,
 ) -> Result<KekId, Error> {
-    let usage = profile.seal.usage();
     let id = session.generate_random_vec(KEK_ID_BYTES)?;
     let name = KekId(hex::encode(&id));
+    let label = format!("{prefix}{number}").into_bytes();
+    let template = kek_template(label, id, profile.seal.usage(), profile);
+    session.generate_key(&Mechanism::AesKeyGen, &template)?;
+    Ok(name)
+}
+
+fn kek_template(label: Vec<u8>, id: Vec<u8>, usage: Usage, profile: &Profile) -> Vec<Attribute> {
     let mut template = vec![
         Attribute::Class(ObjectClass::SECRET_KEY),
         Attribute::KeyType(KeyType::AES),
         Attribute::ValueLen(KEK_BYTES.into()),
-        Attribute::Label(format!("{prefix}{number}").into_bytes()),
+        Attribute::Label(label),
         Attribute::Id(id),
         Attribute::Token(true),
         Attribute::Private(true),
@@ -257,8 +263,43 @@ pub(crate) fn generate(
         Attribute::Derive(false),
     ];
     profile.keys.fit(&mut template);
-    session.generate_key(&Mechanism::AesKeyGen, &template)?;
-    Ok(name)
+    template
+}
+
+/// The key `prefix``w-``number` that wraps keys of applications in the epoch of that number, and does
+/// nothing else. Made when it is not there and `make` says so.
+pub(crate) fn wrapping(
+    session: &Session,
+    prefix: &str,
+    number: u64,
+    profile: &Profile,
+    make: bool,
+) -> Result<Option<ObjectHandle>, OpError> {
+    let label = format!("{prefix}w-{number}");
+    let template = [
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::Label(label.clone().into_bytes()),
+        Attribute::Token(true),
+    ];
+    let found = session.find_objects(&template)?.into_iter().next();
+    let kept = match found {
+        None if !make => return Ok(None),
+        None => {
+            let id = session.generate_random_vec(KEK_ID_BYTES)?;
+            let template = kek_template(label.clone().into_bytes(), id, Usage::Wraps, profile);
+            session.generate_key(&Mechanism::AesKeyGen, &template)?
+        }
+        Some(kept) => kept,
+    };
+    if checked(session, kept, &label)?.1 != Usage::Wraps {
+        return Err(OpError::Answer(HsmError::Setup(format!(
+            "the key {label:?} in the token may do more than wrap and unwrap: delete or rename it"
+        ))));
+    }
+    match profile.seal.key {
+        KeyUse::Token => Ok(Some(kept)),
+        KeyUse::SessionCopy => copy(session, kept, &label).map(Some),
+    }
 }
 
 /// Destroys a KEK and its copies, and the key `prefix``w-``number` that wraps in the same epoch.

@@ -1,13 +1,17 @@
-//! One session at work. Enter through [`Lane`]; sealing and opening are in `lane/seal.rs`.
+//! One session at work. Enter through [`Lane`]; sealing and opening are in `lane/seal.rs`, keys
+//! of applications in `lane/using.rs`.
 //!
 //! cryptoki asks for the output length before each operation. SoftHSM answers that on the host,
 //! without cryptography: raw calls that do not ask measured the same within 3 %. For an HSM that
 //! answers over the network it would be a round trip, to be avoided with raw calls when such a
 //! profile is added.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cryptoki::error::{Error, RvError};
+use cryptoki::mechanism::MechanismType;
+use cryptoki::object::ObjectHandle;
 use cryptoki::session::{Session, SessionState};
 use km_core::hsm::{HsmError, KekId};
 use km_core::material::ClearBytes;
@@ -16,8 +20,13 @@ use crate::library::Held;
 use crate::link::{Connection, Link};
 use crate::profile::{LoginUser, Profile};
 
+mod action;
 mod gcm;
 mod seal;
+mod using;
+
+use using::AtHand;
+pub(crate) use using::Forgotten;
 
 pub(crate) use gcm::{IV_BYTES, MAX_IV_BYTES, TAG_BYTES};
 
@@ -45,6 +54,17 @@ pub(crate) struct Lane {
     pub(crate) connection: Arc<Connection>,
     profile: Arc<Profile>,
     ivs: Vec<[u8; IV_BYTES]>,
+    /// What the token can do.
+    mechanisms: Vec<MechanismType>,
+    /// Label prefix of the KEKs.
+    prefix: String,
+    /// Keys of applications in this session.
+    at_hand: AtHand,
+    forgotten: Arc<Forgotten>,
+    /// How many of them this session has dropped.
+    forgot: u64,
+    /// The keys that wrap, by epoch.
+    wrapping: BTreeMap<u64, ObjectHandle>,
 }
 
 impl Lane {
@@ -60,8 +80,20 @@ impl Lane {
                 cryptoki::context::Function::GetSessionInfo,
             ));
         }
-        let profile = Arc::clone(&link.profile);
-        Ok(Self { held, connection, profile, ivs: Vec::new() })
+        let mechanisms = link.library.pkcs11.get_mechanism_list(connection.slot)?;
+        let (profile, prefix) = (Arc::clone(&link.profile), link.config.kek_label.clone());
+        Ok(Self {
+            held,
+            connection,
+            profile,
+            ivs: Vec::new(),
+            mechanisms,
+            prefix,
+            at_hand: AtHand::default(),
+            forgotten: Arc::clone(&link.forgotten),
+            forgot: 0,
+            wrapping: BTreeMap::new(),
+        })
     }
 
     pub(crate) fn session(&self) -> Result<&Session, Error> {

@@ -21,7 +21,7 @@ use crate::config::TokenConfig;
 use crate::fault::{Fault, classify};
 use crate::health::Health;
 use crate::kek::{self, KekSet, SealCounts};
-use crate::lane::{Lane, OpError};
+use crate::lane::{Forgotten, Lane, OpError};
 use crate::library::{Held, Library};
 use crate::profile::Profile;
 use crate::slot::{check_mechanisms, find_token};
@@ -67,6 +67,8 @@ pub(crate) struct Link {
     pub(crate) profile: Arc<Profile>,
     pub(crate) library: Arc<Library>,
     pub(crate) health: Health,
+    /// Keys that no session is to have at hand any more.
+    pub(crate) forgotten: Arc<Forgotten>,
     state: Mutex<State>,
     /// Zero while there is no connection, so that workers check theirs without a lock.
     generation: AtomicU64,
@@ -123,6 +125,7 @@ impl Link {
             profile: Arc::new(profile),
             library,
             health: Health::new(),
+            forgotten: Arc::default(),
             state: Mutex::default(),
             generation: AtomicU64::new(0),
             generations: AtomicU64::new(0),

@@ -4,8 +4,9 @@
 //! method in `token`. Requests also travel to a process of their own as they are (see `wire`), so
 //! every part must be serde; clear bytes stay [`ClearBytes`], marked `with = "wire::clear"`.
 
-use km_core::hsm::{HsmError, KekId, KekInfo, Sealed};
+use km_core::hsm::{HsmError, KekId, KekInfo, MadeKey, Sealed, TokenKey};
 use km_core::material::ClearBytes;
+use km_core::usage::{Action, KeyKind};
 use serde::{Deserialize, Serialize};
 
 use crate::lane::{IV_BYTES, MAX_IV_BYTES, TAG_BYTES};
@@ -43,6 +44,31 @@ pub(crate) enum Request {
     DestroyKek { kek: KekInfo },
     /// Looks for KEKs that others made in the token. Answered by [`Response::Done`].
     FindKeks,
+    /// Answered by [`Response::Made`].
+    MakeKey {
+        #[serde(with = "serde_bytes")]
+        aad: Vec<u8>,
+        kind: KeyKind,
+        bits: u32,
+    },
+    /// Answered by [`Response::Clear`].
+    UseKey {
+        key: Box<TokenKey>,
+        action: Box<Action>,
+        #[serde(with = "wire::clear")]
+        input: ClearBytes,
+    },
+    /// Answered by [`Response::Sealed`].
+    RewrapKey {
+        #[serde(with = "serde_bytes")]
+        aad: Vec<u8>,
+        sealed: Sealed,
+    },
+    /// Answered by [`Response::Done`].
+    ForgetKey {
+        #[serde(with = "serde_bytes")]
+        name: Vec<u8>,
+    },
 }
 
 /// What comes back for a [`Request`] that was carried out.
@@ -52,6 +78,7 @@ pub(crate) enum Response {
     Clear(#[serde(with = "wire::clear")] ClearBytes),
     Kek(KekInfo),
     Keks(Vec<KekInfo>),
+    Made(MadeKey),
     Done,
 }
 
@@ -64,6 +91,10 @@ impl Request {
             Self::Random { len } => *len as usize,
             Self::Probe | Self::Keks | Self::FindKeks => 0,
             Self::CreateKek | Self::DestroyKek { .. } => 0,
+            Self::MakeKey { aad, .. } => aad.len(),
+            Self::UseKey { key, input, .. } => key.sealed.ciphertext.len() + input.len(),
+            Self::RewrapKey { aad, sealed } => aad.len() + sealed.ciphertext.len(),
+            Self::ForgetKey { name } => name.len(),
         };
         message + REQUEST_BYTES
     }
@@ -75,19 +106,23 @@ impl Request {
             Self::Probe | Self::Keks | Self::FindKeks => true,
             // What is destroyed already is no error.
             Self::DestroyKek { .. } => true,
+            // A key that was made and not answered is nobody's, and gone with its session.
+            Self::MakeKey { .. } | Self::UseKey { .. } => true,
+            Self::RewrapKey { .. } | Self::ForgetKey { .. } => true,
             Self::CreateKek => false,
         }
     }
 
     /// Whether each of several tokens must do it.
     pub(crate) fn is_for_all(&self) -> bool {
-        matches!(self, Self::DestroyKek { .. })
+        matches!(self, Self::DestroyKek { .. } | Self::ForgetKey { .. })
     }
 
     /// The KEK it needs, where that is not the one that seals.
     pub(crate) fn kek(&self) -> Option<&KekId> {
         match self {
-            Self::Open { sealed, .. } => Some(&sealed.kek),
+            Self::Open { sealed, .. } | Self::RewrapKey { sealed, .. } => Some(&sealed.kek),
+            Self::UseKey { key, .. } => Some(&key.sealed.kek),
             _ => None,
         }
     }
@@ -110,8 +145,21 @@ impl Request {
             Self::Random { len } => check_sizes(profile, &[], *len as usize),
             Self::Probe | Self::Keks | Self::FindKeks => Ok(()),
             Self::CreateKek | Self::DestroyKek { .. } => Ok(()),
+            Self::MakeKey { .. } | Self::RewrapKey { .. } | Self::ForgetKey { .. } => Ok(()),
+            Self::UseKey { input, .. } => check_input(profile, input.len()),
         }
     }
+}
+
+fn check_input(profile: &Profile, input: usize) -> Result<(), HsmError> {
+    let most = profile.limits.message_bytes;
+    if input <= most {
+        return Ok(());
+    }
+    Err(HsmError::Unsupported(format!(
+        "{input} bytes are over the limit of the profile {} ({most} bytes)",
+        profile.name
+    )))
 }
 
 fn check_sizes(profile: &Profile, aad: &[u8], message: usize) -> Result<(), HsmError> {
@@ -168,6 +216,13 @@ impl Response {
         }
     }
 
+    pub(crate) fn made(self) -> Result<MadeKey, HsmError> {
+        match self {
+            Self::Made(made) => Ok(made),
+            other => Err(other.unexpected()),
+        }
+    }
+
     /// The answer to another question: only a worker process gone wrong sends one.
     fn unexpected(&self) -> HsmError {
         let kind = match self {
@@ -175,6 +230,7 @@ impl Response {
             Self::Clear(_) => "clear bytes",
             Self::Kek(_) => "a KEK",
             Self::Keks(_) => "a list of KEKs",
+            Self::Made(_) => "a key",
             Self::Done => "nothing but success",
         };
         HsmError::Unavailable(format!("the HSM worker answered another question, with {kind}"))

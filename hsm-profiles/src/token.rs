@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use km_core::hsm::{Hsm, HsmError, HsmStatus, KekId, KekInfo, Sealed};
+use km_core::hsm::{Hsm, HsmError, HsmStatus, KekId, KekInfo, MadeKey, Sealed, TokenKey};
 use km_core::material::ClearBytes;
+use km_core::usage::{Action, KeyKind};
 
 use crate::config::TokenConfig;
 use crate::here::Here;
@@ -121,5 +122,30 @@ impl Hsm for Token {
 
     async fn destroy_kek(&self, kek: &KekInfo) -> Result<(), HsmError> {
         self.ask(Request::DestroyKek { kek: kek.clone() }).await?.done()
+    }
+
+    async fn make_key(&self, aad: &[u8], kind: KeyKind, bits: u32) -> Result<MadeKey, HsmError> {
+        self.ask(Request::MakeKey { aad: aad.to_vec(), kind, bits }).await?.made()
+    }
+
+    async fn use_key(
+        &self,
+        key: &TokenKey,
+        action: &Action,
+        input: &ClearBytes,
+    ) -> Result<ClearBytes, HsmError> {
+        let input = input.expose(ClearBytes::copy_from);
+        let (key, action) = (Box::new(key.clone()), Box::new(action.clone()));
+        self.ask(Request::UseKey { key, action, input }).await?.clear()
+    }
+
+    async fn rewrap_key(&self, aad: &[u8], sealed: &Sealed) -> Result<Sealed, HsmError> {
+        let (aad, sealed) = (aad.to_vec(), sealed.clone());
+        self.ask(Request::RewrapKey { aad, sealed }).await?.sealed()
+    }
+
+    async fn forget_key(&self, name: &[u8]) {
+        // A token that is away has lost its sessions, and the key with them.
+        let _ = self.ask(Request::ForgetKey { name: name.to_vec() }).await;
     }
 }

@@ -9,8 +9,7 @@ use std::time::Duration;
 
 use cryptoki::context::Function;
 use cryptoki::error::{Error, RvError};
-use km_core::hsm::{HsmError, Sealed};
-use km_core::material::ClearBytes;
+use km_core::hsm::{HsmError, KekId};
 
 use crate::fault::{Fault, classify};
 use crate::lane::{Lane, OpError};
@@ -85,7 +84,9 @@ impl Worker {
             Request::Seal { aad, clear } => {
                 self.retried(|lane| lane.seal(&aad, &clear)).map(Response::Sealed)
             }
-            Request::Open { aad, sealed } => self.open(&aad, &sealed).map(Response::Clear),
+            Request::Open { aad, sealed } => self
+                .opening(&sealed.kek, |lane| lane.open_sealed(&aad, &sealed))
+                .map(Response::Clear),
             Request::Random { len } => self.retried(|lane| lane.random(len)).map(Response::Clear),
             Request::Probe => self.retried(|lane| lane.round_trip(None)).map(|()| Response::Done),
             Request::CreateKek => {
@@ -103,16 +104,35 @@ impl Worker {
                 let link = Arc::clone(&self.link);
                 self.retried(|lane| link.find_again(lane)).map(|()| Response::Done)
             }
+            Request::MakeKey { aad, kind, bits } => {
+                self.retried(|lane| lane.make_key(&aad, kind, bits)).map(Response::Made)
+            }
+            Request::UseKey { key, action, input } => {
+                let kek = &key.sealed.kek;
+                self.opening(kek, |lane| lane.use_key(&key, &action, &input)).map(Response::Clear)
+            }
+            Request::RewrapKey { aad, sealed } => {
+                let kek = &sealed.kek;
+                self.opening(kek, |lane| lane.rewrap_key(&aad, &sealed)).map(Response::Sealed)
+            }
+            Request::ForgetKey { name } => {
+                self.link.forgotten.add(name);
+                self.retried(Lane::forget).map(|()| Response::Done)
+            }
         }
     }
 
     /// A bad tag, or a sick token that says so of good data: only a round trip under the same
     /// KEK tells them apart.
-    fn open(&mut self, aad: &[u8], sealed: &Sealed) -> Result<ClearBytes, HsmError> {
-        let first = self.attempt(|lane| lane.open_sealed(aad, sealed), OnData::Stop);
+    fn opening<T>(
+        &mut self,
+        kek: &KekId,
+        mut op: impl FnMut(&mut Lane) -> Result<T, OpError>,
+    ) -> Result<T, HsmError> {
+        let first = self.attempt(&mut op, OnData::Stop);
         let Err(Stop::Data(_)) = first else { return finish(first) };
-        self.retried(|lane| lane.round_trip(Some(&sealed.kek)))?;
-        finish(self.attempt(|lane| lane.open_sealed(aad, sealed), OnData::Stop))
+        self.retried(|lane| lane.round_trip(Some(kek)))?;
+        finish(self.attempt(op, OnData::Stop))
     }
 
     fn retried<T>(

@@ -1,0 +1,328 @@
+//! One action with a key in the token: the domain's words to mechanisms. Enter through
+//! [`Lane::act`].
+
+use cryptoki::mechanism::aead::GcmParams;
+use cryptoki::mechanism::eddsa::{EddsaParams, EddsaSignatureScheme};
+use cryptoki::mechanism::rsa::{PkcsMgfType, PkcsOaepParams, PkcsOaepSource, PkcsPssParams};
+use cryptoki::mechanism::{Mechanism, MechanismType};
+use cryptoki::object::ObjectHandle;
+use cryptoki::session::Session;
+use km_core::hsm::HsmError;
+use km_core::material::ClearBytes;
+use km_core::usage::{Action, Cipher, Curve, Hash, KeyKind, Scheme, der};
+
+use super::{Lane, OpError};
+use crate::profile::{IvSource, SealBy};
+
+const BLOCK: usize = 16;
+/// Counter blocks encrypted at once.
+const COUNTERS: usize = 4096;
+
+/// The mechanism that `action` needs of the token.
+pub(super) fn mechanism_of(kind: KeyKind, action: &Action) -> Result<MechanismType, OpError> {
+    Ok(match (kind, action) {
+        (KeyKind::Aes, Action::Encrypt(cipher) | Action::Decrypt(cipher)) => match cipher {
+            // Both by single blocks: nothing to pad in the token, and every token has it.
+            Cipher::Ecb { .. } | Cipher::Ctr { .. } => MechanismType::AES_ECB,
+            Cipher::Cbc { padded: false, .. } => MechanismType::AES_CBC,
+            Cipher::Cbc { padded: true, .. } => MechanismType::AES_CBC_PAD,
+            Cipher::Gcm { .. } => MechanismType::AES_GCM,
+            Cipher::RsaPkcs1 | Cipher::RsaOaep(_) => return Err(no_such()),
+        },
+        (KeyKind::Rsa, Action::Decrypt(Cipher::RsaPkcs1)) => MechanismType::RSA_PKCS,
+        (KeyKind::Rsa, Action::Decrypt(Cipher::RsaOaep(_))) => MechanismType::RSA_PKCS_OAEP,
+        (KeyKind::Rsa, Action::Sign(Scheme::RsaPkcs1(_))) => MechanismType::RSA_PKCS,
+        (KeyKind::Rsa, Action::Sign(Scheme::RsaPss { .. })) => MechanismType::RSA_PKCS_PSS,
+        (KeyKind::Ec(_), Action::Sign(Scheme::Ecdsa(_))) => MechanismType::ECDSA,
+        (KeyKind::Ed25519, Action::Sign(Scheme::Ed25519)) => MechanismType::EDDSA,
+        (KeyKind::Hmac, Action::Mac(hash)) => hmac(*hash).mechanism_type(),
+        _ => return Err(no_such()),
+    })
+}
+
+fn no_such() -> OpError {
+    OpError::Answer(HsmError::Unsupported("this kind of key is not for this action".to_owned()))
+}
+
+fn misfit(what: &str) -> OpError {
+    OpError::Answer(HsmError::Input(what.to_owned()))
+}
+
+impl Lane {
+    /// Does `action` with the object `handle`, a key of `kind`.
+    pub(super) fn act(
+        &self,
+        kind: KeyKind,
+        handle: ObjectHandle,
+        action: &Action,
+        input: &[u8],
+    ) -> Result<ClearBytes, OpError> {
+        let session = self.session()?;
+        let output = match (kind, action) {
+            (KeyKind::Aes, Action::Encrypt(cipher)) => {
+                return self.encrypt(session, handle, cipher, input);
+            }
+            (KeyKind::Aes, Action::Decrypt(cipher)) => {
+                return self.decrypt(session, handle, cipher, input);
+            }
+            (KeyKind::Rsa, Action::Decrypt(cipher)) => {
+                session.decrypt(&rsa_cipher(cipher)?, handle, input)?
+            }
+            (KeyKind::Rsa, Action::Sign(scheme)) => rsa_sign(session, handle, *scheme, input)?,
+            (KeyKind::Ec(curve), Action::Sign(Scheme::Ecdsa(_))) => {
+                let halves = session.sign(&Mechanism::Ecdsa, handle, leftmost(curve, input))?;
+                der::ec_signature(&halves)
+            }
+            (KeyKind::Ed25519, Action::Sign(Scheme::Ed25519)) => {
+                let parameters = EddsaParams::new(EddsaSignatureScheme::Ed25519);
+                session.sign(&Mechanism::Eddsa(parameters), handle, input)?
+            }
+            (KeyKind::Hmac, Action::Mac(hash)) => session.sign(&hmac(*hash), handle, input)?,
+            _ => return Err(no_such()),
+        };
+        Ok(ClearBytes::from_vec(output))
+    }
+
+    fn encrypt(
+        &self,
+        session: &Session,
+        handle: ObjectHandle,
+        cipher: &Cipher,
+        input: &[u8],
+    ) -> Result<ClearBytes, OpError> {
+        let done = match cipher {
+            Cipher::Ecb { padded: true } => {
+                let padded = padded(input);
+                return Ok(ClearBytes::from_vec(
+                    padded.expose(|bytes| session.encrypt(&Mechanism::AesEcb, handle, bytes))?,
+                ));
+            }
+            Cipher::Ecb { padded: false } => {
+                whole_blocks(input)?;
+                session.encrypt(&Mechanism::AesEcb, handle, input)
+            }
+            Cipher::Cbc { iv, padded: true } => {
+                session.encrypt(&Mechanism::AesCbcPad(*iv), handle, input)
+            }
+            Cipher::Cbc { iv, padded: false } => {
+                whole_blocks(input)?;
+                session.encrypt(&Mechanism::AesCbc(*iv), handle, input)
+            }
+            Cipher::Ctr { iv } => return counted(session, handle, *iv, input),
+            Cipher::Gcm { iv, aad, tag } => {
+                self.check_own_nonces()?;
+                with_gcm(iv, aad, *tag, |gcm| session.encrypt(gcm, handle, input))
+            }
+            Cipher::RsaPkcs1 | Cipher::RsaOaep(_) => return Err(no_such()),
+        };
+        Ok(ClearBytes::from_vec(done?))
+    }
+
+    fn decrypt(
+        &self,
+        session: &Session,
+        handle: ObjectHandle,
+        cipher: &Cipher,
+        input: &[u8],
+    ) -> Result<ClearBytes, OpError> {
+        let done = match cipher {
+            Cipher::Ecb { padded } => {
+                whole_blocks(input)?;
+                let clear = session.decrypt(&Mechanism::AesEcb, handle, input)?;
+                let clear = ClearBytes::from_vec(clear);
+                return if *padded { unpadded(&clear) } else { Ok(clear) };
+            }
+            Cipher::Cbc { iv, padded: true } => {
+                if input.is_empty() {
+                    return Err(misfit("padded data has at least one block"));
+                }
+                whole_blocks(input)?;
+                session.decrypt(&Mechanism::AesCbcPad(*iv), handle, input)
+            }
+            Cipher::Cbc { iv, padded: false } => {
+                whole_blocks(input)?;
+                session.decrypt(&Mechanism::AesCbc(*iv), handle, input)
+            }
+            Cipher::Ctr { iv } => return counted(session, handle, *iv, input),
+            Cipher::Gcm { tag, .. } if input.len() < usize::from(*tag) => {
+                return Err(misfit("the data is shorter than its tag"));
+            }
+            Cipher::Gcm { iv, aad, tag } => {
+                with_gcm(iv, aad, *tag, |gcm| session.decrypt(gcm, handle, input))
+            }
+            Cipher::RsaPkcs1 | Cipher::RsaOaep(_) => return Err(no_such()),
+        };
+        Ok(ClearBytes::from_vec(done?))
+    }
+
+    /// A token that insists on nonces of its own does not take one from outside.
+    fn check_own_nonces(&self) -> Result<(), OpError> {
+        let seal = &self.profile.seal;
+        if seal.method == SealBy::TokenGcm && seal.iv != IvSource::Host {
+            let text = "the token makes GCM nonces of its own".to_owned();
+            return Err(OpError::Answer(HsmError::Unsupported(text)));
+        }
+        Ok(())
+    }
+}
+
+fn whole_blocks(input: &[u8]) -> Result<(), OpError> {
+    match input.len() % BLOCK {
+        0 => Ok(()),
+        _ => Err(misfit("without padding, data has whole blocks of 16 bytes")),
+    }
+}
+
+/// With PKCS #5 padding.
+fn padded(input: &[u8]) -> ClearBytes {
+    let missing = BLOCK - input.len() % BLOCK;
+    let mut bytes = Vec::with_capacity(input.len() + missing);
+    bytes.extend_from_slice(input);
+    bytes.resize(input.len() + missing, u8::try_from(missing).unwrap_or(0));
+    ClearBytes::from_vec(bytes)
+}
+
+fn unpadded(clear: &ClearBytes) -> Result<ClearBytes, OpError> {
+    let len = clear.expose(|bytes| {
+        let last = *bytes.last()?;
+        let count = usize::from(last);
+        let start = bytes.len().checked_sub(count)?;
+        let fits = (1..=BLOCK).contains(&count)
+            && bytes.get(start..)?.iter().fold(0, |odd, byte| odd | (byte ^ last)) == 0;
+        fits.then_some(start)
+    });
+    len.and_then(|len| clear.slice(0..len)).ok_or_else(|| misfit("the padding is wrong"))
+}
+
+/// Counter mode, from the token's encryption of the counter blocks.
+fn counted(
+    session: &Session,
+    handle: ObjectHandle,
+    first: [u8; BLOCK],
+    input: &[u8],
+) -> Result<ClearBytes, OpError> {
+    let mut counter = u128::from_be_bytes(first);
+    let mut output = Vec::with_capacity(input.len());
+    for part in input.chunks(COUNTERS * BLOCK) {
+        let mut blocks = Vec::with_capacity(part.len() + BLOCK);
+        for _ in 0..part.len().div_ceil(BLOCK) {
+            blocks.extend_from_slice(&counter.to_be_bytes());
+            counter = counter.wrapping_add(1);
+        }
+        let stream = session.encrypt(&Mechanism::AesEcb, handle, &blocks)?;
+        let stream = ClearBytes::from_vec(stream);
+        stream.expose(|stream| output.extend(part.iter().zip(stream).map(|(a, b)| a ^ b)));
+    }
+    Ok(ClearBytes::from_vec(output))
+}
+
+fn with_gcm<T>(
+    iv: &[u8],
+    aad: &[u8],
+    tag: u8,
+    run: impl FnOnce(&Mechanism) -> Result<T, cryptoki::error::Error>,
+) -> Result<T, cryptoki::error::Error> {
+    let mut iv = iv.to_vec();
+    let bits = u64::from(tag) * 8;
+    run(&Mechanism::AesGcm(GcmParams::new(&mut iv, aad, bits.into())?))
+}
+
+fn rsa_sign(
+    session: &Session,
+    handle: ObjectHandle,
+    scheme: Scheme,
+    digest: &[u8],
+) -> Result<Vec<u8>, OpError> {
+    match scheme {
+        Scheme::RsaPkcs1(hash) => {
+            let info = [digest_info(hash), digest].concat();
+            Ok(session.sign(&Mechanism::RsaPkcs, handle, &info)?)
+        }
+        Scheme::RsaPss { hash, salt } => {
+            let (hash_alg, mgf) = hashes(hash);
+            let parameters = PkcsPssParams { hash_alg, mgf, s_len: u64::from(salt).into() };
+            Ok(session.sign(&Mechanism::RsaPkcsPss(parameters), handle, digest)?)
+        }
+        Scheme::Ecdsa(_) | Scheme::Ed25519 => Err(no_such()),
+    }
+}
+
+fn rsa_cipher(cipher: &Cipher) -> Result<Mechanism<'static>, OpError> {
+    Ok(match cipher {
+        Cipher::RsaPkcs1 => Mechanism::RsaPkcs,
+        Cipher::RsaOaep(hash) => {
+            let (hash, mgf) = hashes(*hash);
+            Mechanism::RsaPkcsOaep(PkcsOaepParams::new(hash, mgf, PkcsOaepSource::empty()))
+        }
+        _ => return Err(no_such()),
+    })
+}
+
+fn hashes(hash: Hash) -> (MechanismType, PkcsMgfType) {
+    match hash {
+        Hash::Sha1 => (MechanismType::SHA1, PkcsMgfType::MGF1_SHA1),
+        Hash::Sha224 => (MechanismType::SHA224, PkcsMgfType::MGF1_SHA224),
+        Hash::Sha256 => (MechanismType::SHA256, PkcsMgfType::MGF1_SHA256),
+        Hash::Sha384 => (MechanismType::SHA384, PkcsMgfType::MGF1_SHA384),
+        Hash::Sha512 => (MechanismType::SHA512, PkcsMgfType::MGF1_SHA512),
+    }
+}
+
+fn hmac(hash: Hash) -> Mechanism<'static> {
+    match hash {
+        Hash::Sha1 => Mechanism::Sha1Hmac,
+        Hash::Sha224 => Mechanism::Sha224Hmac,
+        Hash::Sha256 => Mechanism::Sha256Hmac,
+        Hash::Sha384 => Mechanism::Sha384Hmac,
+        Hash::Sha512 => Mechanism::Sha512Hmac,
+    }
+}
+
+/// What stands before the hash in a DigestInfo (RFC 8017, 9.2, note 1).
+fn digest_info(hash: Hash) -> &'static [u8] {
+    match hash {
+        Hash::Sha1 => &[
+            0x30, 0x21, 0x30, 0x09, 0x06, 0x05, 0x2B, 0x0E, 0x03, 0x02, 0x1A, 0x05, 0x00, 0x04,
+            0x14,
+        ],
+        Hash::Sha224 => &[
+            0x30, 0x2D, 0x30, 0x0D, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02,
+            0x04, 0x05, 0x00, 0x04, 0x1C,
+        ],
+        Hash::Sha256 => &[
+            0x30, 0x31, 0x30, 0x0D, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02,
+            0x01, 0x05, 0x00, 0x04, 0x20,
+        ],
+        Hash::Sha384 => &[
+            0x30, 0x41, 0x30, 0x0D, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02,
+            0x02, 0x05, 0x00, 0x04, 0x30,
+        ],
+        Hash::Sha512 => &[
+            0x30, 0x51, 0x30, 0x0D, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02,
+            0x03, 0x05, 0x00, 0x04, 0x40,
+        ],
+    }
+}
+
+/// ECDSA takes the leftmost bits of a longer hash.
+fn leftmost(curve: Curve, digest: &[u8]) -> &[u8] {
+    digest.get(..curve.bytes()).unwrap_or(digest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn padding_is_that_of_pkcs5() {
+        for len in 0..33 {
+            let bytes = vec![7; len];
+            let full = padded(&bytes);
+            assert_eq!(full.len() % BLOCK, 0);
+            assert_eq!(unpadded(&full).ok().unwrap(), ClearBytes::from_vec(bytes));
+        }
+        for wrong in [&[0u8; 16][..], &[17; 32], &[1, 2, 3, 3], &[]] {
+            assert!(unpadded(&ClearBytes::copy_from(wrong)).is_err());
+        }
+    }
+}

@@ -1,0 +1,460 @@
+//! Keys of applications inside the token: made there, wrapped, and used as session objects. Enter
+//! through [`Lane::use_key`] and [`Lane::make_key`].
+//!
+//! A key is at hand as a session object, sensitive and not extractable, as long as the session
+//! lives or until [`HANDLES`] others were used since.
+
+use std::collections::VecDeque;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use cryptoki::error::Error;
+use cryptoki::mechanism::{Mechanism, MechanismType};
+use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
+use km_core::hsm::{HsmError, MadeKey, Sealed, TokenKey};
+use km_core::material::ClearBytes;
+use km_core::usage::{Action, KeyKind, Scheme, der, public};
+use lru::LruCache;
+use serde::{Deserialize, Serialize};
+
+use super::{Lane, OpError};
+use crate::fault::{Fault, classify};
+use crate::kek;
+use crate::link::code;
+use crate::profile::{Import, Wrap, WrapForm};
+
+/// Keys at hand in one session, at most.
+const HANDLES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1023);
+/// What a key that was just made is tried with.
+const TRIAL: [u8; 32] = [0x5A; 32];
+
+/// The keys a session has at hand, by the name of their sealing.
+pub(super) struct AtHand(LruCache<Vec<u8>, (KeyKind, ObjectHandle)>);
+
+impl Default for AtHand {
+    fn default() -> Self {
+        Self(LruCache::new(HANDLES))
+    }
+}
+
+/// Names of keys that no session is to have at hand any more.
+#[derive(Default)]
+pub(crate) struct Forgotten {
+    count: AtomicU64,
+    /// The last of them.
+    names: Mutex<VecDeque<Vec<u8>>>,
+}
+
+/// Names kept, at most; a session that is further behind drops all it has at hand.
+const FORGOTTEN: usize = 1024;
+
+impl Forgotten {
+    pub(crate) fn add(&self, name: Vec<u8>) {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        if names.len() == FORGOTTEN {
+            names.pop_front();
+        }
+        names.push_back(name);
+        self.count.fetch_add(1, Ordering::Release);
+    }
+
+    fn count(&self) -> u64 {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// Those after the first `seen`, and how many there are now; `None` when some are gone.
+    fn since(&self, seen: u64) -> (Option<Vec<Vec<u8>>>, u64) {
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = self.count();
+        let new = usize::try_from(count - seen).ok().filter(|new| *new <= names.len());
+        (new.map(|new| names.iter().skip(names.len() - new).cloned().collect()), count)
+    }
+}
+
+/// A key wrapped by a key of the token that does nothing else.
+#[derive(Serialize, Deserialize)]
+struct Wrapped {
+    /// Number of the epoch whose wrapping key it is under.
+    number: u64,
+    mechanism: u64,
+    /// What the key may be used as, which nobody can change.
+    kind: KeyKind,
+    key: Vec<u8>,
+}
+
+impl Lane {
+    /// Does `action` with `key`.
+    pub(crate) fn use_key(
+        &mut self,
+        key: &TokenKey,
+        action: &Action,
+        input: &ClearBytes,
+    ) -> Result<ClearBytes, OpError> {
+        self.forget()?;
+        self.check_mechanism(&super::action::mechanism_of(key.kind, action)?)?;
+        let handle = self.at_hand(key)?;
+        let done = input.expose(|input| self.act(key.kind, handle, action, input));
+        match done {
+            Err(OpError::Token(error)) => Err(self.judge(error)),
+            done => done,
+        }
+    }
+
+    /// Whose fault an error of an operation is. PKCS #11 ends an operation that fails, so the
+    /// session stays, with the keys it has at hand, if it proves to work.
+    fn judge(&mut self, error: Error) -> OpError {
+        match classify(&error, &self.profile.errors) {
+            Fault::Data => match self.round_trip(None) {
+                Ok(()) => {
+                    let text = format!("the token says {}", code(&error));
+                    OpError::Answer(HsmError::Input(text))
+                }
+                Err(sick) => sick,
+            },
+            Fault::Request => {
+                let text = format!("the token refuses: {}", code(&error));
+                OpError::Answer(HsmError::Unsupported(text))
+            }
+            _ => OpError::Token(error),
+        }
+    }
+
+    /// Drops what is to be forgotten since it was last asked.
+    pub(crate) fn forget(&mut self) -> Result<(), OpError> {
+        if self.forgotten.count() == self.forgot {
+            return Ok(());
+        }
+        let (names, count) = self.forgotten.since(self.forgot);
+        self.forgot = count;
+        match names {
+            Some(names) => names.iter().try_for_each(|name| self.drop_key(name)),
+            None => {
+                while let Some((_, (_, handle))) = self.at_hand.0.pop_lru() {
+                    self.session()?.destroy_object(handle)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn drop_key(&mut self, name: &[u8]) -> Result<(), OpError> {
+        if let Some((_, handle)) = self.at_hand.0.pop(name) {
+            self.session()?.destroy_object(handle)?;
+        }
+        Ok(())
+    }
+
+    fn check_mechanism(&self, mechanism: &MechanismType) -> Result<(), OpError> {
+        match self.mechanisms.contains(mechanism) {
+            true => Ok(()),
+            false => Err(unsupported(format!("the token has no {mechanism}"))),
+        }
+    }
+
+    fn at_hand(&mut self, key: &TokenKey) -> Result<ObjectHandle, OpError> {
+        match self.at_hand.0.get(&key.name) {
+            Some((kind, handle)) if *kind == key.kind => return Ok(*handle),
+            Some(_) => self.drop_key(&key.name)?,
+            None => {}
+        }
+        let handle = match key.wrapped {
+            true => {
+                let wrapped = self.open_wrapped(&key.aad, &key.sealed)?;
+                if wrapped.kind != key.kind {
+                    let text = "the key was made in the token for another use".to_owned();
+                    return Err(unsupported(text));
+                }
+                self.unwrapped(&wrapped, Extractable::No)?
+            }
+            false => self.imported(key)?,
+        };
+        let entry = (key.kind, handle);
+        if let Some((_, (_, old))) = self.at_hand.0.push(key.name.clone(), entry) {
+            self.session()?.destroy_object(old)?;
+        }
+        Ok(handle)
+    }
+
+    /// A key whose bytes are sealed: they are in this process while it becomes a session object.
+    fn imported(&mut self, key: &TokenKey) -> Result<ObjectHandle, OpError> {
+        let keys = &self.profile.keys;
+        if keys.import != Import::Create || keys.token_objects_only {
+            return Err(unsupported("the token takes no clear keys for a session".to_owned()));
+        }
+        let least = keys.hmac_bytes;
+        if !matches!(key.kind, KeyKind::Aes | KeyKind::Hmac) {
+            return Err(unsupported("private keys from outside are not brought in".to_owned()));
+        }
+        let clear = self.open_sealed(&key.aad, &key.sealed)?;
+        if key.kind == KeyKind::Hmac && clear.len() < least {
+            return Err(unsupported(format!("HMAC keys of the token have {least} bytes or more")));
+        }
+        let mut template = self.template(key.kind, Extractable::No);
+        template.push(Attribute::Value(clear.expose(<[u8]>::to_vec)));
+        let made = self.session()?.create_object(&template);
+        for attribute in &mut template {
+            if let Attribute::Value(bytes) = attribute {
+                zeroize::Zeroize::zeroize(bytes);
+            }
+        }
+        made.map_err(|error| self.judge(error))
+    }
+
+    /// A wrapped key as session object of the kind it was made as.
+    fn unwrapped(
+        &mut self,
+        wrapped: &Wrapped,
+        extractable: Extractable,
+    ) -> Result<ObjectHandle, OpError> {
+        let way = self.way_of(wrapped.mechanism)?;
+        let kek = self.wrapping_kek(wrapped.number, false)?;
+        let mut template = self.template(wrapped.kind, extractable);
+        if way.value_len && wrapped.kind == KeyKind::Aes {
+            let len = wrapped.key.len().saturating_sub(8);
+            template.push(Attribute::ValueLen((len as u64).into()));
+        }
+        let mechanism = way.mechanism.bare();
+        Ok(self.session()?.unwrap_key(&mechanism, kek, &wrapped.key, &template)?)
+    }
+
+    fn open_wrapped(&self, aad: &[u8], sealed: &Sealed) -> Result<Wrapped, OpError> {
+        let blob = self.open_sealed(aad, sealed)?;
+        blob.expose(|bytes| postcard::from_bytes(bytes))
+            .map_err(|_| OpError::Answer(HsmError::Refused("it holds no wrapped key".into())))
+    }
+
+    fn way_of(&self, mechanism: u64) -> Result<Wrap, OpError> {
+        let mut ways = self.profile.wrap.iter();
+        let found = ways.find(|way| *way.mechanism.kind == mechanism);
+        found.cloned().ok_or_else(|| {
+            unsupported(format!(
+                "the profile {} no longer wraps by mechanism {mechanism:#x}, by which this key \
+                 was wrapped: list it in the profile again",
+                self.profile.name
+            ))
+        })
+    }
+
+    /// The way to wrap a key of `kind`. Private keys in PKCS #8 have odd lengths; what RFC 3394
+    /// adds to them is not part of their DER, so it does as well.
+    fn way_for(&self, kind: KeyKind) -> Result<Wrap, OpError> {
+        let pair = !matches!(kind, KeyKind::Aes | KeyKind::Hmac);
+        let ways = || self.profile.wrap.iter();
+        let odd = ways().find(|way| way.form == WrapForm::Kwp && way.multiple == 1);
+        let way = odd.filter(|_| pair).or(ways().next()).cloned();
+        way.ok_or_else(|| unsupported("the token wraps no keys".to_owned()))
+    }
+
+    /// The key that wraps in epoch `number`; made when it is not there and `make` says so.
+    fn wrapping_kek(&mut self, number: u64, make: bool) -> Result<ObjectHandle, OpError> {
+        if let Some(handle) = self.wrapping.get(&number) {
+            return Ok(*handle);
+        }
+        let session = self.session()?;
+        let found = kek::wrapping(session, &self.prefix, number, &self.profile, make)?;
+        let handle = found.ok_or_else(|| {
+            unsupported(format!(
+                "the token does not hold the key {}w-{number} that wraps the keys of its epoch: \
+                 restore it from the HSM's backup",
+                self.prefix
+            ))
+        })?;
+        self.wrapping.insert(number, handle);
+        Ok(handle)
+    }
+
+    /// Makes a key that leaves the token only wrapped, proves that it comes back, and seals it.
+    pub(crate) fn make_key(
+        &mut self,
+        aad: &[u8],
+        kind: KeyKind,
+        bits: u32,
+    ) -> Result<MadeKey, OpError> {
+        if self.profile.keys.token_objects_only {
+            return Err(unsupported("the token has no objects for a session".to_owned()));
+        }
+        let (handle, public, mut made) = self.generate(kind, bits)?;
+        let way = self.way_for(kind);
+        let done = way.and_then(|way| self.wrap_and_prove(aad, kind, handle, &public, &way));
+        for handle in made.drain(..) {
+            self.session()?.destroy_object(handle)?;
+        }
+        Ok(MadeKey { sealed: done?, public })
+    }
+
+    /// Wraps and seals a key anew for the current KEK.
+    pub(crate) fn rewrap_key(&mut self, aad: &[u8], sealed: &Sealed) -> Result<Sealed, OpError> {
+        let wrapped = self.open_wrapped(aad, sealed)?;
+        let handle = self.unwrapped(&wrapped, Extractable::Yes)?;
+        let way = self.way_for(wrapped.kind);
+        let done = way.and_then(|way| self.wrap_and_prove(aad, wrapped.kind, handle, &None, &way));
+        self.session()?.destroy_object(handle)?;
+        done
+    }
+
+    fn wrap_and_prove(
+        &mut self,
+        aad: &[u8],
+        kind: KeyKind,
+        handle: ObjectHandle,
+        public: &Option<Vec<u8>>,
+        way: &Wrap,
+    ) -> Result<Sealed, OpError> {
+        let number = self.connection.keks.current().ok_or_else(super::no_kek)?.number;
+        let kek = self.wrapping_kek(number, true)?;
+        let key = self.session()?.wrap_key(&way.mechanism.bare(), kek, handle);
+        let key = key.map_err(|error| self.judge(error))?;
+        let wrapped = Wrapped { number, mechanism: *way.mechanism.kind, kind, key };
+        let back = match self.unwrapped(&wrapped, Extractable::No) {
+            Err(OpError::Token(error)) => return Err(self.judge(error)),
+            back => back?,
+        };
+        let same = self.is_same(kind, handle, back, public);
+        self.session()?.destroy_object(back)?;
+        if !same? {
+            return Err(unsupported("keys come back from the token's wrapping changed".into()));
+        }
+        let blob = postcard::to_allocvec(&wrapped).unwrap_or_default();
+        self.seal(aad, &ClearBytes::from_vec(blob))
+    }
+
+    /// Whether both handles are of one key, as far as using them shows.
+    fn is_same(
+        &mut self,
+        kind: KeyKind,
+        one: ObjectHandle,
+        other: ObjectHandle,
+        public: &Option<Vec<u8>>,
+    ) -> Result<bool, OpError> {
+        use km_core::usage::{Cipher, Hash};
+        let hash = Hash::Sha256;
+        let action = match kind {
+            KeyKind::Aes => Action::Encrypt(Cipher::Ecb { padded: false }),
+            KeyKind::Hmac => Action::Mac(hash),
+            KeyKind::Rsa => Action::Sign(Scheme::RsaPkcs1(hash)),
+            KeyKind::Ec(_) => Action::Sign(Scheme::Ecdsa(hash)),
+            KeyKind::Ed25519 => Action::Sign(Scheme::Ed25519),
+        };
+        let answer = match self.act(kind, other, &action, &TRIAL) {
+            Err(OpError::Token(error)) => return Err(self.judge(error)),
+            answer => answer?,
+        };
+        match (&action, public) {
+            (Action::Sign(scheme), Some(key)) => Ok(answer
+                .expose(|signature| public::verify(kind, *scheme, key, &TRIAL, signature))
+                .unwrap_or(false)),
+            // Its signatures differ from each other; that it signs has to do.
+            (Action::Sign(Scheme::Ecdsa(_)), None) => Ok(true),
+            _ => Ok(self.act(kind, one, &action, &TRIAL)? == answer),
+        }
+    }
+
+    /// A key as session object that can be wrapped, its public half, and all objects made for it.
+    #[allow(clippy::type_complexity, reason = "one caller")]
+    fn generate(
+        &mut self,
+        kind: KeyKind,
+        bits: u32,
+    ) -> Result<(ObjectHandle, Option<Vec<u8>>, Vec<ObjectHandle>), OpError> {
+        let mut template = self.template(kind, Extractable::Yes);
+        let value_len = |bits: u32| Attribute::ValueLen(u64::from(bits / 8).into());
+        let mechanism = match kind {
+            KeyKind::Aes => Mechanism::AesKeyGen,
+            KeyKind::Hmac => Mechanism::GenericSecretKeyGen,
+            KeyKind::Rsa => Mechanism::RsaPkcsKeyPairGen,
+            KeyKind::Ec(_) => Mechanism::EccKeyPairGen,
+            KeyKind::Ed25519 => {
+                return Err(unsupported("Ed25519 keys are not made in the token".to_owned()));
+            }
+        };
+        self.check_mechanism(&mechanism.mechanism_type())?;
+        if matches!(kind, KeyKind::Aes | KeyKind::Hmac) {
+            template.push(value_len(bits));
+            let made = self.session()?.generate_key(&mechanism, &template);
+            let handle = made.map_err(|error| self.judge(error))?;
+            return Ok((handle, None, vec![handle]));
+        }
+        let mut public =
+            vec![Attribute::Token(false), Attribute::Private(false), Attribute::Verify(true)];
+        match kind {
+            KeyKind::Ec(curve) => public.push(Attribute::EcParams(der::curve_oid(curve).to_vec())),
+            _ => {
+                public.push(Attribute::ModulusBits(u64::from(bits).into()));
+                public.push(Attribute::PublicExponent(vec![1, 0, 1]));
+            }
+        }
+        self.profile.keys.fit(&mut public);
+        // Class and type follow from the mechanism.
+        template.retain(|a| !matches!(a, Attribute::Class(_) | Attribute::KeyType(_)));
+        let made = self.session()?.generate_key_pair(&mechanism, &public, &template);
+        let (open, secret) = made.map_err(|error| self.judge(error))?;
+        let public = self.public_half(kind, open)?;
+        Ok((secret, Some(public), vec![open, secret]))
+    }
+
+    fn public_half(&self, kind: KeyKind, handle: ObjectHandle) -> Result<Vec<u8>, OpError> {
+        let session = self.session()?;
+        if let KeyKind::Ec(curve) = kind {
+            let found = session.get_attributes(handle, &[AttributeType::EcPoint])?;
+            let Some(Attribute::EcPoint(point)) = found.into_iter().next() else {
+                return Err(unsupported("the token shows no public key".to_owned()));
+            };
+            // By the standard it stands inside an OCTET STRING; some tokens leave that out.
+            let bare = point.len() == 2 * curve.bytes() + 1;
+            let point = if bare { Some(&point[..]) } else { der::octets(&point) };
+            let point = point.ok_or_else(|| unsupported("the token's point has no form".into()))?;
+            return Ok(der::ec_public(curve, point));
+        }
+        let wanted = [AttributeType::Modulus, AttributeType::PublicExponent];
+        let (mut modulus, mut exponent) = (Vec::new(), Vec::new());
+        for attribute in session.get_attributes(handle, &wanted)? {
+            match attribute {
+                Attribute::Modulus(bytes) => modulus = bytes,
+                Attribute::PublicExponent(bytes) => exponent = bytes,
+                _ => {}
+            }
+        }
+        Ok(der::rsa_public(&modulus, &exponent))
+    }
+
+    /// A session object of `kind` with the uses of its kind and no other.
+    fn template(&self, kind: KeyKind, extractable: Extractable) -> Vec<Attribute> {
+        let (class, key_type) = match kind {
+            KeyKind::Aes => (ObjectClass::SECRET_KEY, KeyType::AES),
+            KeyKind::Hmac => (ObjectClass::SECRET_KEY, KeyType::GENERIC_SECRET),
+            KeyKind::Rsa => (ObjectClass::PRIVATE_KEY, KeyType::RSA),
+            KeyKind::Ec(_) => (ObjectClass::PRIVATE_KEY, KeyType::EC),
+            KeyKind::Ed25519 => (ObjectClass::PRIVATE_KEY, KeyType::EC_EDWARDS),
+        };
+        let mut template = vec![
+            Attribute::Class(class),
+            Attribute::KeyType(key_type),
+            Attribute::Token(false),
+            Attribute::Private(true),
+            Attribute::Sensitive(true),
+            Attribute::Extractable(extractable == Extractable::Yes),
+        ];
+        match kind {
+            KeyKind::Aes => {
+                template.extend([Attribute::Encrypt(true), Attribute::Decrypt(true)]);
+            }
+            KeyKind::Hmac => template.push(Attribute::Sign(true)),
+            KeyKind::Rsa => template.extend([Attribute::Sign(true), Attribute::Decrypt(true)]),
+            KeyKind::Ec(_) | KeyKind::Ed25519 => template.push(Attribute::Sign(true)),
+        }
+        self.profile.keys.fit(&mut template);
+        template
+    }
+}
+
+/// Whether a session object may be wrapped; it never is readable.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Extractable {
+    Yes,
+    No,
+}
+
+fn unsupported(why: String) -> OpError {
+    OpError::Answer(HsmError::Unsupported(why))
+}

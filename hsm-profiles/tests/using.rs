@@ -1,0 +1,259 @@
+//! Keys of applications used inside the token, checked against another implementation, on SoftHSM
+//! and on Kryoptic.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod common;
+
+use common::{Room, runtime, with_token, with_token_of};
+use cryptoki::object::{Attribute, AttributeType, ObjectHandle};
+use hsm_profiles::Token;
+use hsm_profiles::soft::SoftToken;
+use km_core::hsm::{Hsm, HsmError, MadeKey, TokenKey};
+use km_core::material::ClearBytes;
+use km_core::usage::{Action, Cipher, Curve, Hash, KeyKind, Scheme, process, public};
+
+const AAD: &[u8] = b"object 1";
+
+/// A key whose bytes are sealed, as an application brought it.
+async fn brought(token: &Token, name: &str, kind: KeyKind, bytes: &[u8]) -> TokenKey {
+    let sealed = token.seal(AAD, &ClearBytes::copy_from(bytes)).await.unwrap();
+    let name = name.as_bytes().to_vec();
+    TokenKey { name, kind, wrapped: false, aad: AAD.to_vec(), sealed }
+}
+
+/// A key that was made in the token.
+async fn made(token: &Token, name: &str, kind: KeyKind, bits: u32) -> (TokenKey, Option<Vec<u8>>) {
+    let MadeKey { sealed, public } = token.make_key(AAD, kind, bits).await.unwrap();
+    let name = name.as_bytes().to_vec();
+    (TokenKey { name, kind, wrapped: true, aad: AAD.to_vec(), sealed }, public)
+}
+
+fn ciphers() -> Vec<Cipher> {
+    let iv = [0xF5; 16];
+    vec![
+        Cipher::Ecb { padded: false },
+        Cipher::Ecb { padded: true },
+        Cipher::Cbc { iv, padded: false },
+        Cipher::Cbc { iv, padded: true },
+        // Counts over the end of the block.
+        Cipher::Ctr { iv: [0xFF; 16] },
+        Cipher::Gcm { iv: vec![9; 12], aad: b"with it".to_vec(), tag: 16 },
+        Cipher::Gcm { iv: vec![9; 12], aad: vec![], tag: 16 },
+    ]
+}
+
+fn both(name: &'static str, body: fn(Room)) {
+    match name.ends_with("kryoptic") {
+        true => with_token_of(SoftToken::Kryoptic, name, body),
+        false => with_token(name, body),
+    }
+}
+
+macro_rules! on_both {
+    ($($body:ident: $soft:ident, $kryoptic:ident;)+) => {$(
+        #[test]
+        fn $soft() {
+            both(stringify!($soft), $body);
+        }
+
+        #[test]
+        fn $kryoptic() {
+            both(stringify!($kryoptic), $body);
+        }
+    )+};
+}
+
+on_both! {
+    same_answers: the_token_answers_as_the_library_does,
+        the_token_answers_as_the_library_does_kryoptic;
+    made_inside: keys_made_in_the_token_work_there, keys_made_in_the_token_work_there_kryoptic;
+    bad_data: bad_data_costs_nobody_the_keys_at_hand,
+        bad_data_costs_nobody_the_keys_at_hand_kryoptic;
+    new_epoch: a_key_moves_to_the_next_epoch_inside_the_token,
+        a_key_moves_to_the_next_epoch_inside_the_token_kryoptic;
+}
+
+fn same_answers(room: Room) {
+    let token = room.open();
+    runtime().block_on(async {
+        for len in [16, 24, 32] {
+            let bytes = vec![0xA7; len];
+            let key = brought(&token, &format!("aes-{len}"), KeyKind::Aes, &bytes).await;
+            let clear = ClearBytes::from_vec((0..96).collect());
+            for cipher in ciphers() {
+                let encrypt = Action::Encrypt(cipher.clone());
+                let here = ClearBytes::copy_from(&bytes);
+                let known = process::act(KeyKind::Aes, &encrypt, &here, &clear).unwrap();
+                let sealed = token.use_key(&key, &encrypt, &clear).await.unwrap();
+                assert_eq!(sealed, known, "{cipher:?}");
+                let decrypt = Action::Decrypt(cipher.clone());
+                let opened = token.use_key(&key, &decrypt, &sealed).await.unwrap();
+                assert_eq!(opened, clear, "{cipher:?}");
+            }
+        }
+        let bytes = [0x0B; 64];
+        let key = brought(&token, "hmac", KeyKind::Hmac, &bytes).await;
+        for hash in [Hash::Sha1, Hash::Sha256, Hash::Sha384, Hash::Sha512] {
+            let data = ClearBytes::copy_from(b"Hi There");
+            let here = ClearBytes::copy_from(&bytes);
+            let known = process::act(KeyKind::Hmac, &Action::Mac(hash), &here, &data).unwrap();
+            assert_eq!(token.use_key(&key, &Action::Mac(hash), &data).await.unwrap(), known);
+        }
+        handles_stay_inside(&room, 4);
+        token.forget_key(b"hmac").await;
+        // The next request of each session drops it; there are three, so ask often.
+        for _ in 0..64 {
+            let key = brought(&token, "aes-16", KeyKind::Aes, &[0xA7; 16]).await;
+            let ecb = Action::Encrypt(Cipher::Ecb { padded: true });
+            token.use_key(&key, &ecb, &ClearBytes::copy_from(b"x")).await.unwrap();
+        }
+    });
+}
+
+/// The session objects that are no copies of KEKs.
+fn handles(room: &Room) -> Vec<ObjectHandle> {
+    let session = room.other_session();
+    let all = session.find_objects(&[Attribute::Token(false)]).unwrap();
+    let is_kek = |handle: &ObjectHandle| {
+        let label = session.get_attributes(*handle, &[AttributeType::Label]).unwrap();
+        matches!(label.first(), Some(Attribute::Label(label)) if label.starts_with(b"qkm-kek-"))
+    };
+    all.into_iter().filter(|handle| !is_kek(handle)).collect()
+}
+
+/// Every key at hand is sensitive and not extractable, and its value is not shown.
+fn handles_stay_inside(room: &Room, least: usize) {
+    let session = room.other_session();
+    let found = handles(room);
+    assert!(found.len() >= least, "keys are at hand: {found:?}");
+    for handle in found {
+        let wanted = [AttributeType::Sensitive, AttributeType::Extractable];
+        let told = session.get_attributes(handle, &wanted).unwrap();
+        assert!(told.contains(&Attribute::Sensitive(true)), "{told:?}");
+        assert!(told.contains(&Attribute::Extractable(false)), "{told:?}");
+        let value = session.get_attributes(handle, &[AttributeType::Value]);
+        assert!(!matches!(value.as_deref(), Ok([Attribute::Value(_)])), "a key can be read");
+    }
+}
+
+fn made_inside(room: Room) {
+    let token = room.open();
+    runtime().block_on(async {
+        for bits in [128, 256] {
+            let (key, public) = made(&token, &format!("aes-{bits}"), KeyKind::Aes, bits).await;
+            assert_eq!(public, None);
+            let clear = ClearBytes::copy_from(b"in the token");
+            let cipher = Cipher::Gcm { iv: vec![3; 12], aad: vec![1], tag: 16 };
+            let encrypt = Action::Encrypt(cipher.clone());
+            let sealed = token.use_key(&key, &encrypt, &clear).await.unwrap();
+            let decrypt = Action::Decrypt(cipher);
+            assert_eq!(token.use_key(&key, &decrypt, &sealed).await.unwrap(), clear);
+            let moved =
+                TokenKey { aad: b"object 2".to_vec(), name: b"moved".to_vec(), ..key.clone() };
+            let refused = token.use_key(&moved, &decrypt, &sealed).await;
+            assert!(matches!(refused, Err(HsmError::Refused(_))), "{refused:?}");
+            let other = TokenKey { kind: KeyKind::Hmac, name: b"other".to_vec(), ..key };
+            let refused = token.use_key(&other, &Action::Mac(Hash::Sha256), &clear).await;
+            assert!(matches!(refused, Err(HsmError::Unsupported(_))), "{refused:?}");
+        }
+        let (key, _) = made(&token, "hmac", KeyKind::Hmac, 256).await;
+        let data = ClearBytes::copy_from(b"said");
+        let mac = token.use_key(&key, &Action::Mac(Hash::Sha256), &data).await.unwrap();
+        assert_eq!(mac.len(), 32);
+        for (kind, bits, scheme) in [
+            (KeyKind::Ec(Curve::P256), 0, Scheme::Ecdsa(Hash::Sha256)),
+            (KeyKind::Ec(Curve::P384), 0, Scheme::Ecdsa(Hash::Sha384)),
+            (KeyKind::Ec(Curve::P521), 0, Scheme::Ecdsa(Hash::Sha512)),
+            (KeyKind::Rsa, 2048, Scheme::RsaPkcs1(Hash::Sha256)),
+            (KeyKind::Rsa, 2048, Scheme::RsaPss { hash: Hash::Sha256, salt: 32 }),
+        ] {
+            let name = format!("{kind:?} {scheme:?}");
+            let (key, public) = made(&token, &name, kind, bits).await;
+            let public = public.unwrap();
+            let hash = scheme.hash().unwrap();
+            let digest = ClearBytes::from_vec(hash.of(b"what is signed"));
+            let signature = token.use_key(&key, &Action::Sign(scheme), &digest).await.unwrap();
+            let fits = |said: &[u8]| {
+                let digest = hash.of(said);
+                let check = |s: &[u8]| public::verify(kind, scheme, &public, &digest, s);
+                signature.expose(check).unwrap()
+            };
+            assert!(fits(b"what is signed"), "{name}");
+            assert!(!fits(b"what is not"), "{name}");
+        }
+        handles_stay_inside(&room, 8);
+    });
+}
+
+fn bad_data(room: Room) {
+    let config = hsm_profiles::TokenConfig { sessions: Some(1), ..room.config() };
+    let token = Token::open(config).unwrap();
+    runtime().block_on(async {
+        let (key, _) = made(&token, "aes", KeyKind::Aes, 256).await;
+        let iv = [1; 16];
+        let ecb = Action::Encrypt(Cipher::Ecb { padded: true });
+        token.use_key(&key, &ecb, &ClearBytes::copy_from(b"x")).await.unwrap();
+        let before = handles(&room);
+        for (cipher, len) in [
+            (Cipher::Cbc { iv, padded: true }, 32),
+            (Cipher::Cbc { iv, padded: true }, 0),
+            (Cipher::Cbc { iv, padded: false }, 15),
+            (Cipher::Ecb { padded: true }, 48),
+            (Cipher::Gcm { iv: vec![1; 12], aad: vec![], tag: 16 }, 40),
+            (Cipher::Gcm { iv: vec![1; 12], aad: vec![], tag: 16 }, 3),
+        ] {
+            let data = ClearBytes::from_vec(vec![0x33; len]);
+            let refused = token.use_key(&key, &Action::Decrypt(cipher.clone()), &data).await;
+            assert!(matches!(refused, Err(HsmError::Input(_))), "{cipher:?}: {refused:?}");
+            assert!(token.status().ready, "{:?}", token.status());
+        }
+        assert_eq!(handles(&room), before, "the session and its keys are still there");
+        // A login that somebody closes takes the keys along; they come back.
+        room.other_session().logout().unwrap();
+        token.use_key(&key, &ecb, &ClearBytes::copy_from(b"x")).await.unwrap();
+        token.forget_key(&key.name).await;
+        assert_eq!(handles(&room), []);
+    });
+}
+
+fn new_epoch(room: Room) {
+    let token = room.open();
+    runtime().block_on(async {
+        let old = token.keks().await.unwrap().pop().unwrap();
+        let mut moved = Vec::new();
+        for (name, kind, bits) in [
+            ("aes", KeyKind::Aes, 256),
+            ("ec", KeyKind::Ec(Curve::P256), 0),
+            ("rsa", KeyKind::Rsa, 2048),
+        ] {
+            let (key, public) = made(&token, name, kind, bits).await;
+            moved.push((key, public));
+        }
+        let ecb = Action::Encrypt(Cipher::Ecb { padded: true });
+        let data = ClearBytes::copy_from(b"the same before and after");
+        let before = token.use_key(&moved[0].0, &ecb, &data).await.unwrap();
+        let new = token.create_kek().await.unwrap();
+        let mut stale = moved[0].0.clone();
+        stale.name = b"stale".to_vec();
+        for (key, _) in &mut moved {
+            key.sealed = token.rewrap_key(AAD, &key.sealed).await.unwrap();
+            key.name.extend_from_slice(b" anew");
+            assert_eq!(key.sealed.kek, new.id);
+        }
+        token.destroy_kek(&old).await.unwrap();
+        assert_eq!(token.use_key(&moved[0].0, &ecb, &data).await.unwrap(), before);
+        let digest = Hash::Sha256.of(b"signed");
+        for (at, scheme) in [(1, Scheme::Ecdsa(Hash::Sha256)), (2, Scheme::RsaPkcs1(Hash::Sha256))]
+        {
+            let (key, public) = &moved[at];
+            let input = ClearBytes::copy_from(&digest);
+            let signature = token.use_key(key, &Action::Sign(scheme), &input).await.unwrap();
+            let public = public.as_ref().unwrap();
+            let check = |s: &[u8]| public::verify(key.kind, scheme, public, &digest, s);
+            assert!(signature.expose(check).unwrap());
+        }
+        let gone = token.use_key(&stale, &ecb, &data).await;
+        assert!(matches!(gone, Err(HsmError::Unsupported(_))), "{gone:?}");
+    });
+}
