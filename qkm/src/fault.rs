@@ -84,6 +84,8 @@ codes! {
         "Another program listens there, the address is not one of this machine, or a port below 1024 needs rights."
     P001 Failed "the process could not be protected"
         "qkm forbids core dumps of itself at start, because they would contain keys. The system refused."
+    P002 Failed "the memory cannot be locked"
+        "[memory] lock = \"require\" asks that nothing of this process is ever written to swap, and the system does not allow it. Set LimitMEMLOCK=infinity in the service's unit, or give the process CAP_IPC_LOCK. With encrypted swap, or none, lock = \"try\" or \"off\" will do."
     Q001 Usage "a QKD module is not set up as configured"
         "The address or the certificate files of the module in [[qkd_link]] cannot be used."
     R001 Unreachable "a random source is away or failed its health test"

@@ -49,6 +49,7 @@ fn what_the_example_leaves_out_is_the_default() {
     assert_eq!(with.random.token, without.random.token);
     assert_eq!(with.random.qrng.as_ref().unwrap().deadline, std::time::Duration::from_secs(2));
     assert!(without.random.qrng.is_none());
+    assert_eq!(with.memory_lock, without.memory_lock);
     assert_eq!(with.dumpable, without.dumpable);
     let connections = |config: &Config| config.etsi014.as_ref().unwrap().connections;
     assert_eq!(connections(&with), connections(&without));
@@ -56,6 +57,7 @@ fn what_the_example_leaves_out_is_the_default() {
 
 fn is_entry(name: &str) -> bool {
     [
+        "lock",
         "token",
         "path",
         "min_entropy",

@@ -397,3 +397,44 @@ async fn a_qrng_that_fails_its_health_test_makes_it_not_ready_until_it_is_well()
     stuck.store(false, Relaxed);
     await_ready(north).await;
 }
+
+/// `command` as it runs where only 8 MiB may be locked.
+fn with_little_to_lock(command: &Command) -> Command {
+    let mut limited = Command::new("prlimit");
+    limited.arg("--memlock=8388608:8388608");
+    if rustix::process::geteuid().is_root() {
+        limited.args(["setpriv", "--bounding-set=-ipc_lock", "--inh-caps=-ipc_lock"]);
+    }
+    limited.arg(command.get_program()).args(command.get_args()).stdin(Stdio::piped());
+    for (name, value) in command.get_envs() {
+        limited.env(name, value.unwrap_or_default());
+    }
+    limited
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_cannot_lock_its_memory_warns_or_does_not_start() {
+    let mut network = Network::provisioned(21_750);
+    let north = &network.layout.north;
+    let serve = with_little_to_lock(&network.layout.serve_command(north));
+    network.north = Some(common::spawn(serve, &network.log("north")));
+    await_ready(north).await;
+    assert!(network.read_log("north").contains("memory-not-locked"));
+    let (_, metrics) = get(north.monitor, "/metrics").unwrap();
+    assert!(metrics.contains("qkm_memory_locked_bytes 0"), "{metrics}");
+    drop(network.north.take().map(|mut child| child.kill().and_then(|()| child.wait())));
+
+    let mut config = std::fs::read_to_string(&north.config).unwrap();
+    config += "\n[memory]\nlock = \"require\"\n";
+    std::fs::write(&north.config, config).unwrap();
+    let output = with_little_to_lock(&network.layout.serve_command(north)).output().unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("error[QKM-P002]: this process may lock only 8192 KiB"), "{said}");
+    let mut doctor = Command::new(common::program());
+    doctor.args(["doctor", "--config"]).arg(&north.config);
+    doctor.env("SOFTHSM2_CONF", &north.softhsm_conf);
+    let report = text(&with_little_to_lock(&doctor).output().unwrap().stdout);
+    assert!(report.contains("[failure]  memory is not locked"), "{report}");
+    assert!(report.contains("core dumps: none") && report.contains("debuggers: only root's"));
+}

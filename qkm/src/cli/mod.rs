@@ -88,6 +88,8 @@ enum Command {
     HsmWorker {
         #[arg(long)]
         dumpable: bool,
+        #[arg(long, value_enum)]
+        lock_memory: hardening::MemoryLock,
     },
 }
 
@@ -198,15 +200,16 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::DemoToken { library, label, pin_file } => {
             demo::make_token(library.as_deref(), &label, &pin_file)
         }
-        Command::HsmWorker { dumpable } => worker::work(dumpable, &log),
+        Command::HsmWorker { dumpable, lock_memory } => worker::work(dumpable, lock_memory, &log),
     }
 }
 
 fn serve_command(args: &Run, log: &str) -> Result<Exit, Failure> {
     let mut config = Config::load(&args.config.config)?;
     hardening::protect(config.dumpable)?;
-    config.worker = worker::program(config.dumpable, log);
+    config.worker = worker::program(config.dumpable, config.memory_lock, log);
     logging::start(log)?;
+    hardening::lock_memory(config.memory_lock)?;
     let runtime = runtime()?;
     let end = runtime.block_on(async {
         let shutdown = signals::until_asked_to_stop(args.with_parent)?;

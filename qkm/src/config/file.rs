@@ -8,6 +8,8 @@ use serde::Deserialize;
 use toml::Spanned;
 use transport::{IdentityRule, TlsFiles};
 
+use crate::hardening::MemoryLock;
+
 /// The whole file.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -27,6 +29,8 @@ pub(super) struct File {
     pub(super) operator: Option<TlsFiles>,
     #[serde(default)]
     pub(super) objects: Objects,
+    #[serde(default)]
+    pub(super) memory: Memory,
     #[serde(default)]
     pub(super) debug: Debug,
     #[serde(default)]
@@ -185,6 +189,12 @@ impl Default for Objects {
     fn default() -> Self {
         Self { crypto_in_process: true }
     }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Memory {
+    pub(super) lock: MemoryLock,
 }
 
 #[derive(Debug, Default, Deserialize)]

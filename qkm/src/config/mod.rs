@@ -21,7 +21,10 @@ use km_core::{
 };
 use transport::{Directory, IdentityRule, TlsFiles};
 
-use crate::fault::{Code, Failure};
+use crate::{
+    fault::{Code, Failure},
+    hardening::MemoryLock,
+};
 pub use file::{Front, Module};
 
 /// A complete configuration with comments, as `qkm config example` prints it.
@@ -63,6 +66,8 @@ pub struct Config {
     pub operator: Option<TlsFiles>,
     /// Whether this process uses keys where the token cannot.
     pub crypto_in_process: bool,
+    /// Whether memory is locked.
+    pub memory_lock: MemoryLock,
     /// Leaves the process open to debuggers of the same user.
     pub dumpable: bool,
     /// The clusters we share pools with.

@@ -6,6 +6,7 @@
 //! token is logged in to, and seals and opens a test value that is kept nowhere.
 
 mod certificates;
+mod host;
 
 use std::{
     fmt,
@@ -117,6 +118,7 @@ pub async fn examine(path: &Path) -> Report {
         report.say(if ready { Level::Ok } else { Level::Warning }, text);
     }
     certificates::check(&config, &mut report);
+    host::check(&config, &mut report);
     folder(&config, &mut report);
     let token = token(&config, &mut report).await;
     random(&config, token.clone(), &mut report).await;

@@ -15,7 +15,7 @@ use relay::LinkView;
 use transport::{HandshakeFailure, ListenerStats};
 
 use super::{Labels, Metric};
-use crate::serve::Inside;
+use crate::{hardening, serve::Inside};
 
 pub(super) fn all(inside: &Inside) -> Vec<Metric> {
     let mut metrics = process(inside);
@@ -52,6 +52,13 @@ fn process(inside: &Inside) -> Vec<Metric> {
             vec![(Vec::new(), yes(inside.health.store_ready()))],
         ),
     ];
+    if let Some(bytes) = hardening::locked_bytes() {
+        metrics.push(Metric::gauge(
+            "qkm_memory_locked_bytes",
+            "Mapped memory that the kernel may not swap out; 0 when it could not be locked.",
+            vec![(Vec::new(), bytes as f64)],
+        ));
+    }
     if let Some(bytes) = resident_bytes() {
         metrics.push(Metric::gauge(
             "process_resident_memory_bytes",
@@ -141,9 +148,7 @@ fn tokens(inside: &Inside) -> Vec<Metric> {
 
 /// Resident memory as the kernel counts it.
 fn resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    let kib: u64 = hardening::status_line("VmRSS:")?.strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024)
 }
 
