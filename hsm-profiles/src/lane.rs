@@ -1,5 +1,5 @@
 //! One session at work. Enter through [`Lane`]; sealing and opening are in `lane/seal.rs`, keys
-//! of applications in `lane/using.rs`.
+//! of applications in `lane/using.rs`, data kept in the token in `lane/object.rs`.
 //!
 //! cryptoki asks for the output length before each operation. SoftHSM answers that on the host,
 //! without cryptography: raw calls that do not ask measured the same within 3 %. For an HSM that
@@ -22,6 +22,7 @@ use crate::profile::{LoginUser, Profile};
 
 mod action;
 mod gcm;
+mod object;
 mod seal;
 mod using;
 

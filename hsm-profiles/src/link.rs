@@ -14,7 +14,7 @@ use cryptoki::error::{Error, RvError};
 use cryptoki::session::Session;
 use cryptoki::slot::{Limit, Slot, TokenInfo};
 use cryptoki::types::RawAuthPin;
-use km_core::hsm::{HsmError, HsmStatus, KekId, KekInfo};
+use km_core::hsm::{HsmError, HsmStatus, KekId, KekInfo, TokenRoom};
 use tracing::info;
 
 use crate::config::TokenConfig;
@@ -446,6 +446,14 @@ impl Link {
         KekSet::find(session, &self.config.kek_label, &self.profile.seal, counts)
     }
 
+    /// What the token says of its memory for private objects.
+    pub(crate) fn room(&self, lane: &Lane) -> Result<TokenRoom, OpError> {
+        let info = self.library.pkcs11.get_token_info(lane.connection.slot)?;
+        let bytes = |known: Option<usize>| known.map(|bytes| bytes as u64);
+        let (free, total) = (info.free_private_memory(), info.total_private_memory());
+        Ok(TokenRoom { free_bytes: bytes(free), total_bytes: bytes(total) })
+    }
+
     /// A sentence about a PKCS#11 error that waiting may mend.
     pub(crate) fn explain(&self, what: &str, error: &Error) -> HsmError {
         HsmError::Unavailable(format!(
@@ -504,6 +512,7 @@ fn sentence(error: &HsmError) -> &str {
         | HsmError::Refused(what)
         | HsmError::Input(what)
         | HsmError::Unsupported(what)
+        | HsmError::Full(what)
         | HsmError::Setup(what) => what,
     }
 }

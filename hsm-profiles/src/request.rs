@@ -4,7 +4,7 @@
 //! method in `token`. Requests also travel to a process of their own as they are (see `wire`), so
 //! every part must be serde; clear bytes stay [`ClearBytes`], marked `with = "wire::clear"`.
 
-use km_core::hsm::{HsmError, KekId, KekInfo, MadeKey, Sealed, TokenKey};
+use km_core::hsm::{HsmError, KekId, KekInfo, MadeKey, Sealed, TokenKey, TokenRoom};
 use km_core::material::ClearBytes;
 use km_core::usage::{Action, KeyKind};
 use serde::{Deserialize, Serialize};
@@ -42,6 +42,20 @@ pub(crate) enum Request {
     CreateKek,
     /// Answered by [`Response::Done`].
     DestroyKek { kek: KekInfo },
+    /// Answered by [`Response::Done`].
+    StoreObject {
+        name: String,
+        #[serde(with = "wire::clear")]
+        clear: ClearBytes,
+    },
+    /// Answered by [`Response::Clear`].
+    ReadObject { name: String },
+    /// Answered by [`Response::Done`].
+    DeleteObject { name: String },
+    /// Answered by [`Response::Names`].
+    ObjectNames { prefix: String },
+    /// Answered by [`Response::Room`].
+    Room,
     /// Looks for KEKs that others made in the token. Answered by [`Response::Done`].
     FindKeks,
     /// Answered by [`Response::Made`].
@@ -79,6 +93,8 @@ pub(crate) enum Response {
     Kek(KekInfo),
     Keks(Vec<KekInfo>),
     Made(MadeKey),
+    Names(Vec<String>),
+    Room(TokenRoom),
     Done,
 }
 
@@ -89,7 +105,10 @@ impl Request {
             Self::Seal { aad, clear } => aad.len() + clear.len(),
             Self::Open { aad, sealed } => aad.len() + sealed.ciphertext.len(),
             Self::Random { len } => *len as usize,
-            Self::Probe | Self::Keks | Self::FindKeks => 0,
+            Self::StoreObject { name, clear } => name.len() + clear.len(),
+            Self::ReadObject { name } | Self::DeleteObject { name } => name.len(),
+            Self::ObjectNames { prefix } => prefix.len(),
+            Self::Probe | Self::Keks | Self::FindKeks | Self::Room => 0,
             Self::CreateKek | Self::DestroyKek { .. } => 0,
             Self::MakeKey { aad, .. } => aad.len(),
             Self::UseKey { key, input, .. } => key.sealed.ciphertext.len() + input.len(),
@@ -103,7 +122,10 @@ impl Request {
     pub(crate) fn is_repeatable(&self) -> bool {
         match self {
             Self::Seal { .. } | Self::Open { .. } | Self::Random { .. } => true,
-            Self::Probe | Self::Keks | Self::FindKeks => true,
+            Self::Probe | Self::Keks | Self::FindKeks | Self::Room => true,
+            Self::ReadObject { .. } | Self::ObjectNames { .. } => true,
+            // An equal object of that name is left as it is, and names are used once.
+            Self::StoreObject { .. } | Self::DeleteObject { .. } => true,
             // What is destroyed already is no error.
             Self::DestroyKek { .. } => true,
             // A key that was made and not answered is nobody's, and gone with its session.
@@ -115,7 +137,12 @@ impl Request {
 
     /// Whether each of several tokens must do it.
     pub(crate) fn is_for_all(&self) -> bool {
-        matches!(self, Self::DestroyKek { .. } | Self::ForgetKey { .. })
+        match self {
+            Self::DestroyKek { .. } | Self::ForgetKey { .. } => true,
+            // Whichever token is asked later has to have it.
+            Self::StoreObject { .. } | Self::DeleteObject { .. } => true,
+            _ => false,
+        }
     }
 
     /// The KEK it needs, where that is not the one that seals.
@@ -143,6 +170,9 @@ impl Request {
                 check_sizes(profile, aad, message)
             }
             Self::Random { len } => check_sizes(profile, &[], *len as usize),
+            Self::StoreObject { clear, .. } => check_sizes(profile, &[], clear.len()),
+            Self::ReadObject { .. } | Self::DeleteObject { .. } => Ok(()),
+            Self::ObjectNames { .. } | Self::Room => Ok(()),
             Self::Probe | Self::Keks | Self::FindKeks => Ok(()),
             Self::CreateKek | Self::DestroyKek { .. } => Ok(()),
             Self::MakeKey { .. } | Self::RewrapKey { .. } | Self::ForgetKey { .. } => Ok(()),
@@ -209,6 +239,20 @@ impl Response {
         }
     }
 
+    pub(crate) fn names(self) -> Result<Vec<String>, HsmError> {
+        match self {
+            Self::Names(names) => Ok(names),
+            other => Err(other.unexpected()),
+        }
+    }
+
+    pub(crate) fn room(self) -> Result<TokenRoom, HsmError> {
+        match self {
+            Self::Room(room) => Ok(room),
+            other => Err(other.unexpected()),
+        }
+    }
+
     pub(crate) fn done(self) -> Result<(), HsmError> {
         match self {
             Self::Done => Ok(()),
@@ -231,6 +275,8 @@ impl Response {
             Self::Kek(_) => "a KEK",
             Self::Keks(_) => "a list of KEKs",
             Self::Made(_) => "a key",
+            Self::Names(_) => "names",
+            Self::Room(_) => "its room",
             Self::Done => "nothing but success",
         };
         HsmError::Unavailable(format!("the HSM worker answered another question, with {kind}"))

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use km_core::hsm::{Hsm, HsmError, HsmStatus, KekId, KekInfo, MadeKey, Sealed, TokenKey};
+use km_core::hsm::{
+    Hsm, HsmError, HsmStatus, KekId, KekInfo, MadeKey, Sealed, TokenKey, TokenRoom,
+};
 use km_core::material::ClearBytes;
 use km_core::usage::{Action, KeyKind};
 
@@ -147,5 +149,26 @@ impl Hsm for Token {
     async fn forget_key(&self, name: &[u8]) {
         // A token that is away has lost its sessions, and the key with them.
         let _ = self.ask(Request::ForgetKey { name: name.to_vec() }).await;
+    }
+
+    async fn store_object(&self, name: &str, clear: &ClearBytes) -> Result<(), HsmError> {
+        let (name, clear) = (name.to_owned(), clear.expose(ClearBytes::copy_from));
+        self.ask(Request::StoreObject { name, clear }).await?.done()
+    }
+
+    async fn read_object(&self, name: &str) -> Result<ClearBytes, HsmError> {
+        self.ask(Request::ReadObject { name: name.to_owned() }).await?.clear()
+    }
+
+    async fn delete_object(&self, name: &str) -> Result<(), HsmError> {
+        self.ask(Request::DeleteObject { name: name.to_owned() }).await?.done()
+    }
+
+    async fn object_names(&self, prefix: &str) -> Result<Vec<String>, HsmError> {
+        self.ask(Request::ObjectNames { prefix: prefix.to_owned() }).await?.names()
+    }
+
+    async fn room(&self) -> Result<TokenRoom, HsmError> {
+        self.ask(Request::Room).await?.room()
     }
 }

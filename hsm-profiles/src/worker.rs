@@ -100,6 +100,22 @@ impl Worker {
             Request::Keks => {
                 self.retried(|lane| Ok(lane.connection.keks.list())).map(Response::Keks)
             }
+            Request::StoreObject { name, clear } => {
+                self.retried(|lane| lane.store_object(&name, &clear)).map(|()| Response::Done)
+            }
+            Request::ReadObject { name } => {
+                self.retried(|lane| lane.read_object(&name)).map(Response::Clear)
+            }
+            Request::DeleteObject { name } => {
+                self.retried(|lane| lane.delete_object(&name)).map(|()| Response::Done)
+            }
+            Request::ObjectNames { prefix } => {
+                self.retried(|lane| lane.object_names(&prefix)).map(Response::Names)
+            }
+            Request::Room => {
+                let link = Arc::clone(&self.link);
+                self.retried(|lane| link.room(lane)).map(Response::Room)
+            }
             Request::FindKeks => {
                 let link = Arc::clone(&self.link);
                 self.retried(|lane| link.find_again(lane)).map(|()| Response::Done)

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     epoch::Pin,
-    hsm::Sealed,
     ids::{BlockId, ClusterId},
+    payload::Payload,
     provenance::Provenance,
 };
 
@@ -36,21 +36,21 @@ pub struct BlockHeader {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SealedBlock {
     header: BlockHeader,
-    sealed: Sealed,
+    payload: Payload,
     #[serde(skip)]
-    pin: Pin,
+    pins: Vec<Pin>,
 }
 
 impl SealedBlock {
-    pub(crate) fn new(header: BlockHeader, sealed: Sealed, pin: Pin) -> Self {
-        Self { header, sealed, pin }
+    pub(crate) fn new(header: BlockHeader, payload: Payload, pins: Vec<Pin>) -> Self {
+        Self { header, payload, pins }
     }
     /// The public metadata.
     pub fn header(&self) -> &BlockHeader {
         &self.header
     }
-    pub(crate) fn sealed(&self) -> &Sealed {
-        &self.sealed
+    pub(crate) fn payload(&self) -> &Payload {
+        &self.payload
     }
 }
 
@@ -118,6 +118,8 @@ pub struct BlockState {
     pub len: u16,
     /// Bytes before this are assigned or burned; never goes back.
     pub cursor: u16,
+    /// Whether the bits are an object inside the token.
+    pub in_token: bool,
 }
 
 impl BlockState {

@@ -164,6 +164,9 @@ pub enum HsmError {
     /// What the application gave does not fit: padding, tag, length. Nothing is wrong here.
     #[error("the data does not fit: {0}")]
     Input(String),
+    /// The token has no room for another object. Nothing was stored; what is there still is.
+    #[error("the HSM is full: {0}. Destroy objects in it, or store outside it")]
+    Full(String),
     /// The request can never work on this token (mechanism, size, rights, missing KEK).
     #[error("the HSM cannot do this: {0}")]
     Unsupported(String),
@@ -183,6 +186,15 @@ pub struct HsmStatus {
     pub serial: String,
     /// One line for a person: why it is not ready, or the library's description.
     pub detail: String,
+}
+
+/// Memory of the token for private objects, as far as it tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenRoom {
+    /// Bytes free.
+    pub free_bytes: Option<u64>,
+    /// Bytes altogether.
+    pub total_bytes: Option<u64>,
 }
 
 /// One token (or HSM cluster) with the KEKs of this KM.
@@ -250,6 +262,32 @@ pub trait Hsm: Send + Sync + 'static {
     /// Makes a KEK with a number above all others. From now on it seals.
     async fn create_kek(&self) -> Result<KekInfo, HsmError> {
         Err(HsmError::Unsupported("this HSM makes no KEKs".into()))
+    }
+
+    /// Keeps `clear` inside the token, in every one of several, as a private object. Names are
+    /// given once: an equal object of that name is left as it is, another one refused. Slow.
+    async fn store_object(&self, _name: &str, _clear: &ClearBytes) -> Result<(), HsmError> {
+        Err(HsmError::Unsupported("this HSM keeps no objects".into()))
+    }
+
+    /// The bytes kept as `name`; [`HsmError::Refused`] when there are none.
+    async fn read_object(&self, _name: &str) -> Result<ClearBytes, HsmError> {
+        Err(HsmError::Unsupported("this HSM keeps no objects".into()))
+    }
+
+    /// Destroys what is kept as `name`. What is not there is no error.
+    async fn delete_object(&self, _name: &str) -> Result<(), HsmError> {
+        Err(HsmError::Unsupported("this HSM keeps no objects".into()))
+    }
+
+    /// The names of the objects kept that begin with `prefix`.
+    async fn object_names(&self, _prefix: &str) -> Result<Vec<String>, HsmError> {
+        Err(HsmError::Unsupported("this HSM keeps no objects".into()))
+    }
+
+    /// How much room the token says it has for objects.
+    async fn room(&self) -> Result<TokenRoom, HsmError> {
+        Err(HsmError::Unsupported("this HSM does not tell its room".into()))
     }
 
     /// Destroys a KEK that does not seal any more, with all that belongs to its epoch. What it

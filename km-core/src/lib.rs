@@ -7,6 +7,7 @@
 
 pub mod audit;
 pub mod block;
+pub mod cabinet;
 pub mod clock;
 pub mod epoch;
 pub mod hsm;
@@ -17,6 +18,7 @@ pub mod ledger;
 pub mod material;
 pub mod module;
 pub mod objects;
+pub mod payload;
 pub mod peer;
 pub mod pool;
 pub mod provenance;

@@ -34,6 +34,17 @@ impl ClearBytes {
         Self(Zeroizing::new(bytes.to_vec()))
     }
 
+    /// None yet, with room for `len` bytes, so that [`ClearBytes::append`] moves none of them.
+    pub(crate) fn with_capacity(len: usize) -> Self {
+        Self(Zeroizing::new(Vec::with_capacity(len)))
+    }
+
+    /// Adds a copy of `other` at the end.
+    pub(crate) fn append(&mut self, other: &Self) {
+        debug_assert!(self.0.capacity() - self.0.len() >= other.len(), "it would leave a copy");
+        self.0.extend_from_slice(&other.0);
+    }
+
     /// The one door to the bytes. They must not outlive the closure.
     pub fn expose<R>(&self, read: impl FnOnce(&[u8]) -> R) -> R {
         read(&self.0)

@@ -246,6 +246,8 @@ impl Supply {
             self.ahead.end_idle();
             for pool in self.pools.values() {
                 pool.sweep();
+                let erasing = pool.clone();
+                tokio::spawn(async move { erasing.destroy_erased().await });
                 let (own, peer) = (pool.own_bytes(), pool.peer_bytes());
                 if own < (own + peer) / OWN_SHARE {
                     pool.ask_blocks(ASK_BLOCKS);
@@ -259,6 +261,7 @@ impl Supply {
         self.ahead.end_all();
         for pool in self.pools.values() {
             pool.settled().await;
+            pool.destroy_erased().await;
         }
     }
 

@@ -11,7 +11,7 @@ use std::sync::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    block::{BlockHeader, SealedBlock},
+    cabinet::Cabinet,
     epoch::{Epochs, Pin},
     hsm::{Hsm, HsmError, HsmStatus, KekId, Sealed, TokenKey},
     material::ClearBytes,
@@ -136,6 +136,7 @@ pub struct Vault {
     epochs: Option<Arc<Epochs>>,
     refusals: Arc<Refusals>,
     random: Arc<Random>,
+    cabinet: Option<Arc<Cabinet>>,
 }
 
 impl Vault {
@@ -143,12 +144,26 @@ impl Vault {
     /// record key with.
     pub fn new(hsm: Arc<dyn Hsm>) -> Self {
         let random = Arc::new(Random::of_token(hsm.clone()));
-        Self { hsm, epochs: None, refusals: Arc::default(), random }
+        Self { hsm, epochs: None, refusals: Arc::default(), random, cabinet: None }
     }
 
     /// The vault that takes the bytes of new keys from here.
     pub fn with_random(self, random: Arc<Random>) -> Self {
         Self { random, ..self }
+    }
+
+    /// The vault that may keep objects inside the token.
+    pub fn with_cabinet(self, cabinet: Arc<Cabinet>) -> Self {
+        Self { cabinet: Some(cabinet), ..self }
+    }
+
+    pub(crate) fn hsm(&self) -> &dyn Hsm {
+        self.hsm.as_ref()
+    }
+
+    pub(crate) fn cabinet(&self) -> Result<&Cabinet, HsmError> {
+        let none = || HsmError::Unsupported("this KM keeps nothing inside the token".into());
+        self.cabinet.as_deref().ok_or_else(none)
     }
 
     /// The vault whose seals these epochs count.
@@ -162,7 +177,11 @@ impl Vault {
     }
 
     /// Seals under the active epoch, which stays in use until the pin is gone.
-    async fn seal(&self, aad: &[u8], clear: &ClearBytes) -> Result<(Sealed, Pin), HsmError> {
+    pub(crate) async fn seal(
+        &self,
+        aad: &[u8],
+        clear: &ClearBytes,
+    ) -> Result<(Sealed, Pin), HsmError> {
         self.counted(|| self.hsm.seal(aad, clear), |sealed| &sealed.kek).await
     }
 
@@ -190,7 +209,7 @@ impl Vault {
         Err(HsmError::Unavailable("the HSM changes its KEK all the time".into()))
     }
 
-    async fn open(&self, aad: &[u8], sealed: &Sealed) -> Result<ClearBytes, HsmError> {
+    pub(crate) async fn open(&self, aad: &[u8], sealed: &Sealed) -> Result<ClearBytes, HsmError> {
         let opened = self.hsm.open(aad, sealed).await;
         match (opened, &self.epochs) {
             (Err(HsmError::Unsupported(why)), Some(epochs)) => Err(epochs
@@ -212,27 +231,6 @@ impl Vault {
     /// Health of the token; never blocks.
     pub fn status(&self) -> HsmStatus {
         self.hsm.status()
-    }
-
-    /// Seals a block under its header.
-    pub async fn seal_block(
-        &self,
-        header: BlockHeader,
-        clear: &ClearBytes,
-    ) -> Result<SealedBlock, HsmError> {
-        let (sealed, pin) = self.seal(&block_aad(&header), clear).await?;
-        Ok(SealedBlock::new(header, sealed, pin))
-    }
-
-    /// Opens a block.
-    pub async fn open_block(&self, block: &SealedBlock) -> Result<ClearBytes, HsmError> {
-        self.open(&block_aad(block.header()), block.sealed()).await
-    }
-
-    /// The same block under the active epoch.
-    pub(crate) async fn reseal_block(&self, block: &SealedBlock) -> Result<SealedBlock, HsmError> {
-        let clear = self.open_block(block).await?;
-        self.seal_block(block.header().clone(), &clear).await
     }
 
     /// Seals the bytes of the managed object `uid` of `owner`.
@@ -366,11 +364,6 @@ impl Vault {
 fn parse_record_key(record: &Record) -> Result<Sealed, StoreError> {
     postcard::from_bytes(&record.value)
         .map_err(|_| StoreError::Damaged("the record key does not parse".into()))
-}
-
-fn block_aad(header: &BlockHeader) -> Vec<u8> {
-    // Postcard is a fixed function of the value, so equal headers give equal bytes.
-    postcard::to_extend(header, b"qkm block 1\0".to_vec()).unwrap_or_default()
 }
 
 fn object_aad(uid: &str, owner: &str) -> Vec<u8> {

@@ -7,14 +7,34 @@ mod common;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use common::{NORTH, Pair, SOUTH, block, bytes_of, ids_of, random, sae, single_keys};
+use common::{FORMS, NORTH, Pair, SOUTH, block, bytes_of, ids_of, random, sae, single_keys};
 use km_core::{
     key_id::KeyId,
+    payload::Storage,
     pool::{CollectError, PoolError, SuppliedKey},
     store::faulty::Fault,
     supply::{Supply, SupplyError},
 };
 use tokio::sync::mpsc;
+
+/// Each of these in each form in which blocks may be kept.
+macro_rules! in_each_form {
+    ($($name:ident)*) => {
+        mod in_blocks { $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() { super::$name(super::FORMS[0]).await; })* }
+        mod one_by_one { $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() { super::$name(super::FORMS[1]).await; })* }
+        mod in_the_token { $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() { super::$name(super::FORMS[2]).await; })* }
+    };
+}
+in_each_form! {
+    at_whatever_commit_an_end_dies_nothing_is_delivered_twice
+    every_answer_of_the_store_is_survived
+    a_key_whose_mark_is_not_durable_is_not_delivered_and_not_free_again
+    block_numbers_are_never_used_again
+    keys_handed_out_before_the_owner_crashed_are_still_collected
+}
 
 /// Issues and collects until the store of one end dies under it. Tells what was handed out and
 /// what was collected, as an application would know it.
@@ -43,9 +63,8 @@ async fn work(
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn at_whatever_commit_an_end_dies_nothing_is_delivered_twice() {
-    let mut pair = Pair::new().await;
+async fn at_whatever_commit_an_end_dies_nothing_is_delivered_twice(storage: Storage) {
+    let mut pair = Pair::kept_in(storage).await;
     let mut handed_out: BTreeMap<KeyId, Vec<u8>> = BTreeMap::new();
     let mut numbers = Vec::new();
     for round in 0..30 {
@@ -67,6 +86,10 @@ async fn at_whatever_commit_an_end_dies_nothing_is_delivered_twice() {
         }
         pair.crash(victim).await;
         pair.assert_balanced();
+        for end in &pair.ends {
+            end.pool.destroy_erased().await;
+        }
+        pair.assert_nothing_stray_in_the_tokens();
         while let Ok((key, collected)) = heard.try_recv() {
             let bytes = bytes_of(&key);
             after_crash(&pair, &key, collected.is_some()).await;
@@ -104,8 +127,7 @@ async fn after_crash(pair: &Pair, key: &SuppliedKey, collected: bool) {
 }
 
 /// The store answers badly while keys flow. Requests may fail; the account holds and comes right.
-#[tokio::test]
-async fn every_answer_of_the_store_is_survived() {
+async fn every_answer_of_the_store_is_survived(storage: Storage) {
     let faults = [
         Fault::Unavailable,
         Fault::UnknownDropped,
@@ -113,7 +135,7 @@ async fn every_answer_of_the_store_is_survived() {
         Fault::Full,
         Fault::Conflict,
     ];
-    let mut pair = Pair::new().await;
+    let mut pair = Pair::kept_in(storage).await;
     for fault in faults {
         for at in [NORTH, SOUTH] {
             pair.machines[at].disk.inject([fault, Fault::None, fault]);
@@ -131,9 +153,8 @@ async fn every_answer_of_the_store_is_survived() {
 }
 
 /// Nothing leaves on a mark that is not durable, and the mark stays: burned on doubt.
-#[tokio::test]
-async fn a_key_whose_mark_is_not_durable_is_not_delivered_and_not_free_again() {
-    let mut pair = Pair::new().await;
+async fn a_key_whose_mark_is_not_durable_is_not_delivered_and_not_free_again(storage: Storage) {
+    let mut pair = Pair::kept_in(storage).await;
     pair.admit_random(NORTH, 1024).await;
     let keys = single_keys(pair.north(), 1).await.unwrap();
     let south = &pair.south().supply;
@@ -151,9 +172,8 @@ async fn a_key_whose_mark_is_not_durable_is_not_delivered_and_not_free_again() {
 }
 
 /// A number stays used though its block is long gone, over a restart too.
-#[tokio::test]
-async fn block_numbers_are_never_used_again() {
-    let mut pair = Pair::new().await;
+async fn block_numbers_are_never_used_again(storage: Storage) {
+    let mut pair = Pair::kept_in(storage).await;
     let number = pair.admit_random(NORTH, 64).await;
     let keys = single_keys(pair.north(), 2).await.unwrap();
     pair.south().supply.collect(&sae("s1"), None, &ids_of(&keys)).await.unwrap();
@@ -174,9 +194,8 @@ async fn block_numbers_are_never_used_again() {
 
 /// A crash burns what was leased and not known to be handed out, at the owner's end only: what
 /// was handed out can still be collected.
-#[tokio::test]
-async fn keys_handed_out_before_the_owner_crashed_are_still_collected() {
-    let mut pair = Pair::new().await;
+async fn keys_handed_out_before_the_owner_crashed_are_still_collected(storage: Storage) {
+    let mut pair = Pair::kept_in(storage).await;
     pair.admit_random(NORTH, 4096).await;
     let mut run = pair.north().pool.lease(&sae("n1"), &[sae("s1")], 32, 16).await.unwrap();
     let key = run.take().unwrap();

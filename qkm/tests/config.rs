@@ -45,6 +45,8 @@ fn what_the_example_leaves_out_is_the_default() {
     assert_eq!(with.hsm.deadline_ms, without.hsm.deadline_ms);
     assert_eq!(with.hsm.kek_label, without.hsm.kek_label);
     assert_eq!(with.peers[0].max_stored, without.peers[0].max_stored);
+    assert_eq!(with.peers[0].storage, without.peers[0].storage);
+    assert_eq!(with.token_objects, without.token_objects);
     assert_eq!(with.limits, without.limits);
     assert_eq!(with.random.token, without.random.token);
     assert_eq!(with.random.qrng.as_ref().unwrap().deadline, std::time::Duration::from_secs(2));
@@ -57,6 +59,8 @@ fn what_the_example_leaves_out_is_the_default() {
 
 fn is_entry(name: &str) -> bool {
     [
+        "token_objects",
+        "storage",
         "lock",
         "token",
         "path",

@@ -20,6 +20,7 @@ use key_supply::Etsi014;
 use km_core::{
     ids::{ClusterId, LinkId, SaeId},
     material::ClearBytes,
+    payload::Storage,
     pool::{NewBlock, Pool, PoolConfig},
     provenance::Provenance,
     records::Records,
@@ -177,7 +178,13 @@ impl End {
         let record_key = vault.record_key(store.as_ref()).await.unwrap();
         let records = Records::new(store, &record_key);
         let key_ttl = Duration::from_secs(3600);
-        let config = PoolConfig { here: cluster(here), peer: cluster(peer), key_ttl, max_stored };
+        let config = PoolConfig {
+            here: cluster(here),
+            peer: cluster(peer),
+            key_ttl,
+            max_stored,
+            storage: Storage::Blocks,
+        };
         let pool = Pool::open(config, records, vault).await.unwrap();
         let wire = Arc::new(Wire::new(cluster(here)));
         pool.connect(wire.clone());

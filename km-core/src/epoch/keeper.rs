@@ -202,10 +202,10 @@ impl Keeper {
         look: &Look,
     ) -> Result<Option<(KekId, Moved)>, EpochError> {
         let block: SealedBlock = self.records.decode(&record.key, &record.value)?;
-        let (id, kek) = (block.header().id, block.sealed().kek.clone());
-        if !look.seals(&kek) {
+        let id = block.header().id;
+        let Some(kek) = block.payload().keks().find(|kek| look.seals(kek)).cloned() else {
             return Ok(None);
-        }
+        };
         let refused = |error: HsmError| {
             self.vault.note_refusal(Kind::Block, &id.to_string(), &error);
             Ok(Some((kek.clone(), Moved::Refused)))

@@ -52,15 +52,20 @@ impl Pool {
             module: block.module,
             received_ms: now_ms(),
         };
-        let sealed = self.vault.seal_block(header, &block.clear).await?;
+        let sealed = self.vault.seal_block(header, &block.clear, self.config.storage).await?;
         drop(block.clear);
         let phase = if block.confirmed { Phase::Stored } else { Phase::Agreed };
-        let state = BlockState { phase, owner: block.owner, transfers: 0, len, cursor: 0 };
+        let object = sealed.payload().object().map(str::to_owned);
+        let in_token = object.is_some();
+        let state =
+            BlockState { phase, owner: block.owner, transfers: 0, len, cursor: 0, in_token };
         let ticket = {
             let mut tables = self.tables();
             if !tables.claim_number(number) {
+                tables.doomed.extend(object);
                 return Err(PoolError::Block(number, "was used before, or is too large"));
             }
+            tables.kept.extend(object.map(|name| (number, name)));
             let payload_key = keys::payload(self.tag, number);
             let payload = self.records.encode(&payload_key, &sealed);
             let high_key = keys::high(self.tag);
@@ -299,6 +304,8 @@ impl Pool {
         let erased = finished.map(|state| state.phase.after(Step::Erase));
         if matches!(erased, Some(Ok(None))) && !tables.has_runs(id) {
             tables.set_block(number, None);
+            let object = tables.kept.remove(&number);
+            tables.doomed.extend(object);
             let state_key = keys::state(self.tag, number);
             change.records.retain(|(key, _)| *key != state_key);
             change.records.push((state_key, None));

@@ -9,7 +9,7 @@ use std::{
 use tokio::sync::OwnedMutexGuard;
 
 use super::{
-    OpenBlock, Pool, PoolError, SuppliedKey,
+    OpenRun, Pool, PoolError, SuppliedKey,
     issue::spoiled,
     keys,
     tables::{Collecting, Tables},
@@ -286,7 +286,7 @@ impl Reservation {
     /// Reads the bytes; nothing is delivered yet.
     pub async fn open(&self) -> Result<Vec<SuppliedKey>, PoolError> {
         let mut opened = Vec::with_capacity(self.keys.len());
-        let mut held: Option<(RunId, OwnedMutexGuard<Option<OpenBlock>>)> = None;
+        let mut held: Option<(RunId, OwnedMutexGuard<Option<OpenRun>>)> = None;
         for (id, run_id, _) in &self.keys {
             if held.as_ref().is_none_or(|(at, _)| at != run_id) {
                 drop(held.take());
@@ -379,7 +379,7 @@ impl Drop for Reservation {
 
 impl Pool {
     /// The clear bytes of a run, opened once for all who collect from it.
-    async fn clear_run(&self, id: RunId) -> Result<OwnedMutexGuard<Option<OpenBlock>>, PoolError> {
+    async fn clear_run(&self, id: RunId) -> Result<OwnedMutexGuard<Option<OpenRun>>, PoolError> {
         let (cell, spec) = {
             let tables = self.tables();
             let run = tables.collecting.get(&id).ok_or(gone(id))?;
@@ -388,7 +388,7 @@ impl Pool {
         let mut open = cell.lock_owned().await;
         if open.is_none() {
             let number = id.block.number;
-            let opened = self.open_block(number).await.and_then(|block| block.run_of(&spec));
+            let opened = self.open_run(&spec).await;
             if let Err(error) = &opened
                 && spoiled(error)
             {

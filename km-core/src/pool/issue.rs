@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use super::{OpenBlock, Pool, PoolError, SuppliedKey, keys, order::Place, tables::Tables};
+use super::{OpenRun, Pool, PoolError, SuppliedKey, keys, order::Place, tables::Tables};
 use crate::{
     clock::now_ms,
     hsm::HsmError,
@@ -26,7 +26,7 @@ use crate::{
 #[derive(Debug)]
 pub struct IssuerRun {
     spec: RunSpec,
-    open: OpenBlock,
+    open: OpenRun,
     next: u16,
     stale_at: Instant,
 }
@@ -184,7 +184,7 @@ impl Pool {
         spec: &RunSpec,
         ticket: Ticket,
         place: Place,
-    ) -> Result<OpenBlock, PoolError> {
+    ) -> Result<OpenRun, PoolError> {
         self.durable(ticket).await?;
         let Some(peer) = self.peer.get() else { return Err(PoolError::NoKeys) };
         place.turn().await;
@@ -198,9 +198,9 @@ impl Pool {
                 Poll::Pending => assigning.await,
             }
         };
-        let (assigned, block) = tokio::join!(answered, self.open_block(spec.id.block.number));
+        let (assigned, open) = tokio::join!(answered, self.open_run(spec));
         assigned?;
-        block?.run_of(spec)
+        open
     }
 
     /// Ends a run: what was not handed out is burned at both ends.
@@ -253,14 +253,4 @@ pub(super) fn spoiled(error: &PoolError) -> bool {
             | PoolError::Hsm(HsmError::Refused(_))
             | PoolError::Record(RecordError::Damaged { .. } | RecordError::Newer { .. })
     )
-}
-
-impl OpenBlock {
-    /// The bytes of one run; the rest of the block is overwritten.
-    pub(super) fn run_of(self, spec: &RunSpec) -> Result<Self, PoolError> {
-        let start = usize::from(spec.id.offset);
-        let clear = self.clear.slice(start..start + spec.bytes() as usize);
-        let short = PoolError::Block(spec.id.block.number, "is shorter than its record says");
-        Ok(Self { clear: clear.ok_or(short)?, provenance: self.provenance })
-    }
 }

@@ -3,6 +3,7 @@
 //! - `tables`: what is in memory, and the one place its counters change.
 //! - `blocks`: taking blocks in, confirming, giving, erasing.
 //! - `issue`: leasing runs from blocks this end owns.
+//! - `kept`: blocks kept inside the token.
 //! - `order`: runs leave for the peer in the order they were reserved.
 //! - `collect`: runs the peer owns, collected by ID.
 //! - `reseal`: blocks under a new KEK.
@@ -14,6 +15,7 @@
 mod blocks;
 mod collect;
 mod issue;
+mod kept;
 pub(crate) mod keys;
 mod order;
 mod reseal;
@@ -35,16 +37,18 @@ pub use trace::{KeyState, KeyTrace, RunTrace};
 
 use crate::{
     block::{BlockState, SealedBlock},
+    cabinet::Cabinet,
     hsm::HsmError,
     ids::{ClusterId, PoolTag},
     journal::{Change, Journal, Ticket},
     key_id::KeyId,
     ledger::{Ledger, bits},
     material::ClearBytes,
+    payload::Storage,
     peer::{AssignError, PeerLink},
     provenance::Provenance,
     records::{RecordError, Records},
-    run::{RunRecord, Side},
+    run::{RunRecord, RunSpec, Side},
     vault::{Kind, Vault},
 };
 use tables::Tables;
@@ -64,6 +68,8 @@ pub struct PoolConfig {
     pub key_ttl: Duration,
     /// Stop taking keys in at this many stored bytes.
     pub max_stored: u64,
+    /// How new blocks are kept.
+    pub storage: Storage,
 }
 
 /// Why a pool did not do it.
@@ -134,9 +140,9 @@ pub struct PoolView {
     pub link_up: bool,
 }
 
-/// Clear bytes of a block or run, with how they came to be.
+/// Clear bytes of a run, with how they came to be.
 #[derive(Debug)]
-struct OpenBlock {
+struct OpenRun {
     clear: ClearBytes,
     provenance: Arc<Provenance>,
 }
@@ -204,6 +210,7 @@ impl Pool {
                         old ones were put back";
             return Err(RecordError::damaged(&keys::ledger(tag), what));
         }
+        tables.kept = kept::names(&records, tag, &tables).await?;
         let journal = Journal::start(records.clone(), keys::ledger(tag), ledger);
         let pool = Arc::new(Self {
             config,
@@ -218,12 +225,13 @@ impl Pool {
             changed: tokio::sync::Notify::new(),
             counters: PoolCounters::default(),
         });
+        pool.compare_with_token().await;
         pool.recover(left_open);
         pool.journal.settled().await;
         Ok(pool)
     }
 
-    fn recover(&self, left_open: Vec<crate::run::RunSpec>) {
+    fn recover(&self, left_open: Vec<RunSpec>) {
         for spec in left_open {
             tracing::info!(block = %spec.id.block, keys = spec.count, "burning a run left open");
             let mut tables = self.tables();
@@ -268,7 +276,9 @@ impl Pool {
 
     /// Whether there is room for more blocks when `slack` bytes above the bound do no harm.
     pub fn has_room_beyond(&self, slack: u64) -> bool {
-        self.tables().stored_bytes() < self.config.max_stored.saturating_add(slack)
+        let kept = self.config.storage != Storage::Token
+            || self.vault.cabinet().is_ok_and(Cabinet::has_room);
+        kept && self.tables().stored_bytes() < self.config.max_stored.saturating_add(slack)
     }
 
     /// Bytes this end may assign from now.
@@ -348,22 +358,26 @@ impl Pool {
             .map_err(|_| PoolError::NotDurable)
     }
 
-    async fn open_block(&self, number: u64) -> Result<OpenBlock, PoolError> {
+    /// The clear bytes of a run.
+    async fn open_run(&self, spec: &RunSpec) -> Result<OpenRun, PoolError> {
+        let number = spec.id.block.number;
+        let start = usize::from(spec.id.offset);
+        let range = start..start + spec.bytes() as usize;
         let block = self.sealed_block(number).await?;
-        let clear = match self.vault.open_block(&block).await {
+        let clear = match self.vault.open_part(&block, range.clone()).await {
             Err(error) => {
                 // It may have been sealed anew, and the old KEK destroyed, since it was read.
                 let again = self.sealed_block(number).await?;
                 let done = match again == block {
                     true => Err(error),
-                    false => self.vault.open_block(&again).await,
+                    false => self.vault.open_part(&again, range).await,
                 };
                 let name = block.header().id.to_string();
                 done.inspect_err(|error| self.vault.note_refusal(Kind::Block, &name, error))?
             }
             Ok(clear) => clear,
         };
-        Ok(OpenBlock { clear, provenance: Arc::new(block.header().provenance.clone()) })
+        Ok(OpenRun { clear, provenance: Arc::new(block.header().provenance.clone()) })
     }
 
     async fn sealed_block(&self, number: u64) -> Result<SealedBlock, PoolError> {

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::Mutex as AsyncMutex;
 
-use super::OpenBlock;
+use super::OpenRun;
 use crate::{
     block::BlockState,
     ids::{ClusterId, MAX_BLOCK_NUMBER},
@@ -36,7 +36,7 @@ pub(super) struct Collecting {
     pub(super) pending: BTreeSet<(usize, u16)>,
     pub(super) expires_ms: u64,
     /// The run's clear bytes once the first key was asked for; dropped when nobody asks.
-    pub(super) open: Arc<AsyncMutex<Option<OpenBlock>>>,
+    pub(super) open: Arc<AsyncMutex<Option<OpenRun>>>,
     pub(super) used: Instant,
 }
 
@@ -97,6 +97,10 @@ pub(super) struct Tables {
     taken: BTreeSet<u64>,
     /// Blocks the peer refused lately, and when.
     aside: BTreeMap<u64, Instant>,
+    /// Names of the objects in the token, by block.
+    pub(super) kept: BTreeMap<u64, String>,
+    /// Names of objects to be destroyed.
+    pub(super) doomed: Vec<String>,
     pub(super) issuing: BTreeMap<RunId, RunSpec>,
     pub(super) collecting: BTreeMap<RunId, Collecting>,
 }
@@ -115,6 +119,8 @@ impl Tables {
             high_at_open: 0,
             taken: BTreeSet::new(),
             aside: BTreeMap::new(),
+            kept: BTreeMap::new(),
+            doomed: Vec::new(),
             issuing: BTreeMap::new(),
             collecting: BTreeMap::new(),
         }

@@ -13,6 +13,7 @@ use std::{
 use super::unpaired::Unpaired;
 use crate::{
     ids::SaeId,
+    payload::Storage,
     peer::AssignError,
     pool::{IssuerRun, Pool, PoolError, SuppliedKey},
     run::MAX_RUN_KEYS,
@@ -275,6 +276,10 @@ impl Queue {
     fn next_size(&self, need: u16) -> u16 {
         let mut state = self.state();
         let missing = u32::from(need).saturating_sub(state.left()) as u16;
+        // Keys sealed one by one are opened when somebody asks for them.
+        if matches!(self.pairing.pool.config().storage, Storage::Each(_)) {
+            return missing.clamp(1, MAX_RUN_KEYS);
+        }
         let stock = self.pairing.pool.own_bytes() / u64::from(self.pairing.key_len) / STOCK_SHARE;
         let ahead = state.run_keys.min(stock.min(u64::from(MAX_RUN_KEYS)) as u16);
         state.run_keys = state.run_keys.saturating_mul(2).max(missing).min(MAX_RUN_KEYS);

@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use async_trait::async_trait;
@@ -12,11 +15,17 @@ use km_core::{
     material::ClearBytes,
 };
 
-pub struct SoftHsm(Mutex<BTreeMap<u64, (KekId, Arc<LessSafeKey>)>>);
+pub struct SoftHsm {
+    keks: Mutex<BTreeMap<u64, (KekId, Arc<LessSafeKey>)>>,
+    objects: Mutex<BTreeMap<String, Vec<u8>>>,
+    /// Bytes opened so far.
+    pub opened: AtomicUsize,
+}
 
 impl SoftHsm {
     pub fn new() -> Arc<Self> {
-        let hsm = Self(Mutex::default());
+        let (keks, objects) = (Mutex::default(), Mutex::default());
+        let hsm = Self { keks, objects, opened: AtomicUsize::new(0) };
         hsm.make();
         Arc::new(hsm)
     }
@@ -24,7 +33,7 @@ impl SoftHsm {
     /// A new KEK, which seals from now on.
     pub fn make(&self) -> KekInfo {
         let key = UnboundKey::new(&AES_256_GCM, &super::random(32)).unwrap();
-        let mut keks = self.0.lock().unwrap();
+        let mut keks = self.keks.lock().unwrap();
         let number = keks.keys().next_back().map_or(1, |last| last + 1);
         let id = u128::from_be_bytes(super::random(16).try_into().unwrap());
         let id = KekId(format!("{id:032x}"));
@@ -32,8 +41,13 @@ impl SoftHsm {
         KekInfo { id, number }
     }
 
+    /// The objects it keeps.
+    pub fn objects(&self) -> MutexGuard<'_, BTreeMap<String, Vec<u8>>> {
+        self.objects.lock().unwrap()
+    }
+
     fn key(&self, id: &KekId) -> Result<Arc<LessSafeKey>, HsmError> {
-        let keks = self.0.lock().unwrap();
+        let keks = self.keks.lock().unwrap();
         let found = keks.values().find(|(kek, _)| kek == id).map(|(_, key)| key.clone());
         found.ok_or_else(|| HsmError::Unsupported(format!("no KEK {}", id.0)))
     }
@@ -42,7 +56,7 @@ impl SoftHsm {
 #[async_trait]
 impl Hsm for SoftHsm {
     fn current_kek(&self) -> KekId {
-        self.0.lock().unwrap().values().next_back().unwrap().0.clone()
+        self.keks.lock().unwrap().values().next_back().unwrap().0.clone()
     }
 
     async fn seal(&self, aad: &[u8], clear: &ClearBytes) -> Result<Sealed, HsmError> {
@@ -63,6 +77,7 @@ impl Hsm for SoftHsm {
         let clear = key.open_in_place(nonce, Aad::from(aad), &mut bytes).map_err(refused)?;
         let len = clear.len();
         bytes.truncate(len);
+        self.opened.fetch_add(len, Relaxed);
         Ok(ClearBytes::from_vec(bytes))
     }
 
@@ -80,7 +95,7 @@ impl Hsm for SoftHsm {
     }
 
     async fn keks(&self) -> Result<Vec<KekInfo>, HsmError> {
-        let keks = self.0.lock().unwrap();
+        let keks = self.keks.lock().unwrap();
         let info =
             |(number, (id, _)): (&u64, &(KekId, _))| KekInfo { id: id.clone(), number: *number };
         Ok(keks.iter().map(info).collect())
@@ -91,7 +106,34 @@ impl Hsm for SoftHsm {
     }
 
     async fn destroy_kek(&self, kek: &KekInfo) -> Result<(), HsmError> {
-        self.0.lock().unwrap().retain(|_, (id, _)| *id != kek.id);
+        self.keks.lock().unwrap().retain(|_, (id, _)| *id != kek.id);
         Ok(())
+    }
+
+    async fn store_object(&self, name: &str, clear: &ClearBytes) -> Result<(), HsmError> {
+        let bytes = clear.expose(<[u8]>::to_vec);
+        let mut objects = self.objects();
+        match objects.get(name) {
+            Some(kept) if *kept != bytes => Err(HsmError::Unsupported("taken".into())),
+            _ => {
+                objects.insert(name.to_owned(), bytes);
+                Ok(())
+            }
+        }
+    }
+
+    async fn read_object(&self, name: &str) -> Result<ClearBytes, HsmError> {
+        let missing = || HsmError::Refused("no such object".into());
+        self.objects().get(name).map(|kept| ClearBytes::copy_from(kept)).ok_or_else(missing)
+    }
+
+    async fn delete_object(&self, name: &str) -> Result<(), HsmError> {
+        self.objects().remove(name);
+        Ok(())
+    }
+
+    async fn object_names(&self, prefix: &str) -> Result<Vec<String>, HsmError> {
+        let objects = self.objects();
+        Ok(objects.keys().filter(|name| name.starts_with(prefix)).cloned().collect())
     }
 }

@@ -9,6 +9,7 @@ pub mod wire;
 use std::{sync::Arc, time::Duration};
 
 use km_core::{
+    cabinet::Cabinet,
     epoch::{EpochError, EpochPolicy, Epochs, Keeper},
     hsm::Hsm,
     ids::{BlockId, ClusterId, LinkId, SaeId},
@@ -16,6 +17,7 @@ use km_core::{
     key_id::KeyId,
     material::ClearBytes,
     objects::Objects,
+    payload::Storage,
     pool::{self, NewBlock, Pool, PoolConfig, PoolError, SuppliedKey},
     provenance::Provenance,
     records::{RecordError, Records},
@@ -29,6 +31,11 @@ use km_core::{
 pub use hsm::SoftHsm;
 pub use life::Life;
 pub use wire::{Chaos, Wire};
+
+/// Most objects in a token.
+pub const MOST_OBJECTS: u64 = 100;
+/// Every form in which a block may be kept.
+pub const FORMS: [Storage; 3] = [Storage::Blocks, Storage::Each(32), Storage::Token];
 
 pub type Disk = Arc<FaultyStore<SqliteStore>>;
 
@@ -96,7 +103,9 @@ impl Machine {
         let key = vault.record_key(self.disk.as_ref()).await.unwrap();
         let records = Records::new(through, &key);
         let epochs = Epochs::open(self.hsm.clone(), records.clone(), policy).await?;
-        Ok((records, vault.with_epochs(epochs.clone()), epochs))
+        let cabinet = Arc::new(Cabinet::new(cluster("here"), MOST_OBJECTS));
+        let vault = vault.with_epochs(epochs.clone()).with_cabinet(cabinet);
+        Ok((records, vault, epochs))
     }
 }
 
@@ -154,6 +163,7 @@ pub struct Pair {
     pub machines: [Machine; 2],
     pub ends: [End; 2],
     pub key_ttl: Duration,
+    pub storage: Storage,
     next: u64,
 }
 
@@ -167,10 +177,20 @@ impl Pair {
     }
 
     pub async fn with_ttl(key_ttl: Duration) -> Self {
+        Self::with(key_ttl, Storage::Blocks).await
+    }
+
+    /// Blocks are kept in that form at both ends.
+    pub async fn kept_in(storage: Storage) -> Self {
+        Self::with(Duration::from_secs(3600), storage).await
+    }
+
+    async fn with(key_ttl: Duration, storage: Storage) -> Self {
         let machines = [Machine::new(), Machine::new()];
-        let north = End::open(&machines[0], config(0, key_ttl), registry()).await.unwrap();
-        let south = End::open(&machines[1], config(1, key_ttl), registry()).await.unwrap();
-        let pair = Self { machines, ends: [north, south], key_ttl, next: 1 };
+        let config = |at| PoolConfig { storage, ..config(at, key_ttl) };
+        let north = End::open(&machines[0], config(0), registry()).await.unwrap();
+        let south = End::open(&machines[1], config(1), registry()).await.unwrap();
+        let pair = Self { machines, ends: [north, south], key_ttl, storage, next: 1 };
         pair.join();
         pair
     }
@@ -214,7 +234,8 @@ impl Pair {
     }
 
     pub async fn reopen(&mut self, at: usize) {
-        let end = End::open(&self.machines[at], config(at, self.key_ttl), registry()).await;
+        let config = PoolConfig { storage: self.storage, ..config(at, self.key_ttl) };
+        let end = End::open(&self.machines[at], config, registry()).await;
         self.ends[at] = end.unwrap();
         self.join();
         self.greet();
@@ -249,6 +270,16 @@ impl Pair {
             end.pool.settled().await;
             end.assert_balanced();
             end.assert_durable_account_balances().await;
+            end.pool.destroy_erased().await;
+        }
+        self.assert_nothing_stray_in_the_tokens();
+    }
+
+    /// Each token keeps one object for each block that is kept in it, and no other.
+    pub fn assert_nothing_stray_in_the_tokens(&self) {
+        for (machine, end) in self.machines.iter().zip(&self.ends) {
+            let blocks = if self.storage == Storage::Token { end.pool.view().blocks } else { 0 };
+            assert_eq!(machine.hsm.objects().len(), blocks);
         }
     }
 }
@@ -266,7 +297,7 @@ pub fn block(number: u64, owner: usize, bits: &[u8], confirmed: bool) -> NewBloc
 
 pub fn config(at: usize, key_ttl: Duration) -> PoolConfig {
     let (here, peer) = (cluster(NAMES[at]), cluster(NAMES[1 - at]));
-    PoolConfig { here, peer, key_ttl, max_stored: 64 << 20 }
+    PoolConfig { here, peer, key_ttl, max_stored: 64 << 20, storage: Storage::Blocks }
 }
 
 /// A run of 32-byte keys from n1 to s1.

@@ -5,6 +5,7 @@ use std::{collections::HashMap, fmt, time::Duration};
 use km_core::{
     epoch::{EpochPolicy, MOST_SEALS},
     ids::{ClusterId, PoolTag},
+    payload::Storage,
     random::QrngConfig,
     registry::Registry,
     supply::SupplyLimits,
@@ -55,7 +56,7 @@ pub(super) fn check(file: File) -> Result<Config, Mistake> {
     let random = random(file.random)?;
     let epochs = epochs(file.epochs.as_ref())?;
     let (limits, key_ttl) = supply(file.supply.as_ref())?;
-    let peers = peers(&here, &file.peer, &file.qkd_link)?;
+    let peers = peers(&here, &file.peer, &file.qkd_link, limits.key_size)?;
     if !peers.is_empty() && file.km_link.is_none() {
         return Err(Mistake::new(
             "there are peers but no [km_link]",
@@ -67,6 +68,7 @@ pub(super) fn check(file: File) -> Result<Config, Mistake> {
     Ok(Config {
         cluster: here,
         store: file.store.path,
+        token_objects: file.store.token_objects,
         random,
         epochs,
         limits,
@@ -165,11 +167,12 @@ fn peers(
     here: &ClusterId,
     entries: &[Spanned<file::Peer>],
     links: &[Spanned<file::QkdLink>],
+    key_bits: u32,
 ) -> Result<Vec<Peer>, Mistake> {
     let mut peers: Vec<Peer> = Vec::new();
     let mut tags: HashMap<PoolTag, ClusterId> = HashMap::new();
     for entry in entries {
-        let file::Peer { cluster, address, identity, max_stored_mib } = entry.get_ref();
+        let file::Peer { cluster, address, identity, max_stored_mib, storage } = entry.get_ref();
         if cluster == here {
             let text = format!("{cluster} is this cluster, it cannot be its own peer");
             return Err(Mistake::new(text, "remove the entry").at(entry));
@@ -195,6 +198,11 @@ fn peers(
             address: address.clone(),
             identity: identity.clone(),
             max_stored: max_stored_mib << 20,
+            storage: match storage {
+                file::Storage::Blocks => Storage::Blocks,
+                file::Storage::Each => Storage::Each((key_bits / 8) as u16),
+                file::Storage::Token => Storage::Token,
+            },
             qkd: None,
         });
     }

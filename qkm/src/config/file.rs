@@ -53,6 +53,22 @@ pub(super) struct Cluster {
 #[serde(deny_unknown_fields)]
 pub(super) struct Store {
     pub(super) path: PathBuf,
+    #[serde(default = "token_objects")]
+    pub(super) token_objects: u64,
+}
+
+fn token_objects() -> u64 {
+    200
+}
+
+/// How the blocks of a pool are kept.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Storage {
+    #[default]
+    Blocks,
+    Each,
+    Token,
 }
 
 /// Where the bytes of new keys come from. Sources are mixed, and none replaces another.
@@ -211,6 +227,8 @@ pub(super) struct Peer {
     pub(super) identity: IdentityRule,
     #[serde(default = "max_stored_mib")]
     pub(super) max_stored_mib: u64,
+    #[serde(default)]
+    pub(super) storage: Storage,
 }
 
 fn max_stored_mib() -> u64 {

@@ -15,6 +15,7 @@ use hsm_profiles::{Program, TokenConfig};
 use km_core::{
     epoch::EpochPolicy,
     ids::{ClusterId, LinkId, SaeId},
+    payload::Storage,
     random::QrngConfig,
     registry::Registry,
     supply::SupplyLimits,
@@ -40,6 +41,8 @@ pub struct Config {
     pub cluster: ClusterId,
     /// Directory of the store.
     pub store: PathBuf,
+    /// Most objects kept inside the token.
+    pub token_objects: u64,
     /// The token.
     pub hsm: TokenConfig,
     /// Where random numbers come from.
@@ -109,6 +112,8 @@ pub struct Peer {
     pub identity: IdentityRule,
     /// Most bytes its pool holds.
     pub max_stored: u64,
+    /// How its blocks are kept.
+    pub storage: Storage,
     /// Our end of the QKD link to it.
     pub qkd: Option<QkdLink>,
 }

@@ -15,7 +15,7 @@ pub(crate) fn of_hsm(error: &HsmError) -> Failure {
     let code = match error {
         HsmError::Setup(_) => Code::H001,
         HsmError::Unavailable(_) => Code::H002,
-        HsmError::Unsupported(_) => Code::H003,
+        HsmError::Unsupported(_) | HsmError::Full(_) => Code::H003,
         HsmError::Refused(_) | HsmError::Input(_) => Code::H004,
     };
     Failure::new(code, error)

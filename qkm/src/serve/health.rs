@@ -90,7 +90,12 @@ pub(super) async fn watch(health: Arc<Health>, node: Arc<Node>, shutdown: Shutdo
         }
         // Together: a token that hangs does not hide what the store does.
         let store = node.store.as_ref();
-        tokio::join!(node.hsm().probe(), health.try_store(store), node.random.renew());
+        tokio::join!(
+            node.hsm().probe(),
+            health.try_store(store),
+            node.random.renew(),
+            node.cabinet.look(node.hsm())
+        );
     }
 }
 

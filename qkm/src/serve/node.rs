@@ -10,6 +10,7 @@ use std::{
 use hsm_profiles::Token;
 use km_core::{
     epoch::{Epochs, Keeper},
+    cabinet::Cabinet,
     hsm::Hsm,
     objects::Objects,
     pool::{Pool, PoolConfig},
@@ -38,6 +39,7 @@ pub(crate) struct Node {
     pub(crate) objects: Objects,
     pub(crate) random: Arc<Random>,
     pub(crate) keeper: Arc<Keeper>,
+    pub(crate) cabinet: Arc<Cabinet>,
 }
 
 impl Node {
@@ -47,7 +49,9 @@ impl Node {
         let store = open_store(config).await?;
         let path = config.store_file();
         let random = open_random(config, token.clone())?;
-        let vault = Vault::new(token.clone()).with_random(random.clone());
+        let cabinet = Arc::new(Cabinet::new(config.cluster.clone(), config.token_objects));
+        let vault =
+            Vault::new(token.clone()).with_random(random.clone()).with_cabinet(cabinet.clone());
         let key = vault.record_key(store.as_ref()).await.map_err(|e| of_vault(&path, &e))?;
         let records = Records::new(store.clone(), &key);
         drop(key);
@@ -61,6 +65,7 @@ impl Node {
                 peer: peer.cluster.clone(),
                 key_ttl: config.key_ttl,
                 max_stored: peer.max_stored,
+                storage: peer.storage,
             };
             let pool = Pool::open(settings, records.clone(), vault.clone()).await;
             let pool = pool.map_err(|e| of_record(&path, &e))?;
@@ -76,7 +81,7 @@ impl Node {
         let objects =
             Objects::new(records.clone(), vault.clone()).token_only(!config.crypto_in_process);
         let keeper = Arc::new(Keeper::new(epochs, vault, records, pools, objects.clone()));
-        Ok(Self { token, store, supply, objects, random, keeper })
+        Ok(Self { token, store, supply, objects, random, keeper, cabinet })
     }
 
     /// The token as the domain sees it.

@@ -19,6 +19,7 @@ use km_core::{
     ids::{ClusterId, LinkId, SaeId},
     material::ClearBytes,
     objects::Objects,
+    payload::Storage,
     pool::{NewBlock, Pool, PoolConfig},
     provenance::Provenance,
     records::Records,
@@ -180,8 +181,13 @@ impl End {
         let record_key = vault.record_key(store.as_ref()).await.unwrap();
         let records = Records::new(store, &record_key);
         let key_ttl = Duration::from_secs(3600);
-        let config =
-            PoolConfig { here: cluster(here), peer: cluster(peer), key_ttl, max_stored: 64 << 20 };
+        let config = PoolConfig {
+            here: cluster(here),
+            peer: cluster(peer),
+            key_ttl,
+            max_stored: 64 << 20,
+            storage: Storage::Blocks,
+        };
         let pool = Pool::open(config, records.clone(), vault.clone()).await.unwrap();
         let wire = Arc::new(Wire::new(cluster(here)));
         pool.connect(wire.clone());

@@ -22,6 +22,7 @@ pub(super) fn all(inside: &Inside) -> Vec<Metric> {
     metrics.extend(random(inside));
     metrics.extend(tokens(inside));
     metrics.extend(epochs(inside));
+    metrics.extend(cabinet(inside));
     metrics.extend(pools(inside));
     metrics.extend(links(inside));
     metrics.extend(modules(inside));
@@ -143,6 +144,20 @@ fn tokens(inside: &Inside) -> Vec<Metric> {
             "How often the token's worker process was started again.",
             restarts.collect(),
         ),
+    ]
+}
+
+fn cabinet(inside: &Inside) -> Vec<Metric> {
+    let view = inside.node.cabinet.view();
+    let gauge = |name, help, value: Option<u64>| {
+        let sample = value.map(|value| (Vec::new(), value as f64));
+        Metric::gauge(name, help, sample.into_iter().collect())
+    };
+    vec![
+        gauge("qkm_token_objects", "Blocks kept inside the token.", Some(view.held)),
+        gauge("qkm_token_objects_limit", "Most blocks allowed there.", Some(view.most)),
+        gauge("qkm_token_free_bytes", "As the token says.", view.room.free_bytes),
+        gauge("qkm_token_total_bytes", "As the token says.", view.room.total_bytes),
     ]
 }
 

@@ -1,0 +1,149 @@
+//! What this key manager keeps inside the token, counted. Enter through [`Cabinet`].
+//!
+//! Every object has a name that is used once: pool, block number and random digits. So the
+//! record of a block says exactly which object is its own, and what no record names is left from
+//! a crash and removed at the next start.
+
+use std::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use crate::{
+    hsm::{Hsm, HsmError, TokenRoom},
+    ids::{BlockId, ClusterId, PoolTag},
+    material::ClearBytes,
+};
+
+/// An alarm is raised from this share of the objects allowed.
+const NEARLY_FULL: f64 = 0.9;
+
+/// The objects of one key manager in the token.
+#[derive(Debug)]
+pub struct Cabinet {
+    here: ClusterId,
+    most: u64,
+    held: AtomicU64,
+    room: Mutex<TokenRoom>,
+}
+
+/// A [`Cabinet`] as an operator sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct CabinetView {
+    /// Objects kept.
+    pub held: u64,
+    /// Most objects allowed.
+    pub most: u64,
+    /// What the token says of its memory.
+    pub room: TokenRoom,
+}
+
+impl Cabinet {
+    /// For at most `most` objects of the cluster `here`.
+    pub fn new(here: ClusterId, most: u64) -> Self {
+        Self { here, most, held: AtomicU64::new(0), room: Mutex::default() }
+    }
+
+    /// Whether another object may be kept.
+    pub fn has_room(&self) -> bool {
+        self.held.load(Relaxed) < self.most
+    }
+
+    /// How full it is.
+    pub fn view(&self) -> CabinetView {
+        let room = *self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        CabinetView { held: self.held.load(Relaxed), most: self.most, room }
+    }
+
+    /// Asks the token for its room; call it at intervals. As long as nothing is
+    /// kept there, nothing is asked.
+    pub async fn look(&self, hsm: &dyn Hsm) {
+        if self.held.load(Relaxed) > 0 {
+            let room = hsm.room().await.unwrap_or_default();
+            *self.room.lock().unwrap_or_else(PoisonError::into_inner) = room;
+        }
+    }
+
+    /// What the names of objects of `pool` begin with.
+    fn pool_prefix(&self, pool: PoolTag) -> String {
+        format!("qkm-{}-{:06x}-", self.here, pool.bits())
+    }
+
+    fn prefix(&self, id: BlockId) -> String {
+        format!("{}{}-", self.pool_prefix(id.pool), id.number)
+    }
+
+    /// Whether `name` was given to an object of that block.
+    pub(crate) fn is_of(&self, id: BlockId, name: &str) -> bool {
+        name.strip_prefix(&self.prefix(id)).is_some()
+    }
+
+    /// The names of all objects of `pool` in the token, which count from now on.
+    pub(crate) async fn find(&self, hsm: &dyn Hsm, pool: PoolTag) -> Result<Vec<String>, HsmError> {
+        let names = hsm.object_names(&self.pool_prefix(pool)).await?;
+        self.held.fetch_add(names.len() as u64, Relaxed);
+        Ok(names)
+    }
+
+    /// Keeps the bits of a block; the name it gives is for its record.
+    pub(crate) async fn keep(
+        &self,
+        hsm: &dyn Hsm,
+        id: BlockId,
+        clear: &ClearBytes,
+    ) -> Result<String, HsmError> {
+        let place = self.take_place()?;
+        let digits = uuid::Uuid::new_v4().simple().to_string();
+        let name = format!("{}{digits}", self.prefix(id));
+        // Whether it is there after an error is not known: to remove it does no harm.
+        let kept = hsm.store_object(&name, clear).await;
+        if kept.is_err() {
+            drop(hsm.delete_object(&name).await);
+        }
+        kept?;
+        place.stays();
+        Ok(name)
+    }
+
+    /// Destroys an object; what is not there is no error.
+    pub(crate) async fn remove(&self, hsm: &dyn Hsm, name: &str) -> Result<(), HsmError> {
+        hsm.delete_object(name).await?;
+        let less = |held: u64| Some(held.saturating_sub(1));
+        let _ = self.held.fetch_update(Relaxed, Relaxed, less);
+        Ok(())
+    }
+
+    fn take_place(&self) -> Result<Place<'_>, HsmError> {
+        let one_more = |held: u64| (held < self.most).then_some(held + 1);
+        let before = self.held.fetch_update(Relaxed, Relaxed, one_more).map_err(|_| {
+            HsmError::Full(format!("{} objects are kept in it, as many as allowed", self.most))
+        })?;
+        let warn_at = (self.most as f64 * NEARLY_FULL) as u64;
+        if before < warn_at && before + 1 >= warn_at {
+            tracing::warn!(
+                alarm = "token-nearly-full",
+                held = before + 1,
+                most = self.most,
+                "the token holds nearly as many objects as allowed"
+            );
+        }
+        Ok(Place(Some(&self.held)))
+    }
+}
+
+/// A place taken for an object that may not come to be.
+struct Place<'a>(Option<&'a AtomicU64>);
+
+impl Place<'_> {
+    fn stays(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if let Some(held) = self.0 {
+            held.fetch_sub(1, Relaxed);
+        }
+    }
+}
