@@ -9,8 +9,8 @@ use std::{
 
 use hsm_profiles::Token;
 use km_core::{
-    epoch::{Epochs, Keeper},
     cabinet::Cabinet,
+    epoch::{Epochs, Keeper},
     hsm::Hsm,
     objects::Objects,
     pool::{Pool, PoolConfig},
