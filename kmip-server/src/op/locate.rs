@@ -198,7 +198,8 @@ impl<'a> Search<'a> {
     }
 
     fn has(&self, all: &[Instance], filter: &Attribute) -> bool {
-        let policy = |found: &Instance| matches!(found.attribute, Attribute::OperationPolicyName(_));
+        let policy =
+            |found: &Instance| matches!(found.attribute, Attribute::OperationPolicyName(_));
         if *filter == Attribute::OperationPolicyName(POLICY.to_owned()) && !all.iter().any(policy) {
             return true;
         }

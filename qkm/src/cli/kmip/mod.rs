@@ -5,6 +5,7 @@ mod line;
 mod show;
 
 use std::{
+    collections::BTreeMap,
     fs::OpenOptions,
     io::Write,
     os::unix::fs::OpenOptionsExt,
@@ -203,9 +204,7 @@ async fn locate(wanted: &Locate) -> Result<(), Failure> {
             let names = ["id", "type", "algorithm", "bits", "state", "name"];
             let objects: Vec<_> = rows
                 .into_iter()
-                .map(|row| {
-                    names.into_iter().map(String::from).zip(row).collect::<serde_json::Map<_, _>>()
-                })
+                .map(|row| names.into_iter().zip(row).collect::<BTreeMap<_, _>>())
                 .collect();
             say(&pretty(&json!({ "objects": objects })));
         }
