@@ -1,10 +1,9 @@
 //! Export and Import, Archive and Recover, Templates, and objects of rare types.
 
 use kmip::{
-    DateTime, Version,
-    attribute::{Attribute, AttributeKind, Attributes, Name, UsageLimits},
     DateTime, SecretBytes, Version,
     attribute::{Attribute, AttributeKind, Attributes, Name},
+    attribute::{Attribute, AttributeKind, Attributes, Name, UsageLimits},
     client,
     enums::*,
     object::{CertificateRequest, KeyBlock, Object, PgpKey},
