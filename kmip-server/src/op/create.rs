@@ -17,8 +17,7 @@ use crate::{
     error::OpError,
     meta::{Form, Meta},
     qkd::{self, Share},
-    usage,
-    template,
+    template, usage,
     wanted::Wanted,
 };
 
