@@ -19,6 +19,7 @@
 //! | `change`, `rules`, `numbering` | attributes that clients change, what they may, instance indices |
 //! | `usage_limits` | how much an object may still be used |
 //! | `usage`, `cipher` | keys in use: may they be used so, and with which parameters |
+//! | `template` | attributes kept under a name (1.x) |
 //! | `error` | every refusal and its Result Reason, in one place |
 //!
 //! A certificate is the identity (seed clause 7.4); credentials inside requests grant nothing.
@@ -43,6 +44,7 @@ mod qkd;
 mod rules;
 mod shown;
 mod split;
+mod template;
 mod terms;
 mod undo;
 mod usage;

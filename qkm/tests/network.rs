@@ -438,3 +438,55 @@ async fn a_server_that_cannot_lock_its_memory_warns_or_does_not_start() {
     assert!(report.contains("[failure]  memory is not locked"), "{report}");
     assert!(report.contains("core dumps: none") && report.contains("debuggers: only root's"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kmip_commands_look_at_objects_and_print_no_key() {
+    use std::os::unix::fs::PermissionsExt;
+    let network = Network::running(21_500).await;
+    let id = kmip_pair(&network.layout).await.unwrap();
+    let site = &network.layout.north;
+    let files = network.layout.application("sae-n1");
+    let address = site.kmip.to_string();
+    let kmip = |command: &[&str]| {
+        let mut kmip = Command::new(common::program());
+        kmip.arg("kmip").args(command).args(["--server", &address]);
+        kmip.arg("--certificate").arg(&files.certificate).arg("--key").arg(&files.key);
+        kmip.arg("--ca").arg(&files.ca).output().unwrap()
+    };
+    for version in ["1.0", "1.4", "2.1"] {
+        let ping = kmip(&["ping", "--kmip", version]);
+        let said = text(&ping.stdout);
+        assert!(
+            ping.status.success() && said.starts_with("qkm ") && said.contains(version),
+            "{said}"
+        );
+    }
+    let found = kmip(&["locate", "--type", "SymmetricKey", "-o", "json"]);
+    let found: Value = serde_json::from_slice(&found.stdout).unwrap();
+    assert_eq!(found["objects"][0]["id"], id.as_str(), "{found}");
+    assert_eq!(found["objects"][0]["bits"], "256");
+    let none = kmip(&["locate", "--name", "nobody"]);
+    assert_eq!(text(&none.stdout).lines().count(), 1);
+
+    let shown = text(&kmip(&["get", "--metadata", &id]).stdout);
+    assert!(shown.contains("Cryptographic Usage Mask") && shown.contains("Encrypt, Decrypt"));
+    assert!(kmip(&["get", &id]).status.code() == Some(2), "bytes are not printed");
+    let to = network.dir.path().join("key");
+    let to = to.to_str().unwrap();
+    let exported = kmip(&["export", &id, "--to", to]);
+    let said = text(&exported.stdout);
+    assert!(exported.status.success(), "{said}{}", text(&exported.stderr));
+    let key = std::fs::read(to).unwrap();
+    assert_eq!(key.len(), 32);
+    assert_eq!(std::fs::metadata(to).unwrap().permissions().mode() & 0o777, 0o600);
+    let again = kmip(&["export", &id, "--to", to]);
+    assert!(text(&again.stderr).starts_with("error[QKM-K003]"), "{again:?}");
+    assert_eq!(std::fs::read(to).unwrap(), key, "left alone");
+    let digits: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    for said in [said, shown, found.to_string(), text(&again.stderr)] {
+        assert!(!said.contains(&digits));
+    }
+    let refused = kmip(&["get", "--metadata", "no such object"]);
+    assert!(text(&refused.stderr).starts_with("error[QKM-K002]"), "{refused:?}");
+    assert_eq!(refused.status.code(), Some(4));
+}

@@ -150,16 +150,28 @@ fn copies_prefix(uid: &str) -> Vec<u8> {
     [OBJECT, uid.as_bytes(), b"\0"].concat()
 }
 
-/// Every object of `owner` that has `term`, in order of identifier.
+/// Every object of `owner` that has `term`, the newest first.
 fn index_prefix(owner: &SaeId, term: &str) -> Vec<u8> {
     [INDEX, owner.as_str().as_bytes(), b"\0", term.as_bytes(), b"\0"].concat()
+}
+
+/// An object's place among those that have a term. Inverted, so that the newest comes first; of the
+/// same millisecond, identifiers of one generator are in order too.
+fn index_place(created_ms: u64, uid: &str) -> impl Iterator<Item = u8> {
+    created_ms.to_be_bytes().into_iter().chain(uid.bytes()).map(|byte| !byte)
+}
+
+/// The identifier in what [`index_place`] gave.
+fn placed_uid(place: &[u8]) -> String {
+    let uid: Vec<u8> = place.iter().skip(size_of::<u64>()).map(|byte| !byte).collect();
+    String::from_utf8_lossy(&uid).into_owned()
 }
 
 impl Object {
     fn index_keys(&self) -> impl Iterator<Item = Vec<u8>> + '_ {
         self.terms.iter().map(|term| {
             let mut key = index_prefix(&self.owner, term);
-            key.extend_from_slice(self.uid.as_bytes());
+            key.extend(index_place(self.created_ms, &self.uid));
             key
         })
     }
@@ -416,7 +428,7 @@ impl Objects {
         Ok(new)
     }
 
-    /// Identifiers of `owner`'s objects that have `term`, in order, after `after`.
+    /// Identifiers of `owner`'s objects that have `term`, the newest first, after `after`.
     pub async fn search(
         &self,
         owner: &SaeId,
@@ -426,14 +438,19 @@ impl Objects {
     ) -> Result<Vec<String>, ObjectError> {
         let prefix = index_prefix(owner, term);
         let after = match after {
-            Some(uid) => Bound::Excluded([&prefix, uid.as_bytes()].concat()),
+            Some(uid) => {
+                let created_ms = self.get(owner, uid).await?.0.created_ms;
+                let place = index_place(created_ms, uid);
+                Bound::Excluded(prefix.iter().copied().chain(place).collect())
+            }
             None => Bound::Unbounded,
         };
         let store = self.records.store();
         let page = store.range(&prefix, after, limit.min(MAX_RANGE)).await;
-        let uids = page.map_err(RecordError::from)?.into_iter().map(|record| {
-            String::from_utf8_lossy(record.key.get(prefix.len()..).unwrap_or_default()).into_owned()
-        });
+        let uids = page
+            .map_err(RecordError::from)?
+            .into_iter()
+            .map(|record| placed_uid(record.key.get(prefix.len()..).unwrap_or_default()));
         Ok(uids.collect())
     }
 

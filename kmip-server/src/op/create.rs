@@ -17,7 +17,7 @@ use crate::{
     error::OpError,
     meta::{Form, Meta},
     qkd::{self, Share},
-    usage,
+    template, usage,
     wanted::Wanted,
 };
 
@@ -29,7 +29,7 @@ pub(crate) async fn create(cx: &mut Context<'_>, request: Request) -> Result<Res
     if kind != ObjectType::SymmetricKey {
         return Err(OpError::ObjectType("Create makes symmetric keys only".to_owned()));
     }
-    let wanted = Wanted::read(request.attributes, kind)?;
+    let wanted = Wanted::read(template::expand(cx, request.attributes).await?, kind)?;
     if !matches!(wanted.format, None | Some(KeyFormatType::Raw)) {
         let text = "keys are created in Raw form; leave Key Format Type out";
         return Err(OpError::KeyFormat(text.to_owned()));

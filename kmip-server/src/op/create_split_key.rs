@@ -13,7 +13,7 @@ use crate::{
     error::OpError,
     find,
     meta::{Form, Meta, Part},
-    qkd, split,
+    qkd, split, template,
     wanted::Wanted,
 };
 
@@ -32,7 +32,8 @@ pub(crate) async fn create_split_key(
     request: Request,
 ) -> Result<Response, OpError> {
     let plan = Plan::of(&request)?;
-    let wanted = Wanted::read(request.attributes, ObjectType::SplitKey)?;
+    let attributes = template::expand(cx, request.attributes).await?;
+    let wanted = Wanted::read(attributes, ObjectType::SplitKey)?;
     qkd::refuse_claims(&wanted)?;
     if wanted.names().next().is_some() {
         let text = "the parts cannot all have one name; leave it out";

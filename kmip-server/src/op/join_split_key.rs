@@ -12,7 +12,7 @@ use crate::{
     error::OpError,
     find,
     meta::{Form, Meta},
-    qkd, split,
+    qkd, split, template,
     wanted::Wanted,
 };
 
@@ -21,7 +21,7 @@ pub(crate) async fn join_split_key(
     request: Request,
 ) -> Result<Response, OpError> {
     let kind = request.object_type;
-    let wanted = Wanted::read(request.attributes, kind)?;
+    let wanted = Wanted::read(template::expand(cx, request.attributes).await?, kind)?;
     qkd::refuse_claims(&wanted)?;
     let (like, clear) = join(cx, request.ids).await?;
     let mut meta = clear.expose(|bytes| Meta::new(kind, Form::Bytes, bytes, cx.now));

@@ -27,6 +27,8 @@ use crate::{
 const ON_LINE: i32 = 0x1;
 const ARCHIVED: i32 = 0x2;
 const DESTROYED: i32 = 0x4;
+/// The Operation Policy Name of objects whose clients named none (KMIP 1.2, 3.18).
+const POLICY: &str = "default";
 /// Most fresh pool keys one Locate draws.
 const MAX_FRESH: i32 = 16;
 /// Objects that are always looked at, so that short lists have a total.
@@ -196,6 +198,11 @@ impl<'a> Search<'a> {
     }
 
     fn has(&self, all: &[Instance], filter: &Attribute) -> bool {
+        let policy =
+            |found: &Instance| matches!(found.attribute, Attribute::OperationPolicyName(_));
+        if *filter == Attribute::OperationPolicyName(POLICY.to_owned()) && !all.iter().any(policy) {
+            return true;
+        }
         let range = self.range_of(filter);
         all.iter().any(|instance| match (&instance.attribute, filter) {
             // Every bit asked for; the object may allow more.

@@ -12,7 +12,7 @@ use crate::{
     context::Context,
     error::OpError,
     material::{self, Brought},
-    qkd,
+    qkd, template,
     wanted::Wanted,
 };
 
@@ -27,7 +27,7 @@ pub(crate) async fn register(cx: &mut Context<'_>, request: Request) -> Result<R
         return Err(OpError::ObjectType(text));
     }
     let Brought { mut meta, clear, inner } = material::take(object, cx.now)?;
-    let mut attributes = request.attributes;
+    let mut attributes = template::expand(cx, request.attributes).await?;
     // Some clients send attributes inside the key value only.
     for instance in inner.list {
         let said = |other: &kmip::attribute::Instance| other.attribute == instance.attribute;

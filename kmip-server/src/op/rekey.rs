@@ -18,7 +18,7 @@ use crate::{
     error::OpError,
     find,
     meta::{Dates, Form, Meta},
-    qkd, terms,
+    qkd, template, terms,
     wanted::{self, Wanted},
 };
 
@@ -26,7 +26,8 @@ use crate::{
 const TRIES: usize = 4;
 
 pub(crate) async fn rekey(cx: &mut Context<'_>, request: Request) -> Result<Response, OpError> {
-    let Request { id, offset, attributes: changes, .. } = request;
+    let Request { id, offset, attributes, .. } = request;
+    let changes = template::expand(cx, attributes).await?;
     let (mut old, mut version) = find::on_line(cx, id).await?;
     check(&old, offset, &changes)?;
     for _ in 0..TRIES {

@@ -1,10 +1,12 @@
-//! Export and Import, Archive and Recover.
+//! Export and Import, Archive and Recover, Templates, and objects of rare types.
 
 use kmip::{
-    DateTime, Version,
+    DateTime, SecretBytes, Version,
+    attribute::{Attribute, AttributeKind, Attributes, Name},
     attribute::{Attribute, AttributeKind, Attributes, Name, UsageLimits},
     client,
     enums::*,
+    object::{CertificateRequest, KeyBlock, Object, PgpKey},
     op,
 };
 
@@ -128,4 +130,85 @@ async fn an_archived_object_is_seen_and_not_used_until_it_is_recovered() {
         assert_eq!(client.key(&id).await.unwrap().len(), 32);
         client.destroy(client::destroy(&id)).await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_template_gives_what_the_request_does_not_say() {
+    let network = Network::start().await;
+    for version in Version::ALL.into_iter().filter(|version| !version.is_v2()) {
+        let mut client = network.client("n1", version).await;
+        let name = format!("template of {version}");
+        let content = Attributes::from_iter([
+            Attribute::CryptographicAlgorithm(CryptographicAlgorithm::Aes),
+            Attribute::CryptographicLength(128),
+            Attribute::CryptographicUsageMask(4),
+            Attribute::ObjectGroup("shelf".into()),
+        ]);
+        let own = Attributes::from_iter([Attribute::Name(Name::text(&name))]);
+        let request = op::register::Request::new(Object::Template(content.clone()), own);
+        let id = client.register(request).await.unwrap().id;
+        match client.get(client::get(&id)).await.unwrap().object {
+            Object::Template(found) => assert_eq!(found, content),
+            other => panic!("{other:?}"),
+        }
+        let mut request = client::create(CryptographicAlgorithm::Aes, 256, 12, []);
+        request.attributes = Attributes::from_iter([Attribute::CryptographicUsageMask(12)]);
+        request.attributes.templates.push(Name::text(&name));
+        let made = client.create(request).await.unwrap().id;
+        assert_eq!(client.key(&made).await.unwrap().len(), 16);
+        for expected in
+            [Attribute::CryptographicUsageMask(12), Attribute::ObjectGroup("shelf".into())]
+        {
+            let kind = expected.kind().unwrap();
+            assert_eq!(client.attribute(&made, kind).await, Some(expected));
+        }
+        assert_eq!(client.attribute(&made, AttributeKind::Name).await, None);
+        let mut request = client::create(CryptographicAlgorithm::Aes, 256, 12, []);
+        request.attributes.templates.push(Name::text("nobody's"));
+        assert_eq!(refusal(client.create(request).await), ResultReason::ItemNotFound);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pgp_keys_and_certificate_requests_come_back_as_they_were() {
+    let network = Network::start().await;
+    let mut client = network.client("n1", Version::V2_1).await;
+    let block = KeyBlock::raw(SecretBytes::copy_from(b"armor"), None, None);
+    let key = Object::PgpKey(PgpKey { version: 4, block });
+    let request = op::register::Request::new(key, Attributes::default());
+    let id = client.register(request).await.unwrap().id;
+    match client.get(client::get(&id)).await.unwrap().object {
+        Object::PgpKey(key) => {
+            assert_eq!(key.version, 4);
+            assert!(key.block.plain_bytes().unwrap().expose(|bytes| bytes == b"armor"));
+        }
+        other => panic!("{other:?}"),
+    }
+    let wish =
+        CertificateRequest { kind: CertificateRequestType::Pkcs10, value: b"request".to_vec() };
+    let object = Object::CertificateRequest(wish.clone());
+    let request = op::register::Request::new(object, Attributes::default());
+    let id = client.register(request).await.unwrap().id;
+    match client.get(client::get(&id)).await.unwrap().object {
+        Object::CertificateRequest(found) => assert_eq!(found, wish),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_newest_object_is_found_first() {
+    let network = Network::start().await;
+    let mut client = network.client("n1", Version::V1_4).await;
+    let mut made = Vec::new();
+    for _ in 0..5 {
+        made.insert(0, client.aes([Attribute::ObjectGroup("shelf".into())]).await.unwrap());
+    }
+    let shelf = || client::locate([Attribute::ObjectGroup("shelf".into())]);
+    assert_eq!(client.locate(shelf()).await.unwrap().ids, made);
+    let mut page = shelf();
+    (page.offset_items, page.maximum_items) = (Some(1), Some(2));
+    assert_eq!(client.locate(page).await.unwrap().ids, made[1..3]);
+    let policy = |name: &str| client::locate([Attribute::OperationPolicyName(name.to_owned())]);
+    assert_eq!(client.locate(policy("default")).await.unwrap().ids, made);
+    assert!(client.locate(policy("other")).await.unwrap().ids.is_empty());
 }

@@ -2,6 +2,7 @@
 
 mod admin;
 mod hsm;
+mod kmip;
 mod local;
 mod table;
 
@@ -63,6 +64,9 @@ enum Command {
     /// The HSM and what this key manager keeps in it.
     #[command(subcommand)]
     Hsm(hsm::HsmCommand),
+    /// Look at a KMIP server as one of its clients.
+    #[command(subcommand)]
+    Kmip(kmip::KmipCommand),
     /// Explain a failure by its code, such as QKM-H001; without one, list all.
     Explain {
         /// The code.
@@ -194,6 +198,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Key(KeyCommand::Show { id, admin: args }) => admin::key(&args, &id),
         Command::Hsm(hsm::HsmCommand::Epoch(command)) => hsm::epoch(&command),
         Command::Hsm(hsm::HsmCommand::Token(command)) => hsm::token(command),
+        Command::Kmip(command) => kmip::run(&command),
         Command::Explain { code } => local::explain(code.as_deref()),
         Command::Completions { shell } => local::completions(shell),
         Command::Version => local::version(),
