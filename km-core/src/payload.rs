@@ -154,10 +154,51 @@ impl Vault {
         if opened.len() == range.len() { Ok(opened) } else { Err(cut()) }
     }
 
-    /// The same block under the active epoch.
-    pub(crate) async fn reseal_block(&self, block: &SealedBlock) -> Result<SealedBlock, HsmError> {
+    /// The same block with nothing under `retiring` KEKs. Slices that do not open stay as they
+    /// are; refused when none of those in question opens.
+    pub(crate) async fn reseal_block(
+        &self,
+        block: &SealedBlock,
+        retiring: impl Fn(&KekId) -> bool,
+    ) -> Result<SealedBlock, HsmError> {
+        if let Payload::Slices { len, sealed } = block.payload() {
+            return self.reseal_slices(block.header(), *len, sealed, retiring).await;
+        }
         let clear = self.open_block(block).await?;
         self.seal_block(block.header().clone(), &clear, block.payload().storage()).await
+    }
+
+    async fn reseal_slices(
+        &self,
+        header: &BlockHeader,
+        len: u16,
+        sealed: &[Sealed],
+        retiring: impl Fn(&KekId) -> bool,
+    ) -> Result<SealedBlock, HsmError> {
+        let (mut all, mut pins, mut refused) = (Vec::new(), Vec::new(), None);
+        for (index, old) in sealed.iter().enumerate() {
+            if !retiring(&old.kek) {
+                all.push(old.clone());
+                continue;
+            }
+            let aad = slice_aad(header, len, index);
+            match self.open(&aad, old).await {
+                Ok(clear) => {
+                    let (new, pin) = self.seal(&aad, &clear).await?;
+                    all.push(new);
+                    pins.push(pin);
+                }
+                Err(error @ HsmError::Refused(_)) => {
+                    all.push(old.clone());
+                    refused = Some(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        match refused {
+            Some(error) if pins.is_empty() => Err(error),
+            _ => Ok(SealedBlock::new(header.clone(), Payload::Slices { len, sealed: all }, pins)),
+        }
     }
 
     /// Destroys an object in the token; what is not there is no error.

@@ -538,6 +538,63 @@ async fn foreign_blobs_are_refused_and_counted() {
     assert!(matches!(south.keeper.destroy(1, "cn:ada").await, Err(EpochError::NotEmpty { .. })));
 }
 
+/// Of a block sealed slice by slice, a slice that does not open stays behind alone.
+#[tokio::test]
+async fn a_slice_that_does_not_open_takes_no_other_with_it() {
+    let mut pair = Pair::kept_in(km_core::payload::Storage::Each(32)).await;
+    pair.admit_random(NORTH, 640).await;
+    let keys = single_keys(pair.north(), 20).await.unwrap();
+    let south = pair.south();
+    let row = rows(&pair.machines[SOUTH], b"block/").await.remove(0);
+    let block: km_core::block::SealedBlock = south.records.decode(&row.key, &row.value).unwrap();
+    let mut bytes = postcard::to_allocvec(&block).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    let forged: km_core::block::SealedBlock = postcard::from_bytes(&bytes).unwrap();
+    let forged = south.records.encode(&row.key, &forged);
+    let disk = &pair.machines[SOUTH].disk;
+    disk.commit(Commit::new().put(row.key.clone(), forged)).await.unwrap();
+    south.keeper.epochs().rotate("cn:ada").await.unwrap();
+    assert_eq!(south.keeper.pass().await.unwrap().moved, 2);
+    let tally = south.keeper.pass().await.unwrap();
+    assert_eq!((tally.found, tally.moved, tally.refused), (1, 0, 1));
+    destroy(&south.keeper, 1).await;
+    let (last, good) = keys.split_last().unwrap();
+    let got = south.supply.collect(&sae("s1"), None, &ids_of(good)).await.unwrap();
+    let bytes = |keys: &[km_core::pool::SuppliedKey]| keys.iter().map(bytes_of).collect::<Vec<_>>();
+    assert_eq!(bytes(&got), bytes(good));
+    let lost = south.supply.collect(&sae("s1"), None, &[last.id]).await;
+    assert!(lost.unwrap_err().to_string().contains("epoch 1, which was destroyed"));
+}
+
+/// A block whose slices are under two retiring epochs keeps both of them from being empty.
+#[tokio::test]
+async fn a_block_counts_for_every_epoch_its_slices_are_under() {
+    let mut pair = Pair::kept_in(km_core::payload::Storage::Each(32)).await;
+    let number = pair.admit_random(NORTH, 64).await;
+    let south = pair.south();
+    let one = rows(&pair.machines[SOUTH], b"block/").await.remove(0);
+    let first: km_core::block::SealedBlock = south.records.decode(&one.key, &one.value).unwrap();
+    south.keeper.epochs().rotate("cn:ada").await.unwrap();
+    let clear = south.vault.open_block(&first).await.unwrap();
+    let storage = km_core::payload::Storage::Each(32);
+    let second = south.vault.seal_block(first.header().clone(), &clear, storage).await.unwrap();
+    // The first slice of one, the second of the other: both sealings have the same length.
+    let (a, b) = (postcard::to_allocvec(&first).unwrap(), postcard::to_allocvec(&second).unwrap());
+    let kek = pair.machines[SOUTH].hsm.keks().await.unwrap()[1].id.0.clone();
+    let at = b.windows(kek.len()).rposition(|part| part == kek.as_bytes()).unwrap() - 2;
+    let mixed: km_core::block::SealedBlock =
+        postcard::from_bytes(&[&a[..at], &b[at..]].concat()).unwrap();
+    drop(second);
+    south.keeper.epochs().rotate("cn:ada").await.unwrap();
+    let value = south.records.encode(&one.key, &mixed);
+    let disk = &pair.machines[SOUTH].disk;
+    disk.commit(Commit::new().put(one.key, value)).await.unwrap();
+    south.keeper.pass().await.unwrap();
+    assert!(!is_empty(south, 1) && !is_empty(south, 2), "block {number} was under both");
+    south.keeper.pass().await.unwrap();
+    assert!(is_empty(south, 1) && is_empty(south, 2));
+}
+
 type Heard = (km_core::pool::SuppliedKey, Option<km_core::pool::SuppliedKey>);
 
 /// Keys flow, KEKs change, blocks move, and an end dies at whatever commit: nothing is lost,

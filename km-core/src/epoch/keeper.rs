@@ -177,11 +177,16 @@ impl Keeper {
                     keys::PAYLOAD => self.block(record, look).await,
                     _ => {
                         let moved = self.objects.reseal(record, |kek| look.seals(kek)).await;
-                        moved.map_err(of_object)
+                        let moved = moved.map_err(of_object);
+                        moved.map(|moved| moved.map(|(kek, moved)| (BTreeSet::from([kek]), moved)))
                     }
                 };
                 match moved {
-                    Ok(Some((kek, moved))) => look.count(&kek, moved).await,
+                    Ok(Some((keks, moved))) => {
+                        for kek in &keks {
+                            look.count(kek, moved).await;
+                        }
+                    }
                     Ok(None) => {}
                     Err(EpochError::Record(error @ RecordError::Damaged { .. })) => {
                         tracing::error!(%error, alarm = "record-damaged", "left as it is");
@@ -196,24 +201,27 @@ impl Keeper {
         }
     }
 
+    /// Slices of one block may be under several KEKs: it counts for each of them.
     async fn block(
         &self,
         record: &Record,
         look: &Look,
-    ) -> Result<Option<(KekId, Moved)>, EpochError> {
+    ) -> Result<Option<(BTreeSet<KekId>, Moved)>, EpochError> {
         let block: SealedBlock = self.records.decode(&record.key, &record.value)?;
         let id = block.header().id;
-        let Some(kek) = block.payload().keks().find(|kek| look.seals(kek)).cloned() else {
+        let keks = block.payload().keks().filter(|kek| look.seals(kek));
+        let keks: BTreeSet<KekId> = keks.cloned().collect();
+        if keks.is_empty() {
             return Ok(None);
-        };
+        }
         let refused = |error: HsmError| {
             self.vault.note_refusal(Kind::Block, &id.to_string(), &error);
-            Ok(Some((kek.clone(), Moved::Refused)))
+            Ok(Some((keks.clone(), Moved::Refused)))
         };
         if keys::payload(id.pool, id.number) != record.key {
             return refused(HsmError::Refused("it is the record of another block".into()));
         }
-        let sealed = match self.vault.reseal_block(&block).await {
+        let sealed = match self.vault.reseal_block(&block, |kek| look.seals(kek)).await {
             Err(error @ HsmError::Refused(_)) => return refused(error),
             sealed => sealed?,
         };
@@ -228,7 +236,7 @@ impl Keeper {
                 matches!(outcome.map_err(RecordError::from)?, Outcome::Committed(_))
             }
         };
-        Ok(Some((kek, if done { Moved::Done } else { Moved::Changed })))
+        Ok(Some((keks, if done { Moved::Done } else { Moved::Changed })))
     }
 }
 
