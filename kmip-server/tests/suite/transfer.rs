@@ -2,7 +2,6 @@
 
 use kmip::{
     DateTime, SecretBytes, Version,
-    attribute::{Attribute, AttributeKind, Attributes, Name},
     attribute::{Attribute, AttributeKind, Attributes, Name, UsageLimits},
     client,
     enums::*,
