@@ -16,7 +16,7 @@ use kmip::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{error::OpError, numbering};
+use crate::{error::OpError, numbering, usage_limits};
 
 /// The format byte stored attributes start with.
 const FORMAT: u8 = 1;
@@ -137,6 +137,8 @@ pub(crate) struct Meta {
     pub(crate) locked_later: Locked,
     /// Indices (1.x) of the remaining attributes, where deletions left gaps; else empty.
     numbers: Vec<i32>,
+    /// Among the remaining attributes are Usage Limits.
+    pub(crate) limited: bool,
     /// Made in the token, and never outside it.
     pub(crate) in_token: bool,
     pub(crate) dates: Dates,
@@ -166,6 +168,7 @@ impl Meta {
             part: None,
             locked_later: Locked::default(),
             numbers: Vec::new(),
+            limited: false,
             in_token: false,
             dates: Dates { initial: now, changed: now, ..Dates::default() },
             revocation: None,
@@ -230,7 +233,8 @@ impl Meta {
 
     /// The stored form of this head with `rest`.
     pub(crate) fn encode(&self, rest: &Attributes) -> Vec<u8> {
-        let mut bytes = Self { numbers: numbering::of(rest), ..self.clone() }.head();
+        let (numbers, limited) = (numbering::of(rest), usage_limits::of(rest).is_some());
+        let mut bytes = Self { numbers, limited, ..self.clone() }.head();
         if !rest.is_empty() {
             bytes.extend_from_slice(&encode_list(rest));
         }

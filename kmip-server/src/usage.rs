@@ -21,6 +21,7 @@ use crate::{
     error::OpError,
     find,
     meta::{Form, Meta},
+    usage_limits,
 };
 
 /// A use of a key: its bit in the Cryptographic Usage Mask, and whether it protects new data or
@@ -73,6 +74,14 @@ impl Subject {
             return Err(OpError::Mask(object.uid, wanted.name));
         }
         Ok(Self { object, meta, parameters })
+    }
+
+    /// Takes a protecting use of `bytes` bytes off the key's Usage Limits, if it has any.
+    pub(crate) async fn spend(&self, cx: &Context<'_>, bytes: usize) -> Result<(), OpError> {
+        match self.meta.limited {
+            true => usage_limits::spend_use(cx, &self.object.uid, bytes).await,
+            false => Ok(()),
+        }
     }
 
     /// What the key is, from its attributes.

@@ -1,12 +1,13 @@
 //! Usage Limits: how much an object may still be used. Whatever uses one up goes through
-//! [`spend`], which is durable before the use.
+//! [`spend`] or [`spend_use`], durable before the use. Only protecting uses count (KMIP, "Usage
+//! Limits"): encrypting, signing, making a MAC, deriving.
 
 use kmip::{
     attribute::{Attribute, Attributes, UniqueIdentifier, UsageLimits},
-    enums::ResultReason,
+    enums::UsageLimitsUnit,
 };
 
-use crate::{change::change, context::Context, error::OpError};
+use crate::{change::change, context::Context, error::OpError, locks::Held};
 
 /// As a new object has it: nothing used up.
 pub(crate) fn begun(attribute: Attribute) -> Attribute {
@@ -54,11 +55,35 @@ pub(crate) async fn spend(
     count: i64,
 ) -> Result<String, OpError> {
     let uid = cx.resolve(id)?;
-    // One after the other: many who use up one object would only undo each other's work.
-    let lock = format!("limits:{}/{uid}", cx.caller.sae());
-    let _held = cx.server.locks.hold(vec![lock]).await;
+    let _held = hold(cx, &uid).await;
     let id = Some(UniqueIdentifier::Text(uid));
     Ok(change(cx, id, &[], |draft| take(&mut draft.rest, count)).await?.0)
+}
+
+/// What one protecting use of `bytes` bytes takes off `limits`.
+fn cost(limits: &UsageLimits, bytes: usize) -> i64 {
+    match limits.unit {
+        UsageLimitsUnit::Byte => i64::try_from(bytes).unwrap_or(i64::MAX),
+        _ => 1,
+    }
+}
+
+/// Takes one protecting use of `bytes` bytes off an object that has limits; durable on return.
+pub(crate) async fn spend_use(cx: &Context<'_>, uid: &str, bytes: usize) -> Result<(), OpError> {
+    let _held = hold(cx, uid).await;
+    let id = Some(UniqueIdentifier::from(uid));
+    let act =
+        change(cx, id, &[], |draft| match of(&draft.rest).map(|limits| cost(limits, bytes)) {
+            Some(cost) => take(&mut draft.rest, cost),
+            // Deleted meanwhile.
+            None => Ok(()),
+        });
+    act.await.map(|_| ())
+}
+
+/// One after the other: many who use up one object would only undo each other's work.
+async fn hold(cx: &Context<'_>, uid: &str) -> Held {
+    cx.server.locks.hold(vec![format!("limits:{}/{uid}", cx.caller.sae())]).await
 }
 
 /// Takes `count` off what is left.
@@ -74,7 +99,7 @@ fn take(rest: &mut Attributes, count: i64) -> Result<(), OpError> {
     let left = left(limits);
     if count > left {
         let text = format!("the object may be used for {left} {:?} more, not {count}", limits.unit);
-        return Err(OpError::Check(ResultReason::UsageLimitExceeded, text));
+        return Err(OpError::Denied(text));
     }
     limits.count = Some(left - count);
     Ok(())

@@ -52,6 +52,7 @@ pub(crate) async fn derive_key(
         return Err(bad("a key is derived from a key and at most one secret"));
     }
     let _held = super::hold_names(cx, &[&wanted]).await?;
+    base.spend(cx, len).await?;
     let clear = derive(cx, request.method, &base, data, parameters, len).await?;
     let id = store(cx, kind, &base, &wanted, &clear).await?;
     cx.remember(OperationCode::DeriveKey, vec![id.clone()]);

@@ -22,6 +22,7 @@ pub(crate) async fn encrypt(cx: &mut Context<'_>, request: Request) -> Result<Re
     let given = Given { iv: request.iv, aad: request.aad };
     let nonces = (&cx.server.nonces, cx.objects().vault());
     let Chosen { cipher, made } = cipher::to_encrypt(&subject, kind, given, nonces).await?;
+    subject.spend(cx, data.len()).await?;
     let mut sealed = match subject.meta.kind() {
         ObjectType::PublicKey => {
             let key = subject.public_key(cx).await?;

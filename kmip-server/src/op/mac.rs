@@ -13,6 +13,7 @@ pub(crate) async fn mac(cx: &mut Context<'_>, request: Request) -> Result<Respon
     usage::whole(request.correlation_value.as_ref(), request.init, request.last)?;
     let subject = Subject::find(cx, request.id, request.parameters, MAC_GENERATE).await?;
     let data = usage::clear(request.data)?;
+    subject.spend(cx, data.len()).await?;
     let mac = make(cx, &subject, &data).await?;
     let mac = Some(mac.expose(<[u8]>::to_vec));
     Ok(Response { id: subject.object.uid, mac, correlation_value: None })

@@ -22,6 +22,7 @@ pub(crate) async fn sign(cx: &mut Context<'_>, request: Request) -> Result<Respo
     let kind = subject.kind()?;
     let scheme = subject.scheme(kind)?;
     let message = usage::message(scheme, request.data, request.digested)?;
+    subject.spend(cx, message.len()).await?;
     let signature = subject.act(cx, kind, &Action::Sign(scheme), &message).await?;
     Ok(Response {
         id: subject.object.uid,

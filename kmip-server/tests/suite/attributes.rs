@@ -3,9 +3,10 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use kmip::{
-    DateTime, Interval, Version,
+    DateTime, Interval, SecretBytes, Version,
     attribute::{
-        Attribute, AttributeKind, AttributeRef, Instance, Link, Name, UsageLimits, VendorAttribute,
+        Attribute, AttributeKind, AttributeRef, CryptographicParameters, Instance, Link, Name,
+        UsageLimits, VendorAttribute,
     },
     client,
     enums::*,
@@ -364,4 +365,39 @@ async fn no_lease_lasts_longer_than_the_object_is_active() {
     let short = client.obtain_lease(lease(&id)).await.unwrap();
     assert!(short.lease_time <= Interval(100));
     assert!(short.last_change_date >= long.last_change_date);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_used_up_key_protects_nothing_more_but_still_opens_what_it_protected() {
+    let network = Network::start().await;
+    let mut client = network.client("n1", Version::V1_4).await;
+    for (unit, total) in [(UsageLimitsUnit::Byte, 40), (UsageLimitsUnit::Object, 2)] {
+        let limits = |count| Attribute::UsageLimits(UsageLimits { total, count, unit });
+        let started = Attribute::ActivationDate(DateTime(1_000));
+        let id = client.aes([limits(None), started]).await.unwrap();
+        let parameters = CryptographicParameters {
+            block_cipher_mode: Some(BlockCipherMode::Ecb),
+            padding_method: Some(PaddingMethod::None),
+            ..<_>::default()
+        };
+        let encrypt = || op::encrypt::Request {
+            id: Some(id.as_str().into()),
+            parameters: Some(parameters.clone()),
+            data: Some(SecretBytes::copy_from(&[7; 16])),
+            ..<_>::default()
+        };
+        client.encrypt(encrypt()).await.unwrap();
+        let sealed = client.encrypt(encrypt()).await.unwrap().data.unwrap();
+        assert_eq!(refusal(client.encrypt(encrypt()).await), ResultReason::PermissionDenied);
+        let left = Some(limits(Some(if unit == UsageLimitsUnit::Byte { 8 } else { 0 })));
+        assert_eq!(client.attribute(&id, AttributeKind::UsageLimits).await, left);
+        let decrypt = op::decrypt::Request {
+            id: Some(id.as_str().into()),
+            parameters: Some(parameters.clone()),
+            data: Some(sealed),
+            ..<_>::default()
+        };
+        let opened = client.decrypt(decrypt).await.unwrap().data.unwrap();
+        assert_eq!(opened.expose(<[u8]>::to_vec), [7; 16]);
+    }
 }
