@@ -28,7 +28,8 @@ use km_core::material::ClearBytes;
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// Message lengths, and how many callers work at once.
-const ROWS: [(usize, &[usize]); 3] = [(32, &[1, 8, 64]), (4096, &[64]), (65_536, &[64])];
+const ROWS: [(usize, &[usize]); 4] =
+    [(32, &[64]), (256, &[1, 8, 64]), (4096, &[64]), (65_536, &[64])];
 /// Linux reports process times in hundredths of a second, whatever the kernel's own tick.
 const TICKS_PER_SECOND: f64 = 100.0;
 const AAD: &[u8] = b"block header of thirty-two bytes";

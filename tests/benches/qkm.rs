@@ -5,7 +5,7 @@
 //! the steadiest on a noisy machine. Results also go to `target/bench/results.json`.
 //!
 //! `QKM_BENCH_SECONDS` sets the time of each measurement (default 4);
-//! `QKM_BENCH_ONLY` names parts (`etsi014`, `kmip`, `ingest`) to leave the others out;
+//! `QKM_BENCH_ONLY` names parts (`etsi014`, `kmip`, `usage`, `ingest`) to leave the others out;
 //! `QKM_BENCH_KEYS` the keys stored for the memory figure (default 10 million).
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "a benchmark")]
 
@@ -18,9 +18,11 @@ use std::{
 
 use qkm_tests::{
     load::{
-        Figures, Framing, Script, Target, closed_loop, cpu, echo, paced,
+        Figures, Framing, Script, Target, closed_loop, cpu,
+        direct::{self, Direct},
+        echo, paced,
         report::Report,
-        scripts::{Echo, Enc, Kmip, Pair, create_one, get_request},
+        scripts::{Echo, Enc, Kmip, Pair, create_one, encrypt_request, get_request, sign_request},
     },
     network::{End, Network, Options},
 };
@@ -45,6 +47,9 @@ async fn main() {
     if let Some(files) = echo_role() {
         return echo::run(files, ECHO_REQUEST, ECHO_RESPONSE).await;
     }
+    if direct::role() {
+        return;
+    }
     let time = Duration::from_secs(number("QKM_BENCH_SECONDS", 4));
     let stored_keys = number("QKM_BENCH_KEYS", 10_000_000);
     let mut bench = Bench { report: Report::default(), time };
@@ -62,6 +67,9 @@ async fn main() {
     }
     if wanted("kmip") {
         bench.kmip(&network).await;
+    }
+    if wanted("usage") {
+        bench.usage(&network).await;
     }
     if wanted("ingest") {
         bench.fill(&network, stored_keys).await;
@@ -277,6 +285,35 @@ impl Bench {
         self.sweep("kmip_create_per_s", pid, create).await;
         let half = create(64).await;
         self.half_load("kmip_create_per_s", half).await;
+    }
+}
+
+impl Bench {
+    /// Keys in use in the token through KMIP, against the same calls in a plain loop with as many
+    /// threads as there are connections.
+    async fn usage(&mut self, network: &Network) {
+        let target = Target::new(&network.kmip(End::North), &network.tls("sae-n1"), Framing::Kmip);
+        let pid = network.pid(End::North);
+        let mut first = target.connect().await;
+        let requests = [
+            ("kmip_encrypt_1k", Direct::Encrypt, encrypt_request(&mut first, direct::BYTES).await),
+            ("kmip_sign_p256", Direct::Sign, sign_request(&mut first).await),
+        ];
+        let site = network.site(End::North);
+        for (name, plain, request) in requests {
+            let scripts = async |count| {
+                let connections = target.connect_many(count).await;
+                let always = |c| Kmip::always(c, request.clone());
+                connections.into_iter().map(always).collect::<Vec<_>>()
+            };
+            self.sweep(&format!("{name}_per_s"), pid, scripts).await;
+            for count in CONNECTIONS {
+                let alone = plain.per_second(&site.softhsm_conf, &site.pin_file, count, self.time);
+                self.report.add(&format!("{name}_direct_per_s@{count}"), alone, "1/s");
+                let done = self.report.get(&format!("{name}_per_s@{count}")).unwrap_or(0.0);
+                self.report.against(&format!("{name}_of_direct@{count}"), done, "1/s", alone);
+            }
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod connection;
 pub mod cpu;
+pub mod direct;
 pub mod echo;
 pub mod report;
 pub mod scripts;

@@ -1,6 +1,6 @@
 //! What the benchmark's connections do.
 
-use kmip::{Version, client, op::Answer as KmipAnswer};
+use kmip::{Operation, Version, client, op, op::Answer as KmipAnswer};
 
 use super::{Connection, Script};
 
@@ -115,6 +115,11 @@ impl Kmip {
         Self { connection, requests, next: 0 }
     }
 
+    /// `request` over and over.
+    pub fn always(connection: Connection, request: Vec<u8>) -> Self {
+        Self { connection, requests: vec![request], next: 0 }
+    }
+
     /// `Create` of an AES-256 key.
     pub fn create(connection: Connection) -> Self {
         Self { connection, requests: vec![create_request()], next: 0 }
@@ -142,6 +147,67 @@ pub async fn create_one(connection: &mut Connection) -> String {
         KmipAnswer::Create(created) => created.id,
         other => panic!("Create was answered with {other:?}"),
     }
+}
+
+const ANY_USE: i32 = 0xF;
+
+fn in_token() -> [kmip::attribute::Attribute; 2] {
+    use kmip::attribute::Attribute;
+    [Attribute::Extractable(false), Attribute::ActivationDate(kmip::DateTime(1))]
+}
+
+async fn answered(connection: &mut Connection, operation: impl Into<Operation>) -> KmipAnswer {
+    let client = client::Client::new(Version::V1_4);
+    let request = client.request(operation).expect("encodes");
+    let answer = connection.ask(&request).await.expect("the server answers");
+    client.answer(answer.body).expect("done")
+}
+
+/// `Encrypt` of `bytes` bytes by AES-256-GCM, with a key made in the token.
+pub async fn encrypt_request(connection: &mut Connection, bytes: usize) -> Vec<u8> {
+    use kmip::enums::{BlockCipherMode, CryptographicAlgorithm};
+    let create = client::create(CryptographicAlgorithm::Aes, 256, ANY_USE, in_token());
+    let KmipAnswer::Create(created) = answered(connection, create).await else {
+        panic!("Create was answered with something else");
+    };
+    let encrypt = op::encrypt::Request {
+        id: Some(created.id.as_str().into()),
+        parameters: Some(kmip::attribute::CryptographicParameters {
+            block_cipher_mode: Some(BlockCipherMode::Gcm),
+            random_iv: Some(true),
+            ..Default::default()
+        }),
+        data: Some(kmip::SecretBytes::copy_from(&vec![1; bytes])),
+        ..Default::default()
+    };
+    client::Client::new(Version::V1_4).request(encrypt).expect("encodes").to_vec()
+}
+
+/// `Sign` of a hash by ECDSA on P-256, with a key made in the token.
+pub async fn sign_request(connection: &mut Connection) -> Vec<u8> {
+    use kmip::attribute::Attribute;
+    use kmip::enums::CryptographicAlgorithm;
+    let mut private = vec![Attribute::CryptographicUsageMask(1)];
+    private.extend(in_token());
+    let create = op::create_key_pair::Request {
+        common: [
+            Attribute::CryptographicAlgorithm(CryptographicAlgorithm::Ecdsa),
+            Attribute::CryptographicLength(256),
+        ]
+        .into_iter()
+        .collect(),
+        private: private.into_iter().collect(),
+        public: [Attribute::CryptographicUsageMask(2)].into_iter().collect(),
+    };
+    let KmipAnswer::CreateKeyPair(pair) = answered(connection, create).await else {
+        panic!("Create Key Pair was answered with something else");
+    };
+    let sign = op::sign::Request {
+        id: Some(pair.private_id.as_str().into()),
+        digested: Some(vec![1; 32]),
+        ..Default::default()
+    };
+    client::Client::new(Version::V1_4).request(sign).expect("encodes").to_vec()
 }
 
 impl Script for Kmip {
