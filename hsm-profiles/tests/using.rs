@@ -199,7 +199,8 @@ fn made_inside(room: Room) {
             assert!(fits(b"what is signed"), "{name}");
             assert!(!fits(b"what is not"), "{name}");
         }
-        handles_stay_inside(&room, 8);
+        // A refused sealing costs the session that met it, so those before may be gone.
+        handles_stay_inside(&room, 6);
     });
 }
 
