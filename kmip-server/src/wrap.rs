@@ -24,6 +24,7 @@ use crate::{
     error::OpError,
     material::{self, Brought, Given},
     meta::Meta,
+    usage,
 };
 
 /// Cryptographic Usage Mask: Wrap Key.
@@ -184,6 +185,8 @@ async fn key(
     id: &UniqueIdentifier,
     usage: i32,
 ) -> Result<std::sync::Arc<ClearBytes>, OpError> {
+    // Wrapping runs here; an operator may forbid cryptography outside the token.
+    cx.objects().check_process().map_err(usage::used)?;
     let uid = cx.resolve(Some(id.clone()))?;
     let found = cx.objects().get(cx.caller.sae(), &uid).await;
     let (object, _) = found.map_err(|error| match error {

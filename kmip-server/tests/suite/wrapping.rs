@@ -217,3 +217,18 @@ async fn a_symmetric_key_has_a_transparent_form() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_wrapped_in_this_process_where_the_operator_forbids_it() {
+    let network = Network::start().await;
+    let mut client = network.token_only_client("n1", Version::V2_1).await;
+    let kek = kek(&mut client, WRAP | UNWRAP).await;
+    let id = client.bring(&bytes(DATA), []).await.unwrap();
+    match client.get(wrapped_by(&id, &kek, None)).await {
+        Err(client::ClientError::Refused { message, .. }) => {
+            assert!(message.contains("crypto_in_process"), "{message}");
+        }
+        other => panic!("a refusal, not {other:?}"),
+    }
+    assert_eq!(client.key(&id).await.unwrap(), bytes(DATA), "delivery is no cryptography");
+}
