@@ -15,6 +15,7 @@ use cryptoki::session::Session;
 use cryptoki::slot::{Limit, Slot, TokenInfo};
 use cryptoki::types::RawAuthPin;
 use km_core::hsm::{HsmError, HsmStatus, KekId, KekInfo, TokenRoom};
+use serde::{Deserialize, Serialize};
 use tracing::info;
 
 use crate::config::TokenConfig;
@@ -40,6 +41,15 @@ pub(crate) struct Connection {
     anchor: Arc<Mutex<Held>>,
     /// Sessions the token allows to this process; none means it sets no limit.
     pub(crate) session_limit: Option<usize>,
+}
+
+/// The KEKs of the last connection; outlives it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Known {
+    /// The one that seals, by what the profile uses keys for; none before the first login.
+    pub(crate) sealing: Option<KekId>,
+    /// All that may open something, oldest first.
+    pub(crate) keks: Vec<KekInfo>,
 }
 
 impl Connection {
@@ -73,8 +83,7 @@ pub(crate) struct Link {
     /// Zero while there is no connection, so that workers check theirs without a lock.
     generation: AtomicU64,
     generations: AtomicU64,
-    /// The KEKs of the last connection, oldest first; outlives it.
-    known: RwLock<Vec<KekInfo>>,
+    known: RwLock<Known>,
 }
 
 /// Why a connection failed, and whether to try again.
@@ -158,12 +167,11 @@ impl Link {
 
     /// The KEK new data is sealed under.
     pub(crate) fn current_kek(&self) -> KekId {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        known.last().map_or_else(|| KekId(String::new()), |kek| kek.id.clone())
+        self.known().sealing.unwrap_or_else(|| KekId(String::new()))
     }
 
     /// The KEKs the token held at the last look; does not block.
-    pub(crate) fn known_keks(&self) -> Vec<KekInfo> {
+    pub(crate) fn known(&self) -> Known {
         self.known.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -350,7 +358,10 @@ impl Link {
     fn publish(&self, state: &mut State, make: impl FnOnce(u64) -> Connection) -> Arc<Connection> {
         let generation = self.generations.fetch_add(1, Ordering::Relaxed) + 1;
         let connection = Arc::new(make(generation));
-        *self.known.write().unwrap_or_else(PoisonError::into_inner) = connection.keks.list();
+        *self.known.write().unwrap_or_else(PoisonError::into_inner) = Known {
+            sealing: connection.keks.current().map(|kek| kek.id.clone()),
+            keks: connection.keks.list(),
+        };
         state.connection = Some(Arc::clone(&connection));
         self.generation.store(generation, Ordering::Release);
         self.health.changed();

@@ -61,6 +61,7 @@ fn a_change_of_profile_strands_nothing() {
             let token = hsm_profiles::Token::open(config).unwrap();
             runtime().block_on(async {
                 sealed.push(token.seal(b"record", &clear).await.unwrap());
+                assert_eq!(sealed.last().unwrap().kek, token.current_kek());
                 for one in &sealed {
                     assert_eq!(token.open(b"record", one).await.unwrap(), clear);
                 }

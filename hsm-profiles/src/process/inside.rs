@@ -193,6 +193,6 @@ fn limit_memory(config: &TokenConfig) -> Result<(), (HsmError, bool)> {
 impl Link {
     /// The state of the token; does not block.
     pub(crate) fn seen(&self) -> Seen {
-        Seen { status: self.status(), keks: self.known_keks() }
+        Seen { status: self.status(), known: self.known() }
     }
 }

@@ -15,16 +15,18 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockRead
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use km_core::hsm::{HsmError, HsmStatus, KekId, KekInfo};
+use km_core::hsm::{HsmError, HsmStatus, KekId};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use super::Seen;
 use super::line::Line;
 use super::start::{self, NotOpened, Opened, Program, unavailable};
+use super::state::{Breaker, Common, MemberStatus};
 use crate::config::TokenConfig;
+use crate::link::Known;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
@@ -33,61 +35,6 @@ const STEADY: Duration = Duration::from_secs(10);
 /// Opening a token may take this many deadlines, at least [`LEAST_OPENING`].
 const OPENING_DEADLINES: u32 = 2;
 const LEAST_OPENING: Duration = Duration::from_secs(3);
-
-/// Whether a token is used, as an electrical breaker would say it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Breaker {
-    /// It works and is used.
-    Closed,
-    /// Its worker is being started, or tries the token: nobody is sent there unless nothing else
-    /// works.
-    HalfOpen,
-    /// It does not work, and nothing is sent there.
-    Open,
-}
-
-/// One token as operators see it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MemberStatus {
-    /// Its name in the configuration.
-    pub name: String,
-    /// Whether it is used.
-    pub breaker: Breaker,
-    /// How often its worker process has been started again.
-    pub restarts: u64,
-    /// What the token itself says; `ready` also counts whether its KEKs fit the others'.
-    pub status: HsmStatus,
-}
-
-/// What all members of a KM share.
-#[derive(Default)]
-pub(super) struct Common {
-    /// The KEK that seals; empty until the first token is open.
-    current: RwLock<Option<KekId>>,
-    /// Told after every change of a member.
-    pub(super) changed: Notify,
-}
-
-impl Common {
-    pub(super) fn current(&self) -> Option<KekId> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn is_current_in(&self, keks: &[KekInfo]) -> bool {
-        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
-        current.as_ref().is_some_and(|current| keks.iter().any(|kek| kek.id == *current))
-    }
-
-    /// A token that holds the KEK in use may bring a newer one; any other set is not followed.
-    fn learn(&self, keks: &[KekInfo]) {
-        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        if current.as_ref().is_none_or(|current| keks.iter().any(|kek| kek.id == *current))
-            && let Some(newest) = keks.last()
-        {
-            *current = Some(newest.id.clone());
-        }
-    }
-}
 
 /// Where the worker of a member stands.
 #[derive(Clone)]
@@ -150,7 +97,7 @@ impl Member {
             common,
             view: RwLock::new(View {
                 phase: Phase::Starting,
-                seen: Seen { status, keks: Vec::new() },
+                seen: Seen { status, known: Known::default() },
             }),
             restarts: AtomicU64::new(0),
             process: Mutex::default(),
@@ -179,7 +126,7 @@ impl Member {
     }
 
     fn saw(&self, seen: Seen) {
-        self.common.learn(&seen.keks);
+        self.common.learn(&seen.known);
         self.view.write().unwrap_or_else(PoisonError::into_inner).seen = seen;
         self.common.changed.notify_waiters();
     }
@@ -227,7 +174,7 @@ impl Member {
     fn open(self: &Arc<Self>, runtime: &Handle) -> Result<Child, NotOpened> {
         let mut config = self.config.clone();
         // A token that was open has its KEKs: one that shows none now is not what it was.
-        config.create_kek &= self.view().seen.keks.is_empty();
+        config.create_kek &= self.view().seen.known.keks.is_empty();
         let deadline = Duration::from_millis(config.deadline_ms);
         let until = Instant::now() + (deadline * OPENING_DEADLINES).max(LEAST_OPENING);
         let (mut child, socket) = start::spawn(&self.program, &config).map_err(|error| {
@@ -364,8 +311,8 @@ impl Member {
 
     fn fits(&self, view: &View, kek: Option<&KekId>) -> bool {
         match kek {
-            Some(kek) => view.seen.keks.iter().any(|one| one.id == *kek),
-            None => self.common.is_current_in(&view.seen.keks),
+            Some(kek) => view.seen.known.keks.iter().any(|one| one.id == *kek),
+            None => self.common.is_current_in(&view.seen.known.keks),
         }
     }
 

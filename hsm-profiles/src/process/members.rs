@@ -16,8 +16,9 @@ use tokio::task::JoinSet;
 use tracing::warn;
 
 use super::line::{Coming, Line, NotSent};
-use super::member::{Begun, Breaker, Common, Member, MemberStatus};
+use super::member::{Begun, Member};
 use super::start::Program;
+use super::state::{Breaker, Common, MemberStatus};
 use crate::clock::Clock;
 use crate::config::{Spread, TokenConfig};
 use crate::request::{Request, Response};

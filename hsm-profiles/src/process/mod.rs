@@ -6,7 +6,7 @@
 //! | [`inside`] | the worker process: reads requests, lets the session threads write the answers |
 //! | `start` | starting a worker, and its first exchange |
 //! | `line` | the KM's end of a running worker's socket: many requests under way at once |
-//! | `member` | one token: starts its worker, and starts it again when it ends |
+//! | `member`, `state` | one token: starts its worker, and starts it again when it ends; how it stands |
 //! | `members` | several tokens: which one is asked, and what is asked again |
 //!
 //! The socket is one end of a private pair that the worker inherits as its standard input. The
@@ -17,16 +17,18 @@ mod line;
 mod member;
 mod members;
 mod start;
+mod state;
 
-use km_core::hsm::{HsmError, HsmStatus, KekInfo};
+use km_core::hsm::{HsmError, HsmStatus};
 use serde::{Deserialize, Serialize};
 
 use crate::config::TokenConfig;
+use crate::link::Known;
 use crate::request::{Request, Response};
 
-pub use member::{Breaker, MemberStatus};
 pub(crate) use members::Members;
 pub use start::Program;
+pub use state::{Breaker, MemberStatus};
 
 /// What a KM sends to its worker, as it is written.
 #[derive(Serialize)]
@@ -66,8 +68,7 @@ pub(crate) enum Told {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Seen {
     pub(crate) status: HsmStatus,
-    /// Oldest first; the last one seals.
-    pub(crate) keks: Vec<KekInfo>,
+    pub(crate) known: Known,
 }
 
 #[cfg(test)]
