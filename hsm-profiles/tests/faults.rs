@@ -50,7 +50,7 @@ enum By {
 }
 
 /// All functions a KM calls. The test fails when it calls another.
-const FUNCTIONS: [(&str, By); 21] = [
+const FUNCTIONS: [(&str, By); 22] = [
     ("C_EncryptInit", By::Use),
     ("C_Encrypt", By::Use),
     ("C_DecryptInit", By::Use),
@@ -60,6 +60,7 @@ const FUNCTIONS: [(&str, By); 21] = [
     ("C_GetSlotList", By::Start),
     ("C_GetTokenInfo", By::Start),
     ("C_GetMechanismInfo", By::Start),
+    ("C_GetMechanismList", By::Start),
     ("C_OpenSession", By::Start),
     ("C_GetSessionInfo", By::Start),
     ("C_Login", By::Start),
