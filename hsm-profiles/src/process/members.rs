@@ -125,18 +125,18 @@ impl Members {
         }
     }
 
-    /// Asks every token; the first that does not do it ends it with its name.
+    /// Asks every token; an error names the first that did not do it.
     async fn ask_all(&self, request: &Request, until: Instant) -> Result<Response, HsmError> {
-        let mut last = Response::Done;
+        let mut failed = None;
         for (n, member) in self.all.iter().enumerate() {
-            last = self.ask_one(n, request, until).await.map_err(|error| {
-                HsmError::Unavailable(format!(
+            if let Err(error) = self.ask_one(n, request, until).await {
+                failed = failed.or(Some(format!(
                     "not every token did it, {} did not ({error}): try again when all work",
                     member.name
-                ))
-            })?;
+                )));
+            }
         }
-        Ok(last)
+        failed.map_or(Ok(Response::Done), |why| Err(HsmError::Unavailable(why)))
     }
 
     /// Asks this one token, once.
