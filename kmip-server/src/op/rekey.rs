@@ -5,6 +5,7 @@ use km_core::{
     objects::{NewObject, Object, ObjectError, ObjectState, Objects},
     provenance::{Origin, Provenance},
     store::Version,
+    vault::SealedObject,
 };
 use kmip::{
     DateTime, Interval,
@@ -67,6 +68,11 @@ fn check(old: &Object, offset: Option<Interval>, changes: &Attributes) -> Result
     }
     if matches!(old.provenance.origin, Origin::Qkd(_)) {
         let text = "a pool key has no successor; create another with the same Object Group";
+        return Err(OpError::Denied(text.to_owned()));
+    }
+    if old.sealed.as_ref().is_some_and(SealedObject::is_only_in_token) {
+        // What is made here passes through this process: less than the old key was promised.
+        let text = "a key that never leaves the token is not made again; create another like it";
         return Err(OpError::Denied(text.to_owned()));
     }
     if meta.wrapping.is_some() || meta.format() != Some(KeyFormatType::Raw) {
