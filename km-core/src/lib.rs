@@ -25,6 +25,7 @@ pub mod provenance;
 pub mod random;
 pub mod records;
 pub mod registry;
+pub mod route;
 pub mod run;
 pub mod store;
 pub mod supply;
