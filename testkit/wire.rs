@@ -9,6 +9,7 @@ use std::sync::{
 use async_trait::async_trait;
 use km_core::{
     ids::ClusterId,
+    pad::{PadSpan, PadUse},
     peer::{AssignError, GivenBlock, PeerLink},
     pool::{Pool, PoolError},
     run::RunSpec,
@@ -61,6 +62,18 @@ impl PeerLink for Wire {
 
     fn run_ended(&self, run: &RunSpec, handed_out: u16) {
         self.at_far_pool(|pool| pool.run_ended(run, handed_out));
+    }
+
+    async fn lend(&self, span: PadSpan) -> Result<(), AssignError> {
+        let down = || AssignError::Unavailable("switched off by the test".into());
+        let refused = |error: PoolError| AssignError::Refused(error.to_string());
+        let far = self.far().ok_or_else(down)?;
+        let borrowed = far.pool(&self.from).ok_or_else(down)?.borrow_pad(span).map_err(refused)?;
+        borrowed.durable().await.map_err(refused)
+    }
+
+    fn pads_used(&self, pads: Vec<PadUse>) {
+        self.at_far_pool(|pool| drop(pool.pads_told(&pads)));
     }
 
     fn blocks_given(&self, blocks: Vec<GivenBlock>) {

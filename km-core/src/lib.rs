@@ -18,6 +18,7 @@ pub mod ledger;
 pub mod material;
 pub mod module;
 pub mod objects;
+pub mod pad;
 pub mod payload;
 pub mod peer;
 pub mod pool;

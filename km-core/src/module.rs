@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use crate::material::ClearBytes;
+use crate::{material::ClearBytes, provenance::Provenance};
 
 /// Longest key identifier taken from a module, in bytes.
 pub const MAX_MODULE_ID: usize = 64;
@@ -14,6 +14,9 @@ pub struct ModuleKey {
     pub id: String,
     /// Its bits.
     pub bytes: ClearBytes,
+    /// How they came to be, if not straight from the module's link: by relay. Such a key becomes a
+    /// block of its own, at once.
+    pub relayed: Option<Provenance>,
 }
 
 /// Why a module gave no keys.

@@ -4,7 +4,10 @@ use async_trait::async_trait;
 
 use serde::{Deserialize, Serialize};
 
-use crate::run::RunSpec;
+use crate::{
+    pad::{PadSpan, PadUse},
+    run::RunSpec,
+};
 
 /// Why the peer did not take a run. The run is burned here in any case, and but for
 /// [`AssignError::Unavailable`] the peer has not taken it.
@@ -50,6 +53,11 @@ pub trait PeerLink: Send + Sync + 'static {
     async fn assign(&self, run: &RunSpec) -> Result<(), AssignError>;
     /// Tells that a run is over and how many of its keys were handed out.
     fn run_ended(&self, run: &RunSpec, handed_out: u16);
+    /// Lends a span of a block of ours; `Ok` means it is durable at the peer. In order, as
+    /// [`PeerLink::assign`].
+    async fn lend(&self, span: PadSpan) -> Result<(), AssignError>;
+    /// Tells what became of spans of ours.
+    fn pads_used(&self, pads: Vec<PadUse>);
     /// Tells that untouched blocks of ours are now the peer's.
     fn blocks_given(&self, blocks: Vec<GivenBlock>);
     /// Asks the peer for untouched blocks, because ours run low.

@@ -29,6 +29,10 @@ pub enum Origin {
 pub enum HopCipher {
     /// One-time pad with information-theoretic authentication.
     Otp,
+    /// Nothing was sent: both ends of the hop hold it from their QKD link, and the way begins here.
+    Shared,
+    /// One-time pad, or bits both ends hold, which themselves rest on a computational assumption.
+    OtpComputational,
     /// AES-256-GCM under a hop key.
     Aes256Gcm,
 }
@@ -81,9 +85,17 @@ impl Provenance {
     pub fn local(origin: Origin) -> Self {
         Self { origin, path: Vec::new() }
     }
+    /// Of what was announced and what was seen, the one that may claim less.
+    pub fn worse(self, other: Self) -> Self {
+        match self.grade() <= other.grade() {
+            true => self,
+            false => other,
+        }
+    }
     /// The level that follows.
     pub fn grade(&self) -> Grade {
-        let its_path = self.path.iter().all(|hop| hop.cipher == HopCipher::Otp);
+        let its = |hop: &Hop| matches!(hop.cipher, HopCipher::Otp | HopCipher::Shared);
+        let its_path = self.path.iter().all(its);
         match self.origin {
             Origin::Qkd(_) if its_path => Grade::ItsRelay,
             _ => Grade::Computational,

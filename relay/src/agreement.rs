@@ -58,7 +58,7 @@ impl Raw {
     /// The proposer's tag over the description and the bits.
     pub fn proposal_tag(&self, proposal: &Proposal) -> Tag {
         let described = postcard::to_extend(
-            &(proposal.number, &proposal.owner, &proposal.link, &proposal.keys),
+            &(proposal.number, &proposal.owner, &proposal.provenance, &proposal.keys),
             b"qkm propose 1\0".to_vec(),
         );
         let described = described.unwrap_or_default();
@@ -84,7 +84,8 @@ impl Raw {
     }
 }
 
-fn one_time(key: &[u8], message: &[u8]) -> Tag {
+/// A Poly1305 tag under a key of 32 bytes that is used once.
+pub(crate) fn one_time(key: &[u8], message: &[u8]) -> Tag {
     let mut one_time_key = Zeroizing::new([0u8; 32]);
     one_time_key.copy_from_slice(key);
     let key: &Key = (&*one_time_key).into();

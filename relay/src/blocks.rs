@@ -6,17 +6,18 @@ use std::{collections::BTreeMap, time::Instant};
 use km_core::{
     ids::ClusterId,
     module::{ModuleError, ModuleKey},
+    provenance::Provenance,
 };
 
 use crate::{
     agreement::{self, MAX_KEYS, Raw, Tag},
     frame::{Frame, Proposal, Rejection},
-    session::{AGREE_WITHIN, Action, Agreed, FULL_PAUSE, MAX_IN_FLIGHT, SessionError, Start},
+    session::{AGREE_WITHIN, Action, Agreed, FULL_PAUSE, Feed, MAX_IN_FLIGHT, SessionError, Start},
 };
 
 enum Proposed {
     /// Leader: waiting for the other end's answer.
-    Waiting { owner: ClusterId, raw: Raw, since: Instant },
+    Waiting { owner: ClusterId, provenance: Provenance, raw: Raw, since: Instant },
     /// Leader: the other end has it; we are storing it.
     Storing,
 }
@@ -79,17 +80,40 @@ impl Blocks {
     }
 
     pub(crate) fn propose(&mut self, keys: &[ModuleKey], owner: ClusterId) -> Actions {
-        let (Some(link), Some(raw)) = (self.start.link.clone(), Raw::join(keys)) else {
+        let (Some(provenance), Some(raw)) = (self.came(keys), Raw::join(keys)) else {
             return Vec::new();
         };
         let number = self.next;
         self.next += 1;
         let keys = keys.iter().map(|key| (key.id.clone(), key.bytes.len() as u16)).collect();
         let mut proposal =
-            Proposal { number, owner: owner.clone(), link, keys, tag: Tag::default() };
+            Proposal { number, owner: owner.clone(), provenance, keys, tag: Tag::default() };
         proposal.tag = raw.proposal_tag(&proposal);
-        self.proposed.insert(number, Proposed::Waiting { owner, raw, since: self.now });
+        let provenance = proposal.provenance.clone();
+        let waiting = Proposed::Waiting { owner, provenance, raw, since: self.now };
+        self.proposed.insert(number, waiting);
         vec![Action::Send(Frame::Propose(proposal))]
+    }
+
+    /// How the keys of one block came to be, as this end knows it.
+    fn came(&self, keys: &[ModuleKey]) -> Option<Provenance> {
+        match (self.start.feed.as_ref()?, keys) {
+            (Feed::Link(link), keys) => {
+                let direct = keys.iter().all(|key| key.relayed.is_none());
+                direct.then(|| Provenance::direct(link.clone()))
+            }
+            (Feed::Relay, [key]) => key.relayed.clone(),
+            (Feed::Relay, _) => None,
+        }
+    }
+
+    /// Whether a block that came that way belongs into this pool.
+    fn fits(&self, announced: &Provenance) -> bool {
+        match &self.start.feed {
+            Some(Feed::Link(link)) => *announced == Provenance::direct(link.clone()),
+            Some(Feed::Relay) => !announced.path.is_empty(),
+            None => false,
+        }
     }
 
     pub(crate) fn offered(&mut self, proposal: Proposal) -> Result<Actions, SessionError> {
@@ -100,7 +124,7 @@ impl Blocks {
         if proposal.keys.len() > MAX_KEYS || self.offered.len() > 4 * MAX_IN_FLIGHT {
             return Err(SessionError::Protocol("it proposed too much at once"));
         }
-        let ours = self.start.link.as_ref() == Some(&proposal.link);
+        let ours = self.fits(&proposal.provenance);
         let known_owner = [&self.start.here, &self.start.peer].contains(&&proposal.owner);
         if !ours || !known_owner {
             return Ok(vec![reject(number, Rejection::Missing)]);
@@ -134,19 +158,20 @@ impl Blocks {
         let raw = Raw::join(&keys).filter(|raw| {
             same_lengths && agreement::equal(&raw.proposal_tag(&proposal), &proposal.tag)
         });
-        let Some(raw) = raw else {
+        let (Some(raw), Some(seen)) = (raw, self.came(&keys)) else {
             let why = Rejection::Mismatch;
             return vec![Action::Refused { number, bytes, why }, reject(number, why)];
         };
         let confirm = raw.confirm_tag(number);
         self.offered.insert(number, Offered::Storing { confirm });
-        let Proposal { owner, link, .. } = proposal;
-        vec![Action::Admit(Agreed { number, owner, link, raw, confirmed: false })]
+        let Proposal { owner, provenance, .. } = proposal;
+        let provenance = provenance.worse(seen);
+        vec![Action::Admit(Agreed { number, owner, provenance, raw, confirmed: false })]
     }
 
     pub(crate) fn confirmed(&mut self, number: u64, tag: Tag) -> Actions {
-        let (owner, raw) = match self.proposed.remove(&number) {
-            Some(Proposed::Waiting { owner, raw, .. }) => (owner, raw),
+        let (owner, provenance, raw) = match self.proposed.remove(&number) {
+            Some(Proposed::Waiting { owner, provenance, raw, .. }) => (owner, provenance, raw),
             // Said twice: the first time counts.
             Some(Proposed::Storing) => {
                 self.proposed.insert(number, Proposed::Storing);
@@ -158,10 +183,9 @@ impl Blocks {
             let (bytes, why) = (raw.len() as u64, Rejection::Mismatch);
             return vec![Action::Refused { number, bytes, why }, reject(number, why)];
         }
-        let Some(link) = self.start.link.clone() else { return Vec::new() };
         self.full_there = None;
         self.proposed.insert(number, Proposed::Storing);
-        vec![Action::Admit(Agreed { number, owner, link, raw, confirmed: true })]
+        vec![Action::Admit(Agreed { number, owner, provenance, raw, confirmed: true })]
     }
 
     pub(crate) fn admitted(&mut self, number: u64, stored: bool) -> Actions {

@@ -7,11 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use km_core::{
-    block::MAX_BLOCK,
-    module::ModuleKey,
-    pool::{DURABLE_DEADLINE, PoolError},
-};
+use km_core::{block::MAX_BLOCK, module::ModuleKey, pool::DURABLE_DEADLINE};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     sync::{mpsc, oneshot},
@@ -22,6 +18,7 @@ use transport::Shutdown;
 use crate::{
     frame::{Assigned, Frame, FrameError, Frames, Hello, MAX_LIST, Rejection},
     handle::{Command, WAITING},
+    hop::HopFault,
     intake,
     links::Peer,
     session::{Action, Event, MAX_IN_FLIGHT, Session, SessionError, Start},
@@ -60,6 +57,7 @@ pub(crate) enum LinkError {
 
 struct Driver<'a> {
     peer: &'a Arc<Peer>,
+    turn: u64,
     session: Session,
     tasks: JoinSet<()>,
     done: mpsc::UnboundedSender<Done>,
@@ -88,9 +86,9 @@ where
     let (read, write) = tokio::io::split(stream);
     let (done, reports) = mpsc::unbounded_channel();
     let (commands, commanded) = mpsc::channel(WAITING);
-    let (mut driver, hello) = Driver::start(peer, write, done, commands);
+    let (mut driver, hello) = Driver::start(peer, turn, write, done, commands);
     let ended = match driver.carry_out(hello) {
-        Ok(()) => driver.pump(read, reports, commanded, turn, shutdown).await,
+        Ok(()) => driver.pump(read, reports, commanded, shutdown).await,
         Err(error) => Err(error),
     };
     driver.wind_up().await;
@@ -100,6 +98,7 @@ where
 impl<'a> Driver<'a> {
     fn start<W>(
         peer: &'a Arc<Peer>,
+        turn: u64,
         write: W,
         done: mpsc::UnboundedSender<Done>,
         commands: mpsc::Sender<Command>,
@@ -124,7 +123,7 @@ impl<'a> Driver<'a> {
             here,
             peer: peer.config.cluster.clone(),
             pool: pool.tag(),
-            link: peer.config.qkd_link.clone(),
+            feed: peer.config.feed(),
             hello,
         };
         let (session, actions) = Session::new(start, Instant::now());
@@ -135,6 +134,7 @@ impl<'a> Driver<'a> {
         let next_request = 0;
         let driver = Self {
             peer,
+            turn,
             session,
             tasks,
             done,
@@ -154,7 +154,6 @@ impl<'a> Driver<'a> {
         mut read: R,
         mut reports: mpsc::UnboundedReceiver<Done>,
         mut commanded: mpsc::Receiver<Command>,
-        turn: u64,
         shutdown: &Shutdown,
     ) -> Result<(), LinkError> {
         let peer = self.peer;
@@ -203,7 +202,7 @@ impl<'a> Driver<'a> {
                         return Err(LinkError::Silent);
                     }
                     // The notice may have come while we were not listening for it.
-                    if peer.turns.load(Relaxed) != turn {
+                    if peer.turns.load(Relaxed) != self.turn {
                         return Err(LinkError::Replaced);
                     }
                     self.tick()?;
@@ -260,13 +259,22 @@ impl<'a> Driver<'a> {
         match command {
             Command::Send(frame) => frame.encode(&mut self.out),
             Command::Assign(run, answer) => {
-                self.asked.retain(|_, waiting| !waiting.is_closed());
-                self.next_request += 1;
-                let request = self.next_request;
-                self.asked.insert(request, answer);
+                let request = self.request(answer);
                 Frame::Assign { request, run }.encode(&mut self.out);
             }
+            Command::Lend(span, answer) => {
+                let request = self.request(answer);
+                Frame::Lend { request, span }.encode(&mut self.out);
+            }
         }
+    }
+
+    /// A request whose answer goes there.
+    fn request(&mut self, answer: oneshot::Sender<Assigned>) -> u64 {
+        self.asked.retain(|_, waiting| !waiting.is_closed());
+        self.next_request += 1;
+        self.asked.insert(self.next_request, answer);
+        self.next_request
     }
 
     fn tick(&mut self) -> Result<(), LinkError> {
@@ -327,12 +335,39 @@ impl<'a> Driver<'a> {
                 Action::PeerFloor(floor) => pool.peer_floor(floor),
                 Action::PeerKeyTtl(ttl) => pool.peer_key_ttl(ttl),
                 Action::Up => {
-                    self.peer.handle.attach(self.commands.clone());
+                    self.peer.handle.attach(self.turn, self.commands.clone());
                     self.peer.set_up(true);
+                    pool.tell_pads();
+                }
+                Action::Borrow { request, span } => {
+                    let borrowing = work::borrow(self.peer, self.done.clone(), request, span);
+                    self.tasks.spawn(borrowing);
+                }
+                Action::PadsTold(told) => {
+                    self.tasks.spawn(work::pads_told(self.peer, self.done.clone(), told));
+                }
+                Action::PadsKnown(spans) => pool.pads_known(&spans),
+                Action::Opened { head, material } => {
+                    let from = self.peer.config.cluster.clone();
+                    self.peer.relay.opened(from, head, material);
+                }
+                Action::NotOpened(why) => self.not_opened(why),
+                Action::Answered { name, answer } => {
+                    self.peer.relay.answered(&self.peer.config.cluster, name, answer);
                 }
             }
         }
         Ok(())
+    }
+
+    fn not_opened(&self, why: HopFault) {
+        let peer = &self.peer.config.cluster;
+        match why {
+            HopFault::BadTag | HopFault::BadPad => {
+                tracing::error!(%peer, %why, alarm = "hop-tampered", "relayed keys do not open");
+            }
+            why => tracing::warn!(%peer, %why, "relayed keys were refused"),
+        }
     }
 
     fn refused(&self, number: u64, bytes: u64, why: Rejection) {
@@ -357,13 +392,7 @@ impl<'a> Driver<'a> {
                 Ok(accepted) => accepted.durable().await,
                 Err(error) => Err(error),
             };
-            let result = match result {
-                Ok(()) => Assigned::Durable,
-                Err(PoolError::NoBlock(_)) => Assigned::NoBlock,
-                Err(PoolError::Passed(_, cursor)) => Assigned::Behind(cursor),
-                Err(PoolError::NotPaired) => Assigned::NotPaired,
-                Err(error) => Assigned::Refused(error.to_string()),
-            };
+            let result = work::assigned(result);
             let _ = done.send(Done::Send(Frame::AssignResult { request, result }));
         });
     }

@@ -2,14 +2,20 @@
 //! the message in postcard. Enter through [`Frame::encode`] and [`Frames`].
 
 use km_core::{
-    ids::{ClusterId, LinkId, MAX_BLOCK_NUMBER, PoolTag},
+    ids::{ClusterId, MAX_BLOCK_NUMBER, PoolTag},
     module::MAX_MODULE_ID,
+    pad::{PadSpan, PadUse},
     peer::GivenBlock,
-    run::RunSpec,
+    provenance::Provenance,
+    route::MAX_HOPS,
+    run::{RunId, RunSpec},
 };
 use serde::{Deserialize, Serialize};
 
-use crate::agreement::{MAX_KEYS, Tag};
+use crate::{
+    agreement::{MAX_KEYS, Tag},
+    hop::{HopAnswer, HopFrame, TransferName},
+};
 
 /// The version of this protocol.
 pub const VERSION: u8 = 1;
@@ -79,8 +85,8 @@ pub struct Proposal {
     pub number: u64,
     /// The end that will assign from it.
     pub owner: ClusterId,
-    /// The QKD link its keys came over.
-    pub link: LinkId,
+    /// How its keys came to be: over the QKD link between the ends, or by relay.
+    pub provenance: Provenance,
     /// The module's keys it is made of, in order: identifier and length in bytes.
     pub keys: Vec<(String, u16)>,
     /// One-time tag over all of the above and the bits.
@@ -151,6 +157,26 @@ pub enum Frame {
     Pong(u64),
     /// As `Hello::floor`, as time goes on.
     Floor(u64),
+    /// A span of a block of ours is for relay from here to you. Answered by `AssignResult`.
+    Lend {
+        /// Chosen by the sender, as for `Assign`.
+        request: u64,
+        /// The span.
+        span: PadSpan,
+    },
+    /// What became of spans of ours; at most [`MAX_LIST`].
+    PadsUsed(Vec<PadUse>),
+    /// Answer to `PadsUsed`, once it is durable here.
+    PadsKnown(Vec<RunId>),
+    /// Relayed keys.
+    Hop(Box<HopFrame>),
+    /// What became of relayed keys.
+    HopAnswer {
+        /// The batch.
+        name: TransferName,
+        /// What became of it.
+        answer: HopAnswer,
+    },
 }
 
 /// Bytes that are no frame. The connection cannot go on.
@@ -209,9 +235,15 @@ impl Frame {
                 proposal.number <= MAX_BLOCK_NUMBER
                     && (1..=MAX_KEYS).contains(&proposal.keys.len())
                     && proposal.keys.iter().all(plain)
+                    && proposal.provenance.path.len() <= MAX_HOPS
             }
             Frame::Floor(floor) => *floor <= MAX_BLOCK_NUMBER + 1,
             Frame::Given(blocks) => blocks.len() <= MAX_LIST,
+            Frame::Lend { span, .. } => span.sound(),
+            Frame::PadsUsed(pads) => pads.len() <= MAX_LIST && pads.iter().all(PadUse::sound),
+            Frame::PadsKnown(spans) => spans.len() <= MAX_LIST,
+            Frame::Hop(frame) => frame.within_bounds(),
+            Frame::HopAnswer { answer, .. } => answer.within_bounds(),
             Frame::Assign { run, .. } | Frame::RunEnded { run, .. } => run.sound(),
             _ => true,
         }

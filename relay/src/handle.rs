@@ -7,6 +7,7 @@ use std::{
 
 use async_trait::async_trait;
 use km_core::{
+    pad::{PadSpan, PadUse},
     peer::{AssignError, GivenBlock, PeerLink},
     run::RunSpec,
 };
@@ -22,22 +23,34 @@ pub(crate) const WAITING: usize = 1024;
 /// What the pool asks of the connection.
 pub(crate) enum Command {
     Assign(RunSpec, oneshot::Sender<Assigned>),
+    Lend(PadSpan, oneshot::Sender<Assigned>),
     Send(Frame),
+}
+
+/// A connection that is up, and which it is.
+struct Connection {
+    turn: u64,
+    commands: mpsc::Sender<Command>,
 }
 
 #[derive(Default)]
 pub(crate) struct Handle {
-    connection: Mutex<Option<mpsc::Sender<Command>>>,
+    connection: Mutex<Option<Connection>>,
 }
 
 impl Handle {
-    fn connection(&self) -> MutexGuard<'_, Option<mpsc::Sender<Command>>> {
+    fn connection(&self) -> MutexGuard<'_, Option<Connection>> {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A connection is up: messages go there from now on.
-    pub(crate) fn attach(&self, commands: mpsc::Sender<Command>) {
-        *self.connection() = Some(commands);
+    pub(crate) fn attach(&self, turn: u64, commands: mpsc::Sender<Command>) {
+        *self.connection() = Some(Connection { turn, commands });
+    }
+
+    /// Which connection is up.
+    pub(crate) fn turn(&self) -> Option<u64> {
+        self.connection().as_ref().map(|connection| connection.turn)
     }
 
     /// No connection is up.
@@ -48,11 +61,22 @@ impl Handle {
     fn send(&self, command: Command) -> Result<(), AssignError> {
         let down = |why: &str| AssignError::Unavailable(why.to_owned());
         let connection = self.connection();
-        let commands = connection.as_ref().ok_or_else(|| down("not connected"))?;
-        commands.try_send(command).map_err(|_| down("too many messages wait for it"))
+        let connection = connection.as_ref().ok_or_else(|| down("not connected"))?;
+        connection.commands.try_send(command).map_err(|_| down("too many messages wait for it"))
     }
 
-    fn send_best_effort(&self, frame: Frame) {
+    /// Sends over the connection `turn` only.
+    pub(crate) fn send_on(&self, turn: u64, frame: Frame) -> Result<(), AssignError> {
+        let down = |why: &str| AssignError::Unavailable(why.to_owned());
+        let connection = self.connection();
+        let connection = connection.as_ref().filter(|connection| connection.turn == turn);
+        let connection = connection.ok_or_else(|| down("the connection is gone"))?;
+        let sent = connection.commands.try_send(Command::Send(frame));
+        sent.map_err(|_| down("too many messages wait for it"))
+    }
+
+    /// Sends if it can.
+    pub(crate) fn send_best_effort(&self, frame: Frame) {
         if let Err(error) = self.send(Command::Send(frame)) {
             tracing::debug!(%error, "message to the peer dropped");
         }
@@ -68,18 +92,17 @@ impl PeerLink for Handle {
     async fn assign(&self, run: &RunSpec) -> Result<(), AssignError> {
         let (answer, answered) = oneshot::channel();
         self.send(Command::Assign(run.clone(), answer))?;
-        let lost = |why: &str| AssignError::Unavailable(why.to_owned());
-        match tokio::time::timeout(ASSIGN_WITHIN, answered).await {
-            Ok(Ok(Assigned::Durable)) => Ok(()),
-            Ok(Ok(Assigned::NoBlock)) => Err(AssignError::NoBlock(run.id.block.number)),
-            Ok(Ok(Assigned::Refused(why))) => Err(AssignError::Refused(why)),
-            Ok(Ok(Assigned::Behind(cursor))) => {
-                Err(AssignError::Behind(run.id.block.number, cursor))
-            }
-            Ok(Ok(Assigned::NotPaired)) => Err(AssignError::NotPaired),
-            Ok(Err(_)) => Err(lost("the connection broke")),
-            Err(_) => Err(lost("no answer in time")),
-        }
+        judged(run.id.block.number, answered).await
+    }
+
+    async fn lend(&self, span: PadSpan) -> Result<(), AssignError> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Command::Lend(span, answer))?;
+        judged(span.id.block.number, answered).await
+    }
+
+    fn pads_used(&self, pads: Vec<PadUse>) {
+        self.send_best_effort(Frame::PadsUsed(pads));
     }
 
     fn run_ended(&self, run: &RunSpec, handed_out: u16) {
@@ -92,5 +115,19 @@ impl PeerLink for Handle {
 
     fn ask_blocks(&self, count: u16) {
         self.send_best_effort(Frame::AskBlocks(count));
+    }
+}
+
+/// The peer's answer about bytes of a block.
+async fn judged(block: u64, answered: oneshot::Receiver<Assigned>) -> Result<(), AssignError> {
+    let lost = |why: &str| AssignError::Unavailable(why.to_owned());
+    match tokio::time::timeout(ASSIGN_WITHIN, answered).await {
+        Ok(Ok(Assigned::Durable)) => Ok(()),
+        Ok(Ok(Assigned::NoBlock)) => Err(AssignError::NoBlock(block)),
+        Ok(Ok(Assigned::Refused(why))) => Err(AssignError::Refused(why)),
+        Ok(Ok(Assigned::Behind(cursor))) => Err(AssignError::Behind(block, cursor)),
+        Ok(Ok(Assigned::NotPaired)) => Err(AssignError::NotPaired),
+        Ok(Err(_)) => Err(lost("the connection broke")),
+        Err(_) => Err(lost("no answer in time")),
     }
 }

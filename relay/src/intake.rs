@@ -91,6 +91,12 @@ impl Assembly {
     /// The keys of one block when it is full, or old and not too small.
     fn ready(&mut self, now: Instant) -> Option<Vec<ModuleKey>> {
         let (mut count, mut bytes) = (0, 0);
+        // What was relayed together becomes a block of its own, at once.
+        if self.keys.front().is_some_and(|key| key.relayed.is_some()) {
+            let key = self.keys.pop_front()?;
+            self.bytes -= key.bytes.len();
+            return (key.bytes.len() >= MIN_RAW).then(|| vec![key]);
+        }
         for key in &self.keys {
             if count == MAX_KEYS || bytes + key.bytes.len() > MAX_RAW {
                 break;
@@ -118,7 +124,11 @@ mod tests {
     use super::*;
 
     fn keys(count: usize, len: usize) -> Vec<ModuleKey> {
-        let key = |i| ModuleKey { id: format!("k{i}"), bytes: ClearBytes::from_vec(vec![1; len]) };
+        let key = |i| ModuleKey {
+            id: format!("k{i}"),
+            bytes: ClearBytes::from_vec(vec![1; len]),
+            relayed: None,
+        };
         (0..count).map(key).collect()
     }
 
@@ -157,7 +167,7 @@ mod tests {
     fn an_id_that_does_not_fit_a_frame_is_dropped() {
         let mut assembly = Assembly::default();
         for id in [String::new(), "x".repeat(MAX_MODULE_ID + 1)] {
-            assembly.extend(vec![ModuleKey { id, bytes: ClearBytes::from_vec(vec![1; 32]) }]);
+            assembly.extend(vec![ModuleKey { id, ..keys(1, 32).remove(0) }]);
         }
         assert_eq!(assembly.bytes, 0);
     }

@@ -17,6 +17,8 @@ use km_core::{
     ids::{ClusterId, LinkId},
     module::ModuleSource,
     pool::Pool,
+    random::Random,
+    route::Routes,
     supply::Supply,
 };
 use serde::Serialize;
@@ -29,7 +31,16 @@ use transport::{
     ConnectError, Directory, IdentityRule, PeerIdentity, ServerStream, Shutdown, TlsClient,
 };
 
-use crate::{driver, handle::Handle};
+use crate::{
+    driver,
+    handle::Handle,
+    hop::{
+        engine::Relay,
+        neighbour::Neighbour,
+        source::{RelayConfig, RelaySource},
+    },
+    session::Feed,
+};
 
 const DIAL_WITHIN: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -46,8 +57,17 @@ pub struct PeerConfig {
     pub identity: IdentityRule,
     /// The QKD link that fills the pool, if there is one.
     pub qkd_link: Option<LinkId>,
+    /// How relay fills the pool, where no QKD link does.
+    pub relay: Option<RelayConfig>,
     /// Name of our module on it, for metadata.
     pub module: String,
+}
+
+impl PeerConfig {
+    pub(crate) fn feed(&self) -> Option<Feed> {
+        let by_relay = self.relay.as_ref().map(|_| Feed::Relay);
+        self.qkd_link.clone().map(Feed::Link).or(by_relay)
+    }
 }
 
 /// A link as an operator sees it.
@@ -90,6 +110,7 @@ pub(crate) struct Peer {
     pub(crate) pool: Arc<Pool>,
     pub(crate) source: Option<Arc<dyn ModuleSource>>,
     pub(crate) handle: Arc<Handle>,
+    pub(crate) relay: Arc<Relay>,
     pub(crate) counters: Counters,
     /// Held by the connection in use.
     in_use: Mutex<()>,
@@ -105,21 +126,37 @@ pub(crate) struct Peer {
 pub struct Links {
     tls: Arc<rustls::ClientConfig>,
     peers: Vec<Arc<Peer>>,
+    relay: Arc<Relay>,
     directory: Directory<usize>,
 }
 
 impl Links {
     /// Connects each peer's pool to its link. Peers without a pool in `supply` are left out.
+    ///
+    /// `random` makes keys to be relayed where a peer's relay says so; `routes` tells the ways.
     pub fn new(
         supply: &Arc<Supply>,
         tls: Arc<rustls::ClientConfig>,
+        random: Arc<Random>,
+        routes: Arc<dyn Routes>,
         peers: Vec<(PeerConfig, Option<Arc<dyn ModuleSource>>)>,
     ) -> Arc<Self> {
-        let mut links = Self { tls, peers: Vec::new(), directory: Directory::default() };
-        for (config, source) in peers {
-            let Some(pool) = supply.pool(&config.cluster).cloned() else { continue };
-            let handle = Arc::new(Handle::default());
-            pool.connect(handle.clone());
+        let connected: Vec<_> =
+            peers.into_iter().filter_map(|peer| connect(supply, peer)).collect();
+        let neighbours = connected.iter().filter_map(|(config, _, pool, handle)| {
+            let link = config.qkd_link.clone()?;
+            let cluster = config.cluster.clone();
+            Some(Arc::new(Neighbour::new(cluster, link, pool.clone(), handle.clone())))
+        });
+        let relay = Relay::new(supply.here().clone(), random, routes, neighbours);
+        let directory = Directory::default();
+        let mut links = Self { tls, peers: Vec::new(), relay: relay.clone(), directory };
+        for (config, source, pool, handle) in connected {
+            let source = source.or_else(|| {
+                let settings = config.relay.clone()?;
+                let source = RelaySource::new(relay.clone(), config.cluster.clone(), settings);
+                Some(Arc::new(source) as Arc<dyn ModuleSource>)
+            });
             links.directory.add(config.identity.clone(), links.peers.len());
             links.peers.push(Arc::new(Peer {
                 config,
@@ -127,6 +164,7 @@ impl Links {
                 pool,
                 source,
                 handle,
+                relay: relay.clone(),
                 counters: Counters::default(),
                 in_use: Mutex::new(()),
                 storing: Arc::default(),
@@ -147,6 +185,7 @@ impl Links {
             let (peer, tls, shutdown) = (peer.clone(), self.tls.clone(), shutdown.clone());
             dialling.spawn(async move { keep_up(peer, tls, shutdown).await });
         }
+        dialling.spawn(self.relay.clone().tend(shutdown));
         while dialling.join_next().await.is_some() {}
     }
 
@@ -223,6 +262,18 @@ impl Peer {
         self.set_up(false);
         was_up
     }
+}
+
+type Connected = (PeerConfig, Option<Arc<dyn ModuleSource>>, Arc<Pool>, Arc<Handle>);
+
+fn connect(
+    supply: &Supply,
+    (config, source): (PeerConfig, Option<Arc<dyn ModuleSource>>),
+) -> Option<Connected> {
+    let pool = supply.pool(&config.cluster)?.clone();
+    let handle = Arc::new(Handle::default());
+    pool.connect(handle.clone());
+    Some((config, source, pool, handle))
 }
 
 async fn keep_up(peer: Arc<Peer>, tls: Arc<rustls::ClientConfig>, shutdown: Shutdown) {

@@ -10,15 +10,22 @@ use std::time::{Duration, Instant};
 
 use km_core::{
     ids::{ClusterId, LinkId, PoolTag},
+    material::ClearBytes,
     module::{ModuleError, ModuleKey},
+    pad::{Pad, PadSpan, PadUse},
     peer::GivenBlock,
-    run::RunSpec,
+    provenance::{Origin, Provenance},
+    run::{RunId, RunSpec},
 };
 
 use crate::{
     agreement::Raw,
     blocks::Blocks,
     frame::{Assigned, Frame, Hello, Rejection},
+    hop::{
+        HopAnswer, HopFault, HopFrame, HopHead, Lock, TransferName, pads_in::PadsIn,
+        transfers::with_hop,
+    },
 };
 
 /// Proposals on their way at once.
@@ -103,6 +110,34 @@ pub enum Action {
     PeerKeyTtl(Duration),
     /// The greeting is done: the link is up.
     Up,
+    /// The peer lends a span: make it durable, open it, then [`Event::Lent`], then answer
+    /// `AssignResult`.
+    Borrow {
+        /// The request to answer.
+        request: u64,
+        /// The span.
+        span: PadSpan,
+    },
+    /// The peer told what became of spans of its own: make it durable, then answer `PadsKnown`.
+    PadsTold(Vec<PadUse>),
+    /// The peer knows what became of spans of ours.
+    PadsKnown(Vec<RunId>),
+    /// Relayed keys came and were opened; the head's path has this hop in it.
+    Opened {
+        /// What they are.
+        head: HopHead,
+        /// The keys.
+        material: ClearBytes,
+    },
+    /// Relayed keys did not open.
+    NotOpened(HopFault),
+    /// The peer says what became of relayed keys.
+    Answered {
+        /// The batch.
+        name: TransferName,
+        /// What became of it.
+        answer: HopAnswer,
+    },
 }
 
 /// A block on which both ends agree.
@@ -111,8 +146,8 @@ pub struct Agreed {
     pub number: u64,
     /// The end that will assign from it.
     pub owner: ClusterId,
-    /// The QKD link its keys came over.
-    pub link: LinkId,
+    /// How its keys came to be.
+    pub provenance: Provenance,
     /// Its bits.
     pub raw: Raw,
     /// Whether the other end is known to have it stored.
@@ -151,8 +186,19 @@ pub enum Event {
     },
     /// Follower: whether the pool here takes more blocks; it does until this is said.
     Room(bool),
+    /// A span the peer lends is durable here.
+    Lent(Pad),
     /// Time passed.
     Tick(Instant),
+}
+
+/// What fills a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Feed {
+    /// A QKD link between the two clusters.
+    Link(LinkId),
+    /// Relay over other clusters.
+    Relay,
 }
 
 /// What a session starts from.
@@ -164,8 +210,8 @@ pub struct Start {
     pub peer: ClusterId,
     /// The pool between them.
     pub pool: PoolTag,
-    /// The QKD link that fills it, if one does.
-    pub link: Option<LinkId>,
+    /// What fills it, if anything does.
+    pub feed: Option<Feed>,
     /// Our greeting.
     pub hello: Hello,
 }
@@ -182,6 +228,7 @@ pub struct Session {
     start: Start,
     greeted: bool,
     blocks: Blocks,
+    pads: PadsIn,
 }
 
 type Actions = Vec<Action>;
@@ -191,7 +238,7 @@ impl Session {
     pub fn new(start: Start, now: Instant) -> (Self, Actions) {
         let hello = Action::Send(Frame::Hello(start.hello.clone()));
         let blocks = Blocks::new(start.clone(), now);
-        (Self { start, greeted: false, blocks }, vec![hello])
+        (Self { start, greeted: false, blocks, pads: PadsIn::default() }, vec![hello])
     }
 
     /// Whether the greeting is done.
@@ -239,6 +286,14 @@ impl Session {
             Frame::Ping(number) => vec![Action::Send(Frame::Pong(number))],
             Frame::Pong(_) => Vec::new(),
             Frame::Floor(floor) => vec![Action::PeerFloor(floor)],
+            Frame::Lend { request, span } => self.borrow(request, span),
+            Frame::PadsUsed(pads) => {
+                pads.iter().for_each(|used| self.pads.remove(used.span.id));
+                vec![Action::PadsTold(pads)]
+            }
+            Frame::PadsKnown(spans) => vec![Action::PadsKnown(spans)],
+            Frame::Hop(frame) => self.hop(*frame),
+            Frame::HopAnswer { name, answer } => vec![Action::Answered { name, answer }],
         })
     }
 
@@ -249,8 +304,57 @@ impl Session {
             Event::Collected { number, keys } => self.blocks.collected(number, keys),
             Event::Admitted { number, stored } => self.blocks.admitted(number, stored),
             Event::Room(room) => self.blocks.set_room(room),
+            Event::Lent(pad) => {
+                self.pads.add(pad);
+                Vec::new()
+            }
             Event::Tick(now) => self.blocks.tick(now),
         }
+    }
+
+    fn borrow(&self, request: u64, span: PadSpan) -> Actions {
+        match self.pads.has_room() {
+            true => vec![Action::Borrow { request, span }],
+            false => {
+                let result = Assigned::Refused("too many spans are lent already".into());
+                vec![Action::Send(Frame::AssignResult { request, result })]
+            }
+        }
+    }
+
+    /// Relayed keys: opened here, so that only what fits this link gets any further.
+    fn hop(&mut self, frame: HopFrame) -> Actions {
+        let opened = match self.plausible(&frame) {
+            true => self.pads.open(&frame),
+            false => Err(HopFault::Refused),
+        };
+        let mut head = frame.head;
+        match opened {
+            Ok(opened) => {
+                head.path = with_hop(head.path, &self.start.here, opened.cipher);
+                vec![Action::Opened { head, material: opened.material }]
+            }
+            Err(why) => {
+                let answer = HopAnswer::Failed { at: self.start.here.clone(), why };
+                let name = (head.from, head.transfer);
+                let told = Action::Send(Frame::HopAnswer { name, answer });
+                vec![Action::NotOpened(why), told]
+            }
+        }
+    }
+
+    /// Whether what the head says of the way here and of its beginning can be.
+    fn plausible(&self, frame: &HopFrame) -> bool {
+        let HopFrame { head, lock, .. } = frame;
+        let last = head.path.last().map_or(&head.from, |hop| &hop.to);
+        let Some(Feed::Link(link)) = &self.start.feed else { return false };
+        let born = match (head.path.is_empty(), lock) {
+            (true, Lock::Given(_)) => head.origin == Origin::Qkd(link.clone()),
+            // Bits of a QKD link begin their way over that link, and nothing else does.
+            (true, _) => !matches!(head.origin, Origin::Qkd(_)),
+            (false, lock) => !matches!(lock, Lock::Given(_)),
+        };
+        *last == self.start.peer && born
     }
 
     fn greet(&mut self, hello: Hello) -> Result<Actions, SessionError> {

@@ -8,13 +8,13 @@ use std::{
 
 use km_core::{
     module::{ModuleError, ModuleKey, ModuleSource},
-    pool::NewBlock,
-    provenance::Provenance,
+    pad::{PadSpan, PadUse},
+    pool::{NewBlock, PoolError},
 };
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::{
-    frame::Frame,
+    frame::{Assigned, Frame},
     links::Peer,
     session::{Agreed, Event},
 };
@@ -27,6 +27,17 @@ const COLLECT_PAUSE: Duration = Duration::from_millis(150);
 pub(crate) enum Done {
     Event(Event),
     Send(Frame),
+}
+
+/// What a peer is told of bytes it assigned or lent.
+pub(crate) fn assigned(taken: Result<(), PoolError>) -> Assigned {
+    match taken {
+        Ok(()) => Assigned::Durable,
+        Err(PoolError::NoBlock(_)) => Assigned::NoBlock,
+        Err(PoolError::Passed(_, cursor)) => Assigned::Behind(cursor),
+        Err(PoolError::NotPaired) => Assigned::NotPaired,
+        Err(error) => Assigned::Refused(error.to_string()),
+    }
 }
 
 /// Collects the keys of a proposal at our module.
@@ -73,7 +84,7 @@ pub(crate) fn admit(peer: &Arc<Peer>, done: &UnboundedSender<Done>, agreed: Agre
         let new = NewBlock {
             number,
             owner: agreed.owner,
-            provenance: Provenance::direct(agreed.link),
+            provenance: agreed.provenance,
             module: peer.config.module.clone(),
             clear: agreed.raw.into_bits(),
             confirmed: agreed.confirmed,
@@ -86,4 +97,45 @@ pub(crate) fn admit(peer: &Arc<Peer>, done: &UnboundedSender<Done>, agreed: Agre
         let stored = admitted.is_ok();
         let _ = done.send(Done::Event(Event::Admitted { number, stored }));
     });
+}
+
+/// Takes a span the peer lends: durable here and opened before the peer hears of it.
+pub(crate) fn borrow(
+    peer: &Arc<Peer>,
+    done: UnboundedSender<Done>,
+    request: u64,
+    span: PadSpan,
+) -> impl Future<Output = ()> + Send + 'static {
+    // In the order they came; only the wait for disk and token is elsewhere.
+    let borrowed = peer.pool.borrow_pad(span);
+    let pool = peer.pool.clone();
+    async move {
+        let taken = async {
+            let (durable, opened) = tokio::join!(borrowed?.durable(), pool.open_pad(span));
+            durable.and(opened)
+        };
+        let result = match taken.await {
+            Ok(pad) => {
+                let _ = done.send(Done::Event(Event::Lent(pad)));
+                Assigned::Durable
+            }
+            Err(error) => assigned(Err(error)),
+        };
+        let _ = done.send(Done::Send(Frame::AssignResult { request, result }));
+    }
+}
+
+/// Takes what became of the peer's spans into the account, and says so.
+pub(crate) fn pads_told(
+    peer: &Arc<Peer>,
+    done: UnboundedSender<Done>,
+    told: Vec<PadUse>,
+) -> impl Future<Output = ()> + Send + 'static {
+    let taken = peer.pool.pads_told(&told);
+    async move {
+        if taken.durable().await.is_ok() {
+            let spans = told.iter().map(|used| used.span.id).collect();
+            let _ = done.send(Done::Send(Frame::PadsKnown(spans)));
+        }
+    }
 }

@@ -7,6 +7,7 @@ use km_core::{
     ids::{ClusterId, LinkId},
     material::ClearBytes,
     module::ModuleKey,
+    provenance::Provenance,
 };
 use relay::{
     agreement::{MAX_RAW, MIN_RAW, Raw, Tag, equal},
@@ -17,6 +18,7 @@ fn keys(bytes: &[u8], each: usize) -> Vec<ModuleKey> {
     let key = |(at, part): (usize, &[u8])| ModuleKey {
         id: format!("k{at}"),
         bytes: ClearBytes::copy_from(part),
+        relayed: None,
     };
     bytes.chunks(each).enumerate().map(key).collect()
 }
@@ -25,7 +27,7 @@ fn proposal(keys: &[ModuleKey]) -> Proposal {
     Proposal {
         number: 7,
         owner: ClusterId::parse("north").unwrap(),
-        link: LinkId::parse("link").unwrap(),
+        provenance: Provenance::direct(LinkId::parse("link").unwrap()),
         keys: keys.iter().map(|key| (key.id.clone(), key.bytes.len() as u16)).collect(),
         tag: Tag::default(),
     }
@@ -52,7 +54,7 @@ fn tags_are_poly1305_over_the_description_and_the_bits() {
     let (bits, parts) = (bits(), keys(&bits(), 32));
     let (raw, proposal) = (Raw::join(&parts).unwrap(), proposal(&parts));
     let described = postcard::to_extend(
-        &(proposal.number, &proposal.owner, &proposal.link, &proposal.keys),
+        &(proposal.number, &proposal.owner, &proposal.provenance, &proposal.keys),
         b"qkm propose 1\0".to_vec(),
     );
     let described = described.unwrap();
@@ -109,7 +111,10 @@ fn order_owner_number_link_and_cut_are_under_the_tag() {
     let others = [
         Proposal { number: 8, ..proposal.clone() },
         Proposal { owner: ClusterId::parse("south").unwrap(), ..proposal.clone() },
-        Proposal { link: LinkId::parse("link2").unwrap(), ..proposal.clone() },
+        Proposal {
+            provenance: Provenance::direct(LinkId::parse("link2").unwrap()),
+            ..proposal.clone()
+        },
         renamed,
         cut,
     ];

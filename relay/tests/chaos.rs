@@ -14,7 +14,7 @@ use km_core::{
 };
 use relay::{
     frame::{Frame, Frames, Hello, Rejection},
-    session::{AGREE_WITHIN, Action, Event, FULL_PAUSE, MAX_IN_FLIGHT, Session, Start},
+    session::{AGREE_WITHIN, Action, Event, FULL_PAUSE, Feed, MAX_IN_FLIGHT, Session, Start},
 };
 
 /// splitmix64.
@@ -90,8 +90,8 @@ fn session(at: usize, node: Option<&Node>, now: Instant) -> (Session, Vec<Action
         given: Vec::new(),
         key_ttl_ms: 60_000,
     };
-    let link = Some(LinkId::parse("link").unwrap());
-    Session::new(Start { here: cluster_here, peer: cluster(1 - at), pool, link, hello }, now)
+    let feed = Some(Feed::Link(LinkId::parse("link").unwrap()));
+    Session::new(Start { here: cluster_here, peer: cluster(1 - at), pool, feed, hello }, now)
 }
 
 impl World {
@@ -284,7 +284,7 @@ fn key(id: &str, flip: u8) -> ModuleKey {
     let mut dice = Dice(seed);
     let mut bytes: Vec<u8> = (0..32).map(|_| dice.roll(256) as u8).collect();
     bytes[31] ^= flip;
-    ModuleKey { id: id.into(), bytes: ClearBytes::from_vec(bytes) }
+    ModuleKey { id: id.into(), bytes: ClearBytes::from_vec(bytes), relayed: None }
 }
 
 fn play(seed: u64, weather: Weather) -> World {

@@ -4,13 +4,19 @@
 
 use km_core::{
     ids::{BlockId, ClusterId, LinkId, MAX_BLOCK_NUMBER, PoolTag, SaeId},
+    pad::{PadSpan, PadUse},
     peer::GivenBlock,
+    provenance::{Origin, Provenance},
+    route::CipherPolicy,
     run::{RunId, RunSpec},
 };
 use proptest::{collection::vec, prelude::*};
-use relay::frame::{
-    Assigned, Frame, FrameError, Frames, Hello, MAX_FRAME, MAX_LIST, MIN_KEY_TTL_MS, Proposal,
-    Rejection, VERSION,
+use relay::{
+    frame::{
+        Assigned, Frame, FrameError, Frames, Hello, MAX_FRAME, MAX_LIST, MIN_KEY_TTL_MS, Proposal,
+        Rejection, VERSION,
+    },
+    hop::{HopAnswer, HopFault, HopFrame, HopHead, Lock, Piece, TransferId},
 };
 
 fn name() -> impl Strategy<Value = String> {
@@ -51,8 +57,9 @@ fn hello() -> impl Strategy<Value = Frame> {
 fn propose() -> impl Strategy<Value = Frame> {
     (number(), name(), name(), vec((".{1,16}", 1u16..), 1..50), any::<[u8; 16]>()).prop_map(
         |(number, owner, link, keys, tag)| {
-            let (owner, link) = (ClusterId::parse(&owner).unwrap(), LinkId::parse(&link).unwrap());
-            Frame::Propose(Proposal { number, owner, link, keys, tag })
+            let owner = ClusterId::parse(&owner).unwrap();
+            let provenance = Provenance::direct(LinkId::parse(&link).unwrap());
+            Frame::Propose(Proposal { number, owner, provenance, keys, tag })
         },
     )
 }
@@ -145,8 +152,9 @@ fn sound_run() -> RunSpec {
 #[test]
 fn what_is_out_of_bounds_is_refused() {
     let proposal = |number, keys| {
-        let (owner, link) = (ClusterId::parse("n").unwrap(), LinkId::parse("l").unwrap());
-        Frame::Propose(Proposal { number, owner, link, keys, tag: [0; 16] })
+        let owner = ClusterId::parse("n").unwrap();
+        let provenance = Provenance::direct(LinkId::parse("l").unwrap());
+        Frame::Propose(Proposal { number, owner, provenance, keys, tag: [0; 16] })
     };
     let greeting = |highest, unconfirmed, key_ttl_ms| {
         let (cluster, pool) = (ClusterId::parse("n").unwrap(), PoolTag::from_bits(1));
@@ -237,6 +245,25 @@ fn a_small_frame_that_claims_a_huge_list_costs_nothing() {
     assert!(peak() - before < 16 << 10, "{} KiB were taken", peak() - before);
 }
 
+fn hop(lock: impl Fn(Piece) -> Lock) -> Frame {
+    let lock = lock(Piece { span: sound_run().id, at: 0, len: 32 });
+    let (from, to) = (ClusterId::parse("north").unwrap(), ClusterId::parse("south").unwrap());
+    let head = HopHead {
+        transfer: TransferId([7; 16]),
+        from,
+        route: vec![to],
+        policy: CipherPolicy::OtpOnly,
+        origin: Origin::Qrng,
+        path: Vec::new(),
+    };
+    let body = if matches!(lock, Lock::Given(_)) { vec![] } else { vec![1, 2, 3] };
+    Frame::Hop(Box::new(HopFrame { head, lock, body, tag: [0xA5; 16] }))
+}
+
+fn failed() -> HopAnswer {
+    HopAnswer::Failed { at: ClusterId::parse("west").unwrap(), why: HopFault::NoPad }
+}
+
 /// Writes the seeds of the fuzz target; run with `QKM_WRITE_SEEDS=1` after the format changed.
 #[test]
 fn fuzz_seeds_hold_every_message() {
@@ -246,7 +273,9 @@ fn fuzz_seeds_hold_every_message() {
     let pool = PoolTag::from_bits(7);
     let (highest, unconfirmed, floor, given) = (5, vec![4, 5], 2, vec![block]);
     let key_ttl_ms = 86_400_000;
-    let link = LinkId::parse("link").unwrap();
+    let provenance = Provenance::direct(LinkId::parse("link").unwrap());
+    let span = PadSpan { id: sound_run().id, len: 64 };
+    let name = (cluster.clone(), TransferId([7; 16]));
     let keys = vec![("key-1".to_owned(), 32), ("key-2".to_owned(), 64)];
     let (owner, tag) = (cluster.clone(), [0xA5; 16]);
     let seeds = [
@@ -255,7 +284,7 @@ fn fuzz_seeds_hold_every_message() {
             Frame::Hello(Hello { cluster, pool, highest, unconfirmed, floor, given, key_ttl_ms }),
         ),
         ("known", Frame::Known { have: vec![4], lack: vec![5] }),
-        ("propose", Frame::Propose(Proposal { number: 6, owner, link, keys, tag })),
+        ("propose", Frame::Propose(Proposal { number: 6, owner, provenance, keys, tag })),
         ("confirm", Frame::Confirm { number: 6, tag }),
         ("stored", Frame::Stored { number: 6 }),
         ("reject", Frame::Reject { number: 6, why: Rejection::Late }),
@@ -271,6 +300,14 @@ fn fuzz_seeds_hold_every_message() {
         ("ping", Frame::Ping(1)),
         ("pong", Frame::Pong(1)),
         ("floor", Frame::Floor(1)),
+        ("lend", Frame::Lend { request: 1, span }),
+        ("pads_used", Frame::PadsUsed(vec![PadUse { span, pad: 16, tag: 32 }])),
+        ("pads_known", Frame::PadsKnown(vec![span.id])),
+        ("hop_otp", hop(|piece| Lock::Otp(vec![piece]))),
+        ("hop_given", hop(|piece| Lock::Given(vec![piece]))),
+        ("hop_aes", hop(|key| Lock::Aes { key, counter: 3 })),
+        ("arrived", Frame::HopAnswer { name: name.clone(), answer: HopAnswer::Arrived(vec![]) }),
+        ("failed", Frame::HopAnswer { name, answer: failed() }),
     ];
     for (name, frame) in seeds {
         let mut bytes = Vec::new();

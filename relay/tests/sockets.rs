@@ -21,7 +21,9 @@ use km_core::{
     material::ClearBytes,
     module::{ModuleError, ModuleKey, ModuleSource},
     pool::{self, Pool},
+    random::Random,
     records::Records,
+    route::RouteBoard,
     store::Store,
     supply::{Supply, SupplyError, SupplyLimits},
     vault::Vault,
@@ -56,7 +58,7 @@ impl ModuleSource for Module {
             *made += 1;
             let (id, bits) = (format!("key-{made}"), random(1024));
             waiting.insert(id.clone(), bits.clone());
-            ModuleKey { id, bytes: ClearBytes::from_vec(bits) }
+            ModuleKey { id, bytes: ClearBytes::from_vec(bits), relayed: None }
         });
         Ok(keys.collect())
     }
@@ -68,7 +70,7 @@ impl ModuleSource for Module {
             .map(|id| {
                 let mut bits = waiting.remove(id)?;
                 bits[100] ^= u8::from(self.0.differ.load(Relaxed));
-                Some(ModuleKey { id: id.clone(), bytes: ClearBytes::from_vec(bits) })
+                Some(ModuleKey { id: id.clone(), bytes: ClearBytes::from_vec(bits), relayed: None })
             })
             .collect();
         keys.ok_or(ModuleError::UnknownId)
@@ -130,7 +132,7 @@ impl Km {
     ) -> Self {
         let machine = Machine::new();
         let hsm: Arc<dyn Hsm> = machine.hsm.clone();
-        let vault = Vault::new(hsm);
+        let vault = Vault::new(hsm.clone());
         let store: Arc<dyn Store> = machine.disk.clone();
         let key = vault.record_key(store.as_ref()).await.unwrap();
         let records = Records::new(store, &key);
@@ -145,7 +147,8 @@ impl Km {
         let supply = Supply::new(here, registry, SupplyLimits::default(), [pool.clone()]);
         let client = transport::client_config(tls, Profile::KmLink).unwrap();
         let module: Arc<dyn ModuleSource> = Arc::new(Module(fibre.clone()));
-        let links = Links::new(&supply, client, vec![(peer, Some(module))]);
+        let (random, routes) = (Arc::new(Random::of_token(hsm)), Arc::new(RouteBoard::default()));
+        let links = Links::new(&supply, client, random, routes, vec![(peer, Some(module))]);
         Self { _machine: machine, records, pool, supply, links }
     }
 
@@ -206,6 +209,7 @@ impl Network {
             address,
             identity: identity.parse().unwrap(),
             qkd_link: Some(LinkId::parse("link").unwrap()),
+            relay: None,
             module: "module".into(),
         };
         let address = Some(format!("localhost:{}", proxy.address.port()));

@@ -120,14 +120,6 @@ impl Lane {
         }
     }
 
-    /// As [`Lane::judge`], of an operation that may also have said what to answer.
-    pub(super) fn judged(&mut self, error: OpError) -> OpError {
-        match error {
-            OpError::Token(error) => self.judge(error),
-            answer => answer,
-        }
-    }
-
     /// Drops what is to be forgotten since it was last asked.
     pub(crate) fn forget(&mut self) -> Result<(), OpError> {
         if self.forgotten.count() == self.forgot {
@@ -153,7 +145,7 @@ impl Lane {
         Ok(())
     }
 
-    pub(super) fn check_mechanism(&self, mechanism: &MechanismType) -> Result<(), OpError> {
+    fn check_mechanism(&self, mechanism: &MechanismType) -> Result<(), OpError> {
         match self.mechanisms.contains(mechanism) {
             true => Ok(()),
             false => Err(unsupported(format!("the token has no {mechanism}"))),

@@ -66,6 +66,10 @@ pub struct Accepted {
 }
 
 impl Accepted {
+    pub(super) fn of(pool: Arc<Pool>, ticket: Ticket) -> Self {
+        Self { pool, ticket }
+    }
+
     /// Waits until the run is durable here.
     pub async fn durable(self) -> Result<(), PoolError> {
         self.pool.durable(self.ticket).await
@@ -92,7 +96,7 @@ impl Pool {
     pub fn accept_run(self: &Arc<Self>, spec: RunSpec) -> Result<Accepted, PoolError> {
         let mut tables = self.tables();
         let number = spec.id.block.number;
-        let state = self.assignable_by_peer(&tables, &spec)?;
+        let state = self.run_assignable(&tables, &spec)?;
         let mut change = Change::default();
         // The peer passed over these bytes: a run of which we never heard.
         change.ledger.burned += bits(spec.id.offset - state.cursor);
@@ -108,20 +112,33 @@ impl Pool {
         Ok(Accepted { pool: self.clone(), ticket: self.journal.append(change) })
     }
 
-    fn assignable_by_peer(&self, tables: &Tables, spec: &RunSpec) -> Result<BlockState, PoolError> {
-        let number = spec.id.block.number;
+    fn run_assignable(&self, tables: &Tables, spec: &RunSpec) -> Result<BlockState, PoolError> {
+        match spec.sound() {
+            true => self.assignable_by_peer(tables, spec.id, spec.end()),
+            false => Err(PoolError::Block(spec.id.block.number, "the run does not make sense")),
+        }
+    }
+
+    /// The block of which the peer may assign the bytes from `id` to `end`.
+    pub(super) fn assignable_by_peer(
+        &self,
+        tables: &Tables,
+        id: RunId,
+        end: u32,
+    ) -> Result<BlockState, PoolError> {
+        let number = id.block.number;
         let refuse = |why| Err(PoolError::Block(number, why));
-        if spec.id.block.pool != self.tag || !spec.sound() {
-            return refuse("the run does not make sense");
+        if id.block.pool != self.tag {
+            return refuse("is of another pool");
         }
         let Some(mut state) = tables.block(number) else { return Err(PoolError::NoBlock(number)) };
         if state.owner != self.config.peer {
             return refuse("is not the peer's to assign from");
         }
-        if spec.end() > u32::from(state.len) {
+        if end > u32::from(state.len) {
             return refuse("the run passes its end");
         }
-        if spec.id.offset < state.cursor {
+        if id.offset < state.cursor {
             return Err(PoolError::Passed(number, state.cursor));
         }
         // The owner assigns only from blocks it has stored, so this confirms ours.
@@ -173,7 +190,7 @@ impl Pool {
         let mut tables = self.tables();
         if tables.collecting.contains_key(&spec.id) {
             self.limit_run(&mut tables, spec.id, handed_out);
-        } else if let Ok(state) = self.assignable_by_peer(&tables, spec) {
+        } else if let Ok(state) = self.run_assignable(&tables, spec) {
             // A run that never reached us: pass over its bytes.
             let mut change = Change::default();
             change.ledger.burned += bits(spec.end() - u32::from(state.cursor));

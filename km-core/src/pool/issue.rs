@@ -94,7 +94,7 @@ impl Pool {
 
     /// Takes a block that failed a run out of use, if it was the block that failed, and steps over
     /// what the peer knows to be used: the next run must not fail the same way.
-    fn judged(&self, number: u64, error: PoolError) -> PoolError {
+    pub(super) fn judged(&self, number: u64, error: PoolError) -> PoolError {
         match error {
             PoolError::Peer(AssignError::NoBlock(_)) => {
                 self.burn_block(number);
@@ -235,7 +235,7 @@ impl Pool {
 /// then is not only needless. While what is reserved is not durable, the same bytes may be
 /// reserved anew after a crash, and the peer would refuse them; and an end that was put back to an
 /// older state would end an earlier run of that name.
-fn unknown_to_peer(error: &PoolError) -> bool {
+pub(super) fn unknown_to_peer(error: &PoolError) -> bool {
     use AssignError::{Behind, NoBlock, NotPaired, Refused};
     matches!(
         error,

@@ -11,6 +11,7 @@ const STATE: &[u8] = b"state/";
 const RUN: &[u8] = b"run/";
 const LEDGER: &[u8] = b"ledger/";
 const HIGH: &[u8] = b"high/";
+const PAD: &[u8] = b"pad/";
 
 fn join(prefix: &[u8], rest: &[u8]) -> Vec<u8> {
     [prefix, rest].concat()
@@ -53,6 +54,16 @@ pub(super) fn run(id: RunId) -> Vec<u8> {
 /// All runs of a pool.
 pub(super) fn runs(tag: PoolTag) -> Vec<u8> {
     of_pool(RUN, tag)
+}
+
+/// The record of a span for the relay.
+pub(super) fn pad(id: RunId) -> Vec<u8> {
+    join(&of_block(PAD, id.block.pool, id.block.number), &id.offset.to_be_bytes())
+}
+
+/// All spans of a pool.
+pub(super) fn pads(tag: PoolTag) -> Vec<u8> {
+    of_pool(PAD, tag)
 }
 
 /// The account.

@@ -6,6 +6,7 @@
 //! - `kept`: blocks kept inside the token.
 //! - `order`: runs leave for the peer in the order they were reserved.
 //! - `collect`: runs the peer owns, collected by ID.
+//! - `pads`: spans of blocks for the relay.
 //! - `reseal`: blocks under a new KEK.
 //! - `trace`: what is known about one key, for operators.
 //!
@@ -18,6 +19,7 @@ mod issue;
 mod kept;
 pub(crate) mod keys;
 mod order;
+mod pads;
 mod reseal;
 mod tables;
 mod trace;
@@ -44,6 +46,7 @@ use crate::{
     key_id::KeyId,
     ledger::{Ledger, bits},
     material::ClearBytes,
+    pad::{PadRecord, PadSpan, PadUse},
     payload::Storage,
     peer::{AssignError, PeerLink},
     provenance::Provenance,
@@ -204,6 +207,7 @@ impl Pool {
         let ledger: Ledger = records.get(&keys::ledger(tag)).await?.unwrap_or_default();
         // Every commit balances. What does not was put together from different times: an old record
         // put back would let its keys be used again.
+        pads::read(&records, tag, &mut tables).await?;
         let leased: u64 = left_open.iter().map(|spec| u64::from(spec.bytes())).sum();
         if !ledger.balanced_with(bits(tables.stored_bytes() + leased)) {
             let what = "the account does not fit the blocks and runs stored: some are missing, or \
@@ -231,12 +235,17 @@ impl Pool {
         Ok(pool)
     }
 
-    fn recover(&self, left_open: Vec<RunSpec>) {
+    fn recover(self: &Arc<Self>, left_open: Vec<RunSpec>) {
         for spec in left_open {
             tracing::info!(block = %spec.id.block, keys = spec.count, "burning a run left open");
             let mut tables = self.tables();
             tables.issuing.insert(spec.id, spec.clone());
             self.close_run(&mut tables, &spec, 0);
+        }
+        let lent: Vec<PadSpan> = self.tables().lent.values().copied().collect();
+        for span in lent {
+            tracing::info!(block = %span.id.block, bytes = span.len, "burning pad left open");
+            self.pad_used(PadUse::burned(span));
         }
         let mut tables = self.tables();
         let ended: Vec<u64> = tables.finished_blocks();
@@ -360,9 +369,18 @@ impl Pool {
 
     /// The clear bytes of a run.
     async fn open_run(&self, spec: &RunSpec) -> Result<OpenRun, PoolError> {
-        let number = spec.id.block.number;
         let start = usize::from(spec.id.offset);
         let range = start..start + spec.bytes() as usize;
+        let (clear, provenance) = self.open_range(spec.id.block.number, range).await?;
+        Ok(OpenRun { clear, provenance: Arc::new(provenance) })
+    }
+
+    /// The bytes of part of a block, and how they came to be.
+    async fn open_range(
+        &self,
+        number: u64,
+        range: std::ops::Range<usize>,
+    ) -> Result<(ClearBytes, Provenance), PoolError> {
         let block = self.sealed_block(number).await?;
         let clear = match self.vault.open_part(&block, range.clone()).await {
             Err(error) => {
@@ -377,7 +395,7 @@ impl Pool {
             }
             Ok(clear) => clear,
         };
-        Ok(OpenRun { clear, provenance: Arc::new(block.header().provenance.clone()) })
+        Ok((clear, block.header().provenance.clone()))
     }
 
     async fn sealed_block(&self, number: u64) -> Result<SealedBlock, PoolError> {
@@ -406,6 +424,12 @@ pub async fn audit(records: &Records, tag: PoolTag) -> Result<(Ledger, u64), Rec
         .await?;
     records
         .each(&keys::runs(tag), |_, run: RunRecord| stored += bits(tables::outstanding(&run)))
+        .await?;
+    records
+        .each(&keys::pads(tag), |_, pad: PadRecord| match pad {
+            PadRecord::Lent(span) | PadRecord::Borrowed(span) => stored += bits(span.len),
+            PadRecord::Through(_) => {}
+        })
         .await?;
     Ok((ledger, stored))
 }

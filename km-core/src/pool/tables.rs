@@ -13,6 +13,7 @@ use crate::{
     block::BlockState,
     ids::{ClusterId, MAX_BLOCK_NUMBER},
     key_id::Slice,
+    pad::{PadRecord, PadSpan, PadUse},
     run::{Bitmap, RunId, RunRecord, RunSpec, Side},
 };
 
@@ -103,6 +104,12 @@ pub(super) struct Tables {
     pub(super) doomed: Vec<String>,
     pub(super) issuing: BTreeMap<RunId, RunSpec>,
     pub(super) collecting: BTreeMap<RunId, Collecting>,
+    /// Spans of ours in use by the relay.
+    pub(super) lent: BTreeMap<RunId, PadSpan>,
+    /// Spans of ours that are through, until the peer knows.
+    pub(super) through: BTreeMap<RunId, PadUse>,
+    /// Spans of the peer's in use by the relay.
+    pub(super) borrowed: BTreeMap<RunId, PadSpan>,
 }
 
 impl Tables {
@@ -123,6 +130,9 @@ impl Tables {
             doomed: Vec::new(),
             issuing: BTreeMap::new(),
             collecting: BTreeMap::new(),
+            lent: BTreeMap::new(),
+            through: BTreeMap::new(),
+            borrowed: BTreeMap::new(),
         }
     }
 
@@ -157,7 +167,9 @@ impl Tables {
     /// Bytes in blocks and runs. What is handed out of open runs of ours counts until they end.
     pub(super) fn stored_bytes(&self) -> u64 {
         let issuing: u64 = self.issuing.values().map(|spec| u64::from(spec.bytes())).sum();
-        self.own_bytes + self.peer_bytes + self.idle_bytes + self.run_bytes + issuing
+        let spans = self.lent.values().chain(self.borrowed.values());
+        let padded: u64 = spans.map(|span| u64::from(span.len)).sum();
+        self.own_bytes + self.peer_bytes + self.idle_bytes + self.run_bytes + issuing + padded
     }
 
     /// The only way a block's state changes, so that the counters follow.
@@ -248,11 +260,31 @@ impl Tables {
         (index < run.limit).then_some((*id, index))
     }
 
-    /// Whether any open run lies in the block.
+    /// Takes a span in; one that is through replaces its earlier self.
+    pub(super) fn set_pad(&mut self, record: PadRecord) -> RunId {
+        match record {
+            PadRecord::Lent(span) => {
+                self.lent.insert(span.id, span);
+                span.id
+            }
+            PadRecord::Through(used) => {
+                self.through.insert(used.span.id, used);
+                used.span.id
+            }
+            PadRecord::Borrowed(span) => {
+                self.borrowed.insert(span.id, span);
+                span.id
+            }
+        }
+    }
+
+    /// Whether any open run or span lies in the block.
     pub(super) fn has_runs(&self, id: crate::ids::BlockId) -> bool {
         let all = RunId { block: id, offset: 0 }..=RunId { block: id, offset: u16::MAX };
         self.issuing.range(all.clone()).next().is_some()
-            || self.collecting.range(all).next().is_some()
+            || self.collecting.range(all.clone()).next().is_some()
+            || self.lent.range(all.clone()).next().is_some()
+            || self.borrowed.range(all).next().is_some()
     }
 
     /// Blocks with nothing left to promise.

@@ -7,7 +7,6 @@
 
 pub mod der;
 pub mod derive;
-pub mod kem;
 pub mod process;
 pub mod public;
 

@@ -137,6 +137,7 @@ impl End {
         let here = config.here.clone();
         let pool = Pool::open(config, records.clone(), vault.clone()).await?;
         let wire = Arc::new(Wire::new(here.clone()));
+        wire.belongs_to(Arc::downgrade(&pool));
         pool.connect(wire.clone());
         let supply = Supply::new(here, registry, SupplyLimits::default(), [pool.clone()]);
         let objects = Objects::new(records.clone(), vault.clone());
@@ -222,6 +223,7 @@ impl Pair {
             far.peer_key_ttl(me.config().key_ttl);
             me.confirm(&have);
             me.burn_unconfirmed(&lack);
+            me.tell_pads();
         }
     }
 

@@ -9,6 +9,7 @@ use std::sync::{
 use async_trait::async_trait;
 use km_core::{
     ids::ClusterId,
+    pad::{PadSpan, PadUse},
     peer::{AssignError, GivenBlock, PeerLink},
     pool::{Pool, PoolError},
     run::RunSpec,
@@ -27,6 +28,7 @@ pub struct Chaos {
 #[derive(Clone)]
 enum Message {
     Ended(RunSpec, u16),
+    PadsUsed(Vec<PadUse>),
     Given(Vec<GivenBlock>),
     Ask(u16),
 }
@@ -34,6 +36,7 @@ enum Message {
 pub struct Wire {
     from: ClusterId,
     far: Mutex<Weak<Supply>>,
+    back: Mutex<Weak<Pool>>,
     pub up: AtomicBool,
     chaos: Mutex<Chaos>,
     late: Mutex<Vec<Message>>,
@@ -42,11 +45,17 @@ pub struct Wire {
 impl Wire {
     pub fn new(from: ClusterId) -> Self {
         let (far, up) = (Mutex::default(), AtomicBool::new(true));
-        Self { from, far, up, chaos: Mutex::default(), late: Mutex::default() }
+        let (chaos, late, back) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { from, far, back, up, chaos, late }
     }
 
     pub fn lead_to(&self, far: Weak<Supply>) {
         *self.far.lock().unwrap() = far;
+    }
+
+    /// The pool at this end, which hears what the other end knows.
+    pub fn belongs_to(&self, pool: Weak<Pool>) {
+        *self.back.lock().unwrap() = pool;
     }
 
     pub fn set_chaos(&self, chaos: Chaos) {
@@ -78,6 +87,15 @@ impl Wire {
         let pool: std::sync::Arc<Pool> = far.pool(&self.from).unwrap().clone();
         match message {
             Message::Ended(run, handed_out) => pool.run_ended(&run, handed_out),
+            Message::PadsUsed(pads) => {
+                let told = pool.pads_told(&pads);
+                let back = self.back.lock().unwrap().upgrade();
+                tokio::spawn(async move {
+                    told.durable().await.unwrap();
+                    let spans: Vec<_> = pads.iter().map(|used| used.span.id).collect();
+                    back.inspect(|near| near.pads_known(&spans));
+                });
+            }
             Message::Given(blocks) => pool.take_given(&blocks),
             Message::Ask(count) => {
                 tokio::spawn(async move { pool.give(count).await });
@@ -101,6 +119,15 @@ impl Wire {
     }
 }
 
+fn refused(error: PoolError) -> AssignError {
+    match error {
+        PoolError::NoBlock(number) => AssignError::NoBlock(number),
+        PoolError::Passed(number, cursor) => AssignError::Behind(number, cursor),
+        PoolError::NotPaired => AssignError::NotPaired,
+        error => AssignError::Refused(error.to_string()),
+    }
+}
+
 #[async_trait]
 impl PeerLink for Wire {
     fn is_up(&self) -> bool {
@@ -109,12 +136,6 @@ impl PeerLink for Wire {
 
     async fn assign(&self, run: &RunSpec) -> Result<(), AssignError> {
         let down = || AssignError::Unavailable("switched off by the test".into());
-        let refused = |error: PoolError| match error {
-            PoolError::NoBlock(number) => AssignError::NoBlock(number),
-            PoolError::Passed(number, cursor) => AssignError::Behind(number, cursor),
-            PoolError::NotPaired => AssignError::NotPaired,
-            error => AssignError::Refused(error.to_string()),
-        };
         let (roll, chaos) = self.roll();
         if roll < chaos.lose {
             return Err(down());
@@ -129,6 +150,23 @@ impl PeerLink for Wire {
 
     fn run_ended(&self, run: &RunSpec, handed_out: u16) {
         self.send(Message::Ended(run.clone(), handed_out));
+    }
+
+    async fn lend(&self, span: PadSpan) -> Result<(), AssignError> {
+        let down = || AssignError::Unavailable("switched off by the test".into());
+        let (roll, chaos) = self.roll();
+        if roll < chaos.lose {
+            return Err(down());
+        }
+        let far = self.far().ok_or_else(down)?;
+        let borrowed = far.pool(&self.from).unwrap().borrow_pad(span).map_err(refused)?;
+        drop(far);
+        borrowed.durable().await.map_err(refused)?;
+        if roll < 2 * chaos.lose { Err(down()) } else { Ok(()) }
+    }
+
+    fn pads_used(&self, pads: Vec<PadUse>) {
+        self.send(Message::PadsUsed(pads));
     }
 
     fn blocks_given(&self, blocks: Vec<GivenBlock>) {

@@ -50,7 +50,9 @@ pub(super) async fn collect(
     }
     let pairs = ids.iter().zip(&idents);
     let keys: Option<Vec<ModuleKey>> = pairs
-        .map(|(id, ident)| Some(ModuleKey { id: id.clone(), bytes: gathered.remove(*ident)? }))
+        .map(|(id, ident)| {
+            Some(ModuleKey { id: id.clone(), bytes: gathered.remove(*ident)?, relayed: None })
+        })
         .collect();
     let keys = keys.ok_or(ModuleError::UnknownId)?;
     add(&module.counters.keys_collected, keys.len());

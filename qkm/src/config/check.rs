@@ -15,7 +15,7 @@ use toml::Spanned;
 use super::{
     Admin, Config, Peer, QkdLink, RandomSources,
     file::{self, File},
-    locate,
+    locate, relay,
 };
 use crate::{
     fault::{Code, Failure},
@@ -30,11 +30,11 @@ pub(super) struct Mistake {
 }
 
 impl Mistake {
-    fn new(what: impl Into<String>, help: impl Into<String>) -> Self {
+    pub(super) fn new(what: impl Into<String>, help: impl Into<String>) -> Self {
         Self { offset: None, what: what.into(), help: help.into() }
     }
 
-    fn at<T>(mut self, entry: &Spanned<T>) -> Self {
+    pub(super) fn at<T>(mut self, entry: &Spanned<T>) -> Self {
         self.offset = Some(entry.span().start);
         self
     }
@@ -56,7 +56,8 @@ pub(super) fn check(file: File) -> Result<Config, Mistake> {
     let random = random(file.random)?;
     let epochs = epochs(file.epochs.as_ref())?;
     let (limits, key_ttl) = supply(file.supply.as_ref())?;
-    let peers = peers(&here, &file.peer, &file.qkd_link, limits.key_size)?;
+    let mut peers = peers(&here, &file.peer, &file.qkd_link, limits.key_size)?;
+    file.relay.iter().try_for_each(|entry| relay::feed(&here, &mut peers, entry))?;
     if !peers.is_empty() && file.km_link.is_none() {
         return Err(Mistake::new(
             "there are peers but no [km_link]",
@@ -204,6 +205,7 @@ fn peers(
                 file::Storage::Token => Storage::Token,
             },
             qkd: None,
+            relay: None,
         });
     }
     links.iter().try_for_each(|link| give_link(&mut peers, link))?;

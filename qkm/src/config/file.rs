@@ -3,7 +3,10 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use hsm_profiles::TokenConfig;
-use km_core::ids::{ClusterId, LinkId, SaeId};
+use km_core::{
+    ids::{ClusterId, LinkId, SaeId},
+    route::CipherPolicy,
+};
 use serde::Deserialize;
 use toml::Spanned;
 use transport::{IdentityRule, TlsFiles};
@@ -37,6 +40,8 @@ pub(super) struct File {
     pub(super) peer: Vec<Spanned<Peer>>,
     #[serde(default)]
     pub(super) qkd_link: Vec<Spanned<QkdLink>>,
+    #[serde(default)]
+    pub(super) relay: Vec<Spanned<Relay>>,
     #[serde(default)]
     pub(super) sae: Vec<Spanned<Sae>>,
     #[serde(default)]
@@ -241,6 +246,28 @@ pub(super) struct QkdLink {
     pub(super) id: LinkId,
     pub(super) peer: ClusterId,
     pub(super) module: Module,
+}
+
+/// How the pool with a cluster without a QKD link to us is fed.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Relay {
+    pub(super) to: ClusterId,
+    /// The clusters between; absent: as the controller says.
+    pub(super) via: Option<Vec<ClusterId>>,
+    #[serde(default)]
+    pub(super) cipher: CipherPolicy,
+    #[serde(default)]
+    pub(super) scheme: Scheme,
+}
+
+/// Where relayed bits are born.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Scheme {
+    #[default]
+    FirstKey,
+    Random,
 }
 
 /// Our QKD module of a link, reached by ETSI GS QKD 014.

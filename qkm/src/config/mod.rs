@@ -8,6 +8,7 @@
 mod check;
 mod file;
 mod locate;
+mod relay;
 
 use std::{fmt, net::SocketAddr, path::Path, path::PathBuf, time::Duration};
 
@@ -116,6 +117,8 @@ pub struct Peer {
     pub storage: Storage,
     /// Our end of the QKD link to it.
     pub qkd: Option<QkdLink>,
+    /// How relay feeds its pool, where no QKD link does.
+    pub relay: Option<::relay::RelayConfig>,
 }
 
 /// Our end of a QKD link.

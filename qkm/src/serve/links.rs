@@ -5,6 +5,7 @@ use std::sync::Arc;
 use km_core::{
     ids::{ClusterId, LinkId},
     module::ModuleSource,
+    route::RouteBoard,
 };
 use qkd_ingest::{Module, ModuleConfig};
 use tokio::task::JoinSet;
@@ -41,13 +42,15 @@ impl Links {
                 address: peer.address.clone(),
                 identity: peer.identity.clone(),
                 qkd_link: peer.qkd.as_ref().map(|qkd| qkd.id.clone()),
+                relay: peer.relay.clone(),
                 module: peer.qkd.as_ref().map_or_else(String::new, |q| q.module.address.clone()),
             };
             peers.push((settings, source));
             let named = peer.qkd.as_ref().zip(module);
             modules.extend(named.map(|(q, module)| (q.id.clone(), peer.cluster.clone(), module)));
         }
-        let km = relay::Links::new(&node.supply, tls, peers);
+        let routes = Arc::new(RouteBoard::default());
+        let km = relay::Links::new(&node.supply, tls, node.random.clone(), routes, peers);
         Ok(Self { km: Some(km), modules })
     }
 

@@ -1,0 +1,242 @@
+//! Carries out what [`Transfers`] decides. Enter through [`Relay::fetch`] at the beginning of a
+//! way, [`Relay::opened`] and [`Relay::answered`] everywhere else.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use km_core::{
+    ids::ClusterId,
+    material::ClearBytes,
+    provenance::{Hop, HopCipher, Origin, Provenance},
+    random::Random,
+    route::{Route, Routes},
+};
+use tokio::sync::oneshot;
+use transport::Shutdown;
+
+use super::{
+    message::{HopAnswer, HopFault, HopHead, TransferId, TransferName},
+    neighbour::Neighbour,
+    transfers::{Step, Transfers},
+};
+use crate::frame::Frame;
+
+/// Longest wait for the answer of the destination.
+const ANSWER_WITHIN: Duration = Duration::from_secs(8);
+const TICK: Duration = Duration::from_secs(1);
+
+/// Where relayed bits are born (clause 6.2c).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scheme {
+    /// They are a key of the first hop (figure 5).
+    #[default]
+    FirstKey,
+    /// This KM's random sources make them (figure 6).
+    Random,
+}
+
+/// A batch that arrived at its destination.
+pub(crate) struct Fetched {
+    pub(crate) transfer: TransferId,
+    pub(crate) material: ClearBytes,
+    pub(crate) provenance: Provenance,
+}
+
+/// The relay of one KM.
+pub(crate) struct Relay {
+    here: ClusterId,
+    random: Arc<Random>,
+    routes: Arc<dyn Routes>,
+    neighbours: BTreeMap<ClusterId, Arc<Neighbour>>,
+    transfers: Mutex<Transfers>,
+    waiting: Mutex<HashMap<TransferId, oneshot::Sender<HopAnswer>>>,
+}
+
+impl Relay {
+    pub(crate) fn new(
+        here: ClusterId,
+        random: Arc<Random>,
+        routes: Arc<dyn Routes>,
+        neighbours: impl IntoIterator<Item = Arc<Neighbour>>,
+    ) -> Arc<Self> {
+        let neighbours = neighbours.into_iter().map(|n| (n.cluster.clone(), n)).collect();
+        let transfers = Mutex::new(Transfers::new(here.clone()));
+        Arc::new(Self { here, random, routes, neighbours, transfers, waiting: Mutex::default() })
+    }
+
+    /// The way to a cluster: the first of the table whose first link is up, else the fixed one.
+    pub(crate) fn ways(&self, to: &ClusterId, fixed: Option<&Route>) -> Vec<Route> {
+        let table = self.routes.table();
+        let all = table.routes(to).iter().chain(fixed.filter(|_| table.routes(to).is_empty()));
+        let up = |route: &&Route| self.neighbours.get(route.next()).is_some_and(|n| n.is_up());
+        all.filter(up).cloned().collect()
+    }
+
+    /// Brings `len` bytes of key material to the end of `route`.
+    ///
+    /// Run it in a task of its own: dropped half-way it leaves pad burned at the next start.
+    pub(crate) async fn fetch(
+        &self,
+        route: &Route,
+        scheme: Scheme,
+        len: usize,
+    ) -> Result<Fetched, HopFault> {
+        let neighbour = self.neighbours.get(route.next()).ok_or(HopFault::NoLink)?;
+        let transfer = self.name().await?;
+        let origin = match scheme {
+            Scheme::FirstKey => Origin::Qkd(neighbour.link.clone()),
+            Scheme::Random => self.random.origin(),
+        };
+        let head = HopHead {
+            transfer,
+            from: self.here.clone(),
+            route: route.hops()[1..].to_vec(),
+            policy: route.cipher(),
+            origin: origin.clone(),
+            path: Vec::new(),
+        };
+        let (answer, answered) = oneshot::channel();
+        self.waiting().insert(transfer, answer);
+        self.transfers().begin(transfer, neighbour.cluster.clone());
+        let sent = self.send_first(neighbour, head, scheme, len).await;
+        let arrived = match sent {
+            Err(why) => Err(why),
+            Ok((material, cipher)) => wait(answered).await.and_then(|seen| {
+                let path = agreed_path(route, cipher, seen).ok_or(HopFault::Refused)?;
+                Ok(Fetched { transfer, material, provenance: Provenance { origin, path } })
+            }),
+        };
+        self.waiting().remove(&transfer);
+        self.transfers().forget(transfer);
+        arrived
+    }
+
+    async fn send_first(
+        &self,
+        neighbour: &Neighbour,
+        head: HopHead,
+        scheme: Scheme,
+        len: usize,
+    ) -> Result<(ClearBytes, HopCipher), HopFault> {
+        match scheme {
+            Scheme::FirstKey => neighbour.give(head, len).await,
+            Scheme::Random => {
+                let material = self.random.bytes(len).await.map_err(|error| {
+                    tracing::error!(%error, "no random bytes for the relay");
+                    HopFault::Refused
+                })?;
+                let cipher = neighbour.send(head, &material).await?;
+                Ok((material, cipher))
+            }
+        }
+    }
+
+    async fn name(&self) -> Result<TransferId, HopFault> {
+        let bytes = self.random.bytes(16).await.map_err(|_| HopFault::Refused)?;
+        let name = bytes.expose(|bytes| <[u8; 16]>::try_from(bytes));
+        name.map(TransferId).map_err(|_| HopFault::Refused)
+    }
+
+    /// The neighbour `from` sent a batch, which was opened.
+    pub(crate) fn opened(self: &Arc<Self>, from: ClusterId, head: HopHead, material: ClearBytes) {
+        let step = self.transfers().opened(from, head, material, Instant::now());
+        self.carry_out(step);
+    }
+
+    /// The neighbour `from` says what became of a batch.
+    pub(crate) fn answered(
+        self: &Arc<Self>,
+        from: &ClusterId,
+        name: TransferName,
+        answer: HopAnswer,
+    ) {
+        let step = self.transfers().answered(from, name, answer);
+        step.into_iter().for_each(|step| self.carry_out(step));
+    }
+
+    /// What arrived under this name; once.
+    pub(crate) fn collect(&self, name: &TransferName) -> Option<(ClearBytes, Provenance)> {
+        self.transfers().collect(name)
+    }
+
+    fn carry_out(self: &Arc<Self>, step: Step) {
+        match step {
+            Step::Answer { to, name, answer } => {
+                if let Some(neighbour) = self.neighbours.get(&to) {
+                    neighbour.tell(Frame::HopAnswer { name, answer });
+                }
+            }
+            Step::Done { transfer, answer } => {
+                if let Some(waiting) = self.waiting().remove(&transfer) {
+                    // Whoever waited may have given up.
+                    let _ = waiting.send(answer);
+                }
+            }
+            Step::Forward { to, head, material } => {
+                let relay = self.clone();
+                tokio::spawn(async move { relay.forward(&to, head, material).await });
+            }
+        }
+    }
+
+    async fn forward(self: &Arc<Self>, to: &ClusterId, head: HopHead, material: ClearBytes) {
+        let name = (head.from.clone(), head.transfer);
+        let sent = match self.neighbours.get(to) {
+            Some(neighbour) => neighbour.send(head, &material).await,
+            None => Err(HopFault::NoLink),
+        };
+        if let Err(why) = sent {
+            let step = self.transfers().not_passed(name, why);
+            step.into_iter().for_each(|step| self.carry_out(step));
+        }
+    }
+
+    /// Drops what waited too long; runs until `shutdown`.
+    pub(crate) async fn tend(self: Arc<Self>, shutdown: Shutdown) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(TICK) => {}
+                () = shutdown.requested() => return,
+            }
+            let late = self.transfers().tick(Instant::now());
+            late.into_iter().for_each(|step| self.carry_out(step));
+            self.neighbours.values().for_each(|neighbour| neighbour.tend());
+        }
+    }
+
+    fn transfers(&self) -> MutexGuard<'_, Transfers> {
+        self.transfers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<TransferId, oneshot::Sender<HopAnswer>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn wait(answered: oneshot::Receiver<HopAnswer>) -> Result<Vec<Hop>, HopFault> {
+    match tokio::time::timeout(ANSWER_WITHIN, answered).await {
+        Ok(Ok(HopAnswer::Arrived(path))) => Ok(path),
+        Ok(Ok(HopAnswer::Failed { at, why })) => {
+            tracing::warn!(%at, %why, "a batch of relayed keys is lost");
+            Err(why)
+        }
+        Ok(Err(_)) | Err(_) => Err(HopFault::Late),
+    }
+}
+
+/// The path the destination saw, if it is the route asked for and begins as this end sent it. Of
+/// what each end says of the first hop the worse counts.
+fn agreed_path(route: &Route, sent: HopCipher, mut seen: Vec<Hop>) -> Option<Vec<Hop>> {
+    if !seen.iter().map(|hop| &hop.to).eq(route.hops()) {
+        return None;
+    }
+    let first = seen.first_mut()?;
+    if sent == HopCipher::OtpComputational {
+        first.cipher = sent;
+    }
+    let agreed = first.cipher == sent || first.cipher == HopCipher::OtpComputational;
+    agreed.then_some(seen)
+}

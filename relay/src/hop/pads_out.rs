@@ -1,0 +1,171 @@
+//! Spans of blocks this end lends for the relay: the sender's side of a link, without I/O.
+//! Enter through [`PadsOut`].
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use km_core::{
+    material::ClearBytes,
+    pad::{Pad, PadUse},
+    provenance::Grade,
+};
+
+use super::{
+    cipher::HopKey,
+    message::{MAX_PIECES, Piece, TAG_KEY},
+};
+
+/// First and longest span, in bytes; the length doubles from one to the next while they are used up.
+const FIRST_SPAN: u16 = 2048;
+const LONGEST_SPAN: u16 = 65_472;
+/// Spans nobody took from for this long are given up; what is left of them is burned.
+pub const IDLE: Duration = Duration::from_secs(10);
+
+struct Span {
+    pad: Pad,
+    cursor: u16,
+    pad_used: u16,
+    tag_used: u16,
+}
+
+impl Span {
+    fn left(&self) -> u16 {
+        self.pad.span.len - self.cursor
+    }
+
+    fn used(&self) -> PadUse {
+        PadUse { span: self.pad.span, pad: self.pad_used, tag: self.tag_used }
+    }
+}
+
+/// Bytes taken for one batch: the key of its tag first.
+pub struct Taken {
+    /// Where they were.
+    pub pieces: Vec<Piece>,
+    /// The bytes.
+    pub bytes: ClearBytes,
+    /// The lowest grade among their blocks.
+    pub grade: Grade,
+}
+
+/// Spans lent over one connection, and the hop key taken from them.
+pub struct PadsOut {
+    spans: VecDeque<Span>,
+    through: Vec<PadUse>,
+    hop_key: Option<(Piece, HopKey)>,
+    want: u16,
+    used: Instant,
+}
+
+impl PadsOut {
+    /// None yet.
+    pub fn new(now: Instant) -> Self {
+        let (spans, through) = (VecDeque::new(), Vec::new());
+        Self { spans, through, hop_key: None, want: FIRST_SPAN, used: now }
+    }
+
+    /// Adds a span that is durable at both ends.
+    pub fn add(&mut self, pad: Pad) {
+        self.spans.push_back(Span { pad, cursor: 0, pad_used: 0, tag_used: 0 });
+    }
+
+    /// How long a span to lend next, when `need` bytes are wanted at once.
+    pub fn next_span(&mut self, need: usize) -> u16 {
+        let missing = need.saturating_sub(self.available());
+        let asked = usize::from(self.want).max(missing).min(usize::from(LONGEST_SPAN));
+        self.want = self.want.saturating_mul(2).min(LONGEST_SPAN);
+        asked as u16
+    }
+
+    /// Bytes not taken yet.
+    pub fn available(&self) -> usize {
+        self.spans.iter().map(|span| usize::from(span.left())).sum()
+    }
+
+    /// Takes the key of a tag and `len` bytes more; `None` when there are fewer, or they are in too
+    /// many pieces.
+    pub fn take(&mut self, len: usize, now: Instant) -> Option<Taken> {
+        let total = TAG_KEY + len;
+        let enough = self.available() >= total && self.pieces_for(total) <= MAX_PIECES;
+        enough.then(|| self.cut(TAG_KEY, len, now))
+    }
+
+    fn pieces_for(&self, total: usize) -> usize {
+        let mut sum = 0;
+        let lefts = self.spans.iter().map(|span| usize::from(span.left()));
+        1 + lefts
+            .take_while(|left| {
+                sum += left;
+                sum < total
+            })
+            .count()
+    }
+
+    /// There are enough bytes.
+    fn cut(&mut self, tag: usize, pad: usize, now: Instant) -> Taken {
+        self.used = now;
+        let (mut pieces, mut grade) = (Vec::new(), Grade::ItsRelay);
+        let mut bytes = Vec::with_capacity(tag + pad);
+        let (mut tag_left, mut left) = (tag, tag + pad);
+        while left > 0 {
+            let Some(span) = self.spans.front_mut() else { break };
+            let len = usize::from(span.left()).min(left);
+            let range = usize::from(span.cursor)..usize::from(span.cursor) + len;
+            span.pad.bytes.expose(|all| bytes.extend_from_slice(&all[range.clone()]));
+            span.pad.bytes.wipe(range);
+            let as_tag = len.min(tag_left);
+            pieces.push(Piece { span: span.pad.span.id, at: span.cursor, len: len as u16 });
+            span.cursor += len as u16;
+            span.tag_used += as_tag as u16;
+            span.pad_used += (len - as_tag) as u16;
+            grade = grade.min(span.pad.grade);
+            tag_left -= as_tag;
+            left -= len;
+            if span.left() == 0 {
+                self.through.push(span.used());
+                self.spans.pop_front();
+            }
+        }
+        Taken { pieces, bytes: ClearBytes::from_vec(bytes), grade }
+    }
+
+    /// The hop key in use and where it is; a fresh one is taken when the last has served. `None`
+    /// when the spans have no 32 bytes in one piece.
+    pub fn hop_key(&mut self, now: Instant) -> Option<(Piece, &mut HopKey)> {
+        let serves = self.hop_key.as_ref().is_some_and(|(_, key)| key.next().is_some());
+        if !serves {
+            // A key is never in two pieces.
+            while let Some(span) = self.spans.front().filter(|span| span.left() < 32) {
+                self.through.push(span.used());
+                self.spans.pop_front();
+            }
+            self.spans.front()?;
+            let taken = self.cut(0, 32, now);
+            let piece = *taken.pieces.first()?;
+            self.hop_key = Some((piece, HopKey::new(&taken.bytes)?));
+        }
+        self.used = now;
+        self.hop_key.as_mut().map(|(piece, key)| (*piece, key))
+    }
+
+    /// What became of spans that are through since this was last asked.
+    pub fn take_through(&mut self) -> Vec<PadUse> {
+        std::mem::take(&mut self.through)
+    }
+
+    /// Gives up everything when nobody took from it lately.
+    pub fn end_idle(&mut self, now: Instant) {
+        if now.duration_since(self.used) > IDLE {
+            self.end();
+        }
+    }
+
+    /// Gives up everything: the connection is gone.
+    pub fn end(&mut self) {
+        self.hop_key = None;
+        self.want = FIRST_SPAN;
+        self.through.extend(self.spans.drain(..).map(|span| span.used()));
+    }
+}

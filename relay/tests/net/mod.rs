@@ -1,0 +1,277 @@
+//! Any number of KMs in one process, joined by real TLS links: some with a QKD link between them,
+//! some fed by relay. Enter through [`Net::start`].
+#![allow(dead_code, unreachable_pub)]
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use km_core::{
+    hsm::Hsm,
+    ids::{ClusterId, LinkId},
+    material::ClearBytes,
+    module::{ModuleError, ModuleKey, ModuleSource},
+    payload::Storage,
+    pool::{self, Pool, PoolConfig},
+    random::Random,
+    records::Records,
+    registry::Registry,
+    route::{CipherPolicy, Route, RouteBoard},
+    store::Store,
+    supply::{Supply, SupplyLimits},
+    vault::Vault,
+};
+use relay::{Links, PeerConfig, RelayConfig, Scheme};
+use tokio::net::TcpListener;
+use transport::{
+    ListenerLimits, ListenerStats, Profile, Shutdown, ShutdownHandle, TlsFiles,
+    pki::{DemoCa, San, Validity},
+};
+
+use crate::ends::{Machine, cluster, random, sae, temp_dir};
+
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A pair of modules: what one end takes, the other may collect once.
+#[derive(Default)]
+struct Fibre {
+    waiting: Mutex<BTreeMap<String, Vec<u8>>>,
+    made: Mutex<u64>,
+}
+
+struct Module(Arc<Fibre>);
+
+#[async_trait]
+impl ModuleSource for Module {
+    async fn take(&self, bytes: usize) -> Result<Vec<ModuleKey>, ModuleError> {
+        let mut made = self.0.made.lock().unwrap();
+        let mut waiting = self.0.waiting.lock().unwrap();
+        let keys = (0..bytes / 4096).map(|_| {
+            *made += 1;
+            let (id, bits) = (format!("key-{made}"), random(4096));
+            waiting.insert(id.clone(), bits.clone());
+            ModuleKey { id, bytes: ClearBytes::from_vec(bits), relayed: None }
+        });
+        let keys: Vec<ModuleKey> = keys.collect();
+        if keys.is_empty() { Err(ModuleError::Empty) } else { Ok(keys) }
+    }
+
+    async fn collect(&self, ids: &[String]) -> Result<Vec<ModuleKey>, ModuleError> {
+        let mut waiting = self.0.waiting.lock().unwrap();
+        let key = |id: &String| {
+            let bytes = ClearBytes::from_vec(waiting.remove(id)?);
+            Some(ModuleKey { id: id.clone(), bytes, relayed: None })
+        };
+        ids.iter().map(key).collect::<Option<_>>().ok_or(ModuleError::UnknownId)
+    }
+
+    async fn rest(&self) {}
+}
+
+/// Which clusters there are and how they are joined.
+#[derive(Clone)]
+pub struct Plan {
+    /// In the order of their names.
+    pub clusters: Vec<&'static str>,
+    /// Pairs with a QKD link.
+    pub links: Vec<(usize, usize)>,
+    /// Pairs fed by relay, with the clusters between.
+    pub relays: Vec<(usize, usize, Vec<usize>)>,
+    pub cipher: CipherPolicy,
+    pub scheme: Scheme,
+    /// Bytes a pool with a QKD link takes, and one fed by relay.
+    pub bounds: [u64; 2],
+}
+
+impl Plan {
+    /// A chain of `hops` links, its ends fed by relay.
+    pub fn chain(hops: usize, cipher: CipherPolicy, scheme: Scheme) -> Self {
+        let clusters = vec!["a", "b", "c", "d", "e"][..=hops].to_vec();
+        let links = (0..hops).map(|at| (at, at + 1)).collect();
+        let relays = vec![(0, hops, (1..hops).collect())];
+        Self { clusters, links, relays, cipher, scheme, bounds: [4 << 20, 256 << 10] }
+    }
+}
+
+/// One KM.
+pub struct Km {
+    machine: Machine,
+    pub records: Records,
+    pub supply: Arc<Supply>,
+    pub links: Arc<Links>,
+    pub routes: Arc<RouteBoard>,
+    stop: ShutdownHandle,
+}
+
+impl Km {
+    pub fn pool(&self, peer: &str) -> &Arc<Pool> {
+        self.supply.pool(&cluster(peer)).unwrap()
+    }
+
+    pub async fn assert_balanced(&self) {
+        for pool in self.supply.pools() {
+            pool.settled().await;
+            let view = pool.view();
+            assert!(view.balanced, "{view:?}");
+            let (ledger, stored) = pool::audit(&self.records, pool.tag()).await.unwrap();
+            assert!(ledger.balanced_with(stored), "{ledger:?} {stored}");
+        }
+    }
+}
+
+pub struct Net {
+    pub plan: Plan,
+    pub kms: Vec<Km>,
+    addresses: Vec<SocketAddr>,
+    fibres: Vec<Arc<Fibre>>,
+    tls: Vec<TlsFiles>,
+    _dir: tempfile::TempDir,
+}
+
+impl Net {
+    pub async fn start(plan: Plan) -> Self {
+        let dir = temp_dir();
+        let ca = DemoCa::create(dir.path()).unwrap();
+        let issue = |name| ca.issue(name, &San::loopback(), Validity::days(1)).unwrap();
+        let tls: Vec<TlsFiles> = plan.clusters.iter().map(|name| issue(name)).collect();
+        let mut listeners = Vec::new();
+        for _ in &plan.clusters {
+            listeners.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
+        }
+        let addresses = listeners.iter().map(|l| l.local_addr().unwrap()).collect();
+        let fibres = plan.links.iter().map(|_| Arc::default()).collect();
+        let mut net = Self { plan, kms: Vec::new(), addresses, fibres, tls, _dir: dir };
+        for (at, listener) in listeners.into_iter().enumerate() {
+            let km = net.open(at, Machine::new(), listener).await;
+            net.kms.push(km);
+        }
+        net
+    }
+
+    /// Stops a KM at once, as a crash would, and starts it anew over the same store and token.
+    pub async fn restart(&mut self, at: usize) {
+        let old = self.kms.remove(at);
+        old.stop.start();
+        let machine = old.machine;
+        drop((old.links, old.supply));
+        let listener = loop {
+            match TcpListener::bind(self.addresses[at]).await {
+                Ok(listener) => break listener,
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        };
+        let km = self.open(at, machine, listener).await;
+        self.kms.insert(at, km);
+    }
+
+    fn edges(&self, at: usize) -> Vec<(usize, Option<usize>, Option<Vec<usize>>)> {
+        let other = |(a, b): (usize, usize)| [(a, b), (b, a)].into_iter().find(|p| p.0 == at);
+        let linked = self.plan.links.iter().enumerate();
+        let linked = linked.filter_map(|(i, ends)| Some((other(*ends)?.1, Some(i), None)));
+        let relayed = self.plan.relays.iter().filter_map(|(a, b, via)| {
+            let far = other((*a, *b))?.1;
+            let via = if far == *b { via.clone() } else { via.iter().rev().copied().collect() };
+            Some((far, None, Some(via)))
+        });
+        linked.chain(relayed).collect()
+    }
+
+    async fn open(&self, at: usize, machine: Machine, listener: TcpListener) -> Km {
+        let hsm: Arc<dyn Hsm> = machine.hsm.clone();
+        let vault = Vault::new(hsm.clone());
+        let store: Arc<dyn Store> = machine.disk.clone();
+        let key = vault.record_key(store.as_ref()).await.unwrap();
+        let records = Records::new(store, &key);
+        let name = |at: usize| cluster(self.plan.clusters[at]);
+        let (mut pools, mut peers) = (Vec::new(), Vec::new());
+        for (far, fibre, via) in self.edges(at) {
+            let config = PoolConfig {
+                here: name(at),
+                peer: name(far),
+                key_ttl: Duration::from_secs(600),
+                max_stored: self.plan.bounds[usize::from(via.is_some())],
+                storage: Storage::Blocks,
+            };
+            pools.push(Pool::open(config, records.clone(), vault.clone()).await.unwrap());
+            peers.push((self.peer(far, fibre, via), fibre.map(|i| self.module(i))));
+        }
+        let supply = Supply::new(name(at), self.registry(), SupplyLimits::default(), pools);
+        let client = transport::client_config(&self.tls[at], Profile::KmLink).unwrap();
+        let (random, routes) = (Arc::new(Random::of_token(hsm)), Arc::new(RouteBoard::default()));
+        let links = Links::new(&supply, client, random, routes.clone(), peers);
+        let (stop, shutdown) = Shutdown::pair();
+        tokio::spawn(links.clone().run(shutdown.clone()));
+        let (accepting, ending) = (links.clone(), shutdown.clone());
+        tokio::spawn(transport::serve(
+            listener,
+            transport::server_config(&self.tls[at], Profile::KmLink).unwrap(),
+            ListenerLimits::default(),
+            Arc::new(ListenerStats::default()),
+            move |stream, identity| accepting.clone().accept(stream, identity, ending.clone()),
+            shutdown,
+        ));
+        Km { machine, records, supply, links, routes, stop }
+    }
+
+    fn module(&self, link: usize) -> Arc<dyn ModuleSource> {
+        Arc::new(Module(self.fibres[link].clone()))
+    }
+
+    fn peer(&self, far: usize, fibre: Option<usize>, via: Option<Vec<usize>>) -> PeerConfig {
+        let name = |at: usize| cluster(self.plan.clusters[at]);
+        let relay = via.map(|via| {
+            let hops: Vec<ClusterId> = via.iter().chain([&far]).map(|at| name(*at)).collect();
+            let route = Some(Route::new(hops, self.plan.cipher).unwrap());
+            RelayConfig { route, scheme: self.plan.scheme }
+        });
+        PeerConfig {
+            cluster: name(far),
+            address: Some(format!("localhost:{}", self.addresses[far].port())),
+            identity: format!("cn:{}", self.plan.clusters[far]).parse().unwrap(),
+            qkd_link: fibre.map(|i| LinkId::parse(&format!("link-{i}")).unwrap()),
+            relay,
+            module: "module".into(),
+        }
+    }
+
+    /// An application `sae-<cluster>` at each cluster, all paired.
+    fn registry(&self) -> Registry {
+        let mut registry = Registry::default();
+        let app = |name: &str| sae(&format!("sae-{name}"));
+        for name in &self.plan.clusters {
+            registry.register(app(name), [cluster(name)]).unwrap();
+        }
+        for (i, one) in self.plan.clusters.iter().enumerate() {
+            for other in &self.plan.clusters[i + 1..] {
+                registry.pair(&app(one), &app(other)).unwrap();
+            }
+        }
+        registry
+    }
+
+    pub async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        let began = Instant::now();
+        while !holds(self) {
+            assert!(began.elapsed() < PATIENCE, "waited in vain until {what}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Stops all in order, and checks each account against the records.
+    pub async fn stop_and_audit(&self) {
+        self.kms.iter().for_each(|km| km.stop.start());
+        self.until("all links are down", |net| {
+            net.kms.iter().all(|km| km.links.status().iter().all(|link| !link.up))
+        })
+        .await;
+        // What was being stored when the link went down.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        for km in &self.kms {
+            km.assert_balanced().await;
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Keys between clusters that share no QKD link, over real TLS links.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "../../km-core/tests/common/mod.rs"]
+mod ends;
+mod net;
+
+use ends::{bytes_of, ids_of, sae};
+use km_core::{
+    ids::LinkId,
+    provenance::{Grade, HopCipher, Origin},
+    route::CipherPolicy,
+};
+use net::{Net, Plan};
+use relay::Scheme;
+
+/// Keys issued at the first cluster are collected at the last, and say how they came there.
+async fn passes(hops: usize, cipher: CipherPolicy, scheme: Scheme, expected: &[HopCipher]) {
+    let net = Net::start(Plan::chain(hops, cipher, scheme)).await;
+    let (first, last) = (&net.kms[0], &net.kms[hops]);
+    let far = net.plan.clusters[hops];
+    net.until("both ends own blocks", |net| {
+        net.kms[0].pool(far).own_bytes() > 0 && net.kms[hops].pool("a").own_bytes() > 0
+    })
+    .await;
+    let (master, slave) = (sae("sae-a"), sae(&format!("sae-{far}")));
+    for (here, there, one, other) in
+        [(first, last, &master, &slave), (last, first, &slave, &master)]
+    {
+        let keys = here.supply.issue(one, std::slice::from_ref(other), 256, 32).await.unwrap();
+        let got = there.supply.collect(other, None, &ids_of(&keys)).await.unwrap();
+        assert_eq!(got.len(), 32);
+        for (key, same) in keys.iter().zip(&got) {
+            assert_eq!((key.id, bytes_of(key)), (same.id, bytes_of(same)));
+            for seen in [&key.provenance, &same.provenance] {
+                let ciphers: Vec<HopCipher> = seen.path.iter().map(|hop| hop.cipher).collect();
+                assert_eq!(ciphers, expected);
+                let names: Vec<&str> = seen.path.iter().map(|hop| hop.to.as_str()).collect();
+                assert_eq!(names, net.plan.clusters[1..=hops]);
+                let (origin, its) = match scheme {
+                    Scheme::FirstKey => (Origin::Qkd(LinkId::parse("link-0").unwrap()), true),
+                    Scheme::Random => (Origin::HsmRng, false),
+                };
+                assert_eq!(seen.origin, origin);
+                let its = its && !expected.contains(&HopCipher::Aes256Gcm);
+                let grade = if its { Grade::ItsRelay } else { Grade::Computational };
+                assert_eq!(seen.grade(), grade);
+            }
+        }
+    }
+    net.stop_and_audit().await;
+}
+
+use HopCipher::{Aes256Gcm, Otp, Shared};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_of_the_first_hop_is_passed_on() {
+    passes(2, CipherPolicy::OtpOnly, Scheme::FirstKey, &[Shared, Otp]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_random_key_is_relayed_with_one_time_pad() {
+    passes(3, CipherPolicy::OtpOnly, Scheme::Random, &[Otp, Otp, Otp]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_hop_with_aes_makes_the_key_computational() {
+    passes(2, CipherPolicy::AesOnly, Scheme::FirstKey, &[Shared, Aes256Gcm]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_random_key_is_relayed_with_aes() {
+    passes(2, CipherPolicy::AesOnly, Scheme::Random, &[Aes256Gcm, Aes256Gcm]).await;
+}
