@@ -169,6 +169,9 @@ impl Hsm for Token {
     }
 
     async fn room(&self) -> Result<TokenRoom, HsmError> {
-        self.ask(Request::Room).await?.room()
+        match &self.door {
+            Door::Here(here) => here.ask(Request::Room).await?.room(),
+            Door::Away(members) => members.room().await,
+        }
     }
 }

@@ -9,7 +9,8 @@ use common::{Room, runtime, with_token, with_token_of};
 use cryptoki::object::{Attribute, AttributeType, ObjectHandle};
 use hsm_profiles::Token;
 use hsm_profiles::soft::SoftToken;
-use km_core::hsm::{Hsm, HsmError, MadeKey, TokenKey};
+use km_core::custody::{Custodies, QUICK, SLOW};
+use km_core::hsm::{Custody, Hsm, HsmError, MadeKey, TokenKey};
 use km_core::material::ClearBytes;
 use km_core::usage::{Action, Cipher, Curve, Hash, KeyKind, Scheme, process, public};
 
@@ -273,5 +274,29 @@ fn new_epoch(room: Room) {
         }
         let gone = token.use_key(&stale, &ecb, &data).await;
         assert!(matches!(gone, Err(HsmError::Unsupported(_))), "{gone:?}");
+    });
+}
+
+#[test]
+fn where_keys_are_is_found_by_trying() {
+    with_token("where_keys_are_is_found_by_trying", custodies);
+}
+
+#[test]
+fn where_keys_are_is_found_by_trying_kryoptic() {
+    with_token_of(SoftToken::Kryoptic, "where_keys_are_is_found_by_trying_kryoptic", custodies);
+}
+
+fn custodies(room: Room) {
+    let config = hsm_profiles::TokenConfig { sessions: Some(1), ..room.config() };
+    let token = Token::open(config).unwrap();
+    runtime().block_on(async {
+        let found = Custodies::default();
+        found.survey(&*token, &[QUICK, SLOW].concat(), true).await.unwrap();
+        let best = |name| found.list().iter().find(|(known, _)| *known == name).unwrap().1.best;
+        for name in ["aes", "ec", "hmac", "rsa"] {
+            assert_eq!(best(name), Some(Some(Custody::InToken)), "{name}");
+        }
+        assert_eq!(handles(&room), [], "nothing of it is kept");
     });
 }

@@ -6,7 +6,7 @@
 
 use std::sync::{
     Mutex, PoisonError,
-    atomic::{AtomicU64, Ordering::Relaxed},
+    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 
 use crate::{
@@ -15,8 +15,8 @@ use crate::{
     material::ClearBytes,
 };
 
-/// An alarm is raised from this share of the objects allowed.
-const NEARLY_FULL: f64 = 0.9;
+/// An alarm is raised when no more than one part in so many is left.
+const PARTS: u64 = 10;
 
 /// The objects of one key manager in the token.
 #[derive(Debug)]
@@ -25,6 +25,7 @@ pub struct Cabinet {
     most: u64,
     held: AtomicU64,
     room: Mutex<TokenRoom>,
+    warned: AtomicBool,
 }
 
 /// A [`Cabinet`] as an operator sees it.
@@ -38,10 +39,28 @@ pub struct CabinetView {
     pub room: TokenRoom,
 }
 
+impl CabinetView {
+    /// Why the token is nearly full, for a person; none when it is not.
+    pub fn nearly_full(&self) -> Option<String> {
+        let Self { held, most, room } = self;
+        if *held > 0 && most.saturating_sub(*held) <= most / PARTS {
+            return Some(format!(
+                "{held} objects are kept in the token of {most} allowed: keep less in it, or raise \
+                 token_objects"
+            ));
+        }
+        let (free, total) = room.free_bytes.zip(room.total_bytes)?;
+        (total > 0 && free <= total / PARTS).then(|| {
+            format!("{free} of {total} bytes are free in the token: destroy objects in it")
+        })
+    }
+}
+
 impl Cabinet {
     /// For at most `most` objects of the cluster `here`.
     pub fn new(here: ClusterId, most: u64) -> Self {
-        Self { here, most, held: AtomicU64::new(0), room: Mutex::default() }
+        let (held, warned) = (AtomicU64::new(0), AtomicBool::new(false));
+        Self { here, most, held, room: Mutex::default(), warned }
     }
 
     /// Whether another object may be kept.
@@ -55,18 +74,28 @@ impl Cabinet {
         CabinetView { held: self.held.load(Relaxed), most: self.most, room }
     }
 
-    /// Asks the token for its room; call it at intervals. As long as nothing is
-    /// kept there, nothing is asked.
+    /// Asks the token for its room, and raises an alarm when it becomes nearly full; call it at
+    /// intervals.
     pub async fn look(&self, hsm: &dyn Hsm) {
-        if self.held.load(Relaxed) > 0 {
-            let room = hsm.room().await.unwrap_or_default();
+        // One that does not answer now tells nothing new; its trouble is told elsewhere.
+        if let Ok(room) = hsm.room().await {
             *self.room.lock().unwrap_or_else(PoisonError::into_inner) = room;
         }
+        let why = self.view().nearly_full();
+        let warned = self.warned.swap(why.is_some(), Relaxed);
+        if let Some(why) = why.filter(|_| !warned) {
+            tracing::warn!(alarm = "token-nearly-full", why);
+        }
+    }
+
+    /// What the names of all objects of the cluster `here` begin with.
+    pub fn prefix_of(here: &ClusterId) -> String {
+        format!("qkm-{here}-")
     }
 
     /// What the names of objects of `pool` begin with.
     fn pool_prefix(&self, pool: PoolTag) -> String {
-        format!("qkm-{}-{:06x}-", self.here, pool.bits())
+        format!("{}{:06x}-", Self::prefix_of(&self.here), pool.bits())
     }
 
     fn prefix(&self, id: BlockId) -> String {
@@ -115,18 +144,9 @@ impl Cabinet {
 
     fn take_place(&self) -> Result<Place<'_>, HsmError> {
         let one_more = |held: u64| (held < self.most).then_some(held + 1);
-        let before = self.held.fetch_update(Relaxed, Relaxed, one_more).map_err(|_| {
+        self.held.fetch_update(Relaxed, Relaxed, one_more).map_err(|_| {
             HsmError::Full(format!("{} objects are kept in it, as many as allowed", self.most))
         })?;
-        let warn_at = (self.most as f64 * NEARLY_FULL) as u64;
-        if before < warn_at && before + 1 >= warn_at {
-            tracing::warn!(
-                alarm = "token-nearly-full",
-                held = before + 1,
-                most = self.most,
-                "the token holds nearly as many objects as allowed"
-            );
-        }
         Ok(Place(Some(&self.held)))
     }
 }

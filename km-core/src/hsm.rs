@@ -35,6 +35,16 @@ pub enum Custody {
     InToken,
 }
 
+impl Custody {
+    /// As metrics call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InToken => "in-token",
+            Self::HostTransient => "host-transient",
+        }
+    }
+}
+
 impl std::fmt::Display for Custody {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(match self {

@@ -9,6 +9,7 @@ pub mod audit;
 pub mod block;
 pub mod cabinet;
 pub mod clock;
+pub mod custody;
 pub mod epoch;
 pub mod hsm;
 pub mod ids;

@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     cabinet::Cabinet,
+    custody::{Custodies, SEAL_OBJECTS},
     epoch::{Epochs, Pin},
-    hsm::{Hsm, HsmError, HsmStatus, KekId, Sealed, TokenKey},
+    hsm::{Custody, Hsm, HsmError, HsmStatus, KekId, Sealed, TokenKey},
     material::ClearBytes,
     random::{Random, RandomError},
     store::{Commit, Outcome, Record, Store, StoreError},
@@ -137,6 +138,7 @@ pub struct Vault {
     refusals: Arc<Refusals>,
     random: Arc<Random>,
     cabinet: Option<Arc<Cabinet>>,
+    custodies: Arc<Custodies>,
 }
 
 impl Vault {
@@ -144,7 +146,8 @@ impl Vault {
     /// record key with.
     pub fn new(hsm: Arc<dyn Hsm>) -> Self {
         let random = Arc::new(Random::of_token(hsm.clone()));
-        Self { hsm, epochs: None, refusals: Arc::default(), random, cabinet: None }
+        let (refusals, custodies) = (Arc::default(), Arc::default());
+        Self { hsm, epochs: None, refusals, random, cabinet: None, custodies }
     }
 
     /// The vault that takes the bytes of new keys from here.
@@ -174,6 +177,11 @@ impl Vault {
     /// Counts of sealed blobs that did not open.
     pub fn refusals(&self) -> &Refusals {
         &self.refusals
+    }
+
+    /// Where the keys of each function are while it works.
+    pub fn custodies(&self) -> &Custodies {
+        &self.custodies
     }
 
     /// Seals under the active epoch, which stays in use until the pin is gone.
@@ -241,6 +249,7 @@ impl Vault {
         clear: &ClearBytes,
     ) -> Result<SealedObject, HsmError> {
         let (sealed, pin) = self.seal(&object_aad(uid, owner), clear).await?;
+        self.custodies.sealed(SEAL_OBJECTS, sealed.method.custody());
         Ok(SealedObject { sealed, wrapped: false, pin })
     }
 
@@ -255,6 +264,7 @@ impl Vault {
         let aad = wrapped_aad(uid, owner);
         let make = || self.hsm.make_key(&aad, kind, bits);
         let (made, pin) = self.counted(make, |made| &made.sealed.kek).await?;
+        self.custodies.learnt(kind.name(), Some(Custody::InToken));
         let sealed = SealedObject { sealed: made.sealed, wrapped: true, pin };
         Ok(MadeObject { sealed, public: made.public })
     }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{Builder, JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
-use km_core::hsm::{HsmError, HsmStatus, KekId};
+use km_core::hsm::{HsmError, HsmStatus, KekId, TokenRoom};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tracing::warn;
@@ -225,6 +225,19 @@ impl Members {
             .map(|step| (first + step) % count)
             .filter(|n| !tried.contains(n))
             .find_map(|n| Some((n, self.all.get(n)?.usable(kek)?)))
+    }
+
+    /// Room of the token that has the least: what is kept is kept in every one. Tokens that are away
+    /// do not count.
+    pub(crate) async fn room(&self) -> Result<TokenRoom, HsmError> {
+        let (mut least, until): (Option<TokenRoom>, _) = (None, Instant::now() + self.deadline);
+        let free = |room: &TokenRoom| room.free_bytes.unwrap_or(u64::MAX);
+        for n in 0..self.all.len() {
+            if let Ok(Response::Room(room)) = self.ask_one(n, &Request::Room, until).await {
+                least = Some(least.filter(|least| free(least) <= free(&room)).unwrap_or(room));
+            }
+        }
+        least.ok_or_else(|| HsmError::Unavailable(self.troubles()))
     }
 
     /// No token works: one that runs says best why.

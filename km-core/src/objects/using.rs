@@ -2,7 +2,7 @@
 
 use super::{Object, ObjectError, Objects, sealing};
 use crate::{
-    hsm::HsmError,
+    hsm::{Custody, HsmError},
     material::ClearBytes,
     usage::{
         Action, KeyKind,
@@ -32,6 +32,7 @@ impl Objects {
     ) -> Result<ClearBytes, ObjectError> {
         let sealed = object.sealed.as_ref();
         let sealed = sealed.ok_or_else(|| ObjectError::Destroyed(object.uid.clone()))?;
+        let used = |custody| self.vault.custodies().used(kind.name(), custody);
         match self.use_sealed(object, sealed, kind, action, input).await {
             Err(HsmError::Unsupported(why)) if sealed.is_only_in_token() => {
                 let why = format!("{why}; the key was made in the token and never leaves it");
@@ -40,9 +41,17 @@ impl Objects {
             Err(HsmError::Unsupported(_)) => {
                 self.check_process()?;
                 let key = self.open(object).await?;
-                Ok(process::act(kind, action, &key, input)?)
+                let done = process::act(kind, action, &key, input)?;
+                used(Custody::HostTransient);
+                Ok(done)
             }
-            done => Ok(done?),
+            done => {
+                let done = done?;
+                // What is only sealed was in the worker process to become an object of the token.
+                let only = sealed.is_only_in_token();
+                used(if only { Custody::InToken } else { Custody::HostTransient });
+                Ok(done)
+            }
         }
     }
 

@@ -28,6 +28,19 @@ pub enum KeyKind {
     Ed25519,
 }
 
+impl KeyKind {
+    /// As metrics and operators call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Aes => "aes",
+            Self::Hmac => "hmac",
+            Self::Rsa => "rsa",
+            Self::Ec(_) => "ec",
+            Self::Ed25519 => "ed25519",
+        }
+    }
+}
+
 /// NIST curves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Curve {

@@ -20,6 +20,8 @@ use std::{
 
 use hsm_profiles::Token;
 use km_core::{
+    cabinet::{Cabinet, CabinetView},
+    custody::{Custodies, QUICK, SLOW},
     epoch::{self, Epoch, EpochState},
     hsm::{Custody, Hsm},
     ids::PoolTag,
@@ -33,7 +35,7 @@ use km_core::{
 use crate::{
     config::Config,
     fault::{Code, Failure},
-    serve::{of_epochs, of_hsm, of_record, of_store, of_vault, open_random},
+    serve::{custody_lines, of_epochs, of_hsm, of_record, of_store, of_vault, open_random},
 };
 
 const PROBE_WAIT: Duration = Duration::from_secs(2);
@@ -186,7 +188,34 @@ async fn token(config: &Config, report: &mut Report) -> Option<Arc<Token>> {
         }
         Err(failure) => report.fail(&failure),
     }
+    custodies(config, token.as_ref(), report).await;
+    room(config, token.as_ref(), report).await;
     Some(token)
+}
+
+/// Makes a key of each kind, uses it, and keeps none.
+async fn custodies(config: &Config, hsm: &dyn Hsm, report: &mut Report) {
+    let (found, kinds) = (Custodies::default(), [QUICK, SLOW].concat());
+    match found.survey(hsm, &kinds, config.crypto_in_process).await {
+        Ok(()) => {
+            custody_lines(&found.list())
+                .into_iter()
+                .for_each(|line| report.ok(format!("use of {line}")));
+        }
+        Err(error) => report.fail(&of_hsm(&error)),
+    }
+}
+
+async fn room(config: &Config, hsm: &dyn Hsm, report: &mut Report) {
+    let kept = hsm.object_names(&Cabinet::prefix_of(&config.cluster)).await;
+    let (room, held) = match (hsm.room().await, kept) {
+        (Ok(room), Ok(kept)) => (room, kept.len() as u64),
+        (Err(error), _) | (_, Err(error)) => return report.fail(&of_hsm(&error)),
+    };
+    match (CabinetView { held, most: config.token_objects, room }).nearly_full() {
+        Some(why) => report.warn(format!("the HSM is nearly full: {why}")),
+        None => report.ok(format!("HSM keeps {held} objects of {} allowed", config.token_objects)),
+    }
 }
 
 async fn round_trip(hsm: &dyn Hsm) -> Result<(String, Custody), Failure> {

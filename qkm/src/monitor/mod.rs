@@ -97,8 +97,9 @@ fn answer(inside: &Inside, method: &Method, path: &str) -> Response<Full<Bytes>>
             let reasons = inside.health.reasons(&inside.node);
             match reasons.is_empty() {
                 true => {
-                    let warnings = inside.health.warnings(&inside.node.token);
-                    let lines = [vec!["ready".to_owned()], warnings].concat();
+                    let (health, node) = (&inside.health, &inside.node);
+                    let more = [health.warnings(node), health.custodies(node)].concat();
+                    let lines = [vec!["ready".to_owned()], more].concat();
                     reply(StatusCode::OK, text, lines.join("\n") + "\n")
                 }
                 false => reply(StatusCode::SERVICE_UNAVAILABLE, text, reasons.join("\n") + "\n"),

@@ -8,9 +8,10 @@ use std::{
     time::Duration,
 };
 
-use hsm_profiles::Token;
 use km_core::{
     clock::now_ms,
+    custody::{CustodyView, QUICK},
+    hsm::Custody,
     store::{Commit, Outcome, Store},
 };
 use transport::Shutdown;
@@ -56,10 +57,17 @@ impl Health {
     }
 
     /// What an operator should look at although it is ready.
-    pub(crate) fn warnings(&self, token: &Token) -> Vec<String> {
-        let members = token.members();
+    pub(crate) fn warnings(&self, node: &Node) -> Vec<String> {
+        let members = node.token.members();
         let away = members.iter().filter(|member| !member.status.ready);
-        away.map(|member| format!("HSM token {}: {}", member.name, member.status.detail)).collect()
+        let away = away.map(|m| format!("warning: HSM token {}: {}", m.name, m.status.detail));
+        let full = node.cabinet.view().nearly_full();
+        away.chain(full.map(|why| format!("warning: HSM nearly full: {why}"))).collect()
+    }
+
+    /// Where keys are while they are used, a line for each custody that a function has.
+    pub(crate) fn custodies(&self, node: &Node) -> Vec<String> {
+        custody_lines(&node.objects.vault().custodies().list())
     }
 
     /// Why it is not ready; empty when it is.
@@ -81,9 +89,32 @@ impl Health {
     }
 }
 
+/// One line for each custody: the functions with it.
+pub(crate) fn custody_lines(functions: &[(&'static str, CustodyView)]) -> Vec<String> {
+    let with = |wanted: Option<Custody>| {
+        let fitting = functions.iter().filter(move |(_, view)| view.best == Some(wanted));
+        fitting.map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+    };
+    [
+        ("keys in token", with(Some(Custody::InToken))),
+        ("keys host-transient", with(Some(Custody::HostTransient))),
+        ("not at all", with(None)),
+    ]
+    .into_iter()
+    .filter(|(_, names)| !names.is_empty())
+    .map(|(what, names)| format!("{what}: {names}"))
+    .collect()
+}
+
 /// Tries token, store and random sources at intervals until `shutdown`.
 pub(super) async fn watch(health: Arc<Health>, node: Arc<Node>, shutdown: Shutdown) {
+    let mut surveyed = false;
     loop {
+        if !surveyed && node.hsm().status().ready {
+            let (custodies, process) =
+                (node.objects.vault().custodies(), !node.objects.is_token_only());
+            surveyed = custodies.survey(node.hsm(), QUICK, process).await.is_ok();
+        }
         tokio::select! {
             () = tokio::time::sleep(EVERY) => {}
             () = shutdown.requested() => return,

@@ -22,7 +22,7 @@ use transport::Shutdown;
 use crate::{admin, config::Config, fault::Failure, monitor};
 pub(crate) use failures::{of_epochs, of_hsm, of_record, of_store, of_tls, of_vault};
 pub(crate) use fronts::{Fronts, Listening, bind};
-pub(crate) use health::Health;
+pub(crate) use health::{Health, custody_lines};
 pub(crate) use links::Links;
 pub(crate) use node::{Node, open_random};
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use hsm_profiles::{Breaker, MemberStatus};
 use km_core::{
     epoch::EpochState,
+    hsm::Custody,
     ids::{ClusterId, LinkId},
     ledger::Ledger,
     pool::{Pool, PoolCounters, PoolView},
@@ -23,6 +24,7 @@ pub(super) fn all(inside: &Inside) -> Vec<Metric> {
     metrics.extend(tokens(inside));
     metrics.extend(epochs(inside));
     metrics.extend(cabinet(inside));
+    metrics.extend(custodies(inside));
     metrics.extend(pools(inside));
     metrics.extend(links(inside));
     metrics.extend(modules(inside));
@@ -158,6 +160,36 @@ fn cabinet(inside: &Inside) -> Vec<Metric> {
         gauge("qkm_token_objects_limit", "Most blocks allowed there.", Some(view.most)),
         gauge("qkm_token_free_bytes", "As the token says.", view.room.free_bytes),
         gauge("qkm_token_total_bytes", "As the token says.", view.room.total_bytes),
+        gauge(
+            "qkm_token_nearly_full",
+            "1 when less than a tenth of the objects allowed or of its memory is left.",
+            Some(view.nearly_full().is_some().into()),
+        ),
+    ]
+}
+
+fn custodies(inside: &Inside) -> Vec<Metric> {
+    let all = inside.node.objects.vault().custodies().list();
+    let labels = |function: &str, custody: Custody| {
+        vec![("function", function.to_owned()), ("custody", custody.name().to_owned())]
+    };
+    let in_token = all.iter().filter_map(|(function, view)| {
+        let best = view.best?;
+        Some((vec![("function", (*function).to_owned())], yes(best == Some(Custody::InToken))))
+    });
+    let uses = all.iter().flat_map(|(function, view)| {
+        [
+            (labels(function, Custody::InToken), view.in_token),
+            (labels(function, Custody::HostTransient), view.host_transient),
+        ]
+    });
+    vec![
+        Metric::gauge(
+            "qkm_function_in_token",
+            "1 when its keys can stay in the token, 0 when the host sees them or cannot do it.",
+            in_token.collect(),
+        ),
+        Metric::counter("qkm_function_uses", "By where the key was.", uses.collect()),
     ]
 }
 
