@@ -24,7 +24,7 @@ pub(crate) struct Wanted {
     dates: Dates,
     fresh: Option<bool>,
     sensitive: bool,
-    extractable: Option<bool>,
+    pub(crate) extractable: Option<bool>,
     /// Everything the head has no place for.
     pub(crate) rest: Attributes,
 }

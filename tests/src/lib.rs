@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "test support")]
 
 pub mod clients;
+pub mod epochs;
 pub mod load;
 pub mod network;
 pub mod oasis;

@@ -14,32 +14,12 @@ use km_core::{
 use kmip::{Answer, client, enums::CryptographicAlgorithm, op::get};
 use qkm_tests::{
     clients::{self, material},
+    epochs::{epoch, listed},
     network::{End::North, End::South, Network, Options},
 };
 use serde_json::Value;
 
 const FORGE: &str = "QKM_TEST_FORGE";
-
-/// `qkm hsm epoch …` at north; with the certificate of a custodian, or the operator's.
-fn epoch(network: &Network, custodian: Option<usize>, command: &[&str]) -> (i32, String) {
-    let mut all = vec!["hsm", "epoch"];
-    all.extend(command);
-    let shown = custodian.map(|at| network.layout().custodians[at].clone());
-    let paths = shown.map(|files| [files.certificate, files.key].map(|p| p.display().to_string()));
-    if let Some([certificate, key]) = &paths {
-        all.extend(["--certificate", certificate, "--key", key]);
-    }
-    let output = network.qkm(North, &all);
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.code().unwrap(), String::from_utf8(said).unwrap())
-}
-
-fn listed(network: &Network) -> Vec<Value> {
-    let (code, said) = epoch(network, None, &["list", "-o", "json"]);
-    assert_eq!(code, 0, "{said}");
-    let listed: Value = serde_json::from_str(&said).unwrap();
-    listed["epochs"].as_array().unwrap().clone()
-}
 
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir(to).unwrap();

@@ -370,18 +370,19 @@ impl Objects {
         commit
     }
 
-    /// Creates an object and writes back another that it takes something over from, in one commit;
-    /// durable on return. `old` is as read at `version`, `changed` has its identifier and owner.
+    /// Creates an object, whose bytes are sealed already, and writes back another that it takes
+    /// something over from, in one commit; durable on return. `old` is as read at `version`, `changed` has its identifier and owner.
     pub async fn supersede(
         &self,
         new: NewObject,
-        clear: &ClearBytes,
+        sealed: SealedObject,
         (old, version): (&Object, Version),
         changed: &Object,
     ) -> Result<Object, ObjectError> {
+        new.check()?;
         check_attributes(&changed.attributes)?;
         check_terms(&changed.terms)?;
-        let (object, puts) = self.prepare(new, clear).await?;
+        let (object, puts) = self.record(new, sealed);
         let mut commit = self.rewrite(old, version, changed);
         commit = commit.absent(object_key(&object.uid, &object.owner));
         commit.puts.extend(puts.into_iter().filter_map(|(key, value)| Some((key, value?))));

@@ -5,6 +5,7 @@ use km_core::{
     hsm::HsmError,
     objects::{ObjectError, Objects},
     provenance::Origin,
+    vault::SealedObject,
 };
 use kmip::{
     attribute::{AttributeKind, Attributes},
@@ -77,23 +78,34 @@ async fn make_in_token(
     algorithm: Algorithm,
     (len, bits): (usize, i32),
 ) -> Result<Option<String>, OpError> {
-    let Some(kind) = usage::secret_kind(algorithm) else { return Ok(None) };
-    let (uid, owner) = (Objects::fresh_uid(), cx.caller.sae());
-    let size = u32::try_from(len * 8).unwrap_or(0);
-    let made = match cx.objects().make_in_token(&uid, owner.as_str(), kind, size).await {
-        Err(ObjectError::Hsm(HsmError::Unsupported(_))) => {
-            cx.objects().check_process().map_err(usage::used)?;
-            return Ok(None);
-        }
-        made => made?,
-    };
+    let uid = Objects::fresh_uid();
+    let Some(sealed) = key_in_token(cx, &uid, algorithm, len).await? else { return Ok(None) };
     let mut meta = Meta::unseen(ObjectType::SymmetricKey, len, cx.now);
     meta.set_format(KeyFormatType::Raw);
     meta.length = Some(bits);
     wanted.apply(&mut meta);
     let new = super::draft(cx, uid.clone(), &meta, &wanted.rest, Origin::HsmRng);
-    cx.objects().create_sealed(vec![(new, made.sealed)]).await?;
+    cx.objects().create_sealed(vec![(new, sealed)]).await?;
     Ok(Some(uid))
+}
+
+/// The key of `len` bytes for the object `uid`, made inside the token; `None` as in
+/// [`make_in_token`].
+pub(super) async fn key_in_token(
+    cx: &Context<'_>,
+    uid: &str,
+    algorithm: Algorithm,
+    len: usize,
+) -> Result<Option<SealedObject>, OpError> {
+    let Some(kind) = usage::secret_kind(algorithm) else { return Ok(None) };
+    let (owner, bits) = (cx.caller.sae().as_str(), u32::try_from(len * 8).unwrap_or(0));
+    match cx.objects().make_in_token(uid, owner, kind, bits).await {
+        Err(ObjectError::Hsm(HsmError::Unsupported(_))) => {
+            cx.objects().check_process().map_err(usage::used)?;
+            Ok(None)
+        }
+        made => Ok(Some(made?.sealed)),
+    }
 }
 
 /// Bytes and bits of a key of `algorithm`, when it has keys of that length. Without a length, the

@@ -2,8 +2,8 @@
 //! to the new key.
 
 use km_core::{
-    objects::{NewObject, Object, ObjectError, ObjectState, Objects},
-    provenance::{Origin, Provenance},
+    objects::{Object, ObjectError, Objects},
+    provenance::Origin,
     store::Version,
     vault::SealedObject,
 };
@@ -70,11 +70,6 @@ fn check(old: &Object, offset: Option<Interval>, changes: &Attributes) -> Result
         let text = "a pool key has no successor; create another with the same Object Group";
         return Err(OpError::Denied(text.to_owned()));
     }
-    if old.sealed.as_ref().is_some_and(SealedObject::is_only_in_token) {
-        // What is made here passes through this process: less than the old key was promised.
-        let text = "a key that never leaves the token is not made again; create another like it";
-        return Err(OpError::Denied(text.to_owned()));
-    }
     if meta.wrapping.is_some() || meta.format() != Some(KeyFormatType::Raw) {
         let text = "only keys in Raw form that are not wrapped are made again";
         return Err(OpError::Illegal(text.to_owned()));
@@ -118,26 +113,50 @@ async fn replace(
     // Names that come from the old key are free as soon as the commit below is.
     let taken_from = (!renamed).then_some(old.uid.as_str());
     let _held = super::hold_names_of(cx, &[&wanted], taken_from).await?;
-    let len = usize::try_from(old_meta.bytes).unwrap_or(usize::MAX);
-    let random = cx.objects().vault().random();
-    let clear = random.bytes(len).await.map_err(OpError::from)?;
-    let mut meta = clear.expose(|bytes| Meta::new(kind, Form::Bytes, bytes, cx.now));
+    let uid = Objects::fresh_uid();
+    let (mut meta, sealed, origin) = successor(cx, &uid, old, &old_meta, &wanted).await?;
     meta.set_format(KeyFormatType::Raw);
     wanted.apply(&mut meta);
-    meta.dates.original = Some(cx.now);
     let mut rest = wanted.rest.clone();
     rest.push(link(LinkType::ReplacedObjectLink, &old.uid));
-    let new = NewObject {
-        uid: Objects::fresh_uid(),
-        owner: cx.caller.sae().clone(),
-        state: meta.state_at(ObjectState::PreActive, cx.now),
-        provenance: Provenance::local(random.origin()),
-        attributes: meta.encode(&rest),
-        terms: terms::of(kind, &rest),
-    };
+    let new = super::draft(cx, uid, &meta, &rest, origin);
     let changed = superseded(old, old_meta, &old_rest, &new.uid, renamed, cx.now);
-    let made = cx.objects().supersede(new, &clear, (old, version), &changed).await;
+    let made = cx.objects().supersede(new, sealed, (old, version), &changed).await;
     Ok(made.map_err(Failed::Store)?.uid)
+}
+
+/// The new key: in the token, if that is where the old one was made or the new one is never to leave
+/// it. One of the old kind that the token makes no more is refused, not made here.
+async fn successor(
+    cx: &Context<'_>,
+    uid: &str,
+    old: &Object,
+    old_meta: &Meta,
+    wanted: &Wanted,
+) -> Result<(Meta, SealedObject, Origin), OpError> {
+    let (kind, objects) = (ObjectType::SymmetricKey, cx.objects());
+    let len = usize::try_from(old_meta.bytes).unwrap_or(usize::MAX);
+    let was_inside = old.sealed.as_ref().is_some_and(SealedObject::is_only_in_token);
+    if was_inside && wanted.extractable == Some(true) {
+        let text = "the old key never leaves the token, and its successor does not either";
+        return Err(OpError::Denied(text.to_owned()));
+    }
+    if let Some(algorithm) = wanted.algorithm.filter(|_| was_inside || wanted.is_secret()) {
+        match super::create::key_in_token(cx, uid, algorithm, len).await? {
+            Some(sealed) => return Ok((Meta::unseen(kind, len, cx.now), sealed, Origin::HsmRng)),
+            None if was_inside => {
+                let text = "the old key never leaves the token, which makes no such keys now";
+                return Err(OpError::Denied(text.to_owned()));
+            }
+            None => {}
+        }
+    }
+    let random = objects.vault().random();
+    let clear = random.bytes(len).await?;
+    let mut meta = clear.expose(|bytes| Meta::new(kind, Form::Bytes, bytes, cx.now));
+    meta.dates.original = Some(cx.now);
+    let sealed = objects.vault().seal_object(uid, cx.caller.sae().as_str(), &clear).await?;
+    Ok((meta, sealed, random.origin()))
 }
 
 fn link(kind: LinkType, uid: &str) -> Attribute {

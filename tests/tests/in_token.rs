@@ -1,0 +1,183 @@
+//! Keys that never leave the token, through KMIP on a running key manager.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use kmip::{
+    Answer, DateTime, SecretBytes,
+    attribute::{Attribute, Attributes, CryptographicParameters},
+    client,
+    enums::{BlockCipherMode, CryptographicAlgorithm as Algorithm, HashingAlgorithm},
+    op,
+    ttlv::Value,
+};
+use qkm_tests::{
+    clients::Kmip,
+    epochs,
+    network::{End::North, Network, Options, monitor_get},
+};
+
+const ENCRYPT_DECRYPT: i32 = 0xC;
+const SIGN: i32 = 0x1;
+const VERIFY: i32 = 0x2;
+const MAC: i32 = 0x80;
+const CLEAR: [u8; 32] = *b"the same bytes for all the tests";
+
+fn active() -> Attribute {
+    Attribute::ActivationDate(DateTime(1_000_000))
+}
+
+/// A key that is never to leave in clear.
+async fn made(app: &Kmip, algorithm: Algorithm, usage: i32) -> String {
+    let more = [Attribute::Extractable(false), active()];
+    let answer = app.ask(client::create(algorithm, 256, usage, more)).await.unwrap();
+    let Answer::Create(made) = answer else { panic!("{answer:?}") };
+    made.id
+}
+
+/// A P-256 pair whose private key is never to leave: that, and the public one.
+async fn made_pair(app: &Kmip) -> (String, String) {
+    let mut request = op::create_key_pair::Request::default();
+    request.common.push(Attribute::CryptographicAlgorithm(Algorithm::Ecdsa));
+    request.common.push(Attribute::CryptographicLength(256));
+    request.common.push(active());
+    request.private.push(Attribute::CryptographicUsageMask(SIGN));
+    request.private.push(Attribute::Extractable(false));
+    request.public.push(Attribute::CryptographicUsageMask(VERIFY));
+    let answer = app.ask(request).await.unwrap();
+    let Answer::CreateKeyPair(made) = answer else { panic!("{answer:?}") };
+    (made.private_id, made.public_id)
+}
+
+/// Under ECB, so that equal keys give equal ciphertext.
+async fn encrypted(app: &Kmip, id: &str) -> Vec<u8> {
+    let parameters = CryptographicParameters {
+        block_cipher_mode: Some(BlockCipherMode::Ecb),
+        ..Default::default()
+    };
+    let data = Some(SecretBytes::copy_from(&CLEAR));
+    let (id, parameters) = (Some(id.into()), Some(parameters));
+    let request = op::encrypt::Request { id, parameters, data, ..Default::default() };
+    let answer = app.ask(request).await.unwrap();
+    let Answer::Encrypt(done) = answer else { panic!("{answer:?}") };
+    done.data.unwrap()
+}
+
+async fn authenticated(app: &Kmip, id: &str) -> Vec<u8> {
+    let data = Some(SecretBytes::copy_from(&CLEAR));
+    let request = op::mac::Request { id: Some(id.into()), data, ..Default::default() };
+    let answer = app.ask(request).await.unwrap();
+    let Answer::Mac(done) = answer else { panic!("{answer:?}") };
+    done.mac.unwrap()
+}
+
+fn ecdsa() -> Option<CryptographicParameters> {
+    let hashing_algorithm = Some(HashingAlgorithm::Sha256);
+    Some(CryptographicParameters { hashing_algorithm, ..Default::default() })
+}
+
+async fn signed_and_verified(app: &Kmip, (private, public): &(String, String)) -> bool {
+    let data = Some(SecretBytes::copy_from(&CLEAR));
+    let id = Some(private.as_str().into());
+    let request = op::sign::Request { id, parameters: ecdsa(), data, ..Default::default() };
+    let answer = app.ask(request).await.unwrap();
+    let Answer::Sign(done) = answer else { panic!("{answer:?}") };
+    let (id, data) = (Some(public.as_str().into()), Some(SecretBytes::copy_from(&CLEAR)));
+    let (parameters, signature) = (ecdsa(), done.signature);
+    let request =
+        op::signature_verify::Request { id, parameters, data, signature, ..Default::default() };
+    let answer = app.ask(request).await.unwrap();
+    let Answer::SignatureVerify(done) = answer else { panic!("{answer:?}") };
+    done.validity == kmip::enums::ValidityIndicator::Valid
+}
+
+async fn attributes(app: &Kmip, id: &str) -> Attributes {
+    let answer = app.ask(client::get_attributes(id, [])).await.unwrap();
+    let Answer::GetAttributes(said) = answer else { panic!("{answer:?}") };
+    said.attributes
+}
+
+async fn custody(app: &Kmip, id: &str) -> Option<String> {
+    attributes(app, id).await.iter().find_map(|attribute| match attribute {
+        Attribute::Vendor(vendor) if vendor.name == "qkm-custody" => match &vendor.value {
+            Value::TextString(text) => Some(text.to_string()),
+            _ => None,
+        },
+        _ => None,
+    })
+}
+
+async fn rekeyed(app: &Kmip, id: &str, changes: &[Attribute]) -> Result<String, String> {
+    let mut attributes = Attributes::default();
+    changes.iter().for_each(|change| attributes.push(change.clone()));
+    let request = op::rekey::Request { id: Some(id.into()), attributes, ..Default::default() };
+    match app.ask(request).await? {
+        Answer::ReKey(made) => Ok(made.id),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn sample(network: &Network, line: &str) -> bool {
+    network.metrics_text(North).await.lines().any(|found| found.starts_with(line))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_never_leaves_the_token_is_made_again_there() {
+    let network = Network::north_alone(Options::default()).await;
+    let app = network.kmip_client(North, "sae-n1");
+    let old = made(&app, Algorithm::Aes, ENCRYPT_DECRYPT).await;
+    let before = encrypted(&app, &old).await;
+    let new = rekeyed(&app, &old, &[]).await.unwrap();
+    for id in [&old, &new] {
+        assert_eq!(custody(&app, id).await.as_deref(), Some("in-token"), "{id}");
+        let refused = app.ask(client::get(id)).await;
+        assert!(refused.is_err(), "{refused:?}");
+    }
+    let told = attributes(&app, &new).await;
+    for attribute in [Attribute::Extractable(false), Attribute::NeverExtractable(true)] {
+        assert!(told.iter().any(|found| *found == attribute), "{attribute:?}: {told:?}");
+    }
+    assert_ne!(encrypted(&app, &new).await, before, "it is another key");
+    assert_eq!(encrypted(&app, &old).await, before, "the old key stays");
+
+    let refused = rekeyed(&app, &new, &[Attribute::Extractable(true)]).await.unwrap_err();
+    assert!(refused.contains("never leaves the token"), "{refused}");
+    // A key of the host may have a successor that it never had itself.
+    let answer = app.ask(client::create(Algorithm::Aes, 128, ENCRYPT_DECRYPT, [])).await.unwrap();
+    let Answer::Create(open) = answer else { panic!("{answer:?}") };
+    assert_eq!(custody(&app, &open.id).await.as_deref(), Some("host-transient"));
+    let inside = rekeyed(&app, &open.id, &[Attribute::Extractable(false)]).await.unwrap();
+    assert_eq!(custody(&app, &inside).await.as_deref(), Some("in-token"));
+
+    assert!(sample(&network, "qkm_function_in_token{function=\"aes\"} 1").await);
+    let uses = "qkm_function_uses_total{function=\"aes\",custody=\"in-token\"} 3";
+    assert!(sample(&network, uses).await, "{}", network.metrics_text(North).await);
+    let (_, said) = monitor_get(network.site(North).monitor, "/readyz").await.unwrap();
+    let line = said.lines().find(|line| line.starts_with("keys in token: ")).unwrap();
+    assert!(["aes", "ec", "hmac", "seal-objects"].iter().all(|name| line.contains(name)), "{said}");
+}
+
+/// Their wrapping moves to the next epoch inside the token.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_in_the_token_outlive_the_destruction_of_their_epoch() {
+    let mut network = Network::north_alone(Options::default()).await;
+    network.ready(North).await;
+    let app = network.kmip_client(North, "sae-n1");
+    let aes = made(&app, Algorithm::Aes, ENCRYPT_DECRYPT).await;
+    let hmac = made(&app, Algorithm::HmacSha256, MAC).await;
+    let pair = made_pair(&app).await;
+    let before = (encrypted(&app, &aes).await, authenticated(&app, &hmac).await);
+    assert!(signed_and_verified(&app, &pair).await);
+    epochs::rotate_away(&network, 1).await;
+    epochs::destroy(&network, 1);
+    assert_eq!((encrypted(&app, &aes).await, authenticated(&app, &hmac).await), before);
+    assert!(signed_and_verified(&app, &pair).await);
+    // Nothing that a session still has at hand is needed.
+    network.kill(North);
+    network.start_km(North);
+    network.ready(North).await;
+    let app = network.kmip_client(North, "sae-n1");
+    assert_eq!((encrypted(&app, &aes).await, authenticated(&app, &hmac).await), before);
+    assert!(signed_and_verified(&app, &pair).await);
+    for id in [&aes, &hmac, &pair.0] {
+        assert_eq!(custody(&app, id).await.as_deref(), Some("in-token"), "{id}");
+    }
+}
