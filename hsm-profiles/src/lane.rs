@@ -22,10 +22,12 @@ use crate::profile::{LoginUser, Profile};
 
 mod action;
 mod gcm;
+mod kem;
 mod object;
 mod seal;
 mod using;
 
+pub(crate) use kem::Pairs;
 use using::AtHand;
 pub(crate) use using::Forgotten;
 

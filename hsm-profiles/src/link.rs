@@ -22,7 +22,7 @@ use crate::config::TokenConfig;
 use crate::fault::{Fault, classify};
 use crate::health::Health;
 use crate::kek::{self, KekSet, SealCounts};
-use crate::lane::{Forgotten, Lane, OpError};
+use crate::lane::{Forgotten, Lane, OpError, Pairs};
 use crate::library::{Held, Library};
 use crate::profile::Profile;
 use crate::slot::{check_mechanisms, find_token};
@@ -39,6 +39,8 @@ pub(crate) struct Connection {
     pub(crate) keks: KekSet,
     /// Holds the login: a token logs out when its last session closes.
     anchor: Arc<Mutex<Held>>,
+    /// Pairs for key encapsulation, objects of the anchor.
+    pub(crate) pairs: Arc<Pairs>,
     /// Sessions the token allows to this process; none means it sets no limit.
     pub(crate) session_limit: Option<usize>,
 }
@@ -55,9 +57,18 @@ pub(crate) struct Known {
 impl Connection {
     /// The same login with other keys.
     fn with(&self, generation: u64, keks: KekSet) -> Self {
-        let anchor = Arc::clone(&self.anchor);
+        let (anchor, pairs) = (Arc::clone(&self.anchor), Arc::clone(&self.pairs));
         let (epoch, slot, session_limit) = (self.epoch, self.slot, self.session_limit);
-        Self { generation, epoch, slot, keks, anchor, session_limit }
+        Self { generation, epoch, slot, keks, anchor, pairs, session_limit }
+    }
+
+    /// Runs `op` with the session that lasts as long as the login. Objects it makes do as well.
+    pub(crate) fn anchored<T>(
+        &self,
+        op: impl FnOnce(&Session) -> Result<T, OpError>,
+    ) -> Result<T, OpError> {
+        let anchor = self.anchor.lock().unwrap_or_else(PoisonError::into_inner);
+        op(anchor.get()?)
     }
 }
 
@@ -351,6 +362,7 @@ impl Link {
             slot,
             keks,
             anchor,
+            pairs: Arc::default(),
             session_limit,
         }))
     }

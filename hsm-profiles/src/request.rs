@@ -6,6 +6,7 @@
 
 use km_core::hsm::{HsmError, KekId, KekInfo, MadeKey, Sealed, TokenKey, TokenRoom};
 use km_core::material::ClearBytes;
+use km_core::usage::kem::KemSet;
 use km_core::usage::{Action, KeyKind};
 use serde::{Deserialize, Serialize};
 
@@ -83,6 +84,26 @@ pub(crate) enum Request {
         #[serde(with = "serde_bytes")]
         name: Vec<u8>,
     },
+    /// Answered by [`Response::Pair`].
+    KemKeyPair { set: KemSet },
+    /// Answered by [`Response::Encapsulated`].
+    KemEncapsulate {
+        set: KemSet,
+        #[serde(with = "serde_bytes")]
+        public: Vec<u8>,
+    },
+    /// Answered by [`Response::Clear`].
+    KemDecapsulate {
+        #[serde(with = "serde_bytes")]
+        name: Vec<u8>,
+        #[serde(with = "serde_bytes")]
+        ciphertext: Vec<u8>,
+    },
+    /// Answered by [`Response::Done`].
+    KemForget {
+        #[serde(with = "serde_bytes")]
+        name: Vec<u8>,
+    },
 }
 
 /// What comes back for a [`Request`] that was carried out.
@@ -95,6 +116,18 @@ pub(crate) enum Response {
     Made(MadeKey),
     Names(Vec<String>),
     Room(TokenRoom),
+    Pair {
+        #[serde(with = "serde_bytes")]
+        name: Vec<u8>,
+        #[serde(with = "serde_bytes")]
+        public: Vec<u8>,
+    },
+    Encapsulated {
+        #[serde(with = "serde_bytes")]
+        ciphertext: Vec<u8>,
+        #[serde(with = "wire::clear")]
+        secret: ClearBytes,
+    },
     Done,
 }
 
@@ -113,7 +146,10 @@ impl Request {
             Self::MakeKey { aad, .. } => aad.len(),
             Self::UseKey { key, input, .. } => key.sealed.ciphertext.len() + input.len(),
             Self::RewrapKey { aad, sealed } => aad.len() + sealed.ciphertext.len(),
-            Self::ForgetKey { name } => name.len(),
+            Self::ForgetKey { name } | Self::KemForget { name } => name.len(),
+            Self::KemKeyPair { .. } => 0,
+            Self::KemEncapsulate { public, .. } => public.len(),
+            Self::KemDecapsulate { name, ciphertext } => name.len() + ciphertext.len(),
         };
         message + REQUEST_BYTES
     }
@@ -131,6 +167,9 @@ impl Request {
             // A key that was made and not answered is nobody's, and gone with its session.
             Self::MakeKey { .. } | Self::UseKey { .. } => true,
             Self::RewrapKey { .. } | Self::ForgetKey { .. } => true,
+            // A pair that was made and not answered is dropped for later ones.
+            Self::KemKeyPair { .. } | Self::KemEncapsulate { .. } => true,
+            Self::KemDecapsulate { .. } | Self::KemForget { .. } => true,
             Self::CreateKek => false,
         }
     }
@@ -177,6 +216,9 @@ impl Request {
             Self::CreateKek | Self::DestroyKek { .. } => Ok(()),
             Self::MakeKey { .. } | Self::RewrapKey { .. } | Self::ForgetKey { .. } => Ok(()),
             Self::UseKey { input, .. } => check_input(profile, input.len()),
+            Self::KemKeyPair { .. } | Self::KemForget { .. } => Ok(()),
+            Self::KemEncapsulate { public, .. } => check_input(profile, public.len()),
+            Self::KemDecapsulate { ciphertext, .. } => check_input(profile, ciphertext.len()),
         }
     }
 }
@@ -267,6 +309,21 @@ impl Response {
         }
     }
 
+    /// Name and public key.
+    pub(crate) fn pair(self) -> Result<(Vec<u8>, Vec<u8>), HsmError> {
+        match self {
+            Self::Pair { name, public } => Ok((name, public)),
+            other => Err(other.unexpected()),
+        }
+    }
+
+    pub(crate) fn encapsulated(self) -> Result<(Vec<u8>, ClearBytes), HsmError> {
+        match self {
+            Self::Encapsulated { ciphertext, secret } => Ok((ciphertext, secret)),
+            other => Err(other.unexpected()),
+        }
+    }
+
     /// The answer to another question: only a worker process gone wrong sends one.
     fn unexpected(&self) -> HsmError {
         let kind = match self {
@@ -277,6 +334,8 @@ impl Response {
             Self::Made(_) => "a key",
             Self::Names(_) => "names",
             Self::Room(_) => "its room",
+            Self::Pair { .. } => "a key pair",
+            Self::Encapsulated { .. } => "a secret",
             Self::Done => "nothing but success",
         };
         HsmError::Unavailable(format!("the HSM worker answered another question, with {kind}"))

@@ -7,6 +7,7 @@ use km_core::hsm::{
     Hsm, HsmError, HsmStatus, KekId, KekInfo, MadeKey, Sealed, TokenKey, TokenRoom,
 };
 use km_core::material::ClearBytes;
+use km_core::usage::kem::KemSet;
 use km_core::usage::{Action, KeyKind};
 
 use crate::config::TokenConfig;
@@ -149,6 +150,37 @@ impl Hsm for Token {
     async fn forget_key(&self, name: &[u8]) {
         // A token that is away has lost its sessions, and the key with them.
         let _ = self.ask(Request::ForgetKey { name: name.to_vec() }).await;
+    }
+
+    async fn kem_key_pair(&self, set: KemSet) -> Result<(Vec<u8>, Vec<u8>), HsmError> {
+        // A pair is in one token only, and who asks for a secret does not say in which.
+        if self.members().len() > 1 {
+            let text = "with several tokens, ML-KEM keys are in none of them";
+            return Err(HsmError::Unsupported(text.to_owned()));
+        }
+        self.ask(Request::KemKeyPair { set }).await?.pair()
+    }
+
+    async fn kem_encapsulate(
+        &self,
+        set: KemSet,
+        public: &[u8],
+    ) -> Result<(Vec<u8>, ClearBytes), HsmError> {
+        self.ask(Request::KemEncapsulate { set, public: public.to_vec() }).await?.encapsulated()
+    }
+
+    async fn kem_decapsulate(
+        &self,
+        name: &[u8],
+        ciphertext: &[u8],
+    ) -> Result<ClearBytes, HsmError> {
+        let (name, ciphertext) = (name.to_vec(), ciphertext.to_vec());
+        self.ask(Request::KemDecapsulate { name, ciphertext }).await?.clear()
+    }
+
+    async fn kem_forget(&self, name: &[u8]) {
+        // A token that is away has lost its login, and the key with it.
+        let _ = self.ask(Request::KemForget { name: name.to_vec() }).await;
     }
 
     async fn store_object(&self, name: &str, clear: &ClearBytes) -> Result<(), HsmError> {

@@ -135,6 +135,18 @@ impl Worker {
                 self.link.forgotten.add(name);
                 self.retried(Lane::forget).map(|()| Response::Done)
             }
+            Request::KemKeyPair { set } => self
+                .retried(|lane| lane.kem_key_pair(set))
+                .map(|(name, public)| Response::Pair { name, public }),
+            Request::KemEncapsulate { set, public } => self
+                .retried(|lane| lane.kem_encapsulate(set, &public))
+                .map(|(ciphertext, secret)| Response::Encapsulated { ciphertext, secret }),
+            Request::KemDecapsulate { name, ciphertext } => {
+                self.retried(|lane| lane.kem_decapsulate(&name, &ciphertext)).map(Response::Clear)
+            }
+            Request::KemForget { name } => {
+                self.retried(|lane| lane.kem_forget(&name)).map(|()| Response::Done)
+            }
         }
     }
 

@@ -55,7 +55,10 @@ fn examine_and_leave_as_it_was(room: &Room) -> Examined {
     }
     assert_eq!(custody(&found, "import"), Some(Custody::HostTransient));
     assert_eq!(custody(&found, "wrap and unwrap, CKM_AES_KEY_WRAP"), Some(Custody::InToken));
-    assert_eq!(custody(&found, "key encapsulation"), None);
+    let post_quantum = common::has_post_quantum(room.product).then_some(Custody::InToken);
+    for function in ["key encapsulation, ML-KEM-768", "signature, ML-DSA-65"] {
+        assert_eq!(custody(&found, function), post_quantum, "{function}");
+    }
     assert_eq!(found.speeds.len(), 8);
     assert!(found.speeds.iter().all(|speed| speed.per_second > 1.0), "{:?}", found.speeds);
     found

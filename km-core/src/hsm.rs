@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     material::ClearBytes,
-    usage::{Action, KeyKind},
+    usage::{Action, KeyKind, kem::KemSet},
 };
 
 /// Names one KEK in the token: `CKA_ID` of the key, in hexadecimal where a person reads it.
@@ -255,6 +255,42 @@ pub trait Hsm: Send + Sync + 'static {
 
     /// Drops the key of this name where the token keeps it at hand.
     async fn forget_key(&self, name: &[u8]) {
+        let _ = name;
+    }
+
+    /// Makes a key pair for key encapsulation in the token, for as long as the login lasts: the
+    /// name of the private key there, and the public key.
+    async fn kem_key_pair(&self, set: KemSet) -> Result<(Vec<u8>, Vec<u8>), HsmError> {
+        let _ = set;
+        Err(HsmError::Unsupported("this token has no ML-KEM".to_owned()))
+    }
+
+    /// A fresh secret and its ciphertext for the holder of the private key to `public`, made in the
+    /// token.
+    async fn kem_encapsulate(
+        &self,
+        set: KemSet,
+        public: &[u8],
+    ) -> Result<(Vec<u8>, ClearBytes), HsmError> {
+        let _ = (set, public);
+        Err(HsmError::Unsupported("this token has no ML-KEM".to_owned()))
+    }
+
+    /// The secret in `ciphertext`, by the private key of this name in the token.
+    ///
+    /// # Errors
+    /// [`HsmError::Unsupported`] when the token does not hold the key any more.
+    async fn kem_decapsulate(
+        &self,
+        name: &[u8],
+        ciphertext: &[u8],
+    ) -> Result<ClearBytes, HsmError> {
+        let _ = (name, ciphertext);
+        Err(HsmError::Unsupported("this token has no ML-KEM".to_owned()))
+    }
+
+    /// Destroys the private key of this name. What is not there is no error.
+    async fn kem_forget(&self, name: &[u8]) {
         let _ = name;
     }
 

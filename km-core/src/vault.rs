@@ -18,7 +18,10 @@ use crate::{
     material::ClearBytes,
     random::{Random, RandomError},
     store::{Commit, Outcome, Record, Store, StoreError},
-    usage::{Action, KeyKind},
+    usage::{
+        Action, KeyKind,
+        kem::{self, KemPair, KemPrivate, KemSet},
+    },
 };
 
 /// Where the sealed key of the record tags is kept; a store without it is empty.
@@ -368,6 +371,64 @@ impl Vault {
         let commit = Commit::new().unchanged(RECORD_KEY, record.version).put(RECORD_KEY, value);
         let outcome = store.commit(commit).await?;
         Ok(Some((old.kek, matches!(outcome, Outcome::Committed(_)))))
+    }
+}
+
+/// Key encapsulation: in the token where it has it, else in this process.
+impl Vault {
+    /// Makes a pair for a few exchanges; [`KemPair::custody`] says where its private key is.
+    ///
+    /// # Errors
+    /// [`HsmError::Unavailable`] when the token is away: a pair is never made elsewhere for that.
+    pub async fn kem_key_pair(&self, set: KemSet) -> Result<KemPair, HsmError> {
+        match self.hsm.kem_key_pair(set).await {
+            Ok((name, public)) => {
+                kem::check_len("public key", public.len(), set.public_bytes())?;
+                Ok(KemPair { set, public, private: KemPrivate::Token(name) })
+            }
+            Err(HsmError::Unsupported(_)) => KemPair::make(set),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A fresh secret, and the ciphertext that brings it to the holder of the private key to
+    /// `public`.
+    ///
+    /// # Errors
+    /// [`HsmError::Input`] when `public` is no key of this set.
+    pub async fn kem_encapsulate(
+        &self,
+        set: KemSet,
+        public: &[u8],
+    ) -> Result<(Vec<u8>, ClearBytes), HsmError> {
+        kem::check_len("public key", public.len(), set.public_bytes())?;
+        match self.hsm.kem_encapsulate(set, public).await {
+            Err(HsmError::Unsupported(_)) => kem::encapsulate(set, public),
+            done => done,
+        }
+    }
+
+    /// The secret in `ciphertext`; another one when somebody changed the ciphertext.
+    ///
+    /// # Errors
+    /// [`HsmError::Unsupported`] when the token does not hold the pair any more: make another.
+    pub async fn kem_decapsulate(
+        &self,
+        pair: &KemPair,
+        ciphertext: &[u8],
+    ) -> Result<ClearBytes, HsmError> {
+        kem::check_len("ciphertext", ciphertext.len(), pair.set.ciphertext_bytes())?;
+        match &pair.private {
+            KemPrivate::Token(name) => self.hsm.kem_decapsulate(name, ciphertext).await,
+            KemPrivate::Here(private) => kem::decapsulate(pair.set, private, ciphertext),
+        }
+    }
+
+    /// Destroys the private key of a pair.
+    pub async fn kem_forget(&self, pair: KemPair) {
+        if let KemPrivate::Token(name) = &pair.private {
+            self.hsm.kem_forget(name).await;
+        }
     }
 }
 

@@ -120,6 +120,14 @@ impl Lane {
         }
     }
 
+    /// As [`Lane::judge`], of an operation that may also have said what to answer.
+    pub(super) fn judged(&mut self, error: OpError) -> OpError {
+        match error {
+            OpError::Token(error) => self.judge(error),
+            answer => answer,
+        }
+    }
+
     /// Drops what is to be forgotten since it was last asked.
     pub(crate) fn forget(&mut self) -> Result<(), OpError> {
         if self.forgotten.count() == self.forgot {
@@ -145,7 +153,7 @@ impl Lane {
         Ok(())
     }
 
-    fn check_mechanism(&self, mechanism: &MechanismType) -> Result<(), OpError> {
+    pub(super) fn check_mechanism(&self, mechanism: &MechanismType) -> Result<(), OpError> {
         match self.mechanisms.contains(mechanism) {
             true => Ok(()),
             false => Err(unsupported(format!("the token has no {mechanism}"))),

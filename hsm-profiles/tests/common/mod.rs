@@ -178,11 +178,17 @@ impl Room {
     }
 }
 
+/// Whether the token is one with ML-KEM, ML-DSA and EdDSA: Kryoptic as `make pq` builds it.
+pub fn has_post_quantum(product: SoftToken) -> bool {
+    product == SoftToken::Kryoptic && std::env::var_os("QKM_PQ").is_some()
+}
+
 pub fn library(product: SoftToken) -> PathBuf {
     let profile = Profile::load(product.profile()).unwrap();
     // Where `scripts/setup.sh tests` puts what it builds: beside this test's own folder.
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
-    let built = target.join("tools/kryoptic/release/libkryoptic_pkcs11.so");
+    let folder = if has_post_quantum(product) { "kryoptic-pq" } else { "kryoptic" };
+    let built = target.join("tools").join(folder).join("release/libkryoptic_pkcs11.so");
     let here = (product == SoftToken::Kryoptic).then_some(&built);
     let found = here.into_iter().chain(&profile.libraries).find(|path| path.exists());
     found.unwrap_or_else(|| panic!("no {product:?} library: run scripts/setup.sh tests")).clone()

@@ -7,6 +7,7 @@
 
 pub mod der;
 pub mod derive;
+pub mod kem;
 pub mod process;
 pub mod public;
 
