@@ -26,7 +26,7 @@ use crate::profile::{KeyUse, Profile, Seal};
 /// Seals under one KEK in one process, at most (SP 800-38D, 8.3).
 pub(crate) const MAX_SEALS: u64 = 1 << 32;
 const KEK_BYTES: u64 = 32;
-const KEK_ID_BYTES: u32 = 16;
+pub(crate) const KEK_ID_BYTES: u32 = 16;
 
 /// Seal counts by KEK; they outlive a lost connection.
 pub(crate) type SealCounts = HashMap<KekId, SealCount>;
@@ -266,40 +266,59 @@ fn kek_template(label: Vec<u8>, id: Vec<u8>, usage: Usage, profile: &Profile) ->
     template
 }
 
-/// The key `prefix``w-``number` that wraps keys of applications in the epoch of that number, and does
-/// nothing else. Made when it is not there and `make` says so.
+/// A key `prefix``w-``number` that wraps keys of applications in the epoch of that number, and does
+/// nothing else: the one of this `CKA_ID`, else any. With its `CKA_ID`.
 pub(crate) fn wrapping(
     session: &Session,
     prefix: &str,
     number: u64,
+    id: Option<&[u8]>,
     profile: &Profile,
-    make: bool,
-) -> Result<Option<ObjectHandle>, OpError> {
+) -> Result<Option<(Vec<u8>, ObjectHandle)>, OpError> {
     let label = format!("{prefix}w-{number}");
-    let template = [
+    let mut template = vec![
         Attribute::Class(ObjectClass::SECRET_KEY),
         Attribute::Label(label.clone().into_bytes()),
         Attribute::Token(true),
     ];
-    let found = session.find_objects(&template)?.into_iter().next();
-    let kept = match found {
-        None if !make => return Ok(None),
-        None => {
-            let id = session.generate_random_vec(KEK_ID_BYTES)?;
-            let template = kek_template(label.clone().into_bytes(), id, Usage::Wraps, profile);
-            session.generate_key(&Mechanism::AesKeyGen, &template)?
-        }
-        Some(kept) => kept,
-    };
-    if checked(session, kept, &label)?.1 != Usage::Wraps {
+    template.extend(id.map(|id| Attribute::Id(id.to_vec())));
+    match session.find_objects(&template)?.into_iter().next() {
+        Some(kept) => wrapping_in_use(session, kept, &label, profile).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Makes a key `prefix``w-``number`.
+pub(crate) fn make_wrapping(
+    session: &Session,
+    prefix: &str,
+    number: u64,
+    profile: &Profile,
+) -> Result<(Vec<u8>, ObjectHandle), OpError> {
+    let label = format!("{prefix}w-{number}");
+    let id = session.generate_random_vec(KEK_ID_BYTES)?;
+    let template = kek_template(label.clone().into_bytes(), id, Usage::Wraps, profile);
+    let kept = session.generate_key(&Mechanism::AesKeyGen, &template)?;
+    wrapping_in_use(session, kept, &label, profile)
+}
+
+fn wrapping_in_use(
+    session: &Session,
+    kept: ObjectHandle,
+    label: &str,
+    profile: &Profile,
+) -> Result<(Vec<u8>, ObjectHandle), OpError> {
+    let (id, usage) = checked(session, kept, label)?;
+    if usage != Usage::Wraps {
         return Err(OpError::Answer(HsmError::Setup(format!(
             "the key {label:?} in the token may do more than wrap and unwrap: delete or rename it"
         ))));
     }
-    match profile.seal.key {
-        KeyUse::Token => Ok(Some(kept)),
-        KeyUse::SessionCopy => copy(session, kept, &label).map(Some),
-    }
+    let handle = match profile.seal.key {
+        KeyUse::Token => kept,
+        KeyUse::SessionCopy => copy(session, kept, label)?,
+    };
+    Ok((hex::decode(&id.0).unwrap_or_default(), handle))
 }
 
 /// Destroys a KEK and its copies, and the key `prefix``w-``number` that wraps in the same epoch.

@@ -43,6 +43,8 @@ pub(crate) enum OpError {
     Token(Error),
     /// The answer for the caller; the session is fine.
     Answer(HsmError),
+    /// The answer for the caller; the session is to be closed.
+    Close(HsmError),
 }
 
 impl From<Error> for OpError {
@@ -66,8 +68,8 @@ pub(crate) struct Lane {
     forgotten: Arc<Forgotten>,
     /// How many of them this session has dropped.
     forgot: u64,
-    /// The keys that wrap, by epoch.
-    wrapping: BTreeMap<u64, ObjectHandle>,
+    /// The keys that wrap, by epoch and `CKA_ID`.
+    wrapping: BTreeMap<(u64, Vec<u8>), ObjectHandle>,
 }
 
 impl Lane {

@@ -441,7 +441,7 @@ impl Link {
         let find = |counts: &mut SealCounts| {
             self.find_keks(session, counts).map_err(|e| match e {
                 OpError::Token(error) => self.explain("the token does not list its keys", &error),
-                OpError::Answer(error) => error,
+                OpError::Answer(error) | OpError::Close(error) => error,
             })
         };
         let keks = find(&mut state.counts)?;

@@ -186,6 +186,10 @@ impl Worker {
                     return Ok(value);
                 }
                 Err(OpError::Answer(error)) => return Err(Stop::Answer(error)),
+                Err(OpError::Close(error)) => {
+                    self.lane = None;
+                    return Err(Stop::Answer(error));
+                }
                 Err(OpError::Token(error)) => error,
             };
             self.lane = None;

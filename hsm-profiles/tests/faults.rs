@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
+#[path = "faults/keys.rs"]
+mod keys;
 #[path = "../../testkit/p11_shim.rs"]
 #[allow(unreachable_pub)]
 mod p11_shim;
@@ -18,6 +20,7 @@ use std::time::{Duration, Instant};
 use common::{Room, with_token, worker_program};
 use hsm_profiles::soft::SoftToken;
 use hsm_profiles::{Token, TokenConfig};
+use keys::Keys;
 use km_core::hsm::{Hsm, HsmError, Sealed};
 use km_core::material::ClearBytes;
 use p11_shim::Shim;
@@ -47,10 +50,12 @@ enum By {
     Loss,
     /// Making and destroying KEKs.
     Keks,
+    /// Making and using keys of applications.
+    Keys,
 }
 
 /// All functions a KM calls. The test fails when it calls another.
-const FUNCTIONS: [(&str, By); 22] = [
+const FUNCTIONS: [(&str, By); 33] = [
     ("C_EncryptInit", By::Use),
     ("C_Encrypt", By::Use),
     ("C_DecryptInit", By::Use),
@@ -73,6 +78,17 @@ const FUNCTIONS: [(&str, By); 22] = [
     ("C_Finalize", By::Loss),
     ("C_GenerateKey", By::Keks),
     ("C_DestroyObject", By::Keks),
+    ("C_SignInit", By::Keys),
+    ("C_Sign", By::Keys),
+    ("C_WrapKey", By::Keys),
+    ("C_UnwrapKey", By::Keys),
+    ("C_GenerateKeyPair", By::Keys),
+    ("C_CreateObject", By::Keys),
+    ("C_GenerateKey", By::Keys),
+    ("C_DestroyObject", By::Keys),
+    ("C_GetAttributeValue", By::Keys),
+    ("C_Encrypt", By::Keys),
+    ("C_Decrypt", By::Keys),
 ];
 
 const FAULTS: [&str; 11] = [
@@ -93,9 +109,13 @@ fn scenarios() -> Vec<(&'static str, By, &'static str)> {
     let all = std::env::var("QKM_FAULTS").is_ok_and(|which| which == "all");
     let mut scenarios = Vec::new();
     for (function, by) in FUNCTIONS {
-        let central = ["C_Encrypt", "C_Decrypt"].contains(&function);
-        let count = if all || central { FAULTS.len() } else { 3 };
-        scenarios.extend(FAULTS.iter().take(count).map(|fault| (function, by, *fault)));
+        let central = by == By::Use && ["C_Encrypt", "C_Decrypt"].contains(&function);
+        let choice: &[&str] = match by {
+            _ if all || central => &FAULTS,
+            By::Keys => &["answer 0x5", "abort", "short"],
+            _ => &FAULTS[..3],
+        };
+        scenarios.extend(choice.iter().map(|fault| (function, by, *fault)));
     }
     scenarios
 }
@@ -105,6 +125,7 @@ struct Lane {
     token: Arc<Token>,
     shim: Shim,
     before: Sealed,
+    keys: Keys,
 }
 
 impl Lane {
@@ -123,7 +144,8 @@ impl Lane {
         };
         let token = Token::start(config, worker_program()).await.unwrap();
         let before = token.seal(b"before", &clear()).await.unwrap();
-        Self { token, shim: orders, before }
+        let keys = Keys::new(&token).await;
+        Self { token, shim: orders, before, keys }
     }
 
     async fn endure(&self, (function, by, fault): (&str, By, &str)) {
@@ -135,7 +157,7 @@ impl Lane {
             By::Loss => {
                 orders.extend(["C_Encrypt", "C_OpenSession"].map(|f| format!("{f} 1 answer 0x30")));
             }
-            By::Use | By::Start | By::Keks => {}
+            By::Use | By::Start | By::Keks | By::Keys => {}
         }
         let restarts = self.token.members()[0].restarts;
         self.shim.order(&orders);
@@ -154,7 +176,8 @@ impl Lane {
         }
         self.shim.lift();
         let lifted = Instant::now();
-        while self.try_all(&name, By::Use).await.is_none() {
+        let all = if by == By::Keys { by } else { By::Use };
+        while self.try_all(&name, all).await.is_none() {
             assert!(lifted.elapsed() < BACK, "{name}: {:?}", self.token.members());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -180,6 +203,9 @@ impl Lane {
             && within(name, self.token.create_kek()).await.is_some()
         {
             within(name, self.token.destroy_kek(&first)).await;
+        }
+        if by == By::Keys {
+            self.keys.try_all(name, &self.token).await?;
         }
         opened.and(random).and(sealed)
     }

@@ -11,7 +11,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kmip::{Answer, client, enums::CryptographicAlgorithm};
+use kmip::{
+    Answer, SecretBytes,
+    attribute::Attribute,
+    client,
+    enums::{CryptographicAlgorithm, ValidityIndicator},
+    op,
+};
 use p11_shim::Shim;
 use qkm_tests::{
     clients::material,
@@ -56,17 +62,68 @@ async fn create(network: &Network) -> Option<(String, String)> {
     got.ok().map(|got| (created.id.clone(), material(&got).unwrap()))
 }
 
+/// A pair whose private key is only in the token: its identifiers.
+async fn pair(network: &Network) -> (String, String) {
+    let active = Attribute::ActivationDate(kmip::DateTime(1));
+    let create = op::create_key_pair::Request {
+        common: [
+            Attribute::CryptographicAlgorithm(CryptographicAlgorithm::Ecdsa),
+            Attribute::CryptographicLength(256),
+            active,
+        ]
+        .into_iter()
+        .collect(),
+        private: [Attribute::CryptographicUsageMask(1), Attribute::Extractable(false)]
+            .into_iter()
+            .collect(),
+        public: [Attribute::CryptographicUsageMask(2)].into_iter().collect(),
+    };
+    let answer = network.kmip_client(End::North, "sae-n1").ask(create).await;
+    let Answer::CreateKeyPair(pair) = answer.unwrap() else { panic!() };
+    (pair.private_id, pair.public_id)
+}
+
+/// Signs in the token and verifies. `None` when it was not signed, as it may; never a wrong one.
+async fn sign(network: &Network, (private, public): &(String, String)) -> Option<()> {
+    let client = network.kmip_client(End::North, "sae-n1");
+    let data = || Some(SecretBytes::copy_from(b"what is signed"));
+    let sign =
+        op::sign::Request { id: Some(private.as_str().into()), data: data(), ..Default::default() };
+    let asked = Instant::now();
+    let answer = client.ask(sign).await;
+    assert!(asked.elapsed() < LATEST, "an answer after {:?}: {answer:?}", asked.elapsed());
+    let Ok(Answer::Sign(answer)) = answer else { return None };
+    let verify = op::signature_verify::Request {
+        id: Some(public.as_str().into()),
+        data: data(),
+        signature: answer.signature,
+        ..Default::default()
+    };
+    let Ok(Answer::SignatureVerify(verified)) = client.ask(verify).await else { return None };
+    assert_eq!(verified.validity, ValidityIndicator::Valid);
+    Some(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_km_outlives_every_failure_of_its_hsm_library() {
     let dir = tempfile::tempdir().unwrap();
     let (network, shim) = network(dir.path()).await;
     let (km, monitor) = (network.pid(End::North), network.site(End::North).monitor);
     let mut created = vec![create(&network).await.expect("a well token")];
-    for order in ["C_Encrypt 1 hang", "C_EncryptInit 1 abort", "C_Encrypt 1 answer 0x30"] {
+    let pair = pair(&network).await;
+    sign(&network, &pair).await.expect("a well token");
+    for order in [
+        "C_Encrypt 1 hang",
+        "C_EncryptInit 1 abort",
+        "C_Encrypt 1 answer 0x30",
+        "C_Sign 1 abort",
+        "C_Sign 1 answer 0x30",
+    ] {
         shim.order(&[order.to_owned()]);
         let ordered = Instant::now();
         loop {
             created.extend(create(&network).await);
+            sign(&network, &pair).await;
             let (status, said) = monitor_get(monitor, "/readyz").await.expect("it lives");
             if status == 503 {
                 assert!(said.contains("HSM token"), "{order}: {said}");
@@ -85,6 +142,10 @@ async fn a_km_outlives_every_failure_of_its_hsm_library() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         };
         created.push(again);
+        while sign(&network, &pair).await.is_none() {
+            assert!(lifted.elapsed() < BACK, "{order}: no signature after {BACK:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
         network.ready(End::North).await;
         assert!(lifted.elapsed() < BACK, "{order}: not ready after {BACK:?}");
     }

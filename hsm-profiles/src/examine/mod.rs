@@ -178,7 +178,7 @@ pub fn login(config: TokenConfig) -> Result<LoggedIn, HsmError> {
     let session = entered.held.get().map_err(|e| HsmError::Unavailable(code(&e)))?;
     let keks = KekSet::find(session, &prefix, &entered.profile.seal, &mut Default::default());
     let keks = keks.map_err(|error| match error {
-        OpError::Answer(error) => error,
+        OpError::Answer(error) | OpError::Close(error) => error,
         OpError::Token(error) => HsmError::Unavailable(code(&error)),
     })?;
     let mechanisms = library.pkcs11.get_mechanism_list(entered.slot).map_or(0, |all| all.len());

@@ -22,10 +22,9 @@ const COUNTERS: usize = 4096;
 pub(super) fn mechanism_of(kind: KeyKind, action: &Action) -> Result<MechanismType, OpError> {
     Ok(match (kind, action) {
         (KeyKind::Aes, Action::Encrypt(cipher) | Action::Decrypt(cipher)) => match cipher {
-            // Both by single blocks: nothing to pad in the token, and every token has it.
+            // By whole blocks, padded here: every token has it, and the length is known before.
             Cipher::Ecb { .. } | Cipher::Ctr { .. } => MechanismType::AES_ECB,
-            Cipher::Cbc { padded: false, .. } => MechanismType::AES_CBC,
-            Cipher::Cbc { padded: true, .. } => MechanismType::AES_CBC_PAD,
+            Cipher::Cbc { .. } => MechanismType::AES_CBC,
             Cipher::Gcm { .. } => MechanismType::AES_GCM,
             Cipher::RsaPkcs1 | Cipher::RsaOaep(_) => return Err(no_such()),
         },
@@ -71,13 +70,15 @@ impl Lane {
             (KeyKind::Rsa, Action::Sign(scheme)) => rsa_sign(session, handle, *scheme, input)?,
             (KeyKind::Ec(curve), Action::Sign(Scheme::Ecdsa(_))) => {
                 let halves = session.sign(&Mechanism::Ecdsa, handle, leftmost(curve, input))?;
-                der::ec_signature(&halves)
+                der::ec_signature(&as_long_as(2 * curve.bytes(), halves)?)
             }
             (KeyKind::Ed25519, Action::Sign(Scheme::Ed25519)) => {
                 let parameters = EddsaParams::new(EddsaSignatureScheme::Ed25519);
-                session.sign(&Mechanism::Eddsa(parameters), handle, input)?
+                as_long_as(64, session.sign(&Mechanism::Eddsa(parameters), handle, input)?)?
             }
-            (KeyKind::Hmac, Action::Mac(hash)) => session.sign(&hmac(*hash), handle, input)?,
+            (KeyKind::Hmac, Action::Mac(hash)) => {
+                as_long_as(hash.len(), session.sign(&hmac(*hash), handle, input)?)?
+            }
             _ => return Err(no_such()),
         };
         Ok(ClearBytes::from_vec(output))
@@ -90,32 +91,26 @@ impl Lane {
         cipher: &Cipher,
         input: &[u8],
     ) -> Result<ClearBytes, OpError> {
+        let blocks = |mechanism: &Mechanism, pad: bool| {
+            if !pad {
+                whole_blocks(input)?;
+                return as_long_as(input.len(), session.encrypt(mechanism, handle, input)?);
+            }
+            padded(input)
+                .expose(|input| as_long_as(input.len(), session.encrypt(mechanism, handle, input)?))
+        };
         let done = match cipher {
-            Cipher::Ecb { padded: true } => {
-                let padded = padded(input);
-                return Ok(ClearBytes::from_vec(
-                    padded.expose(|bytes| session.encrypt(&Mechanism::AesEcb, handle, bytes))?,
-                ));
-            }
-            Cipher::Ecb { padded: false } => {
-                whole_blocks(input)?;
-                session.encrypt(&Mechanism::AesEcb, handle, input)
-            }
-            Cipher::Cbc { iv, padded: true } => {
-                session.encrypt(&Mechanism::AesCbcPad(*iv), handle, input)
-            }
-            Cipher::Cbc { iv, padded: false } => {
-                whole_blocks(input)?;
-                session.encrypt(&Mechanism::AesCbc(*iv), handle, input)
-            }
+            Cipher::Ecb { padded } => blocks(&Mechanism::AesEcb, *padded)?,
+            Cipher::Cbc { iv, padded } => blocks(&Mechanism::AesCbc(*iv), *padded)?,
             Cipher::Ctr { iv } => return counted(session, handle, *iv, input),
             Cipher::Gcm { iv, aad, tag } => {
                 self.check_own_nonces()?;
-                with_gcm(iv, aad, *tag, |gcm| session.encrypt(gcm, handle, input))
+                let sealed = with_gcm(iv, aad, *tag, |gcm| session.encrypt(gcm, handle, input))?;
+                as_long_as(input.len() + usize::from(*tag), sealed)?
             }
             Cipher::RsaPkcs1 | Cipher::RsaOaep(_) => return Err(no_such()),
         };
-        Ok(ClearBytes::from_vec(done?))
+        Ok(ClearBytes::from_vec(done))
     }
 
     fn decrypt(
@@ -125,34 +120,28 @@ impl Lane {
         cipher: &Cipher,
         input: &[u8],
     ) -> Result<ClearBytes, OpError> {
-        let done = match cipher {
-            Cipher::Ecb { padded } => {
-                whole_blocks(input)?;
-                let clear = session.decrypt(&Mechanism::AesEcb, handle, input)?;
-                let clear = ClearBytes::from_vec(clear);
-                return if *padded { unpadded(&clear) } else { Ok(clear) };
+        let blocks = |mechanism: &Mechanism, padded: bool| {
+            whole_blocks(input)?;
+            if padded && input.is_empty() {
+                return Err(misfit("padded data has at least one block"));
             }
-            Cipher::Cbc { iv, padded: true } => {
-                if input.is_empty() {
-                    return Err(misfit("padded data has at least one block"));
-                }
-                whole_blocks(input)?;
-                session.decrypt(&Mechanism::AesCbcPad(*iv), handle, input)
-            }
-            Cipher::Cbc { iv, padded: false } => {
-                whole_blocks(input)?;
-                session.decrypt(&Mechanism::AesCbc(*iv), handle, input)
-            }
-            Cipher::Ctr { iv } => return counted(session, handle, *iv, input),
-            Cipher::Gcm { tag, .. } if input.len() < usize::from(*tag) => {
-                return Err(misfit("the data is shorter than its tag"));
-            }
-            Cipher::Gcm { iv, aad, tag } => {
-                with_gcm(iv, aad, *tag, |gcm| session.decrypt(gcm, handle, input))
-            }
-            Cipher::RsaPkcs1 | Cipher::RsaOaep(_) => return Err(no_such()),
+            let clear = as_long_as(input.len(), session.decrypt(mechanism, handle, input)?)?;
+            let clear = ClearBytes::from_vec(clear);
+            if padded { unpadded(&clear) } else { Ok(clear) }
         };
-        Ok(ClearBytes::from_vec(done?))
+        match cipher {
+            Cipher::Ecb { padded } => blocks(&Mechanism::AesEcb, *padded),
+            Cipher::Cbc { iv, padded } => blocks(&Mechanism::AesCbc(*iv), *padded),
+            Cipher::Ctr { iv } => counted(session, handle, *iv, input),
+            Cipher::Gcm { iv, aad, tag } => {
+                let Some(len) = input.len().checked_sub(usize::from(*tag)) else {
+                    return Err(misfit("the data is shorter than its tag"));
+                };
+                let clear = with_gcm(iv, aad, *tag, |gcm| session.decrypt(gcm, handle, input))?;
+                Ok(ClearBytes::from_vec(as_long_as(len, clear)?))
+            }
+            Cipher::RsaPkcs1 | Cipher::RsaOaep(_) => Err(no_such()),
+        }
     }
 
     /// A token that insists on nonces of its own does not take one from outside.
@@ -164,6 +153,24 @@ impl Lane {
         }
         Ok(())
     }
+}
+
+/// The same cipher with parameters that every token takes.
+pub(super) fn plain(cipher: &Cipher) -> Cipher {
+    match cipher {
+        Cipher::Gcm { .. } => Cipher::Gcm { iv: vec![0; 12], aad: Vec::new(), tag: 16 },
+        other => other.clone(),
+    }
+}
+
+/// What the token answered, if it has the length it must have.
+fn as_long_as(len: usize, answer: Vec<u8>) -> Result<Vec<u8>, OpError> {
+    if answer.len() == len {
+        return Ok(answer);
+    }
+    let answer = ClearBytes::from_vec(answer);
+    let text = format!("the token answered {} bytes where {len} belong", answer.len());
+    Err(OpError::Close(HsmError::Unavailable(text)))
 }
 
 fn whole_blocks(input: &[u8]) -> Result<(), OpError> {
@@ -210,6 +217,7 @@ fn counted(
             counter = counter.wrapping_add(1);
         }
         let stream = session.encrypt(&Mechanism::AesEcb, handle, &blocks)?;
+        let stream = as_long_as(blocks.len(), stream)?;
         let stream = ClearBytes::from_vec(stream);
         stream.expose(|stream| output.extend(part.iter().zip(stream).map(|(a, b)| a ^ b)));
     }
@@ -233,18 +241,20 @@ fn rsa_sign(
     scheme: Scheme,
     digest: &[u8],
 ) -> Result<Vec<u8>, OpError> {
-    match scheme {
+    let signature = match scheme {
         Scheme::RsaPkcs1(hash) => {
             let info = [digest_info(hash), digest].concat();
-            Ok(session.sign(&Mechanism::RsaPkcs, handle, &info)?)
+            session.sign(&Mechanism::RsaPkcs, handle, &info)?
         }
         Scheme::RsaPss { hash, salt } => {
             let (hash_alg, mgf) = hashes(hash);
             let parameters = PkcsPssParams { hash_alg, mgf, s_len: u64::from(salt).into() };
-            Ok(session.sign(&Mechanism::RsaPkcsPss(parameters), handle, digest)?)
+            session.sign(&Mechanism::RsaPkcsPss(parameters), handle, digest)?
         }
-        Scheme::Ecdsa(_) | Scheme::Ed25519 => Err(no_such()),
-    }
+        Scheme::Ecdsa(_) | Scheme::Ed25519 => return Err(no_such()),
+    };
+    // As long as the modulus, which has a multiple of 64 bits.
+    as_long_as(signature.len().next_multiple_of(8), signature)
 }
 
 fn rsa_cipher(cipher: &Cipher) -> Result<Mechanism<'static>, OpError> {

@@ -14,10 +14,11 @@ use cryptoki::mechanism::{Mechanism, MechanismType};
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
 use km_core::hsm::{HsmError, MadeKey, Sealed, TokenKey};
 use km_core::material::ClearBytes;
-use km_core::usage::{Action, KeyKind, Scheme, der, public};
+use km_core::usage::{Action, Cipher, Hash, KeyKind, Scheme, der, public};
 use lru::LruCache;
 use serde::{Deserialize, Serialize};
 
+use super::action::plain;
 use super::{Lane, OpError};
 use crate::fault::{Fault, classify};
 use crate::kek;
@@ -77,6 +78,8 @@ impl Forgotten {
 struct Wrapped {
     /// Number of the epoch whose wrapping key it is under.
     number: u64,
+    /// `CKA_ID` of that key: two KMs that share a token may each have made one.
+    by: Vec<u8>,
     mechanism: u64,
     /// What the key may be used as, which nobody can change.
     kind: KeyKind,
@@ -96,22 +99,75 @@ impl Lane {
         let handle = self.at_hand(key)?;
         let done = input.expose(|input| self.act(key.kind, handle, action, input));
         match done {
-            Err(OpError::Token(error)) => Err(self.judge(error)),
+            Err(OpError::Token(error)) => Err(self.judge_use(error, key.kind, handle, action)),
             done => done,
         }
     }
 
-    /// Whose fault an error of an operation is. PKCS #11 ends an operation that fails, so the
-    /// session stays, with the keys it has at hand, if it proves to work.
-    fn judge(&mut self, error: Error) -> OpError {
+    /// As [`Lane::judge`], of an action on data that somebody gave: it is to blame only if the token
+    /// does the same kind of action on data that is good.
+    fn judge_use(
+        &mut self,
+        error: Error,
+        kind: KeyKind,
+        handle: ObjectHandle,
+        action: &Action,
+    ) -> OpError {
+        if classify(&error, &self.profile.errors) != Fault::Data {
+            return self.judge(error);
+        }
+        if let Err(sick) = self.round_trip(None) {
+            return sick;
+        }
+        match self.try_action(kind, handle, action) {
+            // It works, or cannot be tried.
+            Ok(()) | Err(OpError::Answer(_)) => {
+                OpError::Answer(HsmError::Input(format!("the token says {}", code(&error))))
+            }
+            Err(OpError::Token(_)) => sick(&error),
+            Err(close) => close,
+        }
+    }
+
+    /// The kind of `action` with `handle` on data and parameters that are good.
+    fn try_action(
+        &self,
+        kind: KeyKind,
+        handle: ObjectHandle,
+        action: &Action,
+    ) -> Result<(), OpError> {
+        let (one, back) = match action {
+            Action::Encrypt(cipher) => (Action::Encrypt(plain(cipher)), None),
+            // Without the public key nothing can be encrypted to it.
+            Action::Decrypt(Cipher::RsaPkcs1 | Cipher::RsaOaep(_)) => return Ok(()),
+            Action::Decrypt(cipher) => {
+                let plain = plain(cipher);
+                (Action::Encrypt(plain.clone()), Some(Action::Decrypt(plain)))
+            }
+            Action::Sign(scheme) => (Action::Sign(*scheme), None),
+            Action::Mac(hash) => (Action::Mac(*hash), None),
+        };
+        let input = match action {
+            Action::Sign(scheme) => vec![TRIAL[0]; scheme.hash().map_or(TRIAL.len(), Hash::len)],
+            _ => TRIAL.to_vec(),
+        };
+        let done = self.act(kind, handle, &one, &input)?;
+        match back {
+            Some(back)
+                if done
+                    .expose(|done| self.act(kind, handle, &back, done))?
+                    .expose(|clear| clear != input) =>
+            {
+                Err(Error::InvalidValue.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whose fault an error is where all data was good.
+    fn judge(&self, error: Error) -> OpError {
         match classify(&error, &self.profile.errors) {
-            Fault::Data => match self.round_trip(None) {
-                Ok(()) => {
-                    let text = format!("the token says {}", code(&error));
-                    OpError::Answer(HsmError::Input(text))
-                }
-                Err(sick) => sick,
-            },
+            Fault::Data => sick(&error),
             Fault::Request => {
                 let text = format!("the token refuses: {}", code(&error));
                 OpError::Answer(HsmError::Unsupported(text))
@@ -121,7 +177,7 @@ impl Lane {
     }
 
     /// As [`Lane::judge`], of an operation that may also have said what to answer.
-    pub(super) fn judged(&mut self, error: OpError) -> OpError {
+    pub(super) fn judged(&self, error: OpError) -> OpError {
         match error {
             OpError::Token(error) => self.judge(error),
             answer => answer,
@@ -139,16 +195,20 @@ impl Lane {
             Some(names) => names.iter().try_for_each(|name| self.drop_key(name)),
             None => {
                 while let Some((_, (_, handle))) = self.at_hand.0.pop_lru() {
-                    self.session()?.destroy_object(handle)?;
+                    self.destroy(handle)?;
                 }
                 Ok(())
             }
         }
     }
 
+    fn destroy(&self, handle: ObjectHandle) -> Result<(), OpError> {
+        self.session()?.destroy_object(handle).map_err(|error| self.judge(error))
+    }
+
     fn drop_key(&mut self, name: &[u8]) -> Result<(), OpError> {
         if let Some((_, handle)) = self.at_hand.0.pop(name) {
-            self.session()?.destroy_object(handle)?;
+            self.destroy(handle)?;
         }
         Ok(())
     }
@@ -179,7 +239,7 @@ impl Lane {
         };
         let entry = (key.kind, handle);
         if let Some((_, (_, old))) = self.at_hand.0.push(key.name.clone(), entry) {
-            self.session()?.destroy_object(old)?;
+            self.destroy(old)?;
         }
         Ok(handle)
     }
@@ -216,14 +276,16 @@ impl Lane {
         extractable: Extractable,
     ) -> Result<ObjectHandle, OpError> {
         let way = self.way_of(wrapped.mechanism)?;
-        let kek = self.wrapping_kek(wrapped.number, false)?;
+        let kek = self.wrapping_kek(wrapped.number, &wrapped.by)?;
         let mut template = self.template(wrapped.kind, extractable);
         if way.value_len && wrapped.kind == KeyKind::Aes {
             let len = wrapped.key.len().saturating_sub(8);
             template.push(Attribute::ValueLen((len as u64).into()));
         }
         let mechanism = way.mechanism.bare();
-        Ok(self.session()?.unwrap_key(&mechanism, kek, &wrapped.key, &template)?)
+        let unwrapped = self.session()?.unwrap_key(&mechanism, kek, &wrapped.key, &template);
+        // The sealing around it was opened, so nobody changed it.
+        unwrapped.map_err(|error| self.judge(error))
     }
 
     fn open_wrapped(&self, aad: &[u8], sealed: &Sealed) -> Result<Wrapped, OpError> {
@@ -254,22 +316,42 @@ impl Lane {
         way.ok_or_else(|| unsupported("the token wraps no keys".to_owned()))
     }
 
-    /// The key that wraps in epoch `number`; made when it is not there and `make` says so.
-    fn wrapping_kek(&mut self, number: u64, make: bool) -> Result<ObjectHandle, OpError> {
-        if let Some(handle) = self.wrapping.get(&number) {
+    /// A key that wraps in epoch `number`, by its `CKA_ID`.
+    fn wrapping_kek(&mut self, number: u64, id: &[u8]) -> Result<ObjectHandle, OpError> {
+        let entry = (number, id.to_vec());
+        if let Some(handle) = self.wrapping.get(&entry) {
             return Ok(*handle);
         }
-        let session = self.session()?;
-        let found = kek::wrapping(session, &self.prefix, number, &self.profile, make)?;
-        let handle = found.ok_or_else(|| {
+        let found = kek::wrapping(self.session()?, &self.prefix, number, Some(id), &self.profile);
+        let found = found.map_err(|error| self.judged(error))?;
+        let (_, handle) = found.ok_or_else(|| {
             unsupported(format!(
                 "the token does not hold the key {}w-{number} that wraps the keys of its epoch: \
                  restore it from the HSM's backup",
                 self.prefix
             ))
         })?;
-        self.wrapping.insert(number, handle);
+        self.wrapping.insert(entry, handle);
         Ok(handle)
+    }
+
+    /// The `CKA_ID` of a key that wraps in epoch `number`, made when there is none.
+    fn wrapping_id(&mut self, number: u64) -> Result<Vec<u8>, OpError> {
+        let of_epoch = (number, Vec::new())..=(number, vec![u8::MAX; kek::KEK_ID_BYTES as usize]);
+        if let Some(((_, id), _)) = self.wrapping.range(of_epoch).next() {
+            return Ok(id.clone());
+        }
+        let (session, prefix, profile) = (self.session()?, &self.prefix, &self.profile);
+        // One thread at a time, so that only one makes it.
+        let found = self.connection.anchored(|_| {
+            match kek::wrapping(session, prefix, number, None, profile)? {
+                Some(found) => Ok(found),
+                None => kek::make_wrapping(session, prefix, number, profile),
+            }
+        });
+        let (id, handle) = found.map_err(|error| self.judged(error))?;
+        self.wrapping.insert((number, id.clone()), handle);
+        Ok(id)
     }
 
     /// Makes a key that leaves the token only wrapped, proves that it comes back, and seals it.
@@ -286,7 +368,7 @@ impl Lane {
         let way = self.way_for(kind);
         let done = way.and_then(|way| self.wrap_and_prove(aad, kind, handle, &public, &way));
         for handle in made.drain(..) {
-            self.session()?.destroy_object(handle)?;
+            self.destroy(handle)?;
         }
         Ok(MadeKey { sealed: done?, public })
     }
@@ -297,7 +379,7 @@ impl Lane {
         let handle = self.unwrapped(&wrapped, Extractable::Yes)?;
         let way = self.way_for(wrapped.kind);
         let done = way.and_then(|way| self.wrap_and_prove(aad, wrapped.kind, handle, &None, &way));
-        self.session()?.destroy_object(handle)?;
+        self.destroy(handle)?;
         done
     }
 
@@ -310,16 +392,14 @@ impl Lane {
         way: &Wrap,
     ) -> Result<Sealed, OpError> {
         let number = self.connection.keks.current().ok_or_else(super::no_kek)?.number;
-        let kek = self.wrapping_kek(number, true)?;
+        let by = self.wrapping_id(number)?;
+        let kek = self.wrapping_kek(number, &by)?;
         let key = self.session()?.wrap_key(&way.mechanism.bare(), kek, handle);
         let key = key.map_err(|error| self.judge(error))?;
-        let wrapped = Wrapped { number, mechanism: *way.mechanism.kind, kind, key };
-        let back = match self.unwrapped(&wrapped, Extractable::No) {
-            Err(OpError::Token(error)) => return Err(self.judge(error)),
-            back => back?,
-        };
+        let wrapped = Wrapped { number, by, mechanism: *way.mechanism.kind, kind, key };
+        let back = self.unwrapped(&wrapped, Extractable::No)?;
         let same = self.is_same(kind, handle, back, public);
-        self.session()?.destroy_object(back)?;
+        self.destroy(back)?;
         if !same? {
             return Err(unsupported("keys come back from the token's wrapping changed".into()));
         }
@@ -335,7 +415,6 @@ impl Lane {
         other: ObjectHandle,
         public: &Option<Vec<u8>>,
     ) -> Result<bool, OpError> {
-        use km_core::usage::{Cipher, Hash};
         let hash = Hash::Sha256;
         let action = match kind {
             KeyKind::Aes => Action::Encrypt(Cipher::Ecb { padded: false }),
@@ -461,6 +540,12 @@ impl Lane {
 enum Extractable {
     Yes,
     No,
+}
+
+/// The token works otherwise, but not in this.
+fn sick(error: &Error) -> OpError {
+    let text = format!("the token fails with keys of applications: {}", code(error));
+    OpError::Close(HsmError::Unavailable(text))
 }
 
 fn unsupported(why: String) -> OpError {

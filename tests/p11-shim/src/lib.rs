@@ -3,12 +3,13 @@
 //! Every call goes to the library that `QKM_SHIM_LIBRARY` names, unless the file that
 //! `QKM_SHIM_CONTROL` names says otherwise ([`control`]). The file is read at every call, so a
 //! test switches faults on and off while the key manager runs. It can also stand for a token that
-//! makes its own nonces ([`nonce`]).
+//! makes its own nonces ([`nonce`]), and write down the keys that are made ([`record`]).
 
 #![allow(unsafe_code, non_snake_case, clippy::too_many_arguments)]
 
 mod control;
 mod nonce;
+mod record;
 
 use std::sync::OnceLock;
 
@@ -52,6 +53,7 @@ fn load() -> Option<Lists> {
     let real = unsafe { *list };
     let mut ours = ours(&real);
     nonce::install(&mut ours);
+    record::install(&mut ours);
     Some(Lists { real, ours, _library: library })
 }
 
