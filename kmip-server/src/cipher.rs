@@ -1,21 +1,29 @@
 //! Cryptographic parameters of Encrypt and Decrypt to the domain's [`Cipher`], and nonces.
 
 use km_core::{
-    usage::{Cipher, Hash, KeyKind},
+    usage::{
+        Cipher, Hash, KeyKind,
+        local::{Algorithm, Mode},
+    },
     vault::Vault,
 };
 use kmip::{
     attribute::CryptographicParameters,
-    enums::{BlockCipherMode, PaddingMethod},
+    enums::{BlockCipherMode, CryptographicAlgorithm, PaddingMethod},
 };
 use tokio::sync::Mutex;
 
 use crate::{
     error::OpError,
+    streams::Input,
     usage::{Subject, bad, hash_of},
 };
 
 const BLOCK: usize = 16;
+/// The block of ciphers that only read what exists already, in bytes.
+const SMALL_BLOCK: usize = 8;
+/// Nonce of CCM and ChaCha20-Poly1305 where the server makes it, in bytes.
+const AEAD_NONCE: usize = 12;
 /// The nonce GCM is made for, in bytes.
 const GCM_NONCE: usize = 12;
 /// Longest GCM nonce taken, in bytes.
@@ -64,8 +72,15 @@ pub(crate) async fn to_encrypt(
 ) -> Result<Chosen, OpError> {
     let asked = &subject.parameters;
     let len = match asked.block_cipher_mode {
-        Some(BlockCipherMode::Cbc | BlockCipherMode::Ctr) => BLOCK,
+        Some(
+            BlockCipherMode::Cbc
+            | BlockCipherMode::Ctr
+            | BlockCipherMode::Cfb
+            | BlockCipherMode::Ofb,
+        ) => block_len(kind),
         Some(BlockCipherMode::Gcm) => made_nonce(asked)?,
+        Some(BlockCipherMode::Ccm | BlockCipherMode::Aead) => AEAD_NONCE,
+        None if kind == KeyKind::Local(Algorithm::ChaCha20) => AEAD_NONCE,
         _ => return Ok(Chosen { cipher: cipher(subject, kind, given)?, made: None }),
     };
     if given.iv.is_some() || asked.random_iv != Some(true) {
@@ -82,6 +97,8 @@ pub(crate) fn cipher(subject: &Subject, kind: KeyKind, given: Given) -> Result<C
     match kind {
         KeyKind::Aes => aes(asked, given),
         KeyKind::Rsa => rsa(asked),
+        KeyKind::Local(Algorithm::ChaCha20) => chacha(subject, given),
+        KeyKind::Local(_) => small_block(asked, given),
         _ => Err(subject.unusable("keys of this algorithm neither encrypt nor decrypt")),
     }
 }
@@ -97,10 +114,12 @@ fn aes(asked: &CryptographicParameters, given: Given) -> Result<Cipher, OpError>
     };
     let associated = given.aad.as_ref().is_some_and(|aad| !aad.is_empty());
     match mode {
-        BlockCipherMode::Gcm => {}
-        _ if associated => return Err(bad("only GCM has associated data")),
-        BlockCipherMode::Ctr if padded => return Err(bad("counter mode is not padded")),
+        BlockCipherMode::Gcm | BlockCipherMode::Ccm => {}
+        _ if associated => return Err(bad("only GCM and CCM have associated data")),
         _ => {}
+    }
+    if padded && !matches!(mode, BlockCipherMode::Ecb | BlockCipherMode::Cbc) {
+        return Err(bad("only ECB and CBC are padded"));
     }
     Ok(match mode {
         BlockCipherMode::Ecb => Cipher::Ecb { padded },
@@ -112,7 +131,6 @@ fn aes(asked: &CryptographicParameters, given: Given) -> Result<Cipher, OpError>
             }
             Cipher::Ctr { iv: block(given.iv)? }
         }
-        BlockCipherMode::Gcm if padded => return Err(bad("GCM is not padded")),
         BlockCipherMode::Gcm => {
             let iv = given.iv.ok_or(OpError::MissingIv)?;
             if !(1..=GCM_NONCE_MOST).contains(&iv.len()) {
@@ -120,8 +138,20 @@ fn aes(asked: &CryptographicParameters, given: Given) -> Result<Cipher, OpError>
             }
             Cipher::Gcm { iv, aad: given.aad.unwrap_or_default(), tag: tag_len(asked)? }
         }
+        BlockCipherMode::Ccm => {
+            let nonce = given.iv.ok_or(OpError::MissingIv)?;
+            let aad = given.aad.unwrap_or_default();
+            let tag = asked.tag_length.unwrap_or(i32::from(GCM_TAG));
+            if !matches!(tag, 8 | 12 | 16) {
+                return Err(OpError::TagLength(tag));
+            }
+            Cipher::Local(Mode::Ccm { nonce, aad, tag: u8::try_from(tag).unwrap_or(GCM_TAG) })
+        }
+        BlockCipherMode::Cfb => Cipher::Local(Mode::Cfb { iv: block(given.iv)? }),
+        BlockCipherMode::Ofb => Cipher::Local(Mode::Ofb { iv: block(given.iv)? }),
+        BlockCipherMode::Xts => Cipher::Local(Mode::Xts { tweak: block(given.iv)? }),
         mode => {
-            let text = format!("this server has AES in ECB, CBC, CTR and GCM, not {mode:?}");
+            let text = format!("this server does not have AES in {mode:?}");
             return Err(OpError::CannotUse(text));
         }
     })
@@ -132,14 +162,94 @@ fn block(iv: Option<Vec<u8>>) -> Result<[u8; BLOCK], OpError> {
     iv.try_into().map_err(|_| bad("the IV or counter has 16 bytes"))
 }
 
+/// ChaCha20, or ChaCha20-Poly1305 where the key or the mode says so.
+fn chacha(subject: &Subject, given: Given) -> Result<Cipher, OpError> {
+    let asked = &subject.parameters;
+    let algorithm = asked.cryptographic_algorithm.or(subject.meta.algorithm());
+    let sealed = algorithm == Some(CryptographicAlgorithm::ChaCha20Poly1305)
+        || asked.block_cipher_mode == Some(BlockCipherMode::Aead);
+    let nonce = given.iv.ok_or(OpError::MissingIv)?;
+    if sealed {
+        let nonce = nonce.try_into().map_err(|_| bad("the nonce has 12 bytes"))?;
+        let (aad, tag) = (given.aad.unwrap_or_default(), tag_len(asked)?);
+        return Ok(Cipher::Local(Mode::ChaChaPoly { nonce, aad, tag }));
+    }
+    if given.aad.is_some_and(|aad| !aad.is_empty()) {
+        return Err(bad("ChaCha20 without Poly1305 has no associated data"));
+    }
+    if !matches!(nonce.len(), 8 | 12) {
+        return Err(bad("the nonce has 12 or 8 bytes"));
+    }
+    let block = asked.initial_counter_value.unwrap_or(0);
+    let block = u32::try_from(block).map_err(|_| bad("Initial Counter Value is out of range"))?;
+    Ok(Cipher::Local(Mode::ChaCha20 { nonce, block }))
+}
+
+/// Ciphers with blocks of 8 bytes: CBC alone.
+fn small_block(asked: &CryptographicParameters, given: Given) -> Result<Cipher, OpError> {
+    let padded = match (asked.block_cipher_mode, asked.padding_method) {
+        (Some(BlockCipherMode::Cbc), None | Some(PaddingMethod::None)) => false,
+        (Some(BlockCipherMode::Cbc), Some(PaddingMethod::Pkcs5)) => true,
+        _ => {
+            let text = "this algorithm is used in CBC, padded by PKCS5 or not".to_owned();
+            return Err(OpError::CannotUse(text));
+        }
+    };
+    let iv = given.iv.ok_or(OpError::MissingIv)?;
+    let iv = iv.try_into().map_err(|_| bad("the IV has 8 bytes"))?;
+    Ok(Cipher::Local(Mode::Cbc8 { iv, padded }))
+}
+
+fn block_len(kind: KeyKind) -> usize {
+    match kind {
+        KeyKind::Local(_) => SMALL_BLOCK,
+        _ => BLOCK,
+    }
+}
+
+/// How far `input` is processed now, and by which cipher, always from its beginning: the whole when
+/// it ends, else as much as what comes later cannot change. `None` when that is nothing.
+pub(crate) fn step(cipher: Cipher, decrypts: bool, input: &Input) -> Option<(Cipher, usize)> {
+    let len = input.len();
+    if input.ends() {
+        return Some((cipher, len));
+    }
+    let blocks = |size: usize| len.saturating_sub(usize::from(decrypts)) / size * size;
+    match cipher {
+        // What is not authenticated yet stays here.
+        cipher if decrypts && tag_of(&cipher).is_some() => None,
+        Cipher::Ecb { .. } => Some((Cipher::Ecb { padded: false }, blocks(BLOCK))),
+        Cipher::Cbc { iv, .. } => Some((Cipher::Cbc { iv, padded: false }, blocks(BLOCK))),
+        Cipher::Local(Mode::Cbc8 { iv, .. }) => {
+            Some((Cipher::Local(Mode::Cbc8 { iv, padded: false }), blocks(SMALL_BLOCK)))
+        }
+        Cipher::RsaPkcs1
+        | Cipher::RsaOaep(_)
+        | Cipher::Local(Mode::RsaOaep { .. } | Mode::Xts { .. }) => None,
+        cipher => Some((cipher, len)),
+    }
+    .filter(|(_, len)| *len > input.given)
+}
+
+/// Bytes of the tag that stands at the end of what `cipher` makes.
+pub(crate) fn tag_of(cipher: &Cipher) -> Option<usize> {
+    match cipher {
+        Cipher::Gcm { tag, .. }
+        | Cipher::Local(Mode::Ccm { tag, .. } | Mode::ChaChaPoly { tag, .. }) => {
+            Some(usize::from(*tag))
+        }
+        _ => None,
+    }
+}
+
 /// Bytes of the tag.
-pub(crate) fn tag_len(asked: &CryptographicParameters) -> Result<u8, OpError> {
+fn tag_len(asked: &CryptographicParameters) -> Result<u8, OpError> {
     match asked.tag_length {
         None => Ok(GCM_TAG),
         Some(len) if (GCM_TAG_LEAST..=i32::from(GCM_TAG)).contains(&len) => {
             Ok(u8::try_from(len).unwrap_or(GCM_TAG))
         }
-        Some(_) => Err(bad("a GCM tag has 12 to 16 bytes")),
+        Some(len) => Err(OpError::TagLength(len)),
     }
 }
 
@@ -157,11 +267,11 @@ fn rsa(asked: &CryptographicParameters) -> Result<Cipher, OpError> {
         Some(PaddingMethod::Oaep) => {
             let hash = asked.hashing_algorithm.map_or(Ok(Hash::Sha1), hash_of)?;
             let mask = asked.mask_generator_hashing_algorithm.map_or(Ok(hash), hash_of)?;
-            if mask != hash || asked.p_source.as_ref().is_some_and(|label| !label.is_empty()) {
-                let text = "OAEP has one hash for both its uses, and no P Source";
-                return Err(OpError::CannotUse(text.to_owned()));
-            }
-            Ok(Cipher::RsaOaep(hash))
+            let label = asked.p_source.clone().unwrap_or_default();
+            Ok(match mask == hash && label.is_empty() {
+                true => Cipher::RsaOaep(hash),
+                false => Cipher::Local(Mode::RsaOaep { hash, mask, label }),
+            })
         }
         Some(PaddingMethod::Pkcs1V1_5) => Ok(Cipher::RsaPkcs1),
         _ => Err(bad("RSA needs the Padding Method OAEP or PKCS1v1.5")),

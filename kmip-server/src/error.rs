@@ -86,6 +86,8 @@ pub(crate) enum OpError {
     Check(ResultReason, String),
     #[error("{0}")]
     BadParameters(String),
+    #[error("a tag of {0} bytes is not made; it has 12 to 16 (CCM: 8, 12 or 16)")]
+    TagLength(i32),
     #[error("{0}")]
     CannotUse(String),
     #[error("the IV/Counter/Nonce is missing; send it, or ask for a Random IV")]
@@ -155,7 +157,8 @@ impl OpError {
                 or(ResultReason::BadCryptographicParameters, ResultReason::InvalidField)
             }
             Self::CannotUse(_) => ResultReason::UnsupportedCryptographicParameters,
-            // The word of the OASIS cases in every version.
+            // The words of the OASIS cases in every version.
+            Self::TagLength(_) => ResultReason::GeneralFailure,
             Self::MissingIv => ResultReason::InvalidMessage,
             Self::Feature(_) => ResultReason::FeatureNotSupported,
             Self::Operation => ResultReason::OperationNotSupported,

@@ -18,6 +18,7 @@
 //! | `split` | keys in parts |
 //! | `change`, `rules`, `numbering` | attributes that clients change, what they may, instance indices |
 //! | `usage_limits` | how much an object may still be used |
+//! | `streams` | data in parts |
 //! | `usage`, `cipher` | keys in use: may they be used so, and with which parameters |
 //! | `template` | attributes kept under a name (1.x) |
 //! | `error` | every refusal and its Result Reason, in one place |
@@ -44,6 +45,7 @@ mod qkd;
 mod rules;
 mod shown;
 mod split;
+mod streams;
 mod template;
 mod terms;
 mod undo;
@@ -66,6 +68,7 @@ use transport::{Directory, PeerIdentity, ServerStream, Shutdown};
 use caller::Caller;
 use cipher::Nonces;
 use locks::Locks;
+use streams::Streams;
 
 /// Bounds of one connection and one request.
 #[derive(Clone, Debug)]
@@ -86,11 +89,22 @@ pub struct Limits {
     pub request_time: Duration,
     /// Time for the client to take an answer.
     pub answer_time: Duration,
+    /// What is taken although the specification says no.
+    pub lenience: Lenience,
+}
+
+/// What clients may do that the specification forbids and some other servers let pass.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lenience {
+    /// Several objects of a client may have the same Name.
+    pub shared_names: bool,
+    /// Keys and secrets that are not active yet may be the base of Derive Key.
+    pub early_derivation: bool,
 }
 
 impl Default for Limits {
     /// 1 MiB, 128 items, 1,000 of 100,000 objects, 5 minutes idle, 10 s a frame, 30 s
-    /// a request, 30 s an answer.
+    /// a request, 30 s an answer; nothing beyond the specification.
     fn default() -> Self {
         Self {
             frame: 1 << 20,
@@ -101,6 +115,7 @@ impl Default for Limits {
             frame_time: Duration::from_secs(10),
             request_time: Duration::from_secs(30),
             answer_time: Duration::from_secs(30),
+            lenience: Lenience::default(),
         }
     }
 }
@@ -136,6 +151,7 @@ pub struct Server {
     limits: Limits,
     locks: Locks,
     nonces: Nonces,
+    streams: Streams,
     counters: Counters,
     /// Milliseconds since 1970.
     started: u64,
@@ -151,7 +167,7 @@ impl Server {
         applications: Directory<SaeId>,
         limits: Limits,
     ) -> Arc<Self> {
-        let (locks, nonces, counters) = Default::default();
+        let (locks, nonces, streams, counters) = Default::default();
         Arc::new(Self {
             supply,
             objects,
@@ -159,6 +175,7 @@ impl Server {
             limits,
             locks,
             nonces,
+            streams,
             counters,
             started: now_ms(),
             correlated: AtomicU64::new(0),

@@ -1,4 +1,4 @@
-//! Names are unique among the objects of a client. Whoever gives a name to an object holds it
+//! Names are unique among the objects of a client, unless the operator lets them be shared. Whoever gives a name to an object holds it
 //! until the object is stored.
 
 use std::time::Duration;
@@ -17,7 +17,7 @@ pub(crate) async fn hold(
     names: &[&str],
     except: Option<&str>,
 ) -> Result<Option<Held>, OpError> {
-    if names.is_empty() {
+    if names.is_empty() || cx.server.limits.lenience.shared_names {
         return Ok(None);
     }
     let owner = cx.caller.sae();

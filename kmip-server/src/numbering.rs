@@ -19,9 +19,11 @@ pub(crate) fn apply(rest: &mut Attributes, kept: &[i32]) {
     }
 }
 
-/// As answers tell it: the first instance without a number.
+/// As answers tell it: with its number where there may be several. (The first may go without, but
+/// PyKMIP and those who learned from it read the number of each.)
 pub(crate) fn told(instance: Instance) -> Instance {
-    Instance { index: instance.index.filter(|index| *index != 0), ..instance }
+    let several = instance.attribute.kind().is_some_and(|kind| kind.is_multiple());
+    Instance { index: instance.index.filter(|index| several || *index != 0), ..instance }
 }
 
 /// The index of one more instance of `key`.

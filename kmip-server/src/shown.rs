@@ -50,7 +50,8 @@ pub(crate) fn all(object: &Object, now: i64) -> Result<Vec<Instance>, OpError> {
     let mut list: Vec<Instance> = list.into_iter().map(first).collect();
     let generator_known = rest.iter().any(|a| matches!(a, Attribute::RandomNumberGenerator(_)));
     list.extend(rest.list);
-    if object.provenance.origin == Origin::HsmRng && !generator_known {
+    let generated = matches!(object.provenance.origin, Origin::HsmRng | Origin::Library);
+    if generated && !generator_known {
         list.push(first(Attribute::RandomNumberGenerator(op::query::rng())));
     }
     let mut more = Vec::new();
@@ -93,7 +94,7 @@ fn digest(meta: &Meta, hash: [u8; 32]) -> Attribute {
     })
 }
 
-/// As an answer carries them: the second and later instances of an attribute are numbered.
+/// As an answer carries them.
 pub(crate) fn listed(list: Vec<Instance>) -> Attributes {
     let list = list.into_iter().map(numbering::told).collect();
     Attributes { templates: Vec::new(), list }

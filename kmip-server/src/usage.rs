@@ -5,7 +5,7 @@ use km_core::{
     hsm::HsmError,
     material::ClearBytes,
     objects::{Object, ObjectError, ObjectState},
-    usage::{Action, Curve, Hash, KeyKind, Scheme},
+    usage::{Action, Curve, Hash, KeyKind, Scheme, local},
 };
 use kmip::{
     SecretBytes,
@@ -15,6 +15,8 @@ use kmip::{
         HashingAlgorithm, KeyFormatType, ObjectType, PaddingMethod,
     },
 };
+
+use zeroize::Zeroizing;
 
 use crate::{
     context::Context,
@@ -69,7 +71,10 @@ impl Subject {
                 (meta, own.unwrap_or_default())
             }
         };
-        check_state(&object, &meta, wanted, cx.now)?;
+        let ahead = wanted.bit == DERIVE.bit && cx.server.limits.lenience.early_derivation;
+        if !(ahead && meta.state_at(object.state, cx.now) == ObjectState::PreActive) {
+            check_state(&object, &meta, wanted, cx.now)?;
+        }
         if meta.usage_mask.unwrap_or(0) & wanted.bit == 0 {
             return Err(OpError::Mask(object.uid, wanted.name));
         }
@@ -101,6 +106,17 @@ impl Subject {
         }
         let kind = match (self.meta.kind(), self.meta.algorithm()) {
             (ObjectType::SymmetricKey, Some(Algorithm::Aes)) if raw => Some(KeyKind::Aes),
+            (ObjectType::SymmetricKey, Some(Algorithm::ChaCha20 | Algorithm::ChaCha20Poly1305))
+                if raw =>
+            {
+                Some(KeyKind::Local(local::Algorithm::ChaCha20))
+            }
+            (ObjectType::SymmetricKey, Some(Algorithm::Des3)) if raw => {
+                Some(KeyKind::Local(local::Algorithm::TripleDes))
+            }
+            (ObjectType::SymmetricKey, Some(Algorithm::Blowfish)) if raw => {
+                Some(KeyKind::Local(local::Algorithm::Blowfish))
+            }
             (ObjectType::SymmetricKey, Some(algorithm)) if raw => {
                 hmac_hash(algorithm).map(|_| KeyKind::Hmac)
             }
@@ -218,42 +234,42 @@ pub(crate) fn bad(why: &str) -> OpError {
     OpError::BadParameters(why.to_owned())
 }
 
-/// Refuses parts of streams; a whole in one part is no stream.
-pub(crate) fn whole(
-    correlation: Option<&Vec<u8>>,
-    init: Option<bool>,
-    last: Option<bool>,
-) -> Result<(), OpError> {
-    let (init, last) = (init == Some(true), last == Some(true));
-    match correlation.is_some() || init != last {
-        true => Err(OpError::Feature("data is taken in one part only; send it whole")),
-        false => Ok(()),
-    }
-}
-
 /// The data of a request; the buffer itself changes hands.
 pub(crate) fn clear(data: Option<SecretBytes>) -> Result<ClearBytes, OpError> {
     let data = data.ok_or(OpError::Missing("Data is missing"))?;
     Ok(ClearBytes::from_vec(std::mem::take(&mut *data.into_inner())))
 }
 
+/// The data of a request, or its hash in its place; a hash comes as data without bytes beside it.
+#[allow(clippy::type_complexity, reason = "two callers that take it apart")]
+pub(crate) fn data_or_digest(
+    data: Option<SecretBytes>,
+    digested: Option<Vec<u8>>,
+) -> Result<(Option<Zeroizing<Vec<u8>>>, Option<Vec<u8>>), OpError> {
+    match (data, digested) {
+        (Some(_), Some(_)) => Err(bad("send Data or Digested Data, not both")),
+        (None, Some(digested)) => Ok((Some(Zeroizing::default()), Some(digested))),
+        (data, None) => Ok((data.map(SecretBytes::into_inner), None)),
+    }
+}
+
 /// What is signed or verified: the hash of the data or the one that was sent, or the data itself.
 pub(crate) fn message(
     scheme: Scheme,
-    data: Option<SecretBytes>,
+    data: ClearBytes,
     digested: Option<Vec<u8>>,
 ) -> Result<ClearBytes, OpError> {
-    match (scheme.hash(), data, digested) {
-        (_, Some(_), Some(_)) => Err(bad("send Data or Digested Data, not both")),
-        (Some(hash), data, None) => {
-            Ok(ClearBytes::from_vec(clear(data)?.expose(|data| hash.of(data))))
+    match (scheme.hash(), digested) {
+        (Some(_), Some(_)) if !data.is_empty() => {
+            Err(bad("Digested Data stands for the whole; send it in one part"))
         }
-        (Some(hash), None, Some(digested)) if digested.len() == hash.len() => {
+        (Some(hash), None) => Ok(ClearBytes::from_vec(data.expose(|data| hash.of(data)))),
+        (Some(hash), Some(digested)) if digested.len() == hash.len() => {
             Ok(ClearBytes::from_vec(digested))
         }
-        (Some(_), None, Some(_)) => Err(bad("Digested Data has not the length of the hash")),
-        (None, data, None) => clear(data),
-        (None, None, Some(_)) => Err(bad("this signature takes Data, not Digested Data")),
+        (Some(_), Some(_)) => Err(bad("Digested Data has not the length of the hash")),
+        (None, None) => Ok(data),
+        (None, Some(_)) => Err(bad("this signature takes Data, not Digested Data")),
     }
 }
 

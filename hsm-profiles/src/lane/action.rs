@@ -26,7 +26,7 @@ pub(super) fn mechanism_of(kind: KeyKind, action: &Action) -> Result<MechanismTy
             Cipher::Ecb { .. } | Cipher::Ctr { .. } => MechanismType::AES_ECB,
             Cipher::Cbc { .. } => MechanismType::AES_CBC,
             Cipher::Gcm { .. } => MechanismType::AES_GCM,
-            Cipher::RsaPkcs1 | Cipher::RsaOaep(_) => return Err(no_such()),
+            Cipher::RsaPkcs1 | Cipher::RsaOaep(_) | Cipher::Local(_) => return Err(no_such()),
         },
         (KeyKind::Rsa, Action::Decrypt(Cipher::RsaPkcs1)) => MechanismType::RSA_PKCS,
         (KeyKind::Rsa, Action::Decrypt(Cipher::RsaOaep(_))) => MechanismType::RSA_PKCS_OAEP,
@@ -108,7 +108,7 @@ impl Lane {
                 let sealed = with_gcm(iv, aad, *tag, |gcm| session.encrypt(gcm, handle, input))?;
                 as_long_as(input.len() + usize::from(*tag), sealed)?
             }
-            Cipher::RsaPkcs1 | Cipher::RsaOaep(_) => return Err(no_such()),
+            Cipher::RsaPkcs1 | Cipher::RsaOaep(_) | Cipher::Local(_) => return Err(no_such()),
         };
         Ok(ClearBytes::from_vec(done))
     }
@@ -140,7 +140,7 @@ impl Lane {
                 let clear = with_gcm(iv, aad, *tag, |gcm| session.decrypt(gcm, handle, input))?;
                 Ok(ClearBytes::from_vec(as_long_as(len, clear)?))
             }
-            Cipher::RsaPkcs1 | Cipher::RsaOaep(_) => Err(no_such()),
+            Cipher::RsaPkcs1 | Cipher::RsaOaep(_) | Cipher::Local(_) => Err(no_such()),
         }
     }
 

@@ -422,6 +422,7 @@ impl Lane {
             KeyKind::Rsa => Action::Sign(Scheme::RsaPkcs1(hash)),
             KeyKind::Ec(_) => Action::Sign(Scheme::Ecdsa(hash)),
             KeyKind::Ed25519 => Action::Sign(Scheme::Ed25519),
+            KeyKind::Local(_) => return Err(unsupported("no token is asked for it".to_owned())),
         };
         let answer = match self.act(kind, other, &action, &TRIAL) {
             Err(OpError::Token(error)) => return Err(self.judge(error)),
@@ -454,6 +455,7 @@ impl Lane {
             KeyKind::Ed25519 => {
                 return Err(unsupported("Ed25519 keys are not made in the token".to_owned()));
             }
+            KeyKind::Local(_) => return Err(unsupported("no token is asked for it".to_owned())),
         };
         self.check_mechanism(&mechanism.mechanism_type())?;
         if matches!(kind, KeyKind::Aes | KeyKind::Hmac) {
@@ -509,7 +511,7 @@ impl Lane {
     fn template(&self, kind: KeyKind, extractable: Extractable) -> Vec<Attribute> {
         let (class, key_type) = match kind {
             KeyKind::Aes => (ObjectClass::SECRET_KEY, KeyType::AES),
-            KeyKind::Hmac => (ObjectClass::SECRET_KEY, KeyType::GENERIC_SECRET),
+            KeyKind::Hmac | KeyKind::Local(_) => (ObjectClass::SECRET_KEY, KeyType::GENERIC_SECRET),
             KeyKind::Rsa => (ObjectClass::PRIVATE_KEY, KeyType::RSA),
             KeyKind::Ec(_) => (ObjectClass::PRIVATE_KEY, KeyType::EC),
             KeyKind::Ed25519 => (ObjectClass::PRIVATE_KEY, KeyType::EC_EDWARDS),
@@ -529,6 +531,7 @@ impl Lane {
             KeyKind::Hmac => template.push(Attribute::Sign(true)),
             KeyKind::Rsa => template.extend([Attribute::Sign(true), Attribute::Decrypt(true)]),
             KeyKind::Ec(_) | KeyKind::Ed25519 => template.push(Attribute::Sign(true)),
+            KeyKind::Local(_) => {}
         }
         self.profile.keys.fit(&mut template);
         template

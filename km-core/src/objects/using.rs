@@ -33,7 +33,11 @@ impl Objects {
         let sealed = object.sealed.as_ref();
         let sealed = sealed.ok_or_else(|| ObjectError::Destroyed(object.uid.clone()))?;
         let used = |custody| self.vault.custodies().used(kind.name(), custody);
-        match self.use_sealed(object, sealed, kind, action, input).await {
+        let done = match kind {
+            KeyKind::Local(_) => Err(HsmError::Unsupported("no token is asked for it".to_owned())),
+            _ => self.use_sealed(object, sealed, kind, action, input).await,
+        };
+        match done {
             Err(HsmError::Unsupported(why)) if sealed.is_only_in_token() => {
                 let why = format!("{why}; the key was made in the token and never leaves it");
                 Err(HsmError::Unsupported(why).into())

@@ -8,8 +8,10 @@
 pub mod der;
 pub mod derive;
 pub mod kem;
+pub mod local;
 pub mod process;
 pub mod public;
+mod rsa;
 
 use aws_lc_rs::digest::{self, Digest};
 use serde::{Deserialize, Serialize};
@@ -27,6 +29,8 @@ pub enum KeyKind {
     Ec(Curve),
     /// Ed25519 private key.
     Ed25519,
+    /// A symmetric key whose algorithm no token is asked for.
+    Local(local::Algorithm),
 }
 
 impl KeyKind {
@@ -38,6 +42,7 @@ impl KeyKind {
             Self::Rsa => "rsa",
             Self::Ec(_) => "ec",
             Self::Ed25519 => "ed25519",
+            Self::Local(_) => "local",
         }
     }
 }
@@ -144,6 +149,8 @@ pub enum Cipher {
     RsaPkcs1,
     /// RSA with OAEP, the same hash in its mask generator, and an empty label.
     RsaOaep(Hash),
+    /// Any other; no token is asked for it.
+    Local(local::Mode),
 }
 
 /// A signature scheme. All but Ed25519 take the hash of the message.

@@ -22,12 +22,14 @@ use zeroize::Zeroizing;
 
 use super::{
     Action, Cipher, Curve, Hash, KeyKind, Scheme, der,
+    local::{self, Mode},
     public::{Salt, salt_kind},
+    rsa,
 };
 use crate::{hsm::HsmError, material::ClearBytes};
 
 const BLOCK: usize = 16;
-/// The one length aws-lc-rs takes for GCM tags, and for its nonces.
+/// The one length aws-lc-rs takes for GCM tags; shorter ones are cut from it.
 const GCM_TAG: u8 = 16;
 
 /// A pair that was made in this process.
@@ -51,6 +53,11 @@ pub fn act(
 ) -> Result<ClearBytes, HsmError> {
     key.expose(|key| {
         input.expose(|input| match (kind, action) {
+            (KeyKind::Rsa, Action::Decrypt(Cipher::Local(Mode::RsaOaep { hash, mask, label }))) => {
+                rsa::oaep_decrypt((*hash, *mask, label), key, input)
+            }
+            (_, Action::Encrypt(Cipher::Local(mode))) => local::encrypt(kind, mode, key, input),
+            (_, Action::Decrypt(Cipher::Local(mode))) => local::decrypt(kind, mode, key, input),
             (KeyKind::Aes, Action::Encrypt(cipher)) => encrypt(cipher, key, input),
             (KeyKind::Aes, Action::Decrypt(cipher)) => decrypt(cipher, key, input),
             (KeyKind::Hmac, Action::Mac(hash)) => Ok(mac(*hash, key, input)),
@@ -104,15 +111,17 @@ pub fn make(kind: KeyKind, bits: u32) -> Result<MadePair, HsmError> {
                 public: der::ed25519_public(pair.public_key().as_ref()),
             })
         }
-        KeyKind::Aes | KeyKind::Hmac => Err(cannot("this kind of key is no pair")),
+        KeyKind::Aes | KeyKind::Hmac | KeyKind::Local(_) => {
+            Err(cannot("this kind of key is no pair"))
+        }
     }
 }
 
-fn cannot(what: &str) -> HsmError {
+pub(super) fn cannot(what: &str) -> HsmError {
     HsmError::Unsupported(what.to_owned())
 }
 
-fn misfit(what: &str) -> HsmError {
+pub(super) fn misfit(what: &str) -> HsmError {
     HsmError::Input(what.to_owned())
 }
 
@@ -123,7 +132,7 @@ fn whole_blocks(input: &[u8]) -> Result<(), HsmError> {
     }
 }
 
-fn aes_key(key: &[u8]) -> Result<UnboundCipherKey, HsmError> {
+pub(super) fn aes_key(key: &[u8]) -> Result<UnboundCipherKey, HsmError> {
     let algorithm = match key.len() {
         16 => &AES_128,
         24 => &AES_192,
@@ -144,22 +153,38 @@ fn gcm_key(key: &[u8]) -> Result<LessSafeKey, HsmError> {
     Ok(LessSafeKey::new(key))
 }
 
-fn gcm_nonce(iv: &[u8], tag: u8) -> Result<Nonce, HsmError> {
-    if tag != GCM_TAG {
-        return Err(cannot("outside the token, GCM has tags of 16 bytes"));
-    }
+fn gcm_nonce(iv: &[u8]) -> Result<Nonce, HsmError> {
     Nonce::try_assume_unique_for_key(iv)
         .map_err(|_| cannot("outside the token, GCM has nonces of 12 bytes"))
 }
 
+fn gcm_seal(key: &[u8], iv: &[u8], aad: &[u8], bytes: &mut Vec<u8>) -> Result<(), HsmError> {
+    let nonce = gcm_nonce(iv)?;
+    gcm_key(key)?
+        .seal_in_place_append_tag(nonce, Aad::from(aad), bytes)
+        .map_err(|_| misfit("the data was not encrypted"))
+}
+
+/// The counter mode inside GCM with a nonce of 12 bytes, for less than 64 GiB.
+fn gcm_stream(key: &[u8], iv: &[u8], bytes: &mut [u8]) -> Result<(), HsmError> {
+    let failed = |_: Unspecified| misfit("the data does not decrypt under this key");
+    let mut first = [0; BLOCK];
+    for (to, from) in first.iter_mut().zip(iv.iter().chain(&[0, 0, 0, 2])) {
+        *to = *from;
+    }
+    let key = DecryptingKey::ctr(aes_key(key)?).map_err(failed)?;
+    key.decrypt(bytes, DecryptionContext::Iv128(FixedLength::from(&first))).map_err(failed)?;
+    Ok(())
+}
+
 /// A copy with room for padding or a tag, so that it never moves.
-fn roomy(input: &[u8]) -> Zeroizing<Vec<u8>> {
+pub(super) fn roomy(input: &[u8]) -> Zeroizing<Vec<u8>> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(input.len() + BLOCK));
     bytes.extend_from_slice(input);
     bytes
 }
 
-fn take(mut bytes: Zeroizing<Vec<u8>>) -> ClearBytes {
+pub(super) fn take(mut bytes: Zeroizing<Vec<u8>>) -> ClearBytes {
     ClearBytes::from_vec(std::mem::take(&mut *bytes))
 }
 
@@ -191,11 +216,11 @@ fn encrypt(cipher: &Cipher, key: &[u8], input: &[u8]) -> Result<ClearBytes, HsmE
             key.less_safe_encrypt(&mut bytes, iv(first)).map_err(failed)?;
         }
         Cipher::Gcm { iv, aad, tag } => {
-            let nonce = gcm_nonce(iv, *tag)?;
-            let key = gcm_key(key)?;
-            key.seal_in_place_append_tag(nonce, Aad::from(aad), &mut *bytes).map_err(failed)?;
+            gcm_seal(key, iv, aad, &mut bytes)?;
+            let whole = bytes.len();
+            bytes.truncate(whole - usize::from(GCM_TAG.saturating_sub(*tag)));
         }
-        Cipher::RsaPkcs1 | Cipher::RsaOaep(_) => return Err(cannot("an AES key is no RSA key")),
+        _ => return Err(cannot("an AES key is no RSA key")),
     }
     Ok(take(bytes))
 }
@@ -228,10 +253,15 @@ fn decrypt(cipher: &Cipher, key: &[u8], input: &[u8]) -> Result<ClearBytes, HsmE
             key.decrypt(&mut bytes, iv(first)).map_err(failed)?.len()
         }
         Cipher::Gcm { iv, aad, tag } => {
-            let nonce = gcm_nonce(iv, *tag)?;
+            let nonce = gcm_nonce(iv)?;
+            if *tag != GCM_TAG {
+                let stream = |bytes: &mut [u8]| gcm_stream(key, iv, bytes);
+                let seal = |bytes: &mut Vec<u8>| gcm_seal(key, iv, aad, bytes);
+                return local::open_by_sealing(input, *tag, stream, seal);
+            }
             gcm_key(key)?.open_in_place(nonce, Aad::from(aad), &mut bytes).map_err(failed)?.len()
         }
-        Cipher::RsaPkcs1 | Cipher::RsaOaep(_) => return Err(cannot("an AES key is no RSA key")),
+        _ => return Err(cannot("an AES key is no RSA key")),
     };
     bytes.truncate(len);
     Ok(take(bytes))
@@ -260,8 +290,11 @@ fn rsa_sign(scheme: Scheme, key: &[u8], input: &[u8]) -> Result<ClearBytes, HsmE
     let modulus = pair.public_modulus_len();
     let hash = scheme.hash().ok_or_else(|| cannot("an RSA key does not sign so"))?;
     let digest = hash.import(input).ok_or_else(|| misfit("the hash has another length"))?;
-    let encoding = rsa_encoding(scheme, modulus)
-        .ok_or_else(|| cannot("outside the token, RSA does not sign with this hash and salt"))?;
+    let encoding = match (rsa_encoding(scheme, modulus), scheme) {
+        (Some(encoding), _) => encoding,
+        (None, Scheme::RsaPss { hash, salt }) => return rsa::pss_sign(hash, salt, key, input),
+        _ => return Err(cannot("outside the token, RSA does not sign with this hash")),
+    };
     let mut signature = vec![0; modulus];
     pair.sign_digest(encoding, &digest, &mut signature)
         .map_err(|_| misfit("the RSA key is too short for this hash"))?;

@@ -6,7 +6,7 @@ use aws_lc_rs::{
     signature::{self, RsaParameters, RsaPssSaltLength, UnparsedPublicKey, VerificationAlgorithm},
 };
 
-use super::{Cipher, Curve, Hash, KeyKind, Scheme, der, process::oaep};
+use super::{Cipher, Curve, Hash, KeyKind, Scheme, der, local::Mode, process::oaep, rsa};
 use crate::hsm::HsmError;
 
 /// Lengths of salt that PSS is used with here.
@@ -45,9 +45,16 @@ pub fn verify(
         KeyKind::Rsa => rsa_modulus(key)?,
         _ => 0,
     };
-    let algorithm = algorithm(kind, scheme, modulus).ok_or_else(|| {
-        HsmError::Unsupported("this signature is not verified with this key and hash".to_owned())
-    })?;
+    let algorithm = match (algorithm(kind, scheme, modulus), kind, scheme) {
+        (Some(algorithm), ..) => algorithm,
+        (None, KeyKind::Rsa, Scheme::RsaPss { hash, salt }) => {
+            return rsa::pss_verify(hash, Some(salt), key, message, signature);
+        }
+        _ => {
+            let why = "this signature is not verified with this key and hash";
+            return Err(HsmError::Unsupported(why.to_owned()));
+        }
+    };
     let key = UnparsedPublicKey::new(algorithm, key);
     if key.parse().is_err() {
         return Err(misfit("the public key cannot be read"));
@@ -61,6 +68,19 @@ pub fn verify(
         None => key.verify(message, signature),
     };
     Ok(fits.is_ok())
+}
+
+/// As [`verify`] for PSS, with whatever salt was signed.
+///
+/// # Errors
+/// [`HsmError::Input`] when the key cannot be read.
+pub fn verify_any_salt(
+    hash: Hash,
+    key: &[u8],
+    digest: &[u8],
+    signature: &[u8],
+) -> Result<bool, HsmError> {
+    rsa::pss_verify(hash, None, key, digest, signature)
 }
 
 /// Bytes of the modulus.
@@ -129,6 +149,9 @@ fn algorithm(
 /// As [`verify`]; [`HsmError::Input`] also when the input is too long for the key.
 pub fn encrypt(cipher: &Cipher, key: &[u8], input: &[u8]) -> Result<Vec<u8>, HsmError> {
     let cannot = |what: &str| HsmError::Unsupported(what.to_owned());
+    if let Cipher::Local(Mode::RsaOaep { hash, mask, label }) = cipher {
+        return rsa::oaep_encrypt((*hash, *mask, label), key, input);
+    }
     let info = der::rsa_info(key);
     let public = PublicEncryptingKey::from_der(&info)
         .or_else(|_| PublicEncryptingKey::from_der(key))

@@ -60,6 +60,23 @@ pub(crate) fn convert(
     })
 }
 
+/// As [`convert`], to the bytes of a form that is not transparent.
+pub(crate) fn recode(
+    meta: &Meta,
+    clear: &ClearBytes,
+    wanted: Format,
+) -> Result<ClearBytes, OpError> {
+    match convert(meta, clear, wanted)? {
+        KeyMaterial::Bytes(bytes) => {
+            Ok(ClearBytes::from_vec(std::mem::take(&mut *bytes.into_inner())))
+        }
+        KeyMaterial::Transparent(_) => {
+            let text = "keys are made in encoded forms; ask Get for a transparent one".to_owned();
+            Err(OpError::KeyFormat(text))
+        }
+    }
+}
+
 fn material(transparent: bool, bytes: SecretBytes) -> KeyMaterial {
     if transparent { KeyMaterial::Transparent(bytes) } else { KeyMaterial::Bytes(bytes) }
 }

@@ -20,8 +20,9 @@ use kmip::{
 use crate::{
     context::Context,
     error::OpError,
+    formats,
     meta::{Form, Meta},
-    qkd, usage,
+    qkd, template, usage,
     wanted::Wanted,
 };
 
@@ -29,7 +30,9 @@ pub(crate) async fn create_key_pair(
     cx: &mut Context<'_>,
     request: Request,
 ) -> Result<Response, OpError> {
-    let Request { common, private, public } = request;
+    let common = template::expand(cx, request.common).await?;
+    let private = template::expand(cx, request.private).await?;
+    let public = template::expand(cx, request.public).await?;
     let private = read(&common, private, ObjectType::PrivateKey)?;
     let public = read(&common, public, ObjectType::PublicKey)?;
     let algorithm = agreed(private.algorithm, public.algorithm)?;
@@ -51,7 +54,6 @@ pub(crate) async fn create_key_pair(
 /// What is wanted of one key: its own attributes, and the common ones it does not say itself.
 fn read(common: &Attributes, own: Attributes, kind: ObjectType) -> Result<Wanted, OpError> {
     let mut all = own.clone();
-    all.templates.extend(common.templates.iter().cloned());
     for instance in &common.list {
         let single = instance.attribute.kind().filter(|kind| !kind.is_multiple());
         if single.is_none_or(|single| !own.iter().any(|a| a.kind() == Some(single))) {
@@ -61,15 +63,7 @@ fn read(common: &Attributes, own: Attributes, kind: ObjectType) -> Result<Wanted
     let wanted = Wanted::read(all, kind)?;
     qkd::refuse_claims(&wanted)?;
     wanted.usage_mask.ok_or(OpError::Missing("Cryptographic Usage Mask is missing"))?;
-    match (kind, wanted.format) {
-        (_, None) | (ObjectType::PrivateKey, Some(KeyFormatType::Pkcs8)) => Ok(wanted),
-        (ObjectType::PublicKey, Some(KeyFormatType::Pkcs1 | KeyFormatType::X509)) => Ok(wanted),
-        _ => {
-            let text = "private keys are made in PKCS #8 form, public keys in PKCS #1 (RSA) or \
-                        X.509 form; leave Key Format Type out";
-            Err(OpError::KeyFormat(text.to_owned()))
-        }
-    }
+    Ok(wanted)
 }
 
 /// Both keys of a pair say the same, or one of them does.
@@ -105,6 +99,32 @@ fn usual(algorithm: Algorithm) -> Option<i32> {
     }
 }
 
+/// A key in the form that is asked for, and its head.
+fn in_form(
+    made: ClearBytes,
+    kind: ObjectType,
+    is: KeyFormatType,
+    asked: KeyFormatType,
+    now: i64,
+) -> Result<(ClearBytes, Meta), OpError> {
+    let head = |clear: &ClearBytes, format| {
+        let mut meta = clear.expose(|bytes| Meta::new(kind, Form::Bytes, bytes, now));
+        meta.set_format(format);
+        meta.dates.original = Some(now);
+        meta
+    };
+    let meta = head(&made, is);
+    if is == asked {
+        return Ok((made, meta));
+    }
+    let clear = formats::recode(&meta, &made, asked)?;
+    let meta = head(&clear, asked);
+    Ok((clear, meta))
+}
+
+/// The form private keys are made in.
+const MADE: KeyFormatType = KeyFormatType::Pkcs8;
+
 struct Plan {
     algorithm: Algorithm,
     length: Option<i32>,
@@ -125,16 +145,11 @@ impl Plan {
     async fn carry_out(&self, cx: &Context<'_>) -> Result<(String, String), OpError> {
         let (private_id, public_id) = (Objects::fresh_uid(), Objects::fresh_uid());
         let made = self.make(cx, &private_id).await?;
+        let is = self.usual_public();
+        let asked = self.public.format.unwrap_or(is);
         let clear = ClearBytes::from_vec(made.public);
-        let mut public_meta =
-            clear.expose(|bytes| Meta::new(ObjectType::PublicKey, Form::Bytes, bytes, cx.now));
-        public_meta.set_format(match self.kind {
-            KeyKind::Rsa => KeyFormatType::Pkcs1,
-            _ => KeyFormatType::X509,
-        });
-        public_meta.dates.original = Some(cx.now);
-        let mut private_meta = made.private_meta;
-        private_meta.set_format(KeyFormatType::Pkcs8);
+        let (clear, public_meta) = in_form(clear, ObjectType::PublicKey, is, asked, cx.now)?;
+        let private_meta = made.private_meta;
         let owner = cx.caller.sae().as_str();
         let public = cx.objects().vault().seal_object(&public_id, owner, &clear).await?;
         let new = |mut meta: Meta, wanted: &Wanted, id: &str, other: &str, kind| {
@@ -160,14 +175,15 @@ impl Plan {
         let bits = self.length.and_then(|bits| u32::try_from(bits).ok()).unwrap_or(0);
         let inside = self.private.is_secret()
             || (cx.objects().is_token_only() && !self.private.is_to_leave());
-        if inside {
+        if inside && matches!(self.private.format, None | Some(MADE)) {
             match cx.objects().make_in_token(id, owner, self.kind, bits).await {
                 Ok(made) => {
                     let public = made.public.ok_or_else(|| {
                         OpError::Internal("the token made a pair without a public key".to_owned())
                     })?;
                     let len = self.private_bytes();
-                    let private_meta = Meta::unseen(ObjectType::PrivateKey, len, cx.now);
+                    let mut private_meta = Meta::unseen(ObjectType::PrivateKey, len, cx.now);
+                    private_meta.set_format(MADE);
                     let (private, origin) = (made.sealed, Origin::HsmRng);
                     return Ok(Made { private, private_meta, public, origin });
                 }
@@ -176,12 +192,27 @@ impl Plan {
             }
         }
         let pair = cx.objects().make_in_process(self.kind, bits).await.map_err(usage::used)?;
-        let private = cx.objects().vault().seal_object(id, owner, &pair.private).await?;
-        let mut private_meta = pair
-            .private
-            .expose(|bytes| Meta::new(ObjectType::PrivateKey, Form::Bytes, bytes, cx.now));
-        private_meta.dates.original = Some(cx.now);
+        let asked = self.private.format.unwrap_or(self.usual_private());
+        let kind = ObjectType::PrivateKey;
+        let (clear, private_meta) = in_form(pair.private, kind, MADE, asked, cx.now)?;
+        let private = cx.objects().vault().seal_object(id, owner, &clear).await?;
         Ok(Made { private, private_meta, public: pair.public, origin: Origin::Library })
+    }
+
+    /// The form of a private key when nobody says it: that of the OASIS cases.
+    fn usual_private(&self) -> KeyFormatType {
+        match self.kind {
+            KeyKind::Rsa => KeyFormatType::Pkcs1,
+            _ => MADE,
+        }
+    }
+
+    /// The form public keys are made in.
+    fn usual_public(&self) -> KeyFormatType {
+        match self.kind {
+            KeyKind::Rsa => KeyFormatType::Pkcs1,
+            _ => KeyFormatType::X509,
+        }
     }
 
     /// About the bytes of the private key; of one in the token nobody else knows.

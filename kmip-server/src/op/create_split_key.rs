@@ -1,6 +1,6 @@
 //! Create Split Key: a key of the caller, or a new one that nobody keeps, in parts.
 
-use km_core::{material::ClearBytes, provenance::Origin};
+use km_core::{material::ClearBytes, objects::Objects, provenance::Origin};
 use kmip::{
     attribute::{AttributeKind, Attributes},
     enums::{KeyFormatType, ObjectType, OperationCode, SplitKeyMethod},
@@ -43,12 +43,17 @@ pub(crate) async fn create_split_key(
         Some(_) => existing(cx, request.id, request.object_type).await?,
         None => fresh(cx, &wanted, request.object_type).await?,
     };
-    let mut ids = Vec::new();
+    let (mut ids, mut new) = (Vec::new(), Vec::new());
     for (part, bytes) in (1..).zip(plan.split(cx, &whole.clear).await?) {
         let meta = plan.part(&whole.meta, &wanted, part, &bytes, cx.now);
-        let origin = whole.origin.clone();
-        ids.push(super::store(cx, &meta, &wanted, origin, &bytes).await?);
+        let (uid, owner) = (Objects::fresh_uid(), cx.caller.sae().as_str());
+        let sealed = cx.objects().vault().seal_object(&uid, owner, &bytes).await?;
+        let draft = super::draft(cx, uid.clone(), &meta, &wanted.rest, whole.origin.clone());
+        new.push((draft, sealed));
+        ids.push(uid);
     }
+    // All parts or none: some of them alone would be of no use.
+    cx.objects().create_sealed(new).await?;
     // The placeholder is the first part.
     cx.remember(OperationCode::CreateSplitKey, ids.iter().take(1).cloned().collect());
     Ok(Response { ids, attributes: Attributes::default() })

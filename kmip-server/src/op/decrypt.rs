@@ -1,42 +1,62 @@
-//! Decrypt: data with the caller's key, in the token where it can.
+//! Decrypt: data with the caller's key, in the token where it can. Of data that authenticates
+//! itself nothing is given out before all of it was checked.
 
 use km_core::{material::ClearBytes, usage::Action};
 use kmip::{
     SecretBytes,
-    enums::{BlockCipherMode, ObjectType},
+    enums::{ObjectType, OperationCode},
     op::decrypt::{Request, Response},
 };
+use zeroize::Zeroizing;
 
 use crate::{
     cipher::{self, Given},
     context::Context,
     error::OpError,
-    usage::{self, DECRYPT, Subject, bad},
+    streams::{self, Input, Marks, Said},
+    usage::{DECRYPT, Subject, bad},
 };
 
 pub(crate) async fn decrypt(cx: &mut Context<'_>, request: Request) -> Result<Response, OpError> {
-    usage::whole(request.correlation_value.as_ref(), request.init, request.last)?;
-    let subject = Subject::find(cx, request.id, request.parameters, DECRYPT).await?;
-    let mut data = request.data.ok_or(OpError::Missing("Data is missing"))?;
+    let Request { id, parameters, data, iv, correlation_value, init, last, aad, tag } = request;
+    let marks = Marks { correlation: correlation_value, init, last };
+    let key = streams::named(cx, id, &marks)?;
+    let said = Said { key, parameters, iv, aad, proof: tag };
+    let data = data.map(Zeroizing::new);
+    let input = streams::begin(cx, OperationCode::Decrypt, marks, said, data).await?;
+    let subject = Subject::find(cx, input.key(), input.said.parameters.clone(), DECRYPT).await?;
     let kind = subject.kind()?;
     if subject.meta.kind() == ObjectType::PublicKey {
         return Err(subject.unusable("a public key decrypts nothing"));
     }
-    let gcm = subject.parameters.block_cipher_mode == Some(BlockCipherMode::Gcm);
-    match request.tag {
-        Some(_) if !gcm => return Err(bad("only GCM has a tag")),
-        Some(tag) if tag.len() != usize::from(cipher::tag_len(&subject.parameters)?) => {
-            return Err(OpError::BadData(
-                "the tag has not the length that is asked for".to_owned(),
-            ));
+    let given = Given { iv: input.said.iv.clone(), aad: input.said.aad.clone() };
+    let cipher = cipher::cipher(&subject, kind, given)?;
+    let id = subject.object.uid.clone();
+    let before = input.given;
+    let Some((cipher, len)) = cipher::step(cipher, true, &input) else {
+        return Ok(Response { id, data: None, correlation_value: input.keep(cx, before) });
+    };
+    let sealed = match input.ends() {
+        true => with_tag(&input, cipher::tag_of(&cipher))?,
+        false => input.start(len),
+    };
+    let clear = subject.act(cx, kind, &Action::Decrypt(cipher), &sealed).await?;
+    let data = clear.expose(|clear| SecretBytes::copy_from(clear.get(before..).unwrap_or(&[])));
+    Ok(Response { id, data: Some(data), correlation_value: input.keep(cx, len) })
+}
+
+/// All the data, with the tag of `len` bytes at its end.
+fn with_tag(input: &Input, len: Option<usize>) -> Result<ClearBytes, OpError> {
+    let data = input.start(input.len());
+    match (&input.said.proof, len) {
+        (Some(_), None) => Err(bad("this cipher has no tag")),
+        (Some(tag), Some(len)) if tag.len() != len => {
+            Err(OpError::BadData("the tag has not the length that is asked for".to_owned()))
         }
-        Some(tag) => data.extend_from_slice(&tag),
+        (Some(tag), _) => {
+            Ok(ClearBytes::from_vec(data.expose(|data| [data, tag.as_slice()].concat())))
+        }
         // It stands at the end of the data.
-        None => {}
+        (None, _) => Ok(data),
     }
-    let cipher = cipher::cipher(&subject, kind, Given { iv: request.iv, aad: request.aad })?;
-    let input = ClearBytes::from_vec(data);
-    let clear = subject.act(cx, kind, &Action::Decrypt(cipher), &input).await?;
-    let data = Some(clear.expose(SecretBytes::copy_from));
-    Ok(Response { id: subject.object.uid, data, correlation_value: None })
 }

@@ -7,7 +7,7 @@ use std::num::NonZeroU32;
 use km_core::{
     material::ClearBytes,
     provenance::Origin,
-    usage::{Action, Cipher, Hash, KeyKind, derive::Derivation},
+    usage::{Action, Hash, KeyKind, derive::Derivation},
 };
 use kmip::{
     attribute::{Attribute, AttributeKind, Attributes, Link, UniqueIdentifier},
@@ -20,7 +20,7 @@ use crate::{
     context::Context,
     error::OpError,
     meta::{Form, Meta},
-    qkd,
+    qkd, template,
     usage::{self, DERIVE, Subject, bad},
     wanted::Wanted,
 };
@@ -39,7 +39,7 @@ pub(crate) async fn derive_key(
         let text = "Derive Key makes symmetric keys and secret data only";
         return Err(OpError::ObjectType(text.to_owned()));
     }
-    let wanted = Wanted::read(request.attributes, kind)?;
+    let wanted = Wanted::read(template::expand(cx, request.attributes).await?, kind)?;
     qkd::refuse_claims(&wanted)?;
     let len = length(&wanted)?;
     let mut ids = request.ids.into_iter();
@@ -59,12 +59,9 @@ pub(crate) async fn derive_key(
     Ok(Response { id, attributes: Attributes::default() })
 }
 
-/// Bytes that are wanted.
+/// Bytes that are wanted. Whether they fit the algorithm shows when the key is used, as with Register.
 fn length(wanted: &Wanted) -> Result<usize, OpError> {
     let bits = wanted.length.ok_or(OpError::Missing("Cryptographic Length is missing"))?;
-    if let Some(algorithm) = wanted.algorithm {
-        super::create::key_len(algorithm, Some(bits))?;
-    }
     let bytes = usize::try_from(bits).ok().filter(|bits| bits % 8 == 0).map(|bits| bits / 8);
     bytes.filter(|bytes| (1..=MOST).contains(bytes)).ok_or_else(|| {
         let text = format!("derived are 1 to {MOST} whole bytes");
@@ -100,9 +97,12 @@ async fn derive(
     let needed =
         |data: Option<ClearBytes>| data.ok_or(OpError::Missing("Derivation Data is missing"));
     let hash = || base.parameters.hashing_algorithm.map_or(base.mac_hash(), usage::hash_of);
-    let salt = parameters.salt.unwrap_or_default();
+    let salt = parameters.salt.clone().unwrap_or_default();
     let how = match method {
-        DerivationMethod::Hmac => return cut(prf(cx, base, hash()?, &needed(data)?).await?, len),
+        // With a salt it is HKDF (RFC 5869), as PyKMIP has it.
+        DerivationMethod::Hmac if parameters.salt.is_none() => {
+            return cut(prf(cx, base, hash()?, &needed(data)?).await?, len);
+        }
         DerivationMethod::Nist800_108C => {
             return counted(cx, base, hash()?, &needed(data)?, len).await;
         }
@@ -110,8 +110,8 @@ async fn derive(
             let kind = base.kind()?;
             let given = Given { iv: parameters.iv, aad: None };
             let cipher = cipher::cipher(base, kind, given)?;
-            if matches!(cipher, Cipher::Gcm { .. } | Cipher::RsaPkcs1 | Cipher::RsaOaep(_)) {
-                return Err(bad("keys are derived with AES in ECB, CBC or CTR"));
+            if kind == KeyKind::Rsa || cipher::tag_of(&cipher).is_some() {
+                return Err(bad("keys are derived with block ciphers, and without a tag"));
             }
             let action = Action::Encrypt(cipher);
             return cut(base.act(cx, kind, &action, &needed(data)?).await?, len);
@@ -125,7 +125,7 @@ async fn derive(
                 .ok_or_else(|| bad(&format!("Iteration Count is from 1 to {MOST_ITERATIONS}")))?;
             Derivation::Pbkdf2 { hash: hash()?, salt, iterations }
         }
-        DerivationMethod::Hkdf => {
+        DerivationMethod::Hmac | DerivationMethod::Hkdf => {
             let info = data.map_or_else(Vec::new, |data| data.expose(<[u8]>::to_vec));
             Derivation::Hkdf { hash: hash()?, salt, info }
         }

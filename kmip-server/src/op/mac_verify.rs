@@ -2,7 +2,8 @@
 
 use km_core::material::ClearBytes;
 use kmip::{
-    enums::ValidityIndicator,
+    SecretBytes,
+    enums::{OperationCode, ValidityIndicator},
     op::mac_verify::{Request, Response},
 };
 
@@ -10,18 +11,29 @@ use super::mac;
 use crate::{
     context::Context,
     error::OpError,
-    usage::{self, MAC_VERIFY, Subject},
+    streams::{self, Marks, Said},
+    usage::{MAC_VERIFY, Subject},
 };
 
 pub(crate) async fn mac_verify(
     cx: &mut Context<'_>,
     request: Request,
 ) -> Result<Response, OpError> {
-    usage::whole(request.correlation_value.as_ref(), request.init, request.last)?;
-    let subject = Subject::find(cx, request.id, request.parameters, MAC_VERIFY).await?;
-    let data = usage::clear(request.data)?;
-    let given = request.mac.ok_or(OpError::Missing("MAC Data is missing"))?;
-    let fits = mac::make(cx, &subject, &data).await? == ClearBytes::from_vec(given);
+    let Request { id, parameters, data, mac: given, correlation_value, init, last } = request;
+    let marks = Marks { correlation: correlation_value, init, last };
+    let key = streams::named(cx, id, &marks)?;
+    let said = Said { key, parameters, proof: given, ..Said::default() };
+    let data = data.map(SecretBytes::into_inner);
+    let input = streams::begin(cx, OperationCode::MacVerify, marks, said, data).await?;
+    let subject = Subject::find(cx, input.key(), input.said.parameters.clone(), MAC_VERIFY).await?;
+    let id = subject.object.uid.clone();
+    if !input.ends() {
+        // Nothing is known yet.
+        let validity = ValidityIndicator::Unknown;
+        return Ok(Response { id, validity, correlation_value: input.keep(cx, 0) });
+    }
+    let given = input.said.proof.clone().ok_or(OpError::Missing("MAC Data is missing"))?;
+    let fits = mac::make(cx, &subject, &input.whole()).await? == ClearBytes::from_vec(given);
     let validity = if fits { ValidityIndicator::Valid } else { ValidityIndicator::Invalid };
-    Ok(Response { id: subject.object.uid, validity, correlation_value: None })
+    Ok(Response { id, validity, correlation_value: None })
 }

@@ -112,7 +112,7 @@ pub(crate) fn rng() -> RngParameters {
 
 fn capabilities() -> CapabilityInformation {
     CapabilityInformation {
-        streaming: Some(false),
+        streaming: Some(true),
         asynchronous: Some(false),
         attestation: Some(false),
         batch_undo: Some(true),

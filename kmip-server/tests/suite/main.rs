@@ -3,6 +3,7 @@
 
 mod attributes;
 mod batch;
+mod ciphers;
 mod clients;
 mod common;
 mod hostile;
@@ -13,6 +14,7 @@ mod operations;
 mod pool_keys;
 mod pykmip;
 mod split;
+mod streams;
 mod succession;
 mod transfer;
 mod undo;

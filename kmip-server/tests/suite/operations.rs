@@ -154,7 +154,7 @@ async fn attributes_are_kept_and_numbered() {
         instance.attribute.kind() == Some(AttributeKind::Name)
     };
     let indices: Vec<_> = all.attributes.list.iter().filter(names).map(|i| i.index).collect();
-    assert_eq!(indices, [None, Some(1)]);
+    assert_eq!(indices, [Some(0), Some(1)]);
     let mut newer = network.client("n1", Version::V2_1).await;
     let all = newer.get_attributes(client::get_attributes(&id, [])).await.unwrap();
     assert!(given.iter().all(|attribute| all.attributes.iter().any(|found| found == attribute)));

@@ -81,6 +81,10 @@ pub(super) fn check(file: File) -> Result<Config, Mistake> {
         admin: file.admin.map(admin).transpose()?,
         operator: file.operator,
         crypto_in_process: file.objects.crypto_in_process,
+        lenience: kmip_server::Lenience {
+            shared_names: file.objects.shared_names,
+            early_derivation: file.objects.early_derivation,
+        },
         memory_lock: file.memory.lock,
         dumpable: file.debug.dumpable,
         hsm: file.hsm,

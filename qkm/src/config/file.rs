@@ -204,11 +204,13 @@ pub(super) struct Admin {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Objects {
     pub(super) crypto_in_process: bool,
+    pub(super) shared_names: bool,
+    pub(super) early_derivation: bool,
 }
 
 impl Default for Objects {
     fn default() -> Self {
-        Self { crypto_in_process: true }
+        Self { crypto_in_process: true, shared_names: false, early_derivation: false }
     }
 }
 

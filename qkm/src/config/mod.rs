@@ -70,6 +70,8 @@ pub struct Config {
     pub operator: Option<TlsFiles>,
     /// Whether this process uses keys where the token cannot.
     pub crypto_in_process: bool,
+    /// What KMIP clients may do beyond the specification.
+    pub lenience: kmip_server::Lenience,
     /// Whether memory is locked.
     pub memory_lock: MemoryLock,
     /// Leaves the process open to debuggers of the same user.

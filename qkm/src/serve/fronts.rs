@@ -48,7 +48,8 @@ impl Stats {
 impl Fronts {
     pub(super) fn new(config: &Config, node: &Node) -> Self {
         let (supply, objects) = (node.supply.clone(), node.objects.clone());
-        let limits = kmip_server::Limits::default();
+        let lenience = config.lenience;
+        let limits = kmip_server::Limits { lenience, ..Default::default() };
         Self {
             etsi014: Etsi014::new(supply.clone(), config.directory()),
             kmip: kmip_server::Server::new(supply, objects, config.directory(), limits),

@@ -4,7 +4,12 @@
 
 use std::collections::HashSet;
 
-use kmip::{attribute::AttributeKind, enums::OperationCode, tag::Tag, ttlv::Value};
+use kmip::{
+    attribute::AttributeKind,
+    enums::{OperationCode, PaddingMethod},
+    tag::Tag,
+    ttlv::Value,
+};
 
 use super::{
     scope::{self, Scope},
@@ -36,6 +41,8 @@ const GENERATED: [Tag; 8] = [
     Tag::AuthenticatedEncryptionTag,
     Tag::CorrelationValue,
 ];
+/// What sealing and signing give differs every time when the padding or the vector is random.
+const RANDOM_PADDINGS: [PaddingMethod; 2] = [PaddingMethod::Oaep, PaddingMethod::Pss];
 /// What every server has (KMIP Profiles, "Baseline Server").
 const BASELINE: [OperationCode; 13] = [
     OperationCode::Locate,
@@ -69,6 +76,8 @@ type Parts<'a> = &'a [(Tag, Template)];
 pub(super) struct Comparison {
     /// The server makes keys in this case, or did in one that it builds on.
     makes: bool,
+    /// A random padding or vector is named.
+    pads: bool,
     /// Byte strings and times that requests fixed.
     fixed: HashSet<Value>,
     /// Of the request whose answer comes next: the operation of each item, and whether it asks for
@@ -82,6 +91,8 @@ struct Place {
     tag: Tag,
     /// The server may say more here than the case does.
     open: bool,
+    /// The operation is random.
+    random: bool,
 }
 
 impl Comparison {
@@ -91,7 +102,8 @@ impl Comparison {
             || messages.iter().any(|(_, message)| {
                 items(message).any(|item| MAKERS.iter().any(|maker| is_operation(item, *maker)))
             });
-        Self { makes, fixed: HashSet::new(), asked: Vec::new() }
+        let pads = messages.iter().any(|(_, message)| names_random_padding(message));
+        Self { makes, pads, fixed: HashSet::new(), asked: Vec::new() }
     }
 
     /// Whether the server has made keys by the end of the case.
@@ -133,7 +145,7 @@ impl Comparison {
         found: &Value,
     ) -> Result<(), String> {
         let Template::Structure(expected) = expected else { return Err("no structure".into()) };
-        let place = |tag| Place { tag, open: false };
+        let place = |tag| Place { tag, open: false, random: false };
         if let Some((tag, header)) = expected.iter().find(|(tag, _)| *tag == Tag::ResponseHeader) {
             let header_found = child(found, *tag).ok_or("the answer has no header")?;
             self.fits(scope, place(*tag), header, header_found)?;
@@ -180,7 +192,9 @@ impl Comparison {
         }
         let lists = [OperationCode::GetAttributes, OperationCode::GetAttributeList];
         let open = all && lists.contains(&operation);
-        self.fits(scope, Place { tag: Tag::BatchItem, open }, expected, found)
+        let pads = [OperationCode::Encrypt, OperationCode::Sign].contains(&operation);
+        let place = Place { tag: Tag::BatchItem, open, random: self.pads && pads };
+        self.fits(scope, place, expected, found)
     }
 
     fn fits(
@@ -242,11 +256,13 @@ impl Comparison {
                 None => return Err(why.unwrap_or_default()),
             }
         }
-        let surplus = left.iter().find(|(tag, _)| {
+        let surplus = left.iter().find(|(tag, value)| {
+            // The first instance may be numbered or not.
+            let first = (tag, value) == (&Tag::AttributeIndex, &Value::Integer(0));
             let attribute = place.open
                 && (AttributeKind::from_tag(*tag).is_some()
                     || [Tag::Attribute, Tag::AttributeName, Tag::AttributeReference].contains(tag));
-            !attribute && !OPTIONAL.contains(tag)
+            !attribute && !first && !OPTIONAL.contains(tag)
         });
         match surplus {
             Some((tag, value)) => {
@@ -275,11 +291,12 @@ impl Comparison {
                 }
                 let short = printed.len() <= 64;
                 let same_length = !short || printed.len() == bytes.len();
-                if self.makes && free && same_length && GENERATED.contains(&place.tag) {
+                let differs = self.makes || place.random;
+                if differs && free && same_length && GENERATED.contains(&place.tag) {
                     scope.differs(printed, bytes);
                     return Ok(());
                 }
-                Err(differs(place.tag, &Template::Value(expected.clone()), found))
+                Err(self::differs(place.tag, &Template::Value(expected.clone()), found))
             }
             (Value::BigInteger(_), Value::BigInteger(_)) if self.makes && free => Ok(()),
             _ => Err(differs(place.tag, &Template::Value(expected.clone()), found)),
@@ -347,6 +364,20 @@ fn meaning(tag: Tag, parts: Parts<'_>) -> Tag {
     match name.and_then(|name| AttributeKind::from_name(name)) {
         Some(kind) if tag == Tag::AttributeValue => kind.tag(),
         _ => tag,
+    }
+}
+
+fn names_random_padding(template: &Template) -> bool {
+    let is_random = |tag: &Tag, part: &Template| match part {
+        Template::Value(Value::Enumeration(number)) if *tag == Tag::PaddingMethod => {
+            RANDOM_PADDINGS.iter().any(|padding| padding.number() == *number)
+        }
+        Template::Value(Value::Boolean(true)) => *tag == Tag::RandomIV,
+        part => names_random_padding(part),
+    };
+    match template {
+        Template::Structure(parts) => parts.iter().any(|(tag, part)| is_random(tag, part)),
+        _ => false,
     }
 }
 

@@ -27,7 +27,8 @@ impl Scope {
             return Ok(Value::DateTime(now() + offset));
         }
         let name = &variable.name;
-        let found = self.bound.get(name).or_else(|| self.last.get(name));
+        let counted = || self.last.get(name.strip_suffix("_0")?);
+        let found = self.bound.get(name).or_else(|| self.last.get(name)).or_else(counted);
         found.cloned().ok_or_else(|| format!("${name} is used before an answer gave it"))
     }
 

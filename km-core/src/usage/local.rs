@@ -1,0 +1,366 @@
+//! Ciphers no token is asked for: always done in this process, by aws-lc-rs where it has them, by
+//! RustCrypto's crates else. Enter through [`encrypt`] and [`decrypt`].
+
+use aws_lc_rs::{
+    aead::{self, Aad, LessSafeKey, Nonce, UnboundKey},
+    cipher::{DecryptingKey, DecryptionContext, EncryptingKey, EncryptionContext},
+    constant_time::verify_slices_are_equal,
+    error::Unspecified,
+    iv::FixedLength,
+};
+use cbc::cipher::{
+    BlockCipherDecrypt, BlockCipherEncrypt, BlockModeDecrypt, BlockModeEncrypt, KeyInit, KeyIvInit,
+    StreamCipher, StreamCipherSeek,
+    block_padding::{NoPadding, Pkcs7},
+};
+use ccm::{
+    Ccm,
+    aead::{Aead, Payload},
+    consts::{U7, U8, U12, U13, U16},
+};
+use chacha20::{ChaCha20, ChaCha20Legacy};
+use serde::{Deserialize, Serialize};
+use xts_mode::Xts128;
+
+use super::{
+    Hash, KeyKind,
+    process::{aes_key, cannot, misfit, roomy, take},
+};
+use crate::{hsm::HsmError, material::ClearBytes};
+
+/// Symmetric algorithms no token is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Algorithm {
+    /// ChaCha20, with or without Poly1305, of 256 bits.
+    ChaCha20,
+    /// Triple DES with two or three keys, for what exists already.
+    TripleDes,
+    /// Blowfish, for what exists already.
+    Blowfish,
+}
+
+/// A cipher no token is asked for, with its parameters.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Mode {
+    /// AES with cipher feedback of whole blocks; data of any length.
+    Cfb {
+        /// Initialization vector.
+        iv: [u8; 16],
+    },
+    /// AES with output feedback; data of any length.
+    Ofb {
+        /// Initialization vector.
+        iv: [u8; 16],
+    },
+    /// AES in CCM; the tag stands at the end of the ciphertext.
+    Ccm {
+        /// Nonce of 7, 12 or 13 bytes.
+        nonce: Vec<u8>,
+        /// Associated data.
+        aad: Vec<u8>,
+        /// Bytes of the tag: 8, 12 or 16.
+        tag: u8,
+    },
+    /// AES in XTS, one data unit of 16 bytes or more; the key is two AES keys.
+    Xts {
+        /// The number of the data unit, little-endian.
+        tweak: [u8; 16],
+    },
+    /// The ChaCha20 stream.
+    ChaCha20 {
+        /// Nonce of 12 bytes (RFC 8439) or 8 (the original).
+        nonce: Vec<u8>,
+        /// Number of the first block.
+        block: u32,
+    },
+    /// ChaCha20-Poly1305; the tag stands at the end of the ciphertext.
+    ChaChaPoly {
+        /// Nonce.
+        nonce: [u8; 12],
+        /// Associated data.
+        aad: Vec<u8>,
+        /// Bytes of the tag: 12 to 16.
+        tag: u8,
+    },
+    /// Cipher block chaining of Triple DES or Blowfish.
+    Cbc8 {
+        /// Initialization vector.
+        iv: [u8; 8],
+        /// PKCS #5 padding.
+        padded: bool,
+    },
+    /// RSA with OAEP that has two hashes or a label.
+    RsaOaep {
+        /// Hash of the label.
+        hash: Hash,
+        /// Hash of the mask generator.
+        mask: Hash,
+        /// Label (P Source).
+        label: Vec<u8>,
+    },
+}
+
+/// `input` under `key`.
+pub(super) fn encrypt(
+    kind: KeyKind,
+    mode: &Mode,
+    key: &[u8],
+    input: &[u8],
+) -> Result<ClearBytes, HsmError> {
+    let failed = |_: Unspecified| misfit("the data was not encrypted");
+    let with = |iv: &[u8; 16]| EncryptionContext::Iv128(FixedLength::from(iv));
+    let mut bytes = roomy(input);
+    match (kind, mode) {
+        (KeyKind::Aes, Mode::Cfb { iv }) => {
+            let key = EncryptingKey::cfb128(aes_key(key)?).map_err(failed)?;
+            key.less_safe_encrypt(&mut bytes, with(iv)).map_err(failed)?;
+        }
+        (KeyKind::Aes, Mode::Ofb { iv }) => {
+            let key = EncryptingKey::ofb(aes_key(key)?).map_err(failed)?;
+            key.less_safe_encrypt(&mut bytes, with(iv)).map_err(failed)?;
+        }
+        (KeyKind::Aes, Mode::Ccm { nonce, aad, tag }) => {
+            return ccm(key, nonce, aad, *tag, input, true);
+        }
+        (KeyKind::Aes, Mode::Xts { tweak }) => xts(key, *tweak, &mut bytes, true)?,
+        (KeyKind::Local(Algorithm::ChaCha20), Mode::ChaCha20 { nonce, block }) => {
+            chacha(key, nonce, *block, &mut bytes)?;
+        }
+        (KeyKind::Local(Algorithm::ChaCha20), Mode::ChaChaPoly { nonce, aad, tag }) => {
+            chacha_seal(key, nonce, aad, &mut bytes)?;
+            let whole = bytes.len();
+            bytes.truncate(whole - usize::from(FULL_TAG.saturating_sub(*tag)));
+        }
+        (KeyKind::Local(algorithm), Mode::Cbc8 { iv, padded }) => {
+            return cbc8_encrypt(algorithm, key, iv, *padded, input);
+        }
+        _ => return Err(cannot("this kind of key is not for this cipher")),
+    }
+    Ok(take(bytes))
+}
+
+/// What [`encrypt`] made of the result.
+pub(super) fn decrypt(
+    kind: KeyKind,
+    mode: &Mode,
+    key: &[u8],
+    input: &[u8],
+) -> Result<ClearBytes, HsmError> {
+    let failed = |_: Unspecified| undone();
+    let with = |iv: &[u8; 16]| DecryptionContext::Iv128(FixedLength::from(iv));
+    let mut bytes = roomy(input);
+    match (kind, mode) {
+        (KeyKind::Aes, Mode::Cfb { iv }) => {
+            let key = DecryptingKey::cfb128(aes_key(key)?).map_err(failed)?;
+            key.decrypt(&mut bytes, with(iv)).map_err(failed)?;
+        }
+        (KeyKind::Aes, Mode::Ofb { iv }) => {
+            let key = DecryptingKey::ofb(aes_key(key)?).map_err(failed)?;
+            key.decrypt(&mut bytes, with(iv)).map_err(failed)?;
+        }
+        (KeyKind::Aes, Mode::Ccm { nonce, aad, tag }) => {
+            return ccm(key, nonce, aad, *tag, input, false);
+        }
+        (KeyKind::Aes, Mode::Xts { tweak }) => xts(key, *tweak, &mut bytes, false)?,
+        (KeyKind::Local(Algorithm::ChaCha20), Mode::ChaCha20 { nonce, block }) => {
+            chacha(key, nonce, *block, &mut bytes)?;
+        }
+        (KeyKind::Local(Algorithm::ChaCha20), Mode::ChaChaPoly { nonce, aad, tag }) => {
+            let stream = |clear: &mut [u8]| chacha(key, nonce, 1, clear);
+            let seal = |bytes: &mut Vec<u8>| chacha_seal(key, nonce, aad, bytes);
+            return open_by_sealing(input, *tag, stream, seal);
+        }
+        (KeyKind::Local(algorithm), Mode::Cbc8 { iv, padded }) => {
+            return cbc8_decrypt(algorithm, key, iv, *padded, input);
+        }
+        _ => return Err(cannot("this kind of key is not for this cipher")),
+    }
+    Ok(take(bytes))
+}
+
+const FULL_TAG: u8 = 16;
+
+fn undone() -> HsmError {
+    misfit("the data does not decrypt under this key")
+}
+
+/// Opens what has a tag of `tag` bytes, where the library takes whole tags only: deciphered by
+/// `stream`, sealed anew by `seal`, and given out only when the tags agree, in constant time.
+pub(super) fn open_by_sealing(
+    input: &[u8],
+    tag: u8,
+    stream: impl FnOnce(&mut [u8]) -> Result<(), HsmError>,
+    seal: impl FnOnce(&mut Vec<u8>) -> Result<(), HsmError>,
+) -> Result<ClearBytes, HsmError> {
+    let tag = usize::from(tag);
+    let len = input.len().checked_sub(tag).ok_or_else(|| misfit("shorter than its tag"))?;
+    let (sealed, given) = input.split_at(len);
+    let mut clear = roomy(sealed);
+    stream(&mut clear)?;
+    let mut again = roomy(&clear);
+    seal(&mut again)?;
+    let found = again.get(len..len + tag).ok_or_else(undone)?;
+    verify_slices_are_equal(found, given).map_err(|_| undone())?;
+    Ok(take(clear))
+}
+
+fn chacha(key: &[u8], nonce: &[u8], block: u32, bytes: &mut [u8]) -> Result<(), HsmError> {
+    fn run<C: KeyIvInit + StreamCipher + StreamCipherSeek>(
+        key: &[u8],
+        nonce: &[u8],
+        block: u32,
+        bytes: &mut [u8],
+    ) -> Result<(), HsmError> {
+        let mut cipher = C::new_from_slices(key, nonce)
+            .map_err(|_| cannot("a ChaCha20 key has 256 bits, its nonce 96 or 64"))?;
+        let too_far = |_| misfit("the block number is too high for so much data");
+        cipher.try_seek(u64::from(block) * 64).map_err(too_far)?;
+        cipher.try_apply_keystream(bytes).map_err(|_| misfit("too much data for one nonce"))
+    }
+    match nonce.len() {
+        8 => run::<ChaCha20Legacy>(key, nonce, block, bytes),
+        _ => run::<ChaCha20>(key, nonce, block, bytes),
+    }
+}
+
+fn chacha_seal(
+    key: &[u8],
+    nonce: &[u8; 12],
+    aad: &[u8],
+    bytes: &mut Vec<u8>,
+) -> Result<(), HsmError> {
+    let key = UnboundKey::new(&aead::CHACHA20_POLY1305, key)
+        .map_err(|_| cannot("a ChaCha20-Poly1305 key has 256 bits"))?;
+    let nonce = Nonce::assume_unique_for_key(*nonce);
+    LessSafeKey::new(key)
+        .seal_in_place_append_tag(nonce, Aad::from(aad), bytes)
+        .map_err(|_| misfit("the data was not encrypted"))
+}
+
+fn ccm(
+    key: &[u8],
+    nonce: &[u8],
+    aad: &[u8],
+    tag: u8,
+    msg: &[u8],
+    seal: bool,
+) -> Result<ClearBytes, HsmError> {
+    fn run<C: KeyInit + Aead>(
+        key: &[u8],
+        nonce: &[u8],
+        payload: Payload<'_, '_>,
+        seal: bool,
+    ) -> Result<ClearBytes, HsmError> {
+        let cipher = C::new_from_slice(key).map_err(|_| cannot("the bytes are no AES key"))?;
+        let nonce = nonce.try_into().map_err(|_| cannot("the nonce has another length"))?;
+        let done =
+            if seal { cipher.encrypt(nonce, payload) } else { cipher.decrypt(nonce, payload) };
+        done.map(ClearBytes::from_vec).map_err(|_| undone())
+    }
+    macro_rules! by_lengths {
+        ($($cipher:ident $key:literal: $(($tag:ident $t:literal $nonce:ident $n:literal))*;)*) => {
+            match (key.len(), tag, nonce.len()) {
+                $($( ($key, $t, $n) => {
+                    run::<Ccm<aes::$cipher, $tag, $nonce>>(key, nonce, Payload { msg, aad }, seal)
+                } )*)*
+                _ => Err(cannot("CCM has tags of 8, 12 or 16 bytes and nonces of 7, 12 or 13")),
+            }
+        };
+    }
+    by_lengths! {
+        Aes128 16: (U8 8 U7 7) (U8 8 U12 12) (U8 8 U13 13) (U12 12 U7 7) (U12 12 U12 12)
+            (U12 12 U13 13) (U16 16 U7 7) (U16 16 U12 12) (U16 16 U13 13);
+        Aes192 24: (U8 8 U7 7) (U8 8 U12 12) (U8 8 U13 13) (U12 12 U7 7) (U12 12 U12 12)
+            (U12 12 U13 13) (U16 16 U7 7) (U16 16 U12 12) (U16 16 U13 13);
+        Aes256 32: (U8 8 U7 7) (U8 8 U12 12) (U8 8 U13 13) (U12 12 U7 7) (U12 12 U12 12)
+            (U12 12 U13 13) (U16 16 U7 7) (U16 16 U12 12) (U16 16 U13 13);
+    }
+}
+
+fn xts(key: &[u8], tweak: [u8; 16], bytes: &mut [u8], seal: bool) -> Result<(), HsmError> {
+    if bytes.len() < 16 {
+        return Err(misfit("XTS takes 16 bytes or more"));
+    }
+    let (one, other) = key.split_at(key.len() / 2);
+    if one == other {
+        return Err(cannot("the two halves of an XTS key differ"));
+    }
+    let bad = |_| cannot("an XTS key has 256 or 512 bits");
+    macro_rules! run {
+        ($cipher:ident) => {{
+            let new = |half| aes::$cipher::new_from_slice(half).map_err(bad);
+            let xts = Xts128::new(new(one)?, new(other)?);
+            match seal {
+                true => xts.encrypt_sector(bytes, tweak.into()),
+                false => xts.decrypt_sector(bytes, tweak.into()),
+            }
+            Ok(())
+        }};
+    }
+    match one.len() {
+        16 => run!(Aes128),
+        _ => run!(Aes256),
+    }
+}
+
+fn cbc8_encrypt(
+    algorithm: Algorithm,
+    key: &[u8],
+    iv: &[u8; 8],
+    padded: bool,
+    input: &[u8],
+) -> Result<ClearBytes, HsmError> {
+    fn run<C: BlockCipherEncrypt + KeyInit>(
+        key: &[u8],
+        iv: &[u8; 8],
+        padded: bool,
+        input: &[u8],
+    ) -> Result<ClearBytes, HsmError> {
+        let cipher = cbc::Encryptor::<C>::new_from_slices(key, iv).map_err(|_| no_key())?;
+        Ok(ClearBytes::from_vec(match padded {
+            true => cipher.encrypt_padded_vec::<Pkcs7>(input),
+            false => cipher.encrypt_padded_vec::<NoPadding>(input),
+        }))
+    }
+    if !padded && !input.len().is_multiple_of(8) {
+        return Err(misfit("without padding, data has whole blocks of 8 bytes"));
+    }
+    match (algorithm, key.len()) {
+        (Algorithm::TripleDes, 16) => run::<des::TdesEde2>(key, iv, padded, input),
+        (Algorithm::TripleDes, _) => run::<des::TdesEde3>(key, iv, padded, input),
+        (Algorithm::Blowfish, _) => run::<blowfish::Blowfish>(key, iv, padded, input),
+        (Algorithm::ChaCha20, _) => Err(cannot("ChaCha20 is no block cipher")),
+    }
+}
+
+fn cbc8_decrypt(
+    algorithm: Algorithm,
+    key: &[u8],
+    iv: &[u8; 8],
+    padded: bool,
+    input: &[u8],
+) -> Result<ClearBytes, HsmError> {
+    fn run<C: BlockCipherDecrypt + KeyInit>(
+        key: &[u8],
+        iv: &[u8; 8],
+        padded: bool,
+        input: &[u8],
+    ) -> Result<ClearBytes, HsmError> {
+        let cipher = cbc::Decryptor::<C>::new_from_slices(key, iv).map_err(|_| no_key())?;
+        let clear = match padded {
+            true => cipher.decrypt_padded_vec::<Pkcs7>(input),
+            false => cipher.decrypt_padded_vec::<NoPadding>(input),
+        };
+        clear.map(ClearBytes::from_vec).map_err(|_| undone())
+    }
+    match (algorithm, key.len()) {
+        (Algorithm::TripleDes, 16) => run::<des::TdesEde2>(key, iv, padded, input),
+        (Algorithm::TripleDes, _) => run::<des::TdesEde3>(key, iv, padded, input),
+        (Algorithm::Blowfish, _) => run::<blowfish::Blowfish>(key, iv, padded, input),
+        (Algorithm::ChaCha20, _) => Err(cannot("ChaCha20 is no block cipher")),
+    }
+}
+
+fn no_key() -> HsmError {
+    cannot("the bytes are no key of this algorithm")
+}

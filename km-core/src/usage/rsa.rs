@@ -1,0 +1,144 @@
+//! RSA in this process as aws-lc-rs does not have it: OAEP with two hashes or a label, PSS with any
+//! salt and hash. By RustCrypto's `rsa`, always with blinding.
+
+use aws_lc_rs::rand;
+use rsa::{
+    Oaep, PrivateKey, Pss, PublicKey,
+    pkcs1::{DecodeRsaPrivateKey, DecodeRsaPublicKey},
+    pkcs8::{DecodePrivateKey, DecodePublicKey},
+    rand_core::{TryCryptoRng, TryRng},
+};
+use sha1::Sha1;
+use sha2::{Digest, Sha224, Sha256, Sha384, Sha512};
+
+use super::{
+    Hash,
+    process::{cannot, misfit},
+};
+use crate::{hsm::HsmError, material::ClearBytes};
+
+/// The generator of aws-lc-rs.
+struct Library;
+
+#[derive(Debug, thiserror::Error)]
+#[error("no random numbers")]
+struct NoRandom;
+
+impl TryRng for Library {
+    type Error = NoRandom;
+
+    fn try_next_u32(&mut self) -> Result<u32, NoRandom> {
+        let mut bytes = [0; 4];
+        self.try_fill_bytes(&mut bytes)?;
+        Ok(u32::from_ne_bytes(bytes))
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, NoRandom> {
+        let mut bytes = [0; 8];
+        self.try_fill_bytes(&mut bytes)?;
+        Ok(u64::from_ne_bytes(bytes))
+    }
+
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), NoRandom> {
+        rand::fill(bytes).map_err(|_| NoRandom)
+    }
+}
+
+impl TryCryptoRng for Library {}
+
+fn public_key(key: &[u8]) -> Result<PublicKey, HsmError> {
+    PublicKey::from_pkcs1_der(key)
+        .or_else(|_| PublicKey::from_public_key_der(key))
+        .map_err(|_| misfit("the RSA public key cannot be read"))
+}
+
+fn private_key(key: &[u8]) -> Result<PrivateKey, HsmError> {
+    PrivateKey::from_pkcs8_der(key)
+        .or_else(|_| PrivateKey::from_pkcs1_der(key))
+        .map_err(|_| cannot("the bytes are no RSA private key in PKCS #8 or PKCS #1 form"))
+}
+
+macro_rules! with_hash {
+    ($hash:expr, $name:ident => $done:expr) => {
+        match $hash {
+            Hash::Sha1 => {
+                type $name = Sha1;
+                $done
+            }
+            Hash::Sha224 => {
+                type $name = Sha224;
+                $done
+            }
+            Hash::Sha256 => {
+                type $name = Sha256;
+                $done
+            }
+            Hash::Sha384 => {
+                type $name = Sha384;
+                $done
+            }
+            Hash::Sha512 => {
+                type $name = Sha512;
+                $done
+            }
+        }
+    };
+}
+
+/// `input` under a public key, with OAEP.
+pub(super) fn oaep_encrypt(
+    (hash, mask, label): (Hash, Hash, &[u8]),
+    key: &[u8],
+    input: &[u8],
+) -> Result<Vec<u8>, HsmError> {
+    let key = public_key(key)?;
+    let done = with_hash!(hash, H => with_hash!(mask, M => {
+        let padding = Oaep::<H, M>::new_with_mgf_hash_and_label(label.to_vec());
+        key.encrypt(&mut Library, padding, input)
+    }));
+    done.map_err(|_| misfit("the data is too long for this RSA key"))
+}
+
+/// What [`oaep_encrypt`] made of the result.
+pub(super) fn oaep_decrypt(
+    (hash, mask, label): (Hash, Hash, &[u8]),
+    key: &[u8],
+    input: &[u8],
+) -> Result<ClearBytes, HsmError> {
+    let key = private_key(key)?;
+    let done = with_hash!(hash, H => with_hash!(mask, M => {
+        let padding = Oaep::<H, M>::new_with_mgf_hash_and_label(label.to_vec());
+        key.decrypt_blinded(&mut Library, padding, input)
+    }));
+    done.map(ClearBytes::from_vec).map_err(|_| misfit("the data does not decrypt under this key"))
+}
+
+/// Signs a hash with PSS and `salt` bytes of salt.
+pub(super) fn pss_sign(
+    hash: Hash,
+    salt: u16,
+    key: &[u8],
+    digest: &[u8],
+) -> Result<ClearBytes, HsmError> {
+    let key = private_key(key)?;
+    let done = with_hash!(hash, H => {
+        key.sign_with_rng(&mut Library, Pss::<H>::new_with_salt(salt.into()), digest)
+    });
+    done.map(ClearBytes::from_vec).map_err(|_| misfit("the RSA key is too short for this hash"))
+}
+
+/// Whether `signature` is one of a hash with PSS; without `salt`, of any length of salt.
+pub(super) fn pss_verify(
+    hash: Hash,
+    salt: Option<u16>,
+    key: &[u8],
+    digest: &[u8],
+    signature: &[u8],
+) -> Result<bool, HsmError> {
+    let key = public_key(key)?;
+    let done = with_hash!(hash, H => {
+        let scheme = Pss { blinded: true, digest: H::new(), salt_len: salt.map(usize::from) };
+        key.verify(scheme, digest, signature)
+    });
+    Ok(done.is_ok())
+}

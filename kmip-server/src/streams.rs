@@ -1,0 +1,245 @@
+//! Data in parts: Init Indicator, Correlation Value, Final Indicator (KMIP 1.3). Enter through
+//! [`begin`].
+//!
+//! What came so far is kept, in memory that is overwritten, until the last part comes or nobody
+//! sends one for a minute. A part that fails ends its stream. Each part asks anew whether the key
+//! may be used.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use km_core::{ids::SaeId, material::ClearBytes};
+use kmip::{
+    attribute::{CryptographicParameters, UniqueIdentifier},
+    enums::{OperationCode, ResultReason},
+};
+use zeroize::Zeroizing;
+
+use crate::{context::Context, error::OpError};
+
+/// Most parts of a stream: ciphers that authenticate start from the beginning with each.
+const MOST_PARTS: usize = 64;
+/// Most streams of one client at a time.
+const MOST_OF_ONE: usize = 8;
+/// Most streams at a time. Each keeps at most as much as one frame holds.
+const MOST: usize = 64;
+/// How long a stream waits for its next part.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+type Id = [u8; 16];
+
+/// The streams that wait for their next part.
+#[derive(Default)]
+pub(crate) struct Streams(Mutex<HashMap<Id, Stream>>);
+
+struct Stream {
+    owner: SaeId,
+    operation: OperationCode,
+    said: Said,
+    data: Zeroizing<Vec<u8>>,
+    given: usize,
+    parts: usize,
+    touched: Instant,
+}
+
+/// Where in its stream a part stands, as the request says.
+pub(crate) struct Marks {
+    pub(crate) correlation: Option<Vec<u8>>,
+    pub(crate) init: Option<bool>,
+    pub(crate) last: Option<bool>,
+}
+
+/// What a request says besides data; what the first part says holds for all.
+#[derive(Clone, Default)]
+pub(crate) struct Said {
+    pub(crate) key: Option<String>,
+    pub(crate) parameters: Option<CryptographicParameters>,
+    pub(crate) iv: Option<Vec<u8>>,
+    pub(crate) aad: Option<Vec<u8>>,
+    /// A signature, MAC or tag that is to be verified.
+    pub(crate) proof: Option<Vec<u8>>,
+}
+
+impl Said {
+    fn or(self, first: &Said) -> Said {
+        Said {
+            key: self.key.or_else(|| first.key.clone()),
+            parameters: self.parameters.or_else(|| first.parameters.clone()),
+            iv: self.iv.or_else(|| first.iv.clone()),
+            aad: self.aad.or_else(|| first.aad.clone()),
+            proof: self.proof.or_else(|| first.proof.clone()),
+        }
+    }
+}
+
+/// The data of a request with all that came before it in its stream.
+pub(crate) struct Input {
+    pub(crate) said: Said,
+    /// Bytes of the result that earlier answers gave.
+    pub(crate) given: usize,
+    /// Bytes that came with this part.
+    pub(crate) fresh: usize,
+    stream: Option<(Id, Stream)>,
+    ends: bool,
+    data: Zeroizing<Vec<u8>>,
+}
+
+impl Input {
+    /// Whether nothing comes after it.
+    pub(crate) fn ends(&self) -> bool {
+        self.ends
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.data.len()
+    }
+
+    /// The key, as the requests name it.
+    pub(crate) fn key(&self) -> Option<UniqueIdentifier> {
+        self.said.key.as_deref().map(UniqueIdentifier::from)
+    }
+
+    /// The first `len` bytes.
+    pub(crate) fn start(&self, len: usize) -> ClearBytes {
+        ClearBytes::copy_from(self.data.get(..len).unwrap_or(&self.data))
+    }
+
+    /// All bytes, of the last part.
+    pub(crate) fn whole(mut self) -> ClearBytes {
+        ClearBytes::from_vec(std::mem::take(&mut *self.data))
+    }
+
+    /// Waits for the next part, of which the answer tells the Correlation Value; `given` bytes of
+    /// the result were given by now. `None` when this was the last.
+    pub(crate) fn keep(self, cx: &Context<'_>, given: usize) -> Option<Vec<u8>> {
+        let (id, mut stream) = self.stream.filter(|_| !self.ends)?;
+        stream.said = self.said;
+        stream.data = self.data;
+        stream.given = given;
+        stream.touched = Instant::now();
+        cx.server.streams.lock().insert(id, stream);
+        Some(id.to_vec())
+    }
+}
+
+/// Takes the part that a request brings.
+pub(crate) async fn begin(
+    cx: &Context<'_>,
+    operation: OperationCode,
+    marks: Marks,
+    said: Said,
+    data: Option<Zeroizing<Vec<u8>>>,
+) -> Result<Input, OpError> {
+    let (init, ends) = (marks.init == Some(true), marks.last == Some(true));
+    let fresh = data.as_ref().map_or(0, |data| data.len());
+    match marks.correlation {
+        Some(_) if init => Err(OpError::Invalid(
+            "the first part of a stream has no Correlation Value yet".to_owned(),
+        )),
+        Some(id) => {
+            let (id, mut stream) = cx.server.streams.take(cx, operation, &id)?;
+            let said = said.or(&stream.said);
+            if said.key != stream.said.key {
+                return Err(OpError::Invalid("all parts of a stream are for one key".to_owned()));
+            }
+            let mut all = std::mem::take(&mut stream.data);
+            stream.parts += 1;
+            if stream.parts > MOST_PARTS || all.len() + fresh > cx.server.limits.frame {
+                let most = cx.server.limits.frame;
+                let text = format!("a stream has at most {MOST_PARTS} parts and {most} bytes");
+                return Err(OpError::TooMuch(text));
+            }
+            append(&mut all, data.as_deref().map_or(&[], Vec::as_slice));
+            let given = stream.given;
+            Ok(Input { said, given, fresh, stream: Some((id, stream)), ends, data: all })
+        }
+        None if init && !ends => {
+            let id = cx.server.streams.open(cx).await?;
+            let stream = Stream {
+                owner: cx.caller.sae().clone(),
+                operation,
+                said: said.clone(),
+                data: Zeroizing::default(),
+                given: 0,
+                parts: 1,
+                touched: Instant::now(),
+            };
+            let data = data.unwrap_or_default();
+            Ok(Input { said, given: 0, fresh, stream: Some((id, stream)), ends, data })
+        }
+        None if ends && !init => {
+            Err(OpError::Missing("the last part of a stream needs its Correlation Value"))
+        }
+        None => {
+            let data = data.ok_or(OpError::Missing("Data is missing"))?;
+            Ok(Input { said, given: 0, fresh, stream: None, ends: true, data })
+        }
+    }
+}
+
+/// The key a request names; later parts may leave it out.
+pub(crate) fn named(
+    cx: &Context<'_>,
+    id: Option<UniqueIdentifier>,
+    marks: &Marks,
+) -> Result<Option<String>, OpError> {
+    match (&id, &marks.correlation) {
+        (None, Some(_)) => Ok(None),
+        _ => cx.resolve(id).map(Some),
+    }
+}
+
+/// Grows without leaving a copy behind.
+fn append(all: &mut Zeroizing<Vec<u8>>, more: &[u8]) {
+    if all.capacity() - all.len() < more.len() {
+        let mut larger = Zeroizing::new(Vec::with_capacity(2 * (all.len() + more.len())));
+        larger.extend_from_slice(all);
+        *all = larger;
+    }
+    all.extend_from_slice(more);
+}
+
+impl Streams {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Id, Stream>> {
+        let mut streams = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        streams.retain(|_, stream| stream.touched.elapsed() < PATIENCE);
+        streams
+    }
+
+    /// The name of a new stream, when there may be one more.
+    async fn open(&self, cx: &Context<'_>) -> Result<Id, OpError> {
+        let random = cx.objects().vault().random().bytes(size_of::<Id>()).await?;
+        let streams = self.lock();
+        let own = streams.values().filter(|stream| stream.owner == *cx.caller.sae()).count();
+        if own >= MOST_OF_ONE || streams.len() >= MOST {
+            let text = "too many streams are open; end some, or wait a minute".to_owned();
+            return Err(OpError::TooMuch(text));
+        }
+        let mut id = Id::default();
+        random.expose(|bytes| id.copy_from_slice(bytes));
+        Ok(id)
+    }
+
+    /// Takes a stream out: nobody else adds to it meanwhile.
+    fn take(
+        &self,
+        cx: &Context<'_>,
+        operation: OperationCode,
+        id: &[u8],
+    ) -> Result<(Id, Stream), OpError> {
+        let unknown = || {
+            let text = "no stream has this Correlation Value; it ended, failed or waited too long";
+            OpError::Check(ResultReason::InvalidCorrelationValue, text.to_owned())
+        };
+        let id = Id::try_from(id).map_err(|_| unknown())?;
+        let mut streams = self.lock();
+        let own = streams.get(&id).is_some_and(|stream| {
+            stream.owner == *cx.caller.sae() && stream.operation == operation
+        });
+        let stream = own.then(|| streams.remove(&id)).flatten().ok_or_else(unknown)?;
+        Ok((id, stream))
+    }
+}
