@@ -28,7 +28,7 @@ fn mode(mode: BlockCipherMode, padding_method: Option<PaddingMethod>) -> Cryptog
 }
 
 /// Parts of `all` with their marks: first, last.
-fn parts<'a>(all: &'a [u8], len: usize) -> impl Iterator<Item = (&'a [u8], bool, bool)> {
+fn parts(all: &[u8], len: usize) -> impl Iterator<Item = (&[u8], bool, bool)> {
     let last = all.len().div_ceil(len) - 1;
     all.chunks(len).enumerate().map(move |(at, part)| (part, at == 0, at == last))
 }
