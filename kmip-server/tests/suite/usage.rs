@@ -225,13 +225,6 @@ async fn what_does_not_fit_is_refused_with_its_reason() {
         let refused = cbc.decrypt(&mut client, &id, &vec![1; len], None).await;
         assert_eq!(refusal(refused), ResultReason::CryptographicFailure, "{len} bytes");
     }
-    let part = op::encrypt::Request {
-        id: Some(id.as_str().into()),
-        data: data(b"x"),
-        init: Some(true),
-        ..Default::default()
-    };
-    assert_eq!(refusal(client.encrypt(part).await), ResultReason::FeatureNotSupported);
     let none = op::encrypt::Request { id: Some(id.as_str().into()), ..Default::default() };
     assert_eq!(refusal(client.encrypt(none).await), ResultReason::MissingData);
 }
