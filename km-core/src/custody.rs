@@ -128,6 +128,9 @@ async fn used(hsm: &dyn Hsm, key: TokenKey) -> Result<(), HsmError> {
         KeyKind::Rsa => Action::Sign(Scheme::RsaPkcs1(Hash::Sha256)),
         KeyKind::Ec(_) => Action::Sign(Scheme::Ecdsa(Hash::Sha256)),
         KeyKind::Ed25519 => Action::Sign(Scheme::Ed25519),
+        KeyKind::Local(_) => {
+            return Err(HsmError::Unsupported("no token is asked for it".to_owned()));
+        }
     };
     let done = hsm.use_key(&key, &action, &ClearBytes::copy_from(&TRIAL)).await;
     hsm.forget_key(&key.name).await;
