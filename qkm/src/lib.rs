@@ -2,6 +2,7 @@
 //!
 //! - [`cli`]: the command line; `main.rs` only parses it.
 //! - [`config`]: one TOML file, checked once.
+//! - [`controller`]: the QKDN controller.
 //! - [`serve`]: a running key manager; [`serve::run`] is what tests start.
 //! - `monitor`: `/metrics`, `/healthz`, `/readyz`. `admin`: the operators' API.
 //! - [`doctor`]: checks without a server. [`demo`]: a whole small network on loopback.
@@ -11,6 +12,7 @@
 mod admin;
 pub mod cli;
 pub mod config;
+pub mod controller;
 pub mod demo;
 pub mod doctor;
 pub mod fault;

@@ -12,6 +12,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{Method, Request, Response, StatusCode, body::Incoming, header, service::service_fn};
+use km_core::route::Routes;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tracing::info;
@@ -26,7 +27,7 @@ use crate::{
     serve::{Inside, Listening},
 };
 use epochs::Custodian;
-use problem::Problem;
+pub(crate) use problem::Problem;
 
 /// Longest body of a change; nothing is read out of it.
 const BODY_BYTES: usize = 1024;
@@ -99,6 +100,7 @@ impl Api {
     async fn read(&self, segments: &[&str], path: &str) -> Result<Value, Problem> {
         match segments {
             ["v1", "pools"] => Ok(self.pools()),
+            ["v1", "routes"] => Ok(self.routes()),
             ["v1", "links"] => Ok(json!({ "links": self.inside.links.status() })),
             ["v1", "keys", id] => keys::show(&self.inside.node, id).await,
             ["v1", "hsm", "epochs"] => Ok(epochs::list(&self.inside.node.keeper)),
@@ -133,6 +135,17 @@ impl Api {
         }
     }
 
+    fn routes(&self) -> Value {
+        let control = &self.inside.control;
+        let table = control.board.table();
+        let to = table.to.iter().map(|(to, ways)| {
+            json!({ "to": to, "routes": ways.routes, "disjoint": ways.disjoint,
+                "max_bits_per_s": ways.max_bits_per_s })
+        });
+        json!({ "version": table.version, "controllers": control.seats(),
+            "routes": to.collect::<Vec<_>>() })
+    }
+
     fn pools(&self) -> Value {
         let supply = &self.inside.node.supply;
         let mut views: Vec<_> = supply.pools().map(|pool| pool.view()).collect();
@@ -141,7 +154,12 @@ impl Api {
     }
 }
 
-fn reply(status: StatusCode, content: &'static str, value: &Value) -> Response<Full<Bytes>> {
+/// An answer with a JSON body.
+pub(crate) fn reply(
+    status: StatusCode,
+    content: &'static str,
+    value: &Value,
+) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(value.to_string())));
     *response.status_mut() = status;
     let headers = response.headers_mut();

@@ -8,63 +8,63 @@ use crate::fault::Code;
 
 /// One error answer.
 #[derive(Debug)]
-pub(super) struct Problem {
-    pub(super) status: StatusCode,
+pub(crate) struct Problem {
+    pub(crate) status: StatusCode,
     code: Code,
     detail: String,
 }
 
 impl Problem {
-    fn new(status: StatusCode, code: Code, detail: impl Into<String>) -> Self {
+    pub(crate) fn new(status: StatusCode, code: Code, detail: impl Into<String>) -> Self {
         Self { status, code, detail: detail.into() }
     }
 
-    pub(super) fn not_an_operator() -> Self {
+    pub(crate) fn not_an_operator() -> Self {
         let detail = "this certificate is none of the operators that [admin] names";
         Self::new(StatusCode::FORBIDDEN, Code::A002, detail)
     }
 
-    pub(super) fn not_a_custodian() -> Self {
+    pub(crate) fn not_a_custodian() -> Self {
         let detail =
             "this certificate is none of the custodians that [admin] names; others only read";
         Self::new(StatusCode::FORBIDDEN, Code::A002, detail)
     }
 
-    pub(super) fn no_such_epoch(number: &str) -> Self {
+    pub(crate) fn no_such_epoch(number: &str) -> Self {
         let shown: String = number.chars().take(20).collect();
         Self::new(StatusCode::NOT_FOUND, Code::E002, format!("there is no epoch {shown:?}"))
     }
 
-    pub(super) fn still_at_it() -> Self {
+    pub(crate) fn still_at_it() -> Self {
         let detail = "it takes longer and goes on; list the epochs to see how far it is";
         Self::new(StatusCode::GATEWAY_TIMEOUT, Code::E003, detail)
     }
 
-    pub(super) fn wrong_method() -> Self {
+    pub(crate) fn wrong_method() -> Self {
         let detail = "POST changes /v1/hsm/epochs alone; all else is read with GET";
         Self::new(StatusCode::METHOD_NOT_ALLOWED, Code::A004, detail)
     }
 
-    pub(super) fn wrong_body() -> Self {
+    pub(crate) fn wrong_body() -> Self {
         let detail = "a change is asked for with Content-Type: application/json and a short body";
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::A004, detail)
     }
 
-    pub(super) fn no_such_path(path: &str) -> Self {
+    pub(crate) fn no_such_path(path: &str) -> Self {
         let shown: String = path.chars().take(100).collect();
         let detail = format!(
-            "there is nothing at {shown:?}; see /v1/pools, /v1/links, /v1/keys/ID, /v1/hsm/epochs"
+            "there is nothing at {shown:?}; see /v1/pools, /v1/links, /v1/routes, /v1/keys/ID, /v1/hsm/epochs"
         );
         Self::new(StatusCode::NOT_FOUND, Code::A004, detail)
     }
 
-    pub(super) fn no_such_key(id: &str) -> Self {
+    pub(crate) fn no_such_key(id: &str) -> Self {
         let shown: String = id.chars().take(64).collect();
         let detail = format!("no pool key and no managed object is named {shown:?} here");
         Self::new(StatusCode::NOT_FOUND, Code::A003, detail)
     }
 
-    pub(super) fn to_json(&self) -> Value {
+    pub(crate) fn to_json(&self) -> Value {
         json!({
             "type": format!("urn:qkm:error:{}", self.code.id()),
             "title": self.code.title(),

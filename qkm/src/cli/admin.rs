@@ -55,11 +55,35 @@ pub(super) fn links(args: &AdminArgs) -> Result<Exit, Failure> {
 pub(super) fn key(args: &AdminArgs, id: &str) -> Result<Exit, Failure> {
     let path = format!("/v1/keys/{}", etsi014::path::encode(id));
     let answer = send(&args.config.config, None, Request::Get(&path))?;
-    match args.output {
-        Output::Json => print(&pretty(&answer)),
+    tree(args.output, &answer)
+}
+
+/// The routes this KM goes by.
+pub(super) fn routes(args: &AdminArgs) -> Result<Exit, Failure> {
+    let answer = send(&args.config.config, None, Request::Get("/v1/routes"))?;
+    let head = ["TO", "ROUTES, BEST FIRST", "DISJOINT", "MOST BITS/S"];
+    show(args.output, &answer, &head, "routes", |ways| {
+        let each = |list: &Value| {
+            let way = |route: &Value| {
+                let hops: Vec<_> =
+                    route["hops"].as_array().into_iter().flatten().map(text).collect();
+                hops.join(" > ")
+            };
+            list.as_array().into_iter().flatten().map(way).collect::<Vec<_>>()
+        };
+        let (routes, disjoint) = (each(&ways["routes"]), each(&ways["disjoint"]));
+        let most = text(&ways["max_bits_per_s"]);
+        vec![text(&ways["to"]), routes.join("; "), disjoint.len().to_string(), most]
+    })
+}
+
+/// All that was answered, nested or not.
+pub(super) fn tree(output: Output, answer: &Value) -> Result<Exit, Failure> {
+    match output {
+        Output::Json => print(&pretty(answer)),
         Output::Table => {
             let mut rows = Vec::new();
-            flatten("", &answer, &mut rows);
+            flatten("", answer, &mut rows);
             table::print(&["FIELD", "VALUE"], &rows).or_else(ignore_closed_pipe)?;
         }
     }
@@ -141,6 +165,8 @@ pub(super) enum Request<'a> {
     Get(&'a str),
     /// To change something.
     Post(&'a str),
+    /// To change something, as the body says.
+    Change(&'a str, &'a Value),
 }
 
 /// One request to the admin API of the server that runs with this configuration, with the
@@ -151,12 +177,19 @@ pub(super) fn send(
     request: Request<'_>,
 ) -> Result<Value, Failure> {
     let config = Config::load(file)?;
-    let client = client(&config, file, shown)?;
+    ask(&of_km(&config, file, shown)?, request)
+}
+
+/// One request to a server of ours.
+pub(super) fn ask(client: &HttpClient, request: Request<'_>) -> Result<Value, Failure> {
     let runtime = super::runtime()?;
     let answer = runtime.block_on(async {
         match request {
             Request::Get(path) => client.get(path).await,
             Request::Post(path) => client.post(path, b"{}".to_vec().into()).await,
+            Request::Change(path, body) => {
+                client.post(path, body.to_string().into_bytes().into()).await
+            }
         }
     });
     let (status, body) = answer.map_err(|error| match error {
@@ -176,7 +209,7 @@ pub(super) fn send(
     }
 }
 
-fn client(
+fn of_km(
     config: &Config,
     file: &Path,
     shown: Option<(PathBuf, PathBuf)>,
@@ -190,8 +223,15 @@ fn client(
     if let Some((certificate, key)) = shown {
         (operator.certificate, operator.key) = (certificate, key);
     }
-    let tls = client_config(&operator, Profile::Front).map_err(|e| Failure::new(Code::T001, e))?;
-    let mut address = admin.front.listen;
+    client(admin.front.listen, &operator)
+}
+
+/// For the server of ours that listens at `address`.
+pub(super) fn client(
+    mut address: std::net::SocketAddr,
+    operator: &transport::TlsFiles,
+) -> Result<HttpClient, Failure> {
+    let tls = client_config(operator, Profile::Front).map_err(|e| Failure::new(Code::T001, e))?;
     if address.ip().is_unspecified() {
         let loopback: std::net::IpAddr = match address.ip() {
             std::net::IpAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),

@@ -1,6 +1,7 @@
 //! The command line. Enter through [`run`]. `table` prints; one file for each group of commands.
 
 mod admin;
+mod controller;
 mod hsm;
 mod kmip;
 mod local;
@@ -58,6 +59,12 @@ enum Command {
     /// Links to other key managers.
     #[command(subcommand)]
     Link(LinkCommand),
+    /// Routes of the relay.
+    #[command(subcommand)]
+    Route(RouteCommand),
+    /// Run or ask the controller of a network.
+    #[command(subcommand)]
+    Controller(controller::ControllerCommand),
     /// Single keys.
     #[command(subcommand)]
     Key(KeyCommand),
@@ -157,6 +164,12 @@ enum LinkCommand {
 }
 
 #[derive(Debug, Subcommand)]
+enum RouteCommand {
+    /// List the routes this key manager goes by, as its controller gave them.
+    List(AdminArgs),
+}
+
+#[derive(Debug, Subcommand)]
 enum KeyCommand {
     /// Show what is known about a key; never its bytes.
     Show {
@@ -195,6 +208,8 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Config(ConfigCommand::Example) => local::example(),
         Command::Pool(PoolCommand::List(args)) => admin::pools(&args),
         Command::Link(LinkCommand::List(args)) => admin::links(&args),
+        Command::Route(RouteCommand::List(args)) => admin::routes(&args),
+        Command::Controller(command) => controller::run(command, &log),
         Command::Key(KeyCommand::Show { id, admin: args }) => admin::key(&args, &id),
         Command::Hsm(hsm::HsmCommand::Epoch(command)) => hsm::epoch(&command),
         Command::Hsm(hsm::HsmCommand::Token(command)) => hsm::token(command),

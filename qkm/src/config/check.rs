@@ -13,7 +13,7 @@ use km_core::{
 use toml::Spanned;
 
 use super::{
-    Admin, Config, Peer, QkdLink, RandomSources,
+    Admin, Config, Controller, Peer, QkdLink, RandomSources,
     file::{self, File},
     locate, relay,
 };
@@ -80,6 +80,7 @@ pub(super) fn check(file: File) -> Result<Config, Mistake> {
         monitor: file.monitor.map(monitor).transpose()?,
         admin: file.admin.map(admin).transpose()?,
         operator: file.operator,
+        controller: file.controller.map(controller).transpose()?,
         crypto_in_process: file.objects.crypto_in_process,
         lenience: kmip_server::Lenience {
             shared_names: file.objects.shared_names,
@@ -292,6 +293,24 @@ fn monitor(entry: Spanned<file::Monitor>) -> Result<std::net::SocketAddr, Mistak
         .at(&entry));
     }
     Ok(listen)
+}
+
+fn controller(entry: Spanned<file::Controller>) -> Result<Controller, Mistake> {
+    let e = entry.get_ref();
+    let rules = [
+        (
+            (1..=4).contains(&e.addresses.len()),
+            "[controller] addresses must list 1 to 4 controllers",
+        ),
+        ((200..=10_000).contains(&e.report_ms), "[controller] report_ms must be 200 to 10000"),
+    ];
+    if let Some((_, rule)) = rules.iter().find(|(holds, _)| !holds) {
+        return Err(Mistake::new(*rule, "change it, or remove [controller]").at(&entry));
+    }
+    let file::Controller { addresses, identity, certificate, key, ca, report_ms } =
+        entry.into_inner();
+    let files = transport::TlsFiles { certificate, key, ca };
+    Ok(Controller { addresses, identity, files, report: Duration::from_millis(report_ms) })
 }
 
 fn admin(entry: Spanned<file::Admin>) -> Result<Admin, Mistake> {

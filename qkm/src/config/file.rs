@@ -30,6 +30,7 @@ pub(super) struct File {
     pub(super) monitor: Option<Spanned<Monitor>>,
     pub(super) admin: Option<Spanned<Admin>>,
     pub(super) operator: Option<TlsFiles>,
+    pub(super) controller: Option<Spanned<Controller>>,
     #[serde(default)]
     pub(super) objects: Objects,
     #[serde(default)]
@@ -201,6 +202,22 @@ pub(super) struct Admin {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Controller {
+    pub(super) addresses: Vec<String>,
+    pub(super) identity: IdentityRule,
+    pub(super) certificate: PathBuf,
+    pub(super) key: PathBuf,
+    pub(super) ca: PathBuf,
+    #[serde(default = "report_ms")]
+    pub(super) report_ms: u64,
+}
+
+fn report_ms() -> u64 {
+    1000
+}
+
+#[derive(Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Objects {
     pub(super) crypto_in_process: bool,
@@ -296,6 +313,13 @@ pub struct Module {
     pub key_size_bits: Option<u32>,
     /// Path of a JSON resource with the link's state, rate and QBER, if the module has one.
     pub status_path: Option<String>,
+    /// How often it is read, in seconds.
+    #[serde(default = "status_interval_s")]
+    pub status_interval_s: u64,
+}
+
+fn status_interval_s() -> u64 {
+    10
 }
 
 impl Module {

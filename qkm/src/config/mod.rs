@@ -68,6 +68,8 @@ pub struct Config {
     pub admin: Option<Admin>,
     /// The certificate of the `qkm` command line at the admin API.
     pub operator: Option<TlsFiles>,
+    /// The controllers it reports to.
+    pub controller: Option<Controller>,
     /// Whether this process uses keys where the token cannot.
     pub crypto_in_process: bool,
     /// What KMIP clients may do beyond the specification.
@@ -102,6 +104,26 @@ pub struct Admin {
     pub operators: Vec<IdentityRule>,
     /// Who may also change KEK epochs; two of them together may destroy one.
     pub custodians: Vec<IdentityRule>,
+}
+
+/// The QKDN controllers of this KM.
+#[derive(Clone, Debug)]
+pub struct Controller {
+    /// `host:port` of each; the first that answers is followed.
+    pub addresses: Vec<String>,
+    /// What their certificates must carry.
+    pub identity: IdentityRule,
+    /// Our certificate towards them.
+    pub files: TlsFiles,
+    /// How often this KM reports when nothing happens.
+    pub report: Duration,
+}
+
+impl Controller {
+    /// The files.
+    pub fn tls(&self) -> TlsFiles {
+        self.files.clone()
+    }
 }
 
 /// Another cluster.

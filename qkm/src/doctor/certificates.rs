@@ -31,7 +31,9 @@ pub(super) fn check(config: &Config, report: &mut Report) {
     let links = config.peers.iter().filter_map(|peer| peer.qkd.as_ref());
     let modules = links.map(|link| (format!("QKD link {}", link.id), link.module.tls()));
     let operator = config.operator.clone().map(|files| ("[operator]".to_owned(), files));
-    for (name, files) in operator.into_iter().chain(modules) {
+    let controller = config.controller.as_ref();
+    let controller = controller.map(|entry| ("[controller]".to_owned(), entry.tls()));
+    for (name, files) in operator.into_iter().chain(controller).chain(modules) {
         let usable = client_config(&files, Profile::Front).map(drop);
         one(&name, &files, usable, report);
     }

@@ -6,6 +6,7 @@
 //! token is logged in to, and seals and opens a test value that is kept nowhere.
 
 mod certificates;
+mod controllers;
 mod host;
 
 use std::{
@@ -126,6 +127,7 @@ pub async fn examine(path: &Path) -> Report {
     random(&config, token.clone(), &mut report).await;
     store(&config, token, running.is_some(), &mut report).await;
     ports(&config, running.is_some(), &mut report);
+    controllers::check(&config, &mut report).await;
     clock(&config, &mut report);
     report
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use km_core::{
     ids::{ClusterId, LinkId},
     module::ModuleSource,
-    route::RouteBoard,
+    route::Routes,
 };
 use qkd_ingest::{Module, ModuleConfig};
 use tokio::task::JoinSet;
@@ -26,8 +26,12 @@ pub(crate) struct Links {
 }
 
 impl Links {
-    /// Connects the pools of `node` to their links. Nothing is dialled yet.
-    pub(super) fn new(config: &Config, node: &Node) -> Result<Self, Failure> {
+    /// Connects the pools of `node` to their links; the relay goes by `routes`. Nothing is dialled yet.
+    pub(super) fn new(
+        config: &Config,
+        node: &Node,
+        routes: Arc<dyn Routes>,
+    ) -> Result<Self, Failure> {
         let Some(own) = &config.km_link else {
             return Ok(Self { km: None, modules: Vec::new() });
         };
@@ -49,7 +53,6 @@ impl Links {
             let named = peer.qkd.as_ref().zip(module);
             modules.extend(named.map(|(q, module)| (q.id.clone(), peer.cluster.clone(), module)));
         }
-        let routes = Arc::new(RouteBoard::default());
         let km = relay::Links::new(&node.supply, tls, node.random.clone(), routes, peers);
         Ok(Self { km: Some(km), modules })
     }
@@ -92,5 +95,6 @@ fn open_module(settings: &config::Module) -> Result<Arc<Module>, Failure> {
     module.identity.clone_from(&settings.identity);
     module.key_size_bits = settings.key_size_bits;
     module.status_path.clone_from(&settings.status_path);
+    module.status_interval_s = settings.status_interval_s;
     Module::new(module, tls).map_err(|e| Failure::new(Code::Q001, format!("{of}: {e}")))
 }

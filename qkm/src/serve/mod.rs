@@ -2,11 +2,13 @@
 //!
 //! - `node`: store, token, vault, pools, supply, objects: everything without sockets.
 //! - `fronts`: what applications and operators connect to. `links`: other KMs and QKD modules.
+//! - `control`: the QKDN controller it reports to, and the routes it has from there.
 //! - `health`: whether it is ready. `failures`: errors of all parts as [`Failure`].
 //!
 //! Start goes from the inside out, the end from the outside in: fronts stop first, then the
 //! supply ends its runs while the links can still tell the peers, then links, store and token.
 
+mod control;
 mod failures;
 mod fronts;
 mod health;
@@ -20,6 +22,7 @@ use tracing::{info, warn};
 use transport::Shutdown;
 
 use crate::{admin, config::Config, fault::Failure, monitor};
+pub(crate) use control::Control;
 pub(crate) use failures::{of_epochs, of_hsm, of_record, of_store, of_tls, of_vault};
 pub(crate) use fronts::{Fronts, Listening, bind};
 pub(crate) use health::{Health, custody_lines};
@@ -35,6 +38,7 @@ pub(crate) struct Inside {
     pub(crate) links: Links,
     pub(crate) fronts: Fronts,
     pub(crate) health: Arc<Health>,
+    pub(crate) control: Control,
 }
 
 /// Runs a key manager until `shutdown`, then ends it in order.
@@ -46,9 +50,11 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
     // Readiness tells of the sources from the start.
     node.random.renew().await;
     let health = Arc::new(Health::default());
-    let links = Links::new(&config, &node)?;
+    let control = Control::open(&config, &node).await;
+    let links = Links::new(&config, &node, control.board.clone())?;
     let fronts = Fronts::new(&config, &node);
-    let inside = Arc::new(Inside { node: node.clone(), links, fronts, health: health.clone() });
+    let inside =
+        Arc::new(Inside { node: node.clone(), links, fronts, health: health.clone(), control });
 
     let (stop_fronts, fronts_end) = Shutdown::pair();
     let (stop_rest, rest_end) = Shutdown::pair();
@@ -58,6 +64,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
     inside.links.start(&config, &inside.fronts, &mut inner, &rest_end).await?;
     inside.fronts.start(&config, &mut outer, &fronts_end).await?;
     admin::start(&config, &inside, &mut outer, &fronts_end).await?;
+    Control::start(&inside, &config, &mut inner, &rest_end)?;
     let tending = tokio::spawn(node.supply.clone().tend());
     let keeping = {
         let keeper = node.keeper.clone();

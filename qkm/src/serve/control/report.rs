@@ -1,0 +1,75 @@
+//! What this KM tells the controller. Nothing in it is secret from operators.
+
+use control::report::{Light, LinkReport, QkdReport, Report};
+use km_core::{pool::PoolView, route::Routes};
+use qkd_ingest::{LinkCondition, Module};
+
+use crate::serve::Inside;
+
+/// This KM now.
+pub(super) fn gather(inside: &Inside) -> Report {
+    let supply = &inside.node.supply;
+    let reasons = inside.health.reasons(&inside.node);
+    let views: Vec<PoolView> = supply.pools().map(|pool| pool.view()).collect();
+    let links = inside.links.status();
+    let link = |view: &PoolView| {
+        let up = links.iter().any(|link| link.peer == view.peer && link.up);
+        let of_peer = inside.links.modules.iter().filter(|(_, peer, _)| *peer == view.peer);
+        let qkd = of_peer.map(|(id, _, module)| qkd(id.clone(), module)).collect();
+        let taken_bits = view.ledger.absorbed;
+        LinkReport {
+            peer: view.peer.clone(),
+            up,
+            channels: Vec::new(),
+            stock_bits: view.stored_bits,
+            taken_bits,
+            spent_bits: taken_bits.saturating_sub(view.stored_bits),
+            qkd,
+        }
+    };
+    Report {
+        cluster: supply.here().clone(),
+        trouble: (!reasons.is_empty()).then(|| reasons.join("; ")),
+        table: inside.control.board.table().version,
+        wants: views.iter().map(|view| view.peer.clone()).collect(),
+        links: views.iter().map(link).collect(),
+    }
+}
+
+fn qkd(link: km_core::ids::LinkId, module: &Module) -> QkdReport {
+    let status = module.status();
+    let said = status.link.as_ref();
+    let light = said.and_then(|said| match said.condition {
+        LinkCondition::Up => Some(Light::Up),
+        LinkCondition::Down => Some(Light::Down),
+        LinkCondition::Aborted => Some(Light::Aborted),
+        LinkCondition::Unknown => None,
+    });
+    QkdReport {
+        link,
+        module_well: status.reachable,
+        light,
+        rate_bps: said.and_then(|said| said.key_rate_bps),
+        qber: said.and_then(|said| said.qber),
+    }
+}
+
+/// Whether `new` tells what the controller should hear at once: something broke or came back.
+pub(super) fn urgent(old: &Report, new: &Report) -> bool {
+    let wants_and_links = old.wants != new.wants || old.links.len() != new.links.len();
+    let qkd = |a: &QkdReport, b: &QkdReport| {
+        let same_qber = (a.qber.unwrap_or(0.0) - b.qber.unwrap_or(0.0)).abs() < 0.01;
+        a.link == b.link && a.module_well == b.module_well && a.light == b.light && same_qber
+    };
+    let link = |a: &LinkReport, b: &LinkReport| {
+        let same_qkd =
+            a.qkd.len() == b.qkd.len() && a.qkd.iter().zip(&b.qkd).all(|(a, b)| qkd(a, b));
+        // An eighth of the stock gone is worth telling too.
+        let drained = b.stock_bits < a.stock_bits - a.stock_bits / 8;
+        a.peer == b.peer && a.up == b.up && a.channels == b.channels && same_qkd && !drained
+    };
+    let pairs = || old.links.iter().zip(&new.links);
+    old.trouble.is_some() != new.trouble.is_some()
+        || wants_and_links
+        || pairs().any(|(a, b)| !link(a, b))
+}

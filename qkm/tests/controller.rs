@@ -1,0 +1,222 @@
+//! The controller over its sockets, with KMs that are certificates and reports. Whole KMs report to
+//! it in `tests/tests/square.rs`.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use control::{
+    Directions,
+    report::{Light, LinkReport, QkdReport, Report},
+};
+use km_core::ids::{ClusterId, LinkId};
+use qkm::controller::{self, config::ControllerConfig};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use transport::{
+    Profile, Shutdown, ShutdownHandle, TlsFiles, client_config,
+    http::{ClientLimits, HttpClient},
+    pki::{DemoCa, San, Validity},
+};
+
+const SQUARE: [(&str, &str); 4] = [("a", "b"), ("b", "d"), ("a", "c"), ("c", "d")];
+
+fn name(text: &str) -> ClusterId {
+    ClusterId::parse(text).unwrap()
+}
+
+struct Place {
+    dir: TempDir,
+    ca: DemoCa,
+    files: TlsFiles,
+    address: String,
+}
+
+struct Running {
+    stop: ShutdownHandle,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = DemoCa::create(&dir.path().join("pki")).unwrap();
+        let mut names = San::loopback();
+        names.push(San::Uri("urn:qkm:controller".to_owned()));
+        let files = ca.issue("controller", &names, Validity::days(2)).unwrap();
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        Self { dir, ca, files, address: free.to_string() }
+    }
+
+    fn client(&self, who: &str) -> HttpClient {
+        let uri = San::Uri(format!("urn:qkm:km:{who}"));
+        let pki = self.dir.path().join("pki");
+        let [certificate, key] = ["crt", "key"].map(|end| pki.join(format!("{who}.{end}")));
+        if !certificate.exists() {
+            self.ca.issue(who, &[uri], Validity::days(2)).unwrap();
+        }
+        let files = TlsFiles { certificate, key, ca: self.ca.ca() };
+        let tls = client_config(&files, Profile::Front).unwrap();
+        HttpClient::new(&self.address, None, tls, ClientLimits::default()).unwrap()
+    }
+
+    fn config(&self) -> ControllerConfig {
+        let path = |path: &Path| toml::Value::from(path.display().to_string()).to_string();
+        let TlsFiles { certificate, key, ca } = &self.files;
+        let mut text = format!(
+            "[controller]\nlisten = \"{}\"\ncertificate = {}\nkey = {}\nca = {}\norders = {}\n\
+             operators = [\"cn:operator\"]\n",
+            self.address,
+            path(certificate),
+            path(key),
+            path(ca),
+            path(&self.dir.path().join("orders.json")),
+        );
+        for km in ["a", "b", "c", "d"] {
+            text += &format!("[[km]]\ncluster = \"{km}\"\nidentity = \"uri:urn:qkm:km:{km}\"\n");
+        }
+        ControllerConfig::parse(&text, &"test").unwrap()
+    }
+
+    async fn start(&self) -> Running {
+        let (stop, shutdown) = Shutdown::pair();
+        let config = self.config();
+        let task = tokio::spawn(async move { controller::run(config, shutdown).await.unwrap() });
+        while tokio::net::TcpStream::connect(&self.address).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Running { stop, task }
+    }
+}
+
+impl Running {
+    async fn end(self) {
+        self.stop.start();
+        self.task.await.unwrap();
+    }
+}
+
+fn report(here: &str, down: &[(&str, &str)]) -> Report {
+    let neighbours = SQUARE.iter().filter_map(|(a, b)| match here {
+        here if here == *a => Some((*a, *b, *b)),
+        here if here == *b => Some((*a, *b, *a)),
+        _ => None,
+    });
+    let link = |(a, b, peer): (&str, &str, &str)| LinkReport {
+        peer: name(peer),
+        up: !down.contains(&(a, b)),
+        channels: Vec::new(),
+        stock_bits: 64 << 20,
+        taken_bits: 64 << 20,
+        spent_bits: 0,
+        qkd: vec![QkdReport {
+            link: LinkId::parse(&format!("{a}-{b}")).unwrap(),
+            module_well: true,
+            light: Some(Light::Up),
+            rate_bps: Some(1e5),
+            qber: Some(0.02),
+        }],
+    };
+    let links = neighbours.map(link).collect();
+    let wants = ["a", "d"].into_iter().filter(|other| *other != here).map(name).collect();
+    Report { cluster: name(here), trouble: None, table: 0, wants, links }
+}
+
+async fn post(client: &HttpClient, path: &str, body: &Value) -> (u16, Value) {
+    let (status, body) = client.post(path, body.to_string().into_bytes().into()).await.unwrap();
+    (status, serde_json::from_slice(&body).unwrap())
+}
+
+async fn tell(client: &HttpClient, report: &Report) {
+    let (status, answer) = post(client, "/v1/report", &serde_json::to_value(report).unwrap()).await;
+    assert_eq!(status, 200, "{answer}");
+}
+
+async fn get<T: serde::de::DeserializeOwned>(client: &HttpClient, path: &str) -> T {
+    let (status, body) = client.get(path).await.unwrap();
+    assert_eq!(status, 200, "{path}: {}", String::from_utf8_lossy(&body));
+    serde_json::from_slice(&body).unwrap()
+}
+
+fn best(directions: &Directions) -> String {
+    let routes = directions.table.routes(&name("d"));
+    let hops = routes.first().map(|route| route.hops().to_vec()).unwrap_or_default();
+    hops.iter().map(ClusterId::as_str).collect::<Vec<_>>().join(" ")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_km_that_waits_has_its_new_route_within_a_second_of_the_fault() {
+    let place = Place::new();
+    let running = place.start().await;
+    let kms = ["a", "b", "c", "d"].map(|km| (km, place.client(km)));
+    for (km, client) in &kms {
+        tell(client, &report(km, &[])).await;
+    }
+    let waiting = place.client("a");
+    let now: Directions = get(&waiting, "/v1/directions").await;
+    assert_eq!((best(&now), now.qkd[&name("b")].as_str()), ("b d".to_owned(), "a-b"));
+    let held = tokio::spawn(async move {
+        let path = format!("/v1/directions?have={}", now.tag());
+        (get::<Directions>(&waiting, &path).await, Instant::now())
+    });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!held.is_finished(), "nothing changed, nothing is said");
+    let struck = Instant::now();
+    tell(&kms[1].1, &report("b", &[("b", "d")])).await;
+    let (after, at) = held.await.unwrap();
+    assert_eq!(best(&after), "c d");
+    assert!(at - struck < Duration::from_secs(1), "{:?}", at - struck);
+    let operator = place.client("operator");
+    let events: Value = get(&operator, "/v1/events").await;
+    let last = events["events"].as_array().unwrap().last().unwrap().clone();
+    assert_eq!(last["why"], "km-link-fault");
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_km_speaks_for_itself_alone_and_only_operators_give_orders() {
+    let place = Place::new();
+    let running = place.start().await;
+    let (a, stranger, operator) =
+        (place.client("a"), place.client("stranger"), place.client("operator"));
+    let of_b = serde_json::to_value(report("b", &[])).unwrap();
+    assert_eq!(post(&a, "/v1/report", &of_b).await.0, 403);
+    assert_eq!(post(&stranger, "/v1/report", &of_b).await.0, 403);
+    assert_eq!(post(&operator, "/v1/report", &of_b).await.0, 403);
+    assert_eq!(stranger.get("/v1/directions").await.unwrap().0, 403);
+    assert_eq!(stranger.get("/v1/components").await.unwrap().0, 403);
+    let order = json!({ "component": "km/b", "step": "suspend" });
+    assert_eq!(post(&a, "/v1/components", &order).await.0, 403);
+    assert_eq!(post(&operator, "/v1/components", &order).await.0, 409, "not reported yet");
+    let twice = json!({ "between": ["a", "d"], "via": ["a"] });
+    assert_eq!(post(&operator, "/v1/pins", &twice).await.0, 400);
+    assert_eq!(post(&operator, "/v1/pins", &json!({ "betwixt": 1 })).await.0, 400);
+    let parts: Value = get(&operator, "/v1/components").await;
+    assert_eq!(parts["components"], json!([]));
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_outlive_the_controller() {
+    let place = Place::new();
+    let operator = place.client("operator");
+    let kms = ["a", "b", "c", "d"].map(|km| (km, place.client(km)));
+    let running = place.start().await;
+    for (km, client) in &kms {
+        tell(client, &report(km, &[])).await;
+    }
+    let order = json!({ "component": "km-link/b~d", "step": "suspend" });
+    let (status, answer) = post(&operator, "/v1/components", &order).await;
+    assert_eq!((status, answer["state"].as_str()), (200, Some("out of service (suspended)")));
+    running.end().await;
+
+    let running = place.start().await;
+    for (km, client) in &kms {
+        tell(client, &report(km, &[])).await;
+    }
+    let now: Directions = get(&kms[0].1, "/v1/directions").await;
+    assert_eq!((best(&now), now.table.routes(&name("d")).len()), ("c d".to_owned(), 1));
+    running.end().await;
+}
