@@ -13,8 +13,9 @@ use relay::frame::{Frame, Frames};
 pub type Entry = fn(&[u8]);
 
 /// Every kind by its name in `corpus`.
-pub const ENTRIES: [(&str, Entry); 6] = [
+pub const ENTRIES: [(&str, Entry); 7] = [
     ("ttlv", ttlv),
+    ("encodings", encodings),
     ("link_frame", link_frame),
     ("hsm_frame", hsm_frame),
     ("etsi014", etsi014),
@@ -25,6 +26,11 @@ pub const ENTRIES: [(&str, Entry); 6] = [
 /// KMIP, as a server and as a client read it.
 pub fn ttlv(data: &[u8]) {
     kmip::fuzzing::decode_any(data);
+}
+
+/// KMIP in JSON and XML.
+pub fn encodings(data: &[u8]) {
+    kmip::fuzzing::encodings(data);
 }
 
 /// A stream on a KM link.

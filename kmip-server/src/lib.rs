@@ -1,9 +1,10 @@
 //! KMIP 1.0 to 2.1 over the supply of pool keys and the managed objects. Enter through
-//! [`Server::serve_connection`].
+//! [`Server::serve_connection`] and [`Server::serve_http`].
 //!
 //! | Module | What lives there |
 //! |---|---|
 //! | `connection` | the socket loop: frames in, answers out, deadlines |
+//! | `web` | the same over HTTPS, in TTLV, JSON or XML |
 //! | `batch` | one frame to one answer; the `match` over operations |
 //! | `undo` | batches that are done as a whole or not at all |
 //! | `caller` | who asks; without it there is no way to a request's items |
@@ -52,6 +53,7 @@ mod undo;
 mod usage;
 mod usage_limits;
 mod wanted;
+mod web;
 mod wrap;
 
 use std::{
@@ -201,5 +203,15 @@ impl Server {
     ) {
         let caller = Caller::find(&self, &identity);
         connection::serve(&self, stream, caller, shutdown).await;
+    }
+
+    /// Serves one HTTPS connection that [`transport::serve`] accepted, until it ends or `shutdown`.
+    pub async fn serve_http(
+        self: Arc<Self>,
+        stream: ServerStream,
+        identity: PeerIdentity,
+        shutdown: Shutdown,
+    ) {
+        web::serve(self, stream, identity, shutdown).await;
     }
 }

@@ -1,7 +1,25 @@
 //! The door for fuzzers: any bytes in, a panic when an invariant breaks.
 
+use crate::encoding::{from_json, from_xml, to_json, to_xml};
 use crate::message::{RequestMessage, ResponseMessage, ResponseWriter};
 use crate::ttlv::{Limits, Value, Writer, parse};
+
+/// Reads `data` as JSON and as XML; what is accepted comes back from both.
+///
+/// # Panics
+/// When a frame is another after it went through a text.
+pub fn encodings(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let limits = Limits::default();
+    for frame in [from_json(text), from_xml(text)].into_iter().flatten() {
+        if let Ok(json) = to_json(&frame, &limits) {
+            assert_eq!(from_json(&json).as_ref(), Ok(&frame), "JSON is not stable");
+        }
+        if let Ok(xml) = to_xml(&frame, &limits) {
+            assert_eq!(from_xml(&xml).as_ref(), Ok(&frame), "XML is not stable");
+        }
+    }
+}
 
 /// Decodes `data` as a tree, as a request and as a response.
 ///

@@ -13,6 +13,7 @@
 //! | [`op`] | one file per operation: request and response payload |
 //! | [`message`] | headers, batches, authentication |
 //! | [`client`] | requests out, responses in |
+//! | [`encoding`] | frames to XML and JSON, and back |
 //! | [`fuzzing`] | any bytes in, invariants checked |
 //!
 //! A server's step from frame to frame, to be put between a socket and a store:
@@ -61,6 +62,7 @@
 
 pub mod attribute;
 pub mod client;
+pub mod encoding;
 pub mod enums;
 pub mod fuzzing;
 pub mod message;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use kmip::{
     Answer, Operation, Version,
     client::{Client, ClientError},
+    encoding,
 };
 use serde_json::Value;
 use tokio::{
@@ -124,6 +125,42 @@ impl Kmip {
         stream.read_exact(&mut frame[8..]).await.map_err(broken)?;
         *slot = Some(stream);
         Ok(frame)
+    }
+}
+
+/// KMIP over HTTPS.
+pub struct KmipHttps {
+    client: HttpClient,
+    kind: &'static str,
+}
+
+impl KmipHttps {
+    /// A client that speaks in the form of `kind`, a media type.
+    pub fn new(address: &str, files: &TlsFiles, kind: &'static str) -> Self {
+        Self { client: http(address, files), kind }
+    }
+
+    /// One frame for another; on the way both are in the client's form.
+    pub async fn exchange(&self, request: &[u8]) -> Result<Zeroizing<Vec<u8>>, String> {
+        let limits = kmip::ttlv::Limits::default();
+        let words = |text: Zeroizing<String>| Zeroizing::new(text.as_bytes().to_vec());
+        let body = match self.kind {
+            "application/json" => encoding::to_json(request, &limits).map(words),
+            "text/xml" => encoding::to_xml(request, &limits).map(words),
+            _ => Ok(Zeroizing::new(request.to_vec())),
+        };
+        let body = body.map_err(|error| error.to_string())?;
+        let answer = self.client.post_as("/kmip", self.kind, body).await;
+        let (status, body) = answer.map_err(|error| error.to_string())?;
+        let text = || std::str::from_utf8(&body).map_err(|error| error.to_string());
+        if status != 200 {
+            return Err(format!("{status}: {}", text()?));
+        }
+        match self.kind {
+            "application/json" => encoding::from_json(text()?).map_err(|error| error.to_string()),
+            "text/xml" => encoding::from_xml(text()?).map_err(|error| error.to_string()),
+            _ => Ok(body),
+        }
     }
 }
 

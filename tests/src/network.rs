@@ -19,7 +19,7 @@ use tokio::{
 };
 use transport::TlsFiles;
 
-use crate::clients::{self, Etsi014, Kmip};
+use crate::clients::{self, Etsi014, Kmip, KmipHttps};
 
 const READY: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(50);
@@ -261,6 +261,11 @@ impl Network {
     /// A KMIP client of the application `sae` at one end.
     pub fn kmip_client(&self, at: End, sae: &str) -> Kmip {
         Kmip::new(&self.kmip(at), &self.tls(sae))
+    }
+
+    /// As [`Network::kmip_client`] over HTTPS, in the form of `kind`.
+    pub fn kmip_https(&self, at: End, sae: &str, kind: &'static str) -> KmipHttps {
+        KmipHttps::new(&self.site(at).kmip_https.to_string(), &self.tls(sae), kind)
     }
 
     /// Switches a fault of the simulated link, as JSON for its admin resource.

@@ -19,4 +19,5 @@ mod succession;
 mod transfer;
 mod undo;
 mod usage;
+mod web;
 mod wrapping;

@@ -5,6 +5,7 @@
 mod client;
 mod corpus;
 mod differential;
+mod encoding;
 mod gates;
 mod hostile;
 mod oasis;

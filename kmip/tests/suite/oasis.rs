@@ -4,9 +4,10 @@
 
 use std::path::{Path, PathBuf};
 
+use kmip::encoding::{from_json, from_xml, to_json, to_xml};
 use kmip::message::{Outcome, RequestMessage, ResponseMessage, ResponseWriter};
 use kmip::tag::Tag;
-use kmip::ttlv::Value;
+use kmip::ttlv::{Limits, Value};
 use kmip::{Answer, Operation};
 
 use crate::tree::{decode, encode};
@@ -47,6 +48,10 @@ fn tree_is_byte_equal(version: &str, messages: usize) {
         let (back_tag, back) = decode(frame);
         assert_eq!((back_tag, &back), (tag, value), "{label}");
         assert_eq!(encode(tag, &back), frame, "{label}");
+        let json = to_json(frame, &Limits::default()).unwrap();
+        assert_eq!(from_json(&json).unwrap().as_slice(), frame, "{label}: {}", *json);
+        let xml = to_xml(frame, &Limits::default()).unwrap();
+        assert_eq!(from_xml(&xml).unwrap().as_slice(), frame, "{label}: {}", *xml);
     });
     assert!(count == 0 || count == messages, "{count} messages");
 }

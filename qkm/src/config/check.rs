@@ -76,6 +76,7 @@ pub(super) fn check(file: File) -> Result<Config, Mistake> {
         key_ttl,
         etsi014: file.etsi014,
         kmip: file.kmip,
+        kmip_https: file.kmip_https,
         km_link: file.km_link,
         monitor: file.monitor.map(monitor).transpose()?,
         admin: file.admin.map(admin).transpose()?,

@@ -26,6 +26,7 @@ pub(super) struct File {
     pub(super) supply: Option<Spanned<Supply>>,
     pub(super) etsi014: Option<Front>,
     pub(super) kmip: Option<Front>,
+    pub(super) kmip_https: Option<Front>,
     pub(super) km_link: Option<Front>,
     pub(super) monitor: Option<Spanned<Monitor>>,
     pub(super) admin: Option<Spanned<Admin>>,

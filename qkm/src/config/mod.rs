@@ -60,6 +60,8 @@ pub struct Config {
     pub etsi014: Option<Front>,
     /// The KMIP front.
     pub kmip: Option<Front>,
+    /// The KMIP front over HTTPS, for messages in TTLV, JSON and XML.
+    pub kmip_https: Option<Front>,
     /// Our side of all KM links; present when there are peers.
     pub km_link: Option<Front>,
     /// Plain HTTP for metrics and health.

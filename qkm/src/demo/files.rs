@@ -43,6 +43,7 @@ pub(super) fn site(
     );
     text += &front("etsi014", here.etsi014, &here.tls);
     text += &front("kmip", here.kmip, &here.tls);
+    text += &front("kmip_https", here.kmip_https, &here.tls);
     text += &front("km_link", here.km_link, &here.tls);
     text += &format!("[monitor]\nlisten = \"{}\"\n\n", here.monitor);
     text += &front("admin", here.admin, &here.tls);

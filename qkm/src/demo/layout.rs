@@ -61,6 +61,8 @@ pub struct Site {
     pub etsi014: SocketAddr,
     /// KMIP.
     pub kmip: SocketAddr,
+    /// KMIP over HTTPS.
+    pub kmip_https: SocketAddr,
     /// KM link.
     pub km_link: SocketAddr,
     /// Metrics and health.

@@ -29,16 +29,18 @@ pub(crate) struct Fronts {
 pub(crate) struct Stats {
     pub(crate) etsi014: Arc<ListenerStats>,
     pub(crate) kmip: Arc<ListenerStats>,
+    pub(crate) kmip_https: Arc<ListenerStats>,
     pub(crate) km_link: Arc<ListenerStats>,
     pub(crate) admin: Arc<ListenerStats>,
 }
 
 impl Stats {
     /// By the names metrics use.
-    pub(crate) fn each(&self) -> [(&'static str, &ListenerStats); 4] {
+    pub(crate) fn each(&self) -> [(&'static str, &ListenerStats); 5] {
         [
             ("etsi014", &self.etsi014),
             ("kmip", &self.kmip),
+            ("kmip_https", &self.kmip_https),
             ("km_link", &self.km_link),
             ("admin", &self.admin),
         ]
@@ -81,6 +83,15 @@ impl Fronts {
             };
             let open = Listening::open("kmip", front, Profile::Front).await?;
             tasks.spawn(open.serve(self.stats.kmip.clone(), handler, shutdown.clone()));
+        }
+        if let Some(front) = &config.kmip_https {
+            let (service, stop) = (self.kmip.clone(), shutdown.clone());
+            let handler = move |stream: ServerStream, peer: PeerIdentity| {
+                let (service, stop) = (service.clone(), stop.clone());
+                async move { service.serve_http(stream, peer, stop).await }
+            };
+            let open = Listening::open("kmip_https", front, Profile::Front).await?;
+            tasks.spawn(open.serve(self.stats.kmip_https.clone(), handler, shutdown.clone()));
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! The OASIS test cases against a running key manager: real `qkm serve`, SoftHSM, the mutual-TLS
-//! socket, binary TTLV. Enter through [`replay`].
+//! socket, binary TTLV; the cases of the message encoding profiles over HTTPS in their own form. Enter
+//! through [`replay`].
 //!
 //! | Module | What lives there |
 //! |---|---|
@@ -22,6 +23,8 @@ mod xml;
 use std::path::{Path, PathBuf};
 
 use crate::network::{End, Network, Options};
+
+use run::Way;
 
 pub use report::{Exceptions, Report, Row, Verdict};
 
@@ -52,6 +55,16 @@ fn family(case: &str) -> &str {
     end.map_or(case, |(at, _)| &case[..at])
 }
 
+/// The form of the messages of a case over HTTPS, when it is one of the message encoding profiles.
+fn media_type(case: &str) -> Option<&'static str> {
+    let profiles = [
+        ("MSGENC-HTTPS-", "application/octet-stream"),
+        ("MSGENC-JSON-", "application/json"),
+        ("MSGENC-XML-", "text/xml"),
+    ];
+    profiles.iter().find(|(profile, _)| case.starts_with(profile)).map(|(_, kind)| *kind)
+}
+
 /// Runs all of `cases` against one key manager started for them.
 pub async fn replay(cases: &[PathBuf], exceptions: &Exceptions) -> Report {
     let network = Network::north_alone(Options::default()).await;
@@ -70,10 +83,14 @@ pub async fn replay(cases: &[PathBuf], exceptions: &Exceptions) -> Report {
         family_before = family;
         let verdict = match (exceptions.not_applicable(&name), std::fs::read_to_string(path)) {
             (Some(reason), _) => Verdict::NotApplicable(reason.to_owned()),
-            (None, Ok(text)) => match run::case(&client, &text, &mut made).await {
-                Ok(()) => Verdict::Passed,
-                Err(why) => Verdict::Failed(why),
-            },
+            (None, Ok(text)) => {
+                let https = |kind| Way::Https(network.kmip_https(End::North, "sae-n1", kind));
+                let way = media_type(&name).map_or(Way::Socket(&client), https);
+                match run::case(&way, &text, &mut made).await {
+                    Ok(()) => Verdict::Passed,
+                    Err(why) => Verdict::Failed(why),
+                }
+            }
             (None, Err(error)) => Verdict::Failed(format!("cannot be read: {error}")),
         };
         report.rows.push(Row { case: name, verdict });

@@ -6,13 +6,31 @@ use kmip::{
     tag::Tag,
     ttlv::{Limits, Value, Writer, parse},
 };
+use zeroize::Zeroizing;
 
 use super::{compare::Comparison, scope::Scope, xml};
-use crate::clients::Kmip;
+use crate::clients::{Kmip, KmipHttps};
+
+/// How messages travel.
+pub(super) enum Way<'a> {
+    /// On the socket of KMIP.
+    Socket(&'a Kmip),
+    /// Over HTTPS.
+    Https(KmipHttps),
+}
+
+impl Way<'_> {
+    async fn exchange(&self, request: &[u8]) -> Result<Zeroizing<Vec<u8>>, String> {
+        match self {
+            Self::Socket(client) => client.exchange(request).await,
+            Self::Https(client) => client.exchange(request).await,
+        }
+    }
+}
 
 /// Runs a case; the error says at which message it differs, and how. `made` says whether the
 /// server made keys in the cases before it in its family, and is kept up.
-pub(super) async fn case(client: &Kmip, text: &str, made: &mut bool) -> Result<(), String> {
+pub(super) async fn case(way: &Way<'_>, text: &str, made: &mut bool) -> Result<(), String> {
     let messages = xml::messages(text)?;
     let mut scope = Scope::default();
     let mut comparison = Comparison::of(&messages, *made);
@@ -21,7 +39,7 @@ pub(super) async fn case(client: &Kmip, text: &str, made: &mut bool) -> Result<(
     for (number, (tag, template)) in messages.iter().enumerate() {
         let done = match *tag {
             Tag::RequestMessage => {
-                send(client, &mut scope, template, &mut comparison).await.map(|got| answer = got)
+                send(way, &mut scope, template, &mut comparison).await.map(|got| answer = got)
             }
             Tag::ResponseMessage => match answer.take() {
                 Some(found) => comparison.check(&mut scope, template, &found),
@@ -35,7 +53,7 @@ pub(super) async fn case(client: &Kmip, text: &str, made: &mut bool) -> Result<(
 }
 
 async fn send(
-    client: &Kmip,
+    way: &Way<'_>,
     scope: &mut Scope,
     template: &xml::Template,
     comparison: &mut Comparison,
@@ -45,7 +63,7 @@ async fn send(
     comparison.asked(&request);
     let mut w = Writer::default();
     request.encode(&mut w, Tag::RequestMessage);
-    let frame = client.exchange(&w.finish()).await?;
+    let frame = way.exchange(&w.finish()).await?;
     let root = parse(&frame, &Limits::default()).map_err(|error| error.to_string())?;
     if root.tag() != Tag::ResponseMessage {
         return Err(format!("answered with {}", root.tag()));

@@ -25,6 +25,8 @@ use zeroize::Zeroizing;
 use super::body::{BodyError, read_body, secret_body};
 use crate::{ConnectError, IdentityRule, TlsClient};
 
+const JSON: &str = "application/json";
+
 /// Most bytes buffered of an answer, and so the bound of its head.
 const READ_BUFFER: usize = 64 * 1024;
 
@@ -145,7 +147,7 @@ impl HttpClient {
 
     /// GET `path` (with query, already percent-encoded). Gives status and body, whatever status.
     pub async fn get(&self, path: &str) -> Result<(u16, Zeroizing<Vec<u8>>), ClientError> {
-        self.request(Method::GET, path, None).await
+        self.request(Method::GET, path, (JSON, None)).await
     }
 
     /// POST `json` to `path`.
@@ -154,7 +156,17 @@ impl HttpClient {
         path: &str,
         json: Zeroizing<Vec<u8>>,
     ) -> Result<(u16, Zeroizing<Vec<u8>>), ClientError> {
-        self.request(Method::POST, path, Some(json)).await
+        self.post_as(path, JSON, json).await
+    }
+
+    /// POST `body`, of the media type `kind`, to `path`.
+    pub async fn post_as(
+        &self,
+        path: &str,
+        kind: &'static str,
+        body: Zeroizing<Vec<u8>>,
+    ) -> Result<(u16, Zeroizing<Vec<u8>>), ClientError> {
+        self.request(Method::POST, path, (kind, Some(body))).await
     }
 
     /// Closes the idle connection, so that its buffers do not keep key bytes. Waits for a request
@@ -171,11 +183,11 @@ impl HttpClient {
         &self,
         method: Method,
         path: &str,
-        json: Option<Zeroizing<Vec<u8>>>,
+        (kind, body): (&'static str, Option<Zeroizing<Vec<u8>>>),
     ) -> Result<(u16, Zeroizing<Vec<u8>>), ClientError> {
         let limit = self.limits.request;
         let deadline = Instant::now() + limit;
-        let request = self.build(method, path, json)?;
+        let request = self.build(method, path, (kind, body))?;
         timeout_at(deadline, self.exchange(request, deadline))
             .await
             .map_err(|_| ClientError::Timeout { address: self.address().to_owned(), limit })?
@@ -185,17 +197,17 @@ impl HttpClient {
         &self,
         method: Method,
         path: &str,
-        json: Option<Zeroizing<Vec<u8>>>,
+        (kind, body): (&'static str, Option<Zeroizing<Vec<u8>>>),
     ) -> Result<Request<Full<Bytes>>, ClientError> {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header(header::HOST, self.address())
-            .header(header::ACCEPT, "application/json");
-        if json.is_some() {
-            request = request.header(header::CONTENT_TYPE, "application/json");
+            .header(header::ACCEPT, kind);
+        if body.is_some() {
+            request = request.header(header::CONTENT_TYPE, kind);
         }
-        let body = json.map_or_else(Full::default, secret_body);
+        let body = body.map_or_else(Full::default, secret_body);
         request.body(body).map_err(|_| ClientError::Path(path.chars().take(200).collect()))
     }
 }

@@ -145,6 +145,21 @@ impl Network {
         Client::connect(&address, &self.certificate(name), version).await
     }
 
+    /// The address of a listener for HTTPS at north.
+    pub(crate) async fn web(&self) -> String {
+        let files = self.ca.issue("web", &San::loopback(), Validity::days(1)).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (stop, shutdown) = Shutdown::pair();
+        std::mem::forget(stop); // it listens as long as the test runs
+        let tls = server_config(&files, Profile::Front).unwrap();
+        let (server, heard) = (self.north.server.clone(), shutdown.clone());
+        let handler = move |stream, peer| server.clone().serve_http(stream, peer, heard.clone());
+        let (limits, stats) = (ListenerLimits::default(), Arc::default());
+        tokio::spawn(serve(listener, tls, limits, stats, handler, shutdown));
+        address
+    }
+
     /// Whether any file of the network's stores holds `bytes`.
     pub(crate) fn is_on_disk(&self, bytes: &[u8]) -> bool {
         let files = std::fs::read_dir(self.dir.path()).unwrap().map(|entry| entry.unwrap().path());
