@@ -120,10 +120,10 @@ fn site(
         tls: pki.server(&format!("km-{cluster}"), &format!("urn:qkm:km:{cluster}"))?,
         etsi014: ports.take()?,
         kmip: ports.take()?,
-        kmip_https: ports.take()?,
         km_link: ports.take()?,
         monitor: ports.take()?,
         admin: ports.take()?,
+        kmip_https: ports.take()?,
     })
 }
 
