@@ -84,7 +84,8 @@ pub async fn replay(cases: &[PathBuf], exceptions: &Exceptions) -> Report {
         let verdict = match (exceptions.not_applicable(&name), std::fs::read_to_string(path)) {
             (Some(reason), _) => Verdict::NotApplicable(reason.to_owned()),
             (None, Ok(text)) => {
-                let https = |kind| Way::Https(network.kmip_https(End::North, "sae-n1", kind));
+                let https =
+                    |kind| Way::Https(Box::new(network.kmip_https(End::North, "sae-n1", kind)));
                 let way = media_type(&name).map_or(Way::Socket(&client), https);
                 match run::case(&way, &text, &mut made).await {
                     Ok(()) => Verdict::Passed,

@@ -16,7 +16,7 @@ pub(super) enum Way<'a> {
     /// On the socket of KMIP.
     Socket(&'a Kmip),
     /// Over HTTPS.
-    Https(KmipHttps),
+    Https(Box<KmipHttps>),
 }
 
 impl Way<'_> {
