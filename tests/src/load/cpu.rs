@@ -2,8 +2,20 @@
 
 use std::fs;
 
-/// CPU time a process has used, in microseconds.
+/// CPU time a process and its children that live have used, in microseconds: a KM and the worker
+/// processes of its tokens.
 pub fn used_us(pid: u32) -> u64 {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("the process lives");
+    // A thread may end meanwhile; its children then move to another.
+    let children = tasks.flatten().filter_map(|task| {
+        let listed = fs::read_to_string(task.path().join("children")).ok()?;
+        Some(listed.split_whitespace().map(|pid| pid.parse().expect("a number")).collect())
+    });
+    let children: Vec<Vec<u32>> = children.collect();
+    own_us(pid) + children.into_iter().flatten().map(own_us).sum::<u64>()
+}
+
+fn own_us(pid: u32) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process lives");
     let after_name = stat.rsplit_once(')').expect("a name in parentheses").1;
     let fields: Vec<&str> = after_name.split_whitespace().collect();

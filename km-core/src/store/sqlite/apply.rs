@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Statement};
 
-use super::{error::map, watch::Change};
+use super::{error::map, file::MAX_SHORT, watch::Change};
 use crate::store::{Check, Commit, StoreError, Version};
 
 /// Counts this opening, durably. Gives the newest version and the opening's number.
@@ -34,6 +34,7 @@ pub(super) struct Statements<'db> {
     end: Statement<'db>,
     version: Statement<'db>,
     put: Statement<'db>,
+    put_long: Statement<'db>,
     delete: Statement<'db>,
     advance: Statement<'db>,
 }
@@ -46,9 +47,11 @@ impl<'db> Statements<'db> {
             end: db.prepare("COMMIT")?,
             version: db.prepare("SELECT version FROM record WHERE key = ?1")?,
             put: db.prepare(
-                "INSERT INTO record (key, version, value) VALUES (?1, ?2, ?3) \
-                 ON CONFLICT (key) DO UPDATE SET version = excluded.version, value = excluded.value",
+                "INSERT INTO record (key, version, value, long) VALUES (?1, ?2, ?3, ?4) \
+                 ON CONFLICT (key) DO UPDATE SET version = excluded.version, \
+                 value = excluded.value, long = excluded.long",
             )?,
+            put_long: db.prepare("INSERT INTO long_value (value) VALUES (?1)")?,
             delete: db.prepare("DELETE FROM record WHERE key = ?1")?,
             advance: db.prepare("UPDATE meta SET version = ?1")?,
         })
@@ -96,7 +99,11 @@ impl<'db> Statements<'db> {
         version: Version,
     ) -> Result<(), rusqlite::Error> {
         for (key, value) in &commit.puts {
-            self.put.execute((key.as_slice(), stored(version), value.as_slice()))?;
+            let (mut short, mut long) = (Some(value.as_slice()), None);
+            if key.len() + value.len() > MAX_SHORT {
+                long = Some(self.put_long.insert([short.take()])?);
+            }
+            self.put.execute((key.as_slice(), stored(version), short, long))?;
         }
         let mut failed = None;
         commit.deletes.retain(|key| match self.delete.execute([key.as_slice()]) {

@@ -133,7 +133,7 @@ mod tests {
         let (mut checkpoints, thread) = start(held.connect().unwrap(), Arc::default()).unwrap();
         for n in 0..400i64 {
             db.execute(
-                "INSERT INTO record VALUES (?1, 1, zeroblob(250000))",
+                "INSERT INTO record VALUES (?1, 1, zeroblob(250000), NULL)",
                 [n.to_be_bytes().as_slice()],
             )
             .unwrap();

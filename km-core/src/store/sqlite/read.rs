@@ -23,6 +23,10 @@ const SHORT: usize = 16;
 /// Connections for long pages, and so how many are read at once.
 const LONG_READERS: usize = 2;
 
+/// A whole record, wherever its value is.
+const RECORD: &str = "key, version, coalesce(record.value, long_value.value) FROM record \
+                      LEFT JOIN long_value ON long_value.id = record.long";
+
 /// The reader connections.
 pub(super) struct Readers {
     points: Pool,
@@ -74,8 +78,8 @@ impl Readers {
 
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Record>, StoreError> {
         let db = self.points.take();
-        let sql = "SELECT key, version, value FROM record WHERE key = ?1";
-        let mut select = db.prepare_cached(sql).map_err(map)?;
+        let sql = format!("SELECT {RECORD} WHERE key = ?1");
+        let mut select = db.prepare_cached(&sql).map_err(map)?;
         let found = select.query_row([key], raw).optional().map_err(map)?;
         found.map(record).transpose()
     }
@@ -89,7 +93,7 @@ impl Readers {
         let limit = limit.min(MAX_RANGE);
         let span = Span::new(prefix, after);
         let page = move |db: &Connection| {
-            span.select(db, "key, version, value", limit, raw)?.into_iter().map(record).collect()
+            span.select(db, RECORD, limit, raw)?.into_iter().map(record).collect()
         };
         if limit <= SHORT {
             return page(&self.points.take());
@@ -105,7 +109,7 @@ impl Readers {
         limit: usize,
     ) -> Result<Vec<Vec<u8>>, StoreError> {
         let span = Span::new(prefix, after);
-        self.long(move |db| span.select(db, "key", limit, |row| row.get(0))).await
+        self.long(move |db| span.select(db, "key FROM record", limit, |row| row.get(0))).await
     }
 
     async fn long<T: Send + 'static>(
@@ -161,13 +165,12 @@ impl Span {
     fn select<T>(
         &self,
         db: &Connection,
-        columns: &str,
+        what: &str,
         limit: usize,
         read: impl FnMut(&Row<'_>) -> Result<T, rusqlite::Error>,
     ) -> Result<Vec<T>, StoreError> {
         let end = if self.below.is_some() { "AND key < ?3" } else { "" };
-        let sql =
-            format!("SELECT {columns} FROM record WHERE key >= ?1 {end} ORDER BY key LIMIT ?2");
+        let sql = format!("SELECT {what} WHERE key >= ?1 {end} ORDER BY key LIMIT ?2");
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let mut select = db.prepare_cached(&sql).map_err(map)?;
         let rows = match &self.below {

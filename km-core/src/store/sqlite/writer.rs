@@ -235,6 +235,21 @@ mod tests {
     }
 
     #[test]
+    fn long_values_go_with_their_records() {
+        let (_dir, mut writer, db) = writer();
+        let count = || -> i64 {
+            db.query_row("SELECT count(*) FROM long_value", [], |row| row.get(0)).unwrap()
+        };
+        let long = |byte| Commit::new().put("k", vec![byte; 100_000]);
+        answer_to(&mut writer, &db, vec![long(1), long(2), Commit::new().put("l", vec![3; 961])]);
+        assert_eq!(count(), 2);
+        answer_to(&mut writer, &db, vec![Commit::new().put("k", "short")]);
+        assert_eq!(count(), 1);
+        answer_to(&mut writer, &db, vec![long(4), Commit::new().delete("k").delete("l")]);
+        assert_eq!(count(), 0);
+    }
+
+    #[test]
     fn a_full_disk_undoes_the_whole_batch_and_the_store_goes_on() {
         let (_dir, mut writer, db) = writer();
         let pages: i64 = db.query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
