@@ -33,8 +33,11 @@ pub(super) struct Statements<'db> {
     begin: Statement<'db>,
     end: Statement<'db>,
     version: Statement<'db>,
-    put: Statement<'db>,
-    put_long: Statement<'db>,
+    insert: Statement<'db>,
+    long: Statement<'db>,
+    update: Statement<'db>,
+    insert_long: Statement<'db>,
+    delete_long: Statement<'db>,
     delete: Statement<'db>,
     advance: Statement<'db>,
 }
@@ -46,12 +49,15 @@ impl<'db> Statements<'db> {
             begin: db.prepare("BEGIN IMMEDIATE")?,
             end: db.prepare("COMMIT")?,
             version: db.prepare("SELECT version FROM record WHERE key = ?1")?,
-            put: db.prepare(
+            insert: db.prepare(
                 "INSERT INTO record (key, version, value, long) VALUES (?1, ?2, ?3, ?4) \
-                 ON CONFLICT (key) DO UPDATE SET version = excluded.version, \
-                 value = excluded.value, long = excluded.long",
+                 ON CONFLICT (key) DO NOTHING",
             )?,
-            put_long: db.prepare("INSERT INTO long_value (value) VALUES (?1)")?,
+            long: db.prepare("SELECT long FROM record WHERE key = ?1")?,
+            update: db
+                .prepare("UPDATE record SET version = ?2, value = ?3, long = ?4 WHERE key = ?1")?,
+            insert_long: db.prepare("INSERT INTO long_value (value) VALUES (?1)")?,
+            delete_long: db.prepare("DELETE FROM long_value WHERE id = ?1")?,
             delete: db.prepare("DELETE FROM record WHERE key = ?1")?,
             advance: db.prepare("UPDATE meta SET version = ?1")?,
         })
@@ -76,7 +82,7 @@ impl<'db> Statements<'db> {
     }
 
     /// Whether every check holds in the state inside the transaction.
-    pub(super) fn holds(&mut self, checks: &[Check]) -> Result<bool, rusqlite::Error> {
+    fn holds(&mut self, checks: &[Check]) -> Result<bool, rusqlite::Error> {
         for check in checks {
             let found: Option<i64> =
                 self.version.query_row([check.key()], |row| row.get(0)).optional()?;
@@ -91,30 +97,91 @@ impl<'db> Statements<'db> {
         Ok(true)
     }
 
-    /// Writes and deletes. Deletes of absent keys are left out of `commit`, so what remains in it
-    /// is what changed.
-    pub(super) fn change(
+    /// Does what `commit` says if its checks hold, and says whether they did. Deletes of absent
+    /// keys are left out of `commit`, so what remains in it is what changed.
+    pub(super) fn apply(
         &mut self,
         commit: &mut Commit,
         version: Version,
-    ) -> Result<(), rusqlite::Error> {
-        for (key, value) in &commit.puts {
-            let (mut short, mut long) = (Some(value.as_slice()), None);
-            if key.len() + value.len() > MAX_SHORT {
-                long = Some(self.put_long.insert([short.take()])?);
+    ) -> Result<bool, rusqlite::Error> {
+        let mut puts = commit.puts.iter();
+        let holds = match (commit.checks.as_slice(), commit.puts.first()) {
+            // Inserting a record looks by itself whether it is new.
+            ([Check::Absent(key)], Some((put, value))) if key == put => {
+                puts.next();
+                self.insert(put, version, value)?
             }
-            self.put.execute((key.as_slice(), stored(version), short, long))?;
+            (checks, _) => self.holds(checks)?,
+        };
+        if !holds {
+            return Ok(false);
+        }
+        for (key, value) in puts {
+            if !self.insert(key, version, value)? {
+                self.replace(key, version, value)?;
+            }
         }
         let mut failed = None;
-        commit.deletes.retain(|key| match self.delete.execute([key.as_slice()]) {
-            Ok(rows) => rows > 0,
-            Err(error) => {
+        commit.deletes.retain(|key| {
+            self.remove(key).unwrap_or_else(|error| {
                 failed.get_or_insert(error);
                 false
-            }
+            })
         });
-        failed.map_or(Ok(()), Err)
+        failed.map_or(Ok(true), Err)
     }
+
+    /// Whether there was no such record, and is one now.
+    fn insert(
+        &mut self,
+        key: &[u8],
+        version: Version,
+        value: &[u8],
+    ) -> Result<bool, rusqlite::Error> {
+        if is_short(key, value) {
+            return Ok(self.insert.execute((key, stored(version), value, None::<i64>))? > 0);
+        }
+        let long = self.insert_long.insert([value])?;
+        let inserted = self.insert.execute((key, stored(version), None::<&[u8]>, long))? > 0;
+        if !inserted {
+            self.delete_long.execute([long])?;
+        }
+        Ok(inserted)
+    }
+
+    /// Writes over a record that is there.
+    fn replace(
+        &mut self,
+        key: &[u8],
+        version: Version,
+        value: &[u8],
+    ) -> Result<(), rusqlite::Error> {
+        self.remove_long(key)?;
+        let (short, long) = match is_short(key, value) {
+            true => (Some(value), None),
+            false => (None, Some(self.insert_long.insert([value])?)),
+        };
+        self.update.execute((key, stored(version), short, long)).map(drop)
+    }
+
+    /// Whether there was such a record.
+    fn remove(&mut self, key: &[u8]) -> Result<bool, rusqlite::Error> {
+        self.remove_long(key)?;
+        Ok(self.delete.execute([key])? > 0)
+    }
+
+    fn remove_long(&mut self, key: &[u8]) -> Result<(), rusqlite::Error> {
+        let long: Option<Option<i64>> = self.long.query_row([key], |row| row.get(0)).optional()?;
+        match long.flatten() {
+            Some(id) => self.delete_long.execute([id]).map(drop),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether the value stands in the record itself.
+fn is_short(key: &[u8], value: &[u8]) -> bool {
+    key.len() + value.len() <= MAX_SHORT
 }
 
 /// What a commit changed, in the order watchers see it.

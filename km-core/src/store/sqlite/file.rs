@@ -35,10 +35,6 @@ const SCHEMA: &str = "
         CHECK ((value IS NULL) <> (long IS NULL))
     ) STRICT, WITHOUT ROWID;
     CREATE TABLE long_value (id INTEGER PRIMARY KEY, value BLOB NOT NULL) STRICT;
-    CREATE TRIGGER replaced AFTER UPDATE ON record WHEN old.long IS NOT NULL
-        BEGIN DELETE FROM long_value WHERE id = old.long; END;
-    CREATE TRIGGER deleted AFTER DELETE ON record WHEN old.long IS NOT NULL
-        BEGIN DELETE FROM long_value WHERE id = old.long; END;
     CREATE TABLE meta (
         one INTEGER PRIMARY KEY CHECK (one = 1), version INTEGER NOT NULL, epoch INTEGER NOT NULL
     ) STRICT;

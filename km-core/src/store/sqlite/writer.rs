@@ -153,13 +153,12 @@ impl Writer {
         {
             return Ok(Outcome::Conflict);
         }
-        if !statements.holds(&commit.checks)? {
+        let changes = !commit.puts.is_empty() || !commit.deletes.is_empty();
+        let version = Version(self.version.0 + u64::from(changes));
+        if !statements.apply(commit, version)? {
             return Ok(Outcome::Conflict);
         }
-        if !commit.puts.is_empty() || !commit.deletes.is_empty() {
-            self.version.0 += 1;
-            statements.change(commit, self.version)?;
-        }
+        self.version = version;
         Ok(Outcome::Committed(self.version))
     }
 
