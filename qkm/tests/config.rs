@@ -4,10 +4,12 @@
 mod common;
 
 use common::{qkm, text};
+use km_core::route::CipherPolicy;
 use qkm::{
     config::{Config, EXAMPLE},
     fault::{Code, Failure},
 };
+use relay::{Scheme, feed::Mode};
 
 fn mistake(from: &str, to: &str) -> Failure {
     assert!(EXAMPLE.contains(from), "the example lacks {from:?}");
@@ -41,6 +43,8 @@ fn what_the_example_leaves_out_is_the_default() {
         .collect();
     let uncommented = uncommented
         .replace("# [debug]\n", "[debug]\n")
+        .replace("# [[peer]]\n", "[[peer]]\n")
+        .replace("# [[relay]]\n", "[[relay]]\n")
         .replace("# [random.qrng]\n", "[random.qrng]\n");
     let (with, without) =
         (Config::parse(&uncommented, &"with").unwrap(), Config::parse(EXAMPLE, &"").unwrap());
@@ -59,6 +63,10 @@ fn what_the_example_leaves_out_is_the_default() {
     assert_eq!(report(&with), report(&without));
     let interval = |config: &Config| config.peers[0].qkd.as_ref().unwrap().module.status_interval_s;
     assert_eq!(interval(&with), interval(&without));
+    let relay = with.peers[1].relay.as_ref().unwrap();
+    assert_eq!(relay.route.as_ref().unwrap().cipher(), CipherPolicy::default());
+    assert_eq!(relay.scheme, Scheme::default());
+    assert_eq!(relay.mode, Mode::Watermark { low: 256 << 10, high: 1024 << 10 });
     let connections = |config: &Config| config.etsi014.as_ref().unwrap().connections;
     assert_eq!(connections(&with), connections(&without));
 }
@@ -77,6 +85,13 @@ fn is_entry(name: &str) -> bool {
         "kek_label",
         "sessions",
         "deadline_ms",
+        "cluster",
+        "address",
+        "to",
+        "via",
+        "cipher",
+        "scheme",
+        "mode",
         "connections",
         "allow_remote",
         "dumpable",
@@ -150,6 +165,29 @@ fn mistakes_are_shown_with_line_column_and_what_to_do() {
         assert!(place.text.contains(line), "{from:?} is shown at {place:?}");
         assert!(failure.to_string().contains("help: "), "{failure}");
     }
+}
+
+#[test]
+fn a_relay_must_lead_somewhere_over_a_neighbour_in_a_way_that_makes_sense() {
+    let west =
+        "\n[[peer]]\ncluster = \"west\"\naddress = \"w:1\"\nidentity = \"cn:w\"\n[[relay]]\n";
+    let cases = [
+        ("to = \"east\"", "which is no [[peer]]"),
+        ("to = \"south\"", "is fed already"),
+        ("to = \"west\"\nvia = [\"east\"]", "cannot begin with east"),
+        ("to = \"west\"\nvia = [\"south\", \"south\"]", "passes south twice"),
+        ("to = \"west\"\nmode = \"rate\"", "needs rate_bps"),
+        ("to = \"west\"\nmode = \"schedule\"\nwindows = [\"25:00-1:00\"]", "needs windows"),
+        ("to = \"west\"\nlow_kib = 9\nhigh_kib = 8", "low_kib not more"),
+    ];
+    for (entry, what) in cases {
+        let failure = Config::parse(&format!("{EXAMPLE}{west}{entry}\n"), &"qkm.toml").unwrap_err();
+        assert!(failure.to_string().contains(what), "{what:?} is not in: {failure}");
+        assert!(failure.place().is_some(), "{failure}");
+    }
+    let good = format!("{EXAMPLE}{west}to = \"west\"\nvia = [\"south\"]\nmode = \"on-demand\"\n");
+    let config = Config::parse(&good, &"qkm.toml").unwrap();
+    assert_eq!(config.peers[1].relay.as_ref().unwrap().mode, Mode::OnDemand);
 }
 
 #[test]

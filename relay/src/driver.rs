@@ -346,6 +346,7 @@ impl<'a> Driver<'a> {
                 Action::PadsTold(told) => {
                     self.tasks.spawn(work::pads_told(self.peer, self.done.clone(), told));
                 }
+                Action::Order(bytes) => pool.order(bytes),
                 Action::PadsKnown(spans) => pool.pads_known(&spans),
                 Action::Opened { head, material } => {
                     let from = self.peer.config.cluster.clone();

@@ -170,6 +170,8 @@ pub enum Frame {
     PadsKnown(Vec<RunId>),
     /// Relayed keys.
     Hop(Box<HopFrame>),
+    /// An operator at this end orders so many bytes for the pool between us, by relay.
+    Order(u64),
     /// What became of relayed keys.
     HopAnswer {
         /// The batch.

@@ -4,6 +4,7 @@
 //! - [`agreement`]: whether both ends hold the same bits; sans-IO.
 //! - [`session`]: one connection's protocol; sans-IO: frames and events in, actions out.
 //! - `blocks`: how far each block being agreed on is; the part of the session that is agreement.
+//! - [`feed`]: how much is relayed, and when.
 //! - [`hop`]: relay of keys over several links.
 //! - `driver`: the socket around a session; `work`: what it leaves to tasks beside it.
 //! - [`Links`]: the sockets around it, one task for each peer. Enter here.
@@ -11,6 +12,7 @@
 pub mod agreement;
 mod blocks;
 mod driver;
+pub mod feed;
 pub mod frame;
 mod handle;
 pub mod hop;

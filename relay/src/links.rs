@@ -33,6 +33,7 @@ use transport::{
 
 use crate::{
     driver,
+    frame::Frame,
     handle::Handle,
     hop::{
         engine::Relay,
@@ -154,7 +155,7 @@ impl Links {
         for (config, source, pool, handle) in connected {
             let source = source.or_else(|| {
                 let settings = config.relay.clone()?;
-                let source = RelaySource::new(relay.clone(), config.cluster.clone(), settings);
+                let source = RelaySource::new(relay.clone(), pool.clone(), settings);
                 Some(Arc::new(source) as Arc<dyn ModuleSource>)
             });
             links.directory.add(config.identity.clone(), links.peers.len());
@@ -204,6 +205,18 @@ impl Links {
             return;
         };
         peer.serve(stream, &shutdown).await;
+    }
+
+    /// Orders `bytes` for the pool with `peer`, by hand; it comes when the relay can bring it. Whether
+    /// relay feeds that pool.
+    pub fn order(&self, peer: &ClusterId, bytes: u64) -> bool {
+        let found = self.peers.iter().find(|candidate| candidate.config.cluster == *peer);
+        let Some(peer) = found.filter(|peer| peer.config.relay.is_some()) else { return false };
+        match peer.leads() {
+            true => peer.pool.order(bytes),
+            false => peer.handle.send_best_effort(Frame::Order(bytes)),
+        }
+        true
     }
 
     /// All links.

@@ -122,6 +122,8 @@ pub enum Action {
     PadsTold(Vec<PadUse>),
     /// The peer knows what became of spans of ours.
     PadsKnown(Vec<RunId>),
+    /// An operator at the other end orders so many bytes.
+    Order(u64),
     /// Relayed keys came and were opened; the head's path has this hop in it.
     Opened {
         /// What they are.
@@ -291,6 +293,7 @@ impl Session {
                 pads.iter().for_each(|used| self.pads.remove(used.span.id));
                 vec![Action::PadsTold(pads)]
             }
+            Frame::Order(bytes) => vec![Action::Order(bytes)],
             Frame::PadsKnown(spans) => vec![Action::PadsKnown(spans)],
             Frame::Hop(frame) => self.hop(*frame),
             Frame::HopAnswer { name, answer } => vec![Action::Answered { name, answer }],

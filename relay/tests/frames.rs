@@ -301,6 +301,7 @@ fn fuzz_seeds_hold_every_message() {
         ("pong", Frame::Pong(1)),
         ("floor", Frame::Floor(1)),
         ("lend", Frame::Lend { request: 1, span }),
+        ("order", Frame::Order(4096)),
         ("pads_used", Frame::PadsUsed(vec![PadUse { span, pad: 16, tag: 32 }])),
         ("pads_known", Frame::PadsKnown(vec![span.id])),
         ("hop_otp", hop(|piece| Lock::Otp(vec![piece]))),

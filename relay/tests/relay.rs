@@ -13,7 +13,7 @@ use km_core::{
     route::CipherPolicy,
 };
 use net::{Net, Plan};
-use relay::Scheme;
+use relay::{Scheme, feed::Mode};
 
 /// Keys issued at the first cluster are collected at the last, and say how they came there.
 async fn passes(hops: usize, cipher: CipherPolicy, scheme: Scheme, expected: &[HopCipher]) {
@@ -72,4 +72,59 @@ async fn one_hop_with_aes_makes_the_key_computational() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_random_key_is_relayed_with_aes() {
     passes(2, CipherPolicy::AesOnly, Scheme::Random, &[Aes256Gcm, Aes256Gcm]).await;
+}
+
+/// Nothing is relayed until an application asks, and then as much as it asked for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_demand_an_empty_pool_serves_named_applications_at_either_end() {
+    let plan = Plan::chain(2, CipherPolicy::OtpOnly, Scheme::FirstKey);
+    let net = Net::start(Plan { mode: Mode::OnDemand, ..plan }).await;
+    let stocked = |net: &Net| {
+        let links = [(0, "b"), (1, "a"), (1, "c"), (2, "b")];
+        links.iter().all(|(at, peer)| net.kms[*at].pool(peer).own_bytes() > 256 << 10)
+            && net.kms[0].pool("c").link_up()
+    };
+    net.until("the links are stocked", stocked).await;
+    assert_eq!(net.kms[0].pool("c").view().stored_bits, 0);
+    let (a, c) = (sae("sae-a"), sae("sae-c"));
+    for (here, there, one, other) in [(0, 2, &a, &c), (2, 0, &c, &a)] {
+        let mut keys = Vec::new();
+        // Nobody waits longer than half a second for a relay; who comes again finds it there.
+        for _ in 0..100 {
+            let slaves = std::slice::from_ref(other);
+            match net.kms[here].supply.issue(one, slaves, 256, 3).await {
+                Ok(issued) => {
+                    keys = issued;
+                    break;
+                }
+                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
+            }
+        }
+        assert_eq!(keys.len(), 3);
+        let got = net.kms[there].supply.collect(other, None, &ids_of(&keys)).await.unwrap();
+        assert_eq!(bytes_of(&keys[2]), bytes_of(&got[2]));
+    }
+    let stored = net.kms[0].pool("c").view().stored_bits / 8;
+    assert!(stored < 16 << 10, "{stored} bytes were relayed for six keys");
+    net.stop_and_audit().await;
+}
+
+/// By hand, from the end that does not send.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_operator_orders_comes_and_no_more() {
+    let plan = Plan::chain(2, CipherPolicy::OtpOnly, Scheme::FirstKey);
+    let net = Net::start(Plan { mode: Mode::Manual, ..plan }).await;
+    let ready = |net: &Net| {
+        net.kms[2].pool("a").link_up()
+            && net.kms[0].pool("b").own_bytes() > 256 << 10
+            && net.kms[1].pool("c").own_bytes() > 256 << 10
+    };
+    net.until("the links are stocked", ready).await;
+    assert!(net.kms[2].links.order(&ends::cluster("a"), 100_000));
+    assert!(!net.kms[2].links.order(&ends::cluster("b"), 100_000), "not fed by relay");
+    let stored = |net: &Net| net.kms[2].pool("a").view().stored_bits / 8;
+    net.until("it came", |net| stored(net) >= 100_000).await;
+    tokio::time::sleep(std::time::Duration::from_millis(600)).await;
+    assert!(stored(&net) < 102_000, "{} bytes came", stored(&net));
+    net.stop_and_audit().await;
 }

@@ -168,6 +168,10 @@ impl Pool {
             }
             (given, self.journal.append(change))
         };
+        if given.is_empty() {
+            // The other end needs what this one does not have.
+            self.miss(u64::from(MIN_KEY));
+        }
         // Ours no longer, durably, before the other end may take them.
         self.durable(ticket).await?;
         self.announce_given(given);

@@ -8,6 +8,7 @@
 //! - `collect`: runs the peer owns, collected by ID.
 //! - `pads`: spans of blocks for the relay.
 //! - `reseal`: blocks under a new KEK.
+//! - `wanted`: what is missing, for the relay that feeds the pool.
 //! - `trace`: what is known about one key, for operators.
 //!
 //! Every change is made in `tables` and appended to the journal under one lock, so what is
@@ -23,6 +24,7 @@ mod pads;
 mod reseal;
 mod tables;
 mod trace;
+mod wanted;
 
 use std::{
     sync::{
@@ -36,6 +38,7 @@ pub use blocks::NewBlock;
 pub use collect::{Accepted, CollectError, Reservation};
 pub use issue::IssuerRun;
 pub use trace::{KeyState, KeyTrace, RunTrace};
+pub use wanted::Demand;
 
 use crate::{
     block::{BlockState, SealedBlock},
@@ -174,6 +177,7 @@ pub struct Pool {
     /// The other end's `key_ttl` in milliseconds, once it said so.
     peer_key_ttl: AtomicU64,
     changed: tokio::sync::Notify,
+    wanted: wanted::Wanted,
     /// Counts since start.
     pub counters: PoolCounters,
 }
@@ -227,6 +231,7 @@ impl Pool {
             peer: OnceLock::new(),
             peer_key_ttl: AtomicU64::new(u64::MAX),
             changed: tokio::sync::Notify::new(),
+            wanted: wanted::Wanted::default(),
             counters: PoolCounters::default(),
         });
         pool.compare_with_token().await;

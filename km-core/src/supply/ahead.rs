@@ -238,7 +238,7 @@ impl Queue {
         let mut passed_over = 0;
         loop {
             match pool.lease(master, slaves, *key_len, want).await {
-                Err(PoolError::NoKeys) if !borrowed && pool.peer_bytes() >= u64::from(*key_len) => {
+                Err(PoolError::NoKeys) if !borrowed && self.may_come(want) => {
                     borrowed = true;
                     self.borrow_blocks().await;
                 }
@@ -256,6 +256,13 @@ impl Queue {
                 leased => return leased,
             }
         }
+    }
+
+    /// Whether the other end has blocks to give, or the relay brings some.
+    fn may_come(&self, want: u16) -> bool {
+        let Pairing { pool, key_len, .. } = &self.pairing;
+        let fed = pool.miss(u64::from(*key_len) * u64::from(want));
+        fed || pool.peer_bytes() >= u64::from(*key_len)
     }
 
     /// Asks the other end for blocks and waits for some, not for any change of the pool.

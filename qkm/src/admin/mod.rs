@@ -1,7 +1,7 @@
 //! The operators' API over HTTPS: pools, links, single keys. Enter through [`start`].
 //!
-//! JSON, errors as problem details (RFC 9457). It never has key bytes to show. Operators read;
-//! custodians may also change the KEK epochs.
+//! JSON, errors as problem details (RFC 9457). It never has key bytes to show. Operators read, and
+//! order keys by relay; custodians may also change the KEK epochs.
 
 mod epochs;
 mod keys;
@@ -12,7 +12,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{Method, Request, Response, StatusCode, body::Incoming, header, service::service_fn};
-use km_core::route::Routes;
+use km_core::{ids::ClusterId, route::Routes};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tracing::info;
@@ -33,6 +33,8 @@ pub(crate) use problem::Problem;
 const BODY_BYTES: usize = 1024;
 /// Longest wait for it.
 const BODY_WAIT: Duration = Duration::from_secs(5);
+/// Most bytes of one order by relay.
+const MOST_ORDERED: u64 = 16 << 20;
 
 /// Listens if configured and serves in `tasks` until `shutdown`.
 pub(crate) async fn start(
@@ -109,28 +111,28 @@ impl Api {
         }
     }
 
-    /// What only custodians may do. The type of the content keeps web pages out, which could
-    /// else send a form in the name of a browser's certificate.
+    /// Changes: to epochs by custodians only. The type of the content keeps web pages out, which
+    /// could else send a form in the name of a browser's certificate.
     async fn change(
         &self,
         segments: &[&str],
         request: Request<Incoming>,
         peer: &PeerIdentity,
     ) -> Result<Value, Problem> {
-        let keeper = &self.inside.node.keeper;
-        let ["v1", "hsm", "epochs", rest @ ..] = segments else {
-            return Err(Problem::wrong_method());
-        };
-        let who = Custodian::of(peer, &self.custodians)?;
         let json = request.headers().get(header::CONTENT_TYPE);
         if json.is_none_or(|kind| kind != "application/json") {
             return Err(Problem::wrong_body());
         }
         let body = read_body(request.into_body(), BODY_BYTES, BODY_WAIT).await;
         body.map_err(|_| Problem::wrong_body())?;
-        match rest {
-            [] => epochs::rotate(keeper, who, peer).await,
-            [number, "destroy"] => epochs::destroy(keeper, number, who, peer).await,
+        let keeper = &self.inside.node.keeper;
+        let custodian = || Custodian::of(peer, &self.custodians);
+        match segments {
+            ["v1", "pools", far, "feed", bytes] => self.feed(far, bytes, peer),
+            ["v1", "hsm", "epochs"] => epochs::rotate(keeper, custodian()?, peer).await,
+            ["v1", "hsm", "epochs", number, "destroy"] => {
+                epochs::destroy(keeper, number, custodian()?, peer).await
+            }
             _ => Err(Problem::wrong_method()),
         }
     }
@@ -144,6 +146,18 @@ impl Api {
         });
         json!({ "version": table.version, "controllers": control.seats(),
             "routes": to.collect::<Vec<_>>() })
+    }
+
+    /// Orders bytes by relay; any operator may.
+    fn feed(&self, far: &str, bytes: &str, peer: &PeerIdentity) -> Result<Value, Problem> {
+        let known = ClusterId::parse(far).ok().zip(bytes.parse().ok());
+        let (far, bytes) = known
+            .filter(|(far, bytes)| {
+                (1..=MOST_ORDERED).contains(bytes) && self.inside.links.order(far, *bytes)
+            })
+            .ok_or_else(|| Problem::not_fed(far))?;
+        info!(operator = %peer, %far, bytes, "keys are ordered by relay");
+        Ok(json!({ "peer": far, "bytes": bytes }))
     }
 
     fn pools(&self) -> Value {

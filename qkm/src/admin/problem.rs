@@ -41,8 +41,17 @@ impl Problem {
     }
 
     pub(crate) fn wrong_method() -> Self {
-        let detail = "POST changes /v1/hsm/epochs alone; all else is read with GET";
+        let detail = "POST goes to /v1/hsm/epochs and /v1/pools/PEER/feed/BYTES; all else is GET";
         Self::new(StatusCode::METHOD_NOT_ALLOWED, Code::A004, detail)
+    }
+
+    pub(super) fn not_fed(peer: &str) -> Self {
+        let shown: String = peer.chars().take(64).collect();
+        let detail = format!(
+            "the pool with {shown:?} is not fed by relay here, or the order is not of 1 to 16777216 \
+             bytes; see [[relay]] in the configuration"
+        );
+        Self::new(StatusCode::NOT_FOUND, Code::A004, detail)
     }
 
     pub(crate) fn wrong_body() -> Self {

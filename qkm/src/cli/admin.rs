@@ -40,6 +40,31 @@ pub(super) fn pools(args: &AdminArgs) -> Result<Exit, Failure> {
     })
 }
 
+pub(super) fn ledger(args: &AdminArgs) -> Result<Exit, Failure> {
+    let answer = send(&args.config.config, None, Request::Get("/v1/pools"))?;
+    let columns = ["absorbed", "pad", "tag", "delivered", "burned", "rejected"];
+    let head =
+        ["PEER", "ABSORBED", "PAD", "TAG", "DELIVERED", "BURNED", "REJECTED", "STORED", "ACCOUNT"];
+    show(args.output, &answer, &head, "pools", |pool| {
+        let mut row = vec![text(&pool["peer"])];
+        row.extend(columns.iter().map(|name| text(&pool["ledger"][*name])));
+        row.push(text(&pool["stored_bits"]));
+        let balanced = pool["balanced"] == Value::Bool(true);
+        row.push(if balanced { "balanced" } else { "NOT BALANCED" }.to_owned());
+        row
+    })
+}
+
+pub(super) fn feed(args: &AdminArgs, peer: &str, bytes: u64) -> Result<Exit, Failure> {
+    let path = format!("/v1/pools/{}/feed/{bytes}", etsi014::path::encode(peer));
+    let answer = send(&args.config.config, None, Request::Post(&path))?;
+    match args.output {
+        Output::Json => print(&pretty(&answer)),
+        Output::Table => print(&format!("{bytes} bytes are ordered for the pool with {peer}")),
+    }
+    Ok(Exit::Done)
+}
+
 pub(super) fn links(args: &AdminArgs) -> Result<Exit, Failure> {
     let answer = send(&args.config.config, None, Request::Get("/v1/links"))?;
     let counts = ["connections", "agreed", "mismatched", "given_up", "in_flight"];

@@ -152,6 +152,25 @@ enum PoolCommand {
     /// DELIVERED, BURNED (given up undelivered) and REJECTED (the ends had different bits) count
     /// since the pool was made. ACCOUNT: whether everything ever taken in is accounted for.
     List(AdminArgs),
+    /// Show where every bit of each pool went since the pool was made.
+    ///
+    /// ABSORBED is what came in: from a QKD module, or by relay. It is STORED, or was spent as
+    /// one-time PAD and hop keys, as keys of TAGs, DELIVERED, BURNED (given up) or REJECTED (the ends
+    /// had different bits). In bits; both ends of a link spend the same pad and tags.
+    Ledger(AdminArgs),
+    /// Order keys by relay for the pool with a cluster to which there is no QKD link.
+    Feed {
+        /// The cluster.
+        peer: String,
+        /// How many keys.
+        #[arg(long, default_value_t = 1024)]
+        keys: u32,
+        /// Their size in bits.
+        #[arg(long, default_value_t = 256)]
+        bits: u32,
+        #[command(flatten)]
+        admin: AdminArgs,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -207,6 +226,10 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Config(ConfigCommand::Check { file }) => local::check(&file),
         Command::Config(ConfigCommand::Example) => local::example(),
         Command::Pool(PoolCommand::List(args)) => admin::pools(&args),
+        Command::Pool(PoolCommand::Ledger(args)) => admin::ledger(&args),
+        Command::Pool(PoolCommand::Feed { peer, keys, bits, admin }) => {
+            admin::feed(&admin, &peer, u64::from(keys) * u64::from(bits.div_ceil(8)))
+        }
         Command::Link(LinkCommand::List(args)) => admin::links(&args),
         Command::Route(RouteCommand::List(args)) => admin::routes(&args),
         Command::Controller(command) => controller::run(command, &log),

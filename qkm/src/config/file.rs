@@ -279,6 +279,42 @@ pub(super) struct Relay {
     pub(super) cipher: CipherPolicy,
     #[serde(default)]
     pub(super) scheme: Scheme,
+    #[serde(default)]
+    pub(super) mode: Mode,
+    #[serde(default = "low_kib")]
+    pub(super) low_kib: u64,
+    #[serde(default = "high_kib")]
+    pub(super) high_kib: u64,
+    pub(super) rate_bps: Option<u64>,
+    #[serde(default = "horizon_s")]
+    pub(super) horizon_s: u64,
+    #[serde(default)]
+    pub(super) windows: Vec<String>,
+}
+
+fn low_kib() -> u64 {
+    256
+}
+
+fn high_kib() -> u64 {
+    1024
+}
+
+fn horizon_s() -> u64 {
+    60
+}
+
+/// When keys are relayed.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Mode {
+    #[default]
+    Watermark,
+    OnDemand,
+    Rate,
+    Adaptive,
+    Schedule,
+    Manual,
 }
 
 /// Where relayed bits are born.

@@ -1,5 +1,8 @@
 //! `[[relay]]`: pools between clusters without a QKD link, fed over others.
 
+use std::time::Duration;
+
+use ::relay::feed::{Mode, Window};
 use km_core::{ids::ClusterId, route::Route};
 use toml::Spanned;
 
@@ -15,7 +18,9 @@ pub(super) fn feed(
     peers: &mut [Peer],
     entry: &Spanned<file::Relay>,
 ) -> Result<(), Mistake> {
-    let file::Relay { to, via, cipher, scheme } = entry.get_ref();
+    let file::Relay { to, via, cipher, scheme, .. } = entry.get_ref();
+    let mode = mode(entry.get_ref())
+        .map_err(|rule| Mistake::new(rule, "change it, or leave it out").at(entry))?;
     let route = match via {
         None => None,
         Some(via) => {
@@ -48,6 +53,34 @@ pub(super) fn feed(
         Scheme::FirstKey => relay::Scheme::FirstKey,
         Scheme::Random => relay::Scheme::Random,
     };
-    peer.relay = Some(relay::RelayConfig { route, scheme });
+    peer.relay = Some(relay::RelayConfig { route, scheme, mode });
     Ok(())
+}
+
+fn mode(entry: &file::Relay) -> Result<Mode, &'static str> {
+    let file::Relay { low_kib, high_kib, rate_bps, horizon_s, windows, .. } = entry;
+    if !(1..=1 << 20).contains(high_kib) || low_kib > high_kib {
+        return Err("high_kib must be 1 to 1048576, and low_kib not more than it");
+    }
+    let (low, high) = (low_kib << 10, high_kib << 10);
+    Ok(match entry.mode {
+        file::Mode::Watermark => Mode::Watermark { low, high },
+        file::Mode::OnDemand => Mode::OnDemand,
+        file::Mode::Manual => Mode::Manual,
+        file::Mode::Rate => match rate_bps {
+            Some(bits @ 8..=10_000_000_000) => Mode::Rate(bits / 8),
+            _ => return Err("mode = \"rate\" needs rate_bps, 8 to 10000000000 bits per second"),
+        },
+        file::Mode::Adaptive => match horizon_s {
+            1..=86_400 => Mode::Adaptive { horizon: Duration::from_secs(*horizon_s), least: low },
+            _ => return Err("horizon_s must be 1 to 86400"),
+        },
+        file::Mode::Schedule => {
+            let windows: Option<Vec<Window>> = windows.iter().map(|w| Window::parse(w)).collect();
+            match windows.filter(|windows| !windows.is_empty()) {
+                Some(windows) => Mode::Schedule { windows, high },
+                None => return Err("mode = \"schedule\" needs windows such as [\"22:00-06:00\"]"),
+            }
+        }
+    })
 }

@@ -81,6 +81,11 @@ impl Links {
         Ok(())
     }
 
+    /// Orders bytes by relay; whether relay feeds that pool.
+    pub(crate) fn order(&self, peer: &ClusterId, bytes: u64) -> bool {
+        self.km.as_ref().is_some_and(|km| km.order(peer, bytes))
+    }
+
     /// The KM links as an operator sees them.
     pub(crate) fn status(&self) -> Vec<relay::LinkView> {
         self.km.as_ref().map(|km| km.status()).unwrap_or_default()

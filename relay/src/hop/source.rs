@@ -1,11 +1,17 @@
 //! The relay as a source of keys for an end-to-end pool, in the place of a QKD module.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use km_core::{
+    block::TAG_KEYS,
+    clock::now_ms,
     ids::ClusterId,
     module::{ModuleError, ModuleKey, ModuleSource},
+    pool::Pool,
     route::Route,
 };
 
@@ -13,26 +19,60 @@ use super::{
     engine::{Fetched, Relay, Scheme},
     message::{HopFault, MAX_MATERIAL, TransferId},
 };
+use crate::feed::{Feeder, Mode, Stock};
+
+/// How often a pool without news is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// How a pool is fed by relay.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct RelayConfig {
     /// The way taken while no controller gives another.
     pub route: Option<Route>,
     /// Where the bits are born.
     pub scheme: Scheme,
+    /// When it is fed.
+    pub mode: Mode,
 }
 
 /// Keys for the pool with one cluster.
 pub(crate) struct RelaySource {
     relay: Arc<Relay>,
     to: ClusterId,
+    pool: Arc<Pool>,
     config: RelayConfig,
+    feeder: Mutex<Feeder>,
 }
 
 impl RelaySource {
-    pub(crate) fn new(relay: Arc<Relay>, to: ClusterId, config: RelayConfig) -> Self {
-        Self { relay, to, config }
+    pub(crate) fn new(relay: Arc<Relay>, pool: Arc<Pool>, config: RelayConfig) -> Self {
+        pool.hears_demand();
+        let to = pool.config().peer.clone();
+        let feeder = Mutex::new(Feeder::new(config.mode.clone()));
+        Self { relay, to, pool, config, feeder }
+    }
+
+    /// Waits until keys are wanted, and how many bytes.
+    async fn wanted(&self) -> usize {
+        loop {
+            let demanded = self.pool.demanded();
+            let wanted = {
+                let view = self.pool.view();
+                let stored = view.stored_bits / 8;
+                let consumed = (view.ledger.absorbed - view.stored_bits) / 8;
+                let mut feeder = self.feeder();
+                feeder.add(self.pool.take_demand());
+                feeder.wanted(Stock { stored, consumed }, Instant::now(), now_ms())
+            };
+            if wanted > 0 {
+                return wanted.min(MAX_MATERIAL as u64 - TAG_KEYS as u64) as usize + TAG_KEYS;
+            }
+            let _ = tokio::time::timeout(LOOK_AGAIN, demanded).await;
+        }
+    }
+
+    fn feeder(&self) -> MutexGuard<'_, Feeder> {
+        self.feeder.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn fetch(&self, bytes: usize) -> Result<Fetched, ModuleError> {
@@ -54,8 +94,13 @@ impl RelaySource {
 #[async_trait]
 impl ModuleSource for RelaySource {
     async fn take(&self, bytes: usize) -> Result<Vec<ModuleKey>, ModuleError> {
-        let Fetched { transfer, material, provenance } =
-            self.fetch(bytes.min(MAX_MATERIAL)).await?;
+        let wanted = self.wanted().await.min(bytes);
+        let fetched = self.fetch(wanted).await;
+        match &fetched {
+            Ok(_) => self.feeder().fed(wanted.saturating_sub(TAG_KEYS) as u64),
+            Err(_) => self.feeder().failed(),
+        }
+        let Fetched { transfer, material, provenance } = fetched?;
         let relayed = Some(provenance);
         Ok(vec![ModuleKey { id: transfer.to_string(), bytes: material, relayed }])
     }

@@ -25,7 +25,7 @@ use km_core::{
     supply::{Supply, SupplyLimits},
     vault::Vault,
 };
-use relay::{Links, PeerConfig, RelayConfig, Scheme};
+use relay::{Links, PeerConfig, RelayConfig, Scheme, feed::Mode};
 use tokio::net::TcpListener;
 use transport::{
     ListenerLimits, ListenerStats, Profile, Shutdown, ShutdownHandle, TlsFiles,
@@ -83,6 +83,7 @@ pub struct Plan {
     pub relays: Vec<(usize, usize, Vec<usize>)>,
     pub cipher: CipherPolicy,
     pub scheme: Scheme,
+    pub mode: Mode,
     /// Bytes a pool with a QKD link takes, and one fed by relay.
     pub bounds: [u64; 2],
 }
@@ -93,7 +94,8 @@ impl Plan {
         let clusters = vec!["a", "b", "c", "d", "e"][..=hops].to_vec();
         let links = (0..hops).map(|at| (at, at + 1)).collect();
         let relays = vec![(0, hops, (1..hops).collect())];
-        Self { clusters, links, relays, cipher, scheme, bounds: [4 << 20, 256 << 10] }
+        let mode = Mode::Watermark { low: 128 << 10, high: 256 << 10 };
+        Self { clusters, links, relays, cipher, scheme, mode, bounds: [4 << 20, 512 << 10] }
     }
 }
 
@@ -226,7 +228,7 @@ impl Net {
         let relay = via.map(|via| {
             let hops: Vec<ClusterId> = via.iter().chain([&far]).map(|at| name(*at)).collect();
             let route = Some(Route::new(hops, self.plan.cipher).unwrap());
-            RelayConfig { route, scheme: self.plan.scheme }
+            RelayConfig { route, scheme: self.plan.scheme, mode: self.plan.mode.clone() }
         });
         PeerConfig {
             cluster: name(far),

@@ -1,0 +1,277 @@
+//! How much an end-to-end pool is to be fed now, without I/O (clause 6.2e: by hand, at a fixed rate,
+//! adaptive to the traffic, by schedule; and on demand, 9.3b). Enter through [`Feeder::wanted`].
+//!
+//! In every mode what an operator orders comes too; and, but for [`Mode::Manual`], what applications
+//! asked for in vain.
+
+use std::time::{Duration, Instant};
+
+use km_core::pool::Demand;
+
+/// Least bytes of one batch: below, agreement and sealing cost more than the keys are worth.
+const LEAST_BATCH: u64 = 1024;
+/// How long consumption is averaged over.
+const MEMORY: Duration = Duration::from_secs(30);
+/// What a fixed rate may make up for after a pause.
+const BURST: Duration = Duration::from_secs(5);
+const DAY_MIN: u16 = 24 * 60;
+
+/// When keys are relayed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Mode {
+    /// Only what is missing.
+    OnDemand,
+    /// Once fewer than `low` bytes are stored, until there are `high`.
+    Watermark {
+        /// Bytes.
+        low: u64,
+        /// Bytes.
+        high: u64,
+    },
+    /// So many bytes a second.
+    Rate(u64),
+    /// As much as is used up in `horizon`, but at least `least` bytes.
+    Adaptive {
+        /// How far ahead.
+        horizon: Duration,
+        /// Bytes.
+        least: u64,
+    },
+    /// Up to `high` bytes, at these times of day only.
+    Schedule {
+        /// Times of day.
+        windows: Vec<Window>,
+        /// Bytes.
+        high: u64,
+    },
+    /// Only what an operator orders.
+    Manual,
+}
+
+/// A time of day, UTC, in minutes after midnight; over midnight when it ends before it begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// First minute.
+    pub from: u16,
+    /// First minute after it.
+    pub to: u16,
+}
+
+impl Window {
+    /// Reads `HH:MM-HH:MM`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let minute = |text: &str| {
+            let (hours, minutes) = text.split_once(':')?;
+            let (hours, minutes): (u16, u16) = (hours.parse().ok()?, minutes.parse().ok()?);
+            (hours < 24 && minutes < 60).then_some(hours * 60 + minutes)
+        };
+        let (from, to) = text.split_once('-')?;
+        Some(Self { from: minute(from)?, to: minute(to)? })
+    }
+
+    fn holds(&self, minute: u16) -> bool {
+        match self.from <= self.to {
+            true => (self.from..self.to).contains(&minute),
+            false => minute >= self.from || minute < self.to,
+        }
+    }
+}
+
+/// The pool at one moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stock {
+    /// Bytes stored.
+    pub stored: u64,
+    /// Bytes ever used up: delivered, burned or spent.
+    pub consumed: u64,
+}
+
+/// Decides how much to bring.
+pub struct Feeder {
+    mode: Mode,
+    demand: Demand,
+    filling: bool,
+    /// Bytes a fixed rate still allows.
+    credit: f64,
+    /// Bytes used up in a second, on average.
+    usage: f64,
+    last: Option<(Instant, u64)>,
+}
+
+impl Feeder {
+    /// Nothing is owed yet.
+    pub fn new(mode: Mode) -> Self {
+        let demand = Demand::default();
+        Self { mode, demand, filling: false, credit: 0.0, usage: 0.0, last: None }
+    }
+
+    /// Somebody asked for more.
+    pub fn add(&mut self, demand: Demand) {
+        if self.mode != Mode::Manual {
+            self.demand.missed = self.demand.missed.saturating_add(demand.missed);
+        }
+        self.demand.ordered = self.demand.ordered.saturating_add(demand.ordered);
+    }
+
+    /// Bytes to bring now; 0: none. `unix_ms` tells the time of day.
+    pub fn wanted(&mut self, stock: Stock, now: Instant, unix_ms: u64) -> u64 {
+        self.look(stock, now);
+        let owed = self.demand.missed + self.demand.ordered;
+        let by_mode = match &self.mode {
+            Mode::OnDemand | Mode::Manual => 0,
+            Mode::Watermark { low, high } => {
+                self.filling = stock.stored < if self.filling { *high } else { *low };
+                if self.filling { high.saturating_sub(stock.stored) } else { 0 }
+            }
+            Mode::Rate(_) => self.credit as u64,
+            Mode::Adaptive { horizon, least } => {
+                let ahead = (self.usage * horizon.as_secs_f64()) as u64;
+                ahead.max(*least).saturating_sub(stock.stored)
+            }
+            Mode::Schedule { windows, high } => {
+                let minute = (unix_ms / 60_000 % u64::from(DAY_MIN)) as u16;
+                match windows.iter().any(|window| window.holds(minute)) {
+                    true => high.saturating_sub(stock.stored),
+                    false => 0,
+                }
+            }
+        };
+        match (owed, by_mode) {
+            (0, 0) => 0,
+            // A fixed rate waits until a batch is worth its cost.
+            (0, few) if matches!(self.mode, Mode::Rate(_)) && few < LEAST_BATCH => 0,
+            (owed, by_mode) => (owed + by_mode).max(LEAST_BATCH),
+        }
+    }
+
+    /// Bytes were brought.
+    pub fn fed(&mut self, bytes: u64) {
+        let from_order = bytes.min(self.demand.ordered);
+        self.demand.ordered -= from_order;
+        let left = bytes - from_order;
+        let from_missed = left.min(self.demand.missed);
+        self.demand.missed -= from_missed;
+        self.credit -= (left - from_missed) as f64;
+    }
+
+    /// Nothing can be brought now: who asked in vain asks again.
+    pub fn failed(&mut self) {
+        self.demand.missed = 0;
+    }
+
+    fn look(&mut self, stock: Stock, now: Instant) {
+        let Some((before, consumed)) = self.last.replace((now, stock.consumed)) else { return };
+        let passed = now.duration_since(before).as_secs_f64();
+        if passed <= 0.0 {
+            self.last = Some((before, consumed));
+            return;
+        }
+        let rate = stock.consumed.saturating_sub(consumed) as f64 / passed;
+        let weight = 1.0 - (-passed / MEMORY.as_secs_f64()).exp();
+        self.usage += weight * (rate - self.usage);
+        if let Mode::Rate(bytes) = self.mode {
+            let most = bytes as f64 * BURST.as_secs_f64();
+            self.credit = (self.credit + bytes as f64 * passed).min(most.max(LEAST_BATCH as f64));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOON: u64 = 12 * 3_600_000;
+
+    fn stock(stored: u64) -> Stock {
+        Stock { stored, consumed: 0 }
+    }
+
+    #[test]
+    fn on_demand_brings_what_was_missed_and_no_more() {
+        let (mut feeder, now) = (Feeder::new(Mode::OnDemand), Instant::now());
+        assert_eq!(feeder.wanted(stock(0), now, NOON), 0);
+        feeder.add(Demand { missed: 5000, ordered: 0 });
+        assert_eq!(feeder.wanted(stock(0), now, NOON), 5000);
+        feeder.fed(4000);
+        assert_eq!(feeder.wanted(stock(0), now, NOON), 1024);
+        feeder.fed(1024);
+        assert_eq!(feeder.wanted(stock(0), now, NOON), 0);
+    }
+
+    #[test]
+    fn by_hand_only_what_is_ordered_comes() {
+        let (mut feeder, now) = (Feeder::new(Mode::Manual), Instant::now());
+        feeder.add(Demand { missed: 5000, ordered: 0 });
+        assert_eq!(feeder.wanted(stock(0), now, NOON), 0);
+        feeder.add(Demand { missed: 0, ordered: 3000 });
+        assert_eq!(feeder.wanted(stock(0), now, NOON), 3000);
+        feeder.failed();
+        assert_eq!(feeder.wanted(stock(0), now, NOON), 3000);
+        feeder.fed(3000);
+        assert_eq!(feeder.wanted(stock(0), now, NOON), 0);
+    }
+
+    #[test]
+    fn a_watermark_fills_from_low_to_high_and_then_waits() {
+        let mode = Mode::Watermark { low: 1000, high: 9000 };
+        let (mut feeder, now) = (Feeder::new(mode), Instant::now());
+        let filled = [(999, 8001), (5000, 4000), (9000, 0), (5000, 0), (1000, 0), (0, 9000)];
+        for (stored, wanted) in filled {
+            assert_eq!(feeder.wanted(stock(stored), now, NOON), wanted, "{stored}");
+        }
+    }
+
+    #[test]
+    fn a_fixed_rate_is_kept_over_an_hour_however_full_the_pool() {
+        let (mut feeder, mut now) = (Feeder::new(Mode::Rate(700)), Instant::now());
+        let mut brought = 0;
+        for _ in 0..3600 {
+            let bytes = feeder.wanted(stock(1 << 30), now, NOON);
+            feeder.fed(bytes);
+            brought += bytes;
+            now += Duration::from_secs(1);
+        }
+        assert!((700 * 3580..=700 * 3605).contains(&brought), "{brought}");
+        // After a long pause it makes up for seconds, not for hours.
+        now += Duration::from_secs(36_000);
+        assert_eq!(feeder.wanted(stock(0), now, NOON), 3500);
+    }
+
+    #[test]
+    fn adaptive_follows_the_use_up_and_down() {
+        let mode = Mode::Adaptive { horizon: Duration::from_secs(60), least: 2000 };
+        let (mut feeder, mut now) = (Feeder::new(mode), Instant::now());
+        assert_eq!(feeder.wanted(stock(500), now, NOON), 1500);
+        let mut consumed = 0;
+        let mut look = |rate: u64, seconds: u64| {
+            let mut wanted = 0;
+            for _ in 0..seconds {
+                now += Duration::from_secs(1);
+                consumed += rate;
+                wanted = feeder.wanted(Stock { stored: 0, consumed }, now, NOON);
+            }
+            wanted
+        };
+        let busy = look(1000, 300);
+        assert!((59_000..=60_000).contains(&busy), "{busy}");
+        assert_eq!(look(0, 600), 2000);
+    }
+
+    #[test]
+    fn a_schedule_holds_over_midnight() {
+        let windows =
+            vec![Window::parse("22:00-06:30").unwrap(), Window::parse("12:00-12:01").unwrap()];
+        let (mut feeder, now) =
+            (Feeder::new(Mode::Schedule { windows, high: 8000 }), Instant::now());
+        let minute = 60_000;
+        for (time, open) in
+            [(22 * 60, true), (0, true), (389, true), (390, false), (720, true), (721, false)]
+        {
+            let wanted = feeder.wanted(stock(0), now, time * minute);
+            assert_eq!(wanted, if open { 8000 } else { 0 }, "minute {time}");
+        }
+        for bad in ["", "22:00", "24:00-01:00", "1:60-2:00", "a:b-c:d"] {
+            assert_eq!(Window::parse(bad), None, "{bad}");
+        }
+    }
+}
