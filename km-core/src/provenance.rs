@@ -3,7 +3,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{ClusterId, LinkId};
+use crate::{
+    ids::{ClusterId, LinkId},
+    usage::kem::KemSet,
+};
 
 /// Where the bits were born.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +49,25 @@ pub struct Hop {
     pub cipher: HopCipher,
 }
 
+/// How bits were combined with the secret of another key exchange (clause 6.1.2b).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CombineMethod {
+    /// Exclusive or: keeps what the bits may claim.
+    Xor,
+    /// A key derivation over both: computational, and secure if either is.
+    CatKdf,
+}
+
+/// What bits were combined with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Combination {
+    /// The exchange between the two ends.
+    pub kem: KemSet,
+    /// How.
+    pub method: CombineMethod,
+}
+
 /// How material came to be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provenance {
@@ -53,6 +75,8 @@ pub struct Provenance {
     pub origin: Origin,
     /// The relay path, empty for a direct link.
     pub path: Vec<Hop>,
+    /// What the two ends combined the bits with, if they did.
+    pub combined: Option<Combination>,
 }
 
 /// What may be claimed for the way the bits travelled. Sealing in the HSM and delivery over TLS
@@ -79,11 +103,15 @@ impl Grade {
 impl Provenance {
     /// Straight from a QKD link, no hop.
     pub fn direct(link: LinkId) -> Self {
-        Self { origin: Origin::Qkd(link), path: Vec::new() }
+        Self { origin: Origin::Qkd(link), path: Vec::new(), combined: None }
     }
     /// Made by or brought to this KM alone.
     pub fn local(origin: Origin) -> Self {
-        Self { origin, path: Vec::new() }
+        Self { origin, path: Vec::new(), combined: None }
+    }
+    /// Brought over a path.
+    pub fn relayed(origin: Origin, path: Vec<Hop>) -> Self {
+        Self { origin, path, combined: None }
     }
     /// Of what was announced and what was seen, the one that may claim less.
     pub fn worse(self, other: Self) -> Self {
@@ -96,8 +124,9 @@ impl Provenance {
     pub fn grade(&self) -> Grade {
         let its = |hop: &Hop| matches!(hop.cipher, HopCipher::Otp | HopCipher::Shared);
         let its_path = self.path.iter().all(its);
+        let derived = self.combined.is_some_and(|with| with.method == CombineMethod::CatKdf);
         match self.origin {
-            Origin::Qkd(_) if its_path => Grade::ItsRelay,
+            Origin::Qkd(_) if its_path && !derived => Grade::ItsRelay,
             _ => Grade::Computational,
         }
     }

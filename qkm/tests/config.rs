@@ -33,10 +33,8 @@ fn what_the_example_leaves_out_is_the_default() {
     let uncommented: String = EXAMPLE
         .lines()
         .map(|line| match line.strip_prefix("# ").filter(|l| l.contains(" = ")) {
-            // Only whole entries: prose with a sign in it is not one, nor is a further token or
-            // peer.
+            // Only whole entries: prose with a sign in it is not one, nor is a further token.
             Some(entry) if entry.starts_with("token = {") => "".to_owned(),
-            Some(entry) if entry.ends_with("km:west\"") => "".to_owned(),
             Some(entry) if entry.split(' ').next().is_some_and(is_entry) => format!("{entry}\n"),
             _ => format!("{line}\n"),
         })

@@ -9,14 +9,19 @@
 
 use km_core::{
     block::{MAX_BLOCK, TAG_KEYS},
+    ids::PoolTag,
     material::ClearBytes,
     module::ModuleKey,
+    provenance::CombineMethod,
 };
 use poly1305::{Key, Poly1305, universal_hash::KeyInit};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use crate::frame::Proposal;
+use crate::{
+    combine::{KemSecret, combine},
+    frame::Proposal,
+};
 
 /// Most module keys in one block.
 pub const MAX_KEYS: usize = 4096;
@@ -45,6 +50,22 @@ impl Raw {
         Some(Self(ClearBytes::from_vec(joined)))
     }
 
+    /// The same with combined bits; the tag keys stay. `None` when they cannot be combined.
+    pub fn combined(
+        &self,
+        method: CombineMethod,
+        secret: &KemSecret,
+        pool: PoolTag,
+        number: u64,
+    ) -> Option<Self> {
+        let bits = self.0.slice(TAG_KEYS..self.0.len())?;
+        let combined = combine(method, secret, pool, number, &bits)?;
+        let mut raw = Vec::with_capacity(self.0.len());
+        self.0.expose(|own| raw.extend_from_slice(&own[..TAG_KEYS]));
+        combined.expose(|bits| raw.extend_from_slice(bits));
+        Some(Self(ClearBytes::from_vec(raw)))
+    }
+
     /// Total bytes, tag keys included.
     pub fn len(&self) -> usize {
         self.0.len()
@@ -58,7 +79,13 @@ impl Raw {
     /// The proposer's tag over the description and the bits.
     pub fn proposal_tag(&self, proposal: &Proposal) -> Tag {
         let described = postcard::to_extend(
-            &(proposal.number, &proposal.owner, &proposal.provenance, &proposal.keys),
+            &(
+                proposal.number,
+                &proposal.owner,
+                &proposal.provenance,
+                &proposal.combined,
+                &proposal.keys,
+            ),
             b"qkm propose 1\0".to_vec(),
         );
         let described = described.unwrap_or_default();

@@ -6,12 +6,13 @@ use std::{collections::BTreeMap, time::Instant};
 use km_core::{
     ids::ClusterId,
     module::{ModuleError, ModuleKey},
-    provenance::Provenance,
+    provenance::{Combination, Provenance},
 };
 
 use crate::{
     agreement::{self, MAX_KEYS, Raw, Tag},
     frame::{Frame, Proposal, Rejection},
+    kems::{Combined, Kems},
     session::{AGREE_WITHIN, Action, Agreed, FULL_PAUSE, Feed, MAX_IN_FLIGHT, SessionError, Start},
 };
 
@@ -75,24 +76,58 @@ impl Blocks {
         Vec::new()
     }
 
+    pub(crate) fn now(&self) -> Instant {
+        self.now
+    }
+
     pub(crate) fn in_flight(&self) -> usize {
         self.proposed.len() + self.offered.len()
     }
 
-    pub(crate) fn propose(&mut self, keys: &[ModuleKey], owner: ClusterId) -> Actions {
+    pub(crate) fn propose(
+        &mut self,
+        keys: &[ModuleKey],
+        owner: ClusterId,
+        kems: &mut Kems,
+    ) -> Actions {
         let (Some(provenance), Some(raw)) = (self.came(keys), Raw::join(keys)) else {
             return Vec::new();
         };
         let number = self.next;
         self.next += 1;
+        let combined = kems.next();
+        let Some((raw, combination)) = self.combined(raw, number, combined, kems) else {
+            let (bytes, why) = (joined_bytes(keys), Rejection::Policy);
+            return vec![Action::Refused { number, bytes, why }];
+        };
         let keys = keys.iter().map(|key| (key.id.clone(), key.bytes.len() as u16)).collect();
-        let mut proposal =
-            Proposal { number, owner: owner.clone(), provenance, keys, tag: Tag::default() };
+        let mut proposal = Proposal {
+            number,
+            owner: owner.clone(),
+            provenance,
+            combined,
+            keys,
+            tag: Tag::default(),
+        };
         proposal.tag = raw.proposal_tag(&proposal);
-        let provenance = proposal.provenance.clone();
+        let provenance = Provenance { combined: combination, ..proposal.provenance.clone() };
         let waiting = Proposed::Waiting { owner, provenance, raw, since: self.now };
         self.proposed.insert(number, waiting);
         vec![Action::Send(Frame::Propose(proposal))]
+    }
+
+    /// The bits as they are used: combined, if so said.
+    fn combined(
+        &self,
+        raw: Raw,
+        number: u64,
+        said: Option<Combined>,
+        kems: &Kems,
+    ) -> Option<(Raw, Option<Combination>)> {
+        let Some(said) = said else { return Some((raw, None)) };
+        let (secret, combination) = kems.find(said)?;
+        let raw = raw.combined(said.method, secret, self.start.pool, number)?;
+        Some((raw, Some(combination)))
     }
 
     /// How the keys of one block came to be, as this end knows it.
@@ -116,7 +151,11 @@ impl Blocks {
         }
     }
 
-    pub(crate) fn offered(&mut self, proposal: Proposal) -> Result<Actions, SessionError> {
+    pub(crate) fn offered(
+        &mut self,
+        proposal: Proposal,
+        kems: &Kems,
+    ) -> Result<Actions, SessionError> {
         let number = proposal.number;
         if self.start.leads() {
             return Err(SessionError::Protocol("it proposed a block though this end leads"));
@@ -135,6 +174,9 @@ impl Blocks {
             return Ok(if known { Vec::new() } else { vec![reject(number, Rejection::Used)] });
         }
         self.next = number + 1;
+        if !kems.accepts(proposal.combined) {
+            return Ok(vec![reject(number, Rejection::Policy)]);
+        }
         if self.full_here {
             return Ok(vec![reject(number, Rejection::Full)]);
         }
@@ -147,6 +189,7 @@ impl Blocks {
         &mut self,
         number: u64,
         keys: Result<Vec<ModuleKey>, ModuleError>,
+        kems: &Kems,
     ) -> Actions {
         let Some(Offered::Collecting { proposal, .. }) = self.offered.remove(&number) else {
             return Vec::new();
@@ -154,18 +197,20 @@ impl Blocks {
         let Ok(keys) = keys else { return vec![reject(number, Rejection::Missing)] };
         let expected = proposal.keys.iter().map(|(_, len)| usize::from(*len));
         let same_lengths = keys.iter().map(|key| key.bytes.len()).eq(expected);
-        let bytes: u64 = keys.iter().map(|key| key.bytes.len() as u64).sum();
-        let raw = Raw::join(&keys).filter(|raw| {
+        let bytes = joined_bytes(&keys);
+        let raw =
+            Raw::join(&keys).and_then(|raw| self.combined(raw, number, proposal.combined, kems));
+        let raw = raw.filter(|(raw, _)| {
             same_lengths && agreement::equal(&raw.proposal_tag(&proposal), &proposal.tag)
         });
-        let (Some(raw), Some(seen)) = (raw, self.came(&keys)) else {
+        let (Some((raw, combined)), Some(seen)) = (raw, self.came(&keys)) else {
             let why = Rejection::Mismatch;
             return vec![Action::Refused { number, bytes, why }, reject(number, why)];
         };
         let confirm = raw.confirm_tag(number);
         self.offered.insert(number, Offered::Storing { confirm });
         let Proposal { owner, provenance, .. } = proposal;
-        let provenance = provenance.worse(seen);
+        let provenance = Provenance { combined, ..provenance.worse(seen) };
         vec![Action::Admit(Agreed { number, owner, provenance, raw, confirmed: false })]
     }
 
@@ -228,7 +273,7 @@ impl Blocks {
     pub(crate) fn rejected(&mut self, number: u64, why: Rejection) -> Actions {
         match (self.proposed.remove(&number), self.offered.remove(&number)) {
             (Some(Proposed::Waiting { raw, .. }), _) => {
-                if why == Rejection::Full {
+                if matches!(why, Rejection::Full | Rejection::Policy) {
                     self.full_there = Some(self.now);
                 }
                 vec![Action::Refused { number, bytes: raw.len() as u64, why }]
@@ -273,4 +318,8 @@ impl Blocks {
 
 fn reject(number: u64, why: Rejection) -> Action {
     Action::Send(Frame::Reject { number, why })
+}
+
+fn joined_bytes(keys: &[ModuleKey]) -> u64 {
+    keys.iter().map(|key| key.bytes.len() as u64).sum()
 }

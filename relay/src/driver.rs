@@ -19,7 +19,7 @@ use crate::{
     frame::{Assigned, Frame, FrameError, Frames, Hello, MAX_LIST, Rejection},
     handle::{Command, WAITING},
     hop::HopFault,
-    intake,
+    intake, kem,
     links::Peer,
     session::{Action, Event, MAX_IN_FLIGHT, Session, SessionError, Start},
     work::{self, Done},
@@ -63,6 +63,7 @@ struct Driver<'a> {
     done: mpsc::UnboundedSender<Done>,
     commands: mpsc::Sender<Command>,
     asked: HashMap<u64, oneshot::Sender<Assigned>>,
+    kem: kem::Pair,
     next_request: u64,
     out: Vec<u8>,
     writer: mpsc::Sender<Vec<u8>>,
@@ -124,6 +125,7 @@ impl<'a> Driver<'a> {
             peer: peer.config.cluster.clone(),
             pool: pool.tag(),
             feed: peer.config.feed(),
+            combine: peer.config.combine,
             hello,
         };
         let (session, actions) = Session::new(start, Instant::now());
@@ -140,6 +142,7 @@ impl<'a> Driver<'a> {
             done,
             commands,
             asked,
+            kem: kem::Pair::default(),
             next_request,
             out,
             writer,
@@ -346,6 +349,25 @@ impl<'a> Driver<'a> {
                 Action::PadsTold(told) => {
                     self.tasks.spawn(work::pads_told(self.peer, self.done.clone(), told));
                 }
+                Action::KemMake { id, set } => {
+                    let making =
+                        kem::make(self.peer.clone(), self.kem.clone(), self.done.clone(), id, set);
+                    self.tasks.spawn(making);
+                }
+                Action::KemSeal { id, set, public } => {
+                    let sealing = kem::seal(self.peer.clone(), self.done.clone(), id, set, public);
+                    self.tasks.spawn(sealing);
+                }
+                Action::KemOpen { id, ciphertext } => {
+                    let opening = kem::open(
+                        self.peer.clone(),
+                        self.kem.clone(),
+                        self.done.clone(),
+                        id,
+                        ciphertext,
+                    );
+                    self.tasks.spawn(opening);
+                }
                 Action::Order(bytes) => pool.order(bytes),
                 Action::PadsKnown(spans) => pool.pads_known(&spans),
                 Action::Opened { head, material } => {
@@ -378,6 +400,10 @@ impl<'a> Driver<'a> {
             self.peer.counters.mismatched.fetch_add(1, Relaxed);
             tracing::error!(%peer, block = number, alarm = "key-mismatch",
                 "both ends hold different bits; the block is rejected");
+        } else if why == Rejection::Policy {
+            self.peer.counters.given_up.fetch_add(1, Relaxed);
+            tracing::error!(%peer, block = number, alarm = "combination-refused",
+                "the ends are set to combine keys differently; set `combine` alike at both");
         } else {
             self.peer.counters.given_up.fetch_add(1, Relaxed);
             tracing::warn!(%peer, block = number, ?why, "a block was given up");

@@ -9,18 +9,22 @@ use km_core::{
     provenance::Provenance,
     route::MAX_HOPS,
     run::{RunId, RunSpec},
+    usage::kem::KemSet,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
     agreement::{MAX_KEYS, Tag},
     hop::{HopAnswer, HopFrame, TransferName},
+    kems::Combined,
 };
 
 /// The version of this protocol.
 pub const VERSION: u8 = 1;
 /// Longest frame in bytes, its length field aside.
 pub const MAX_FRAME: usize = 512 << 10;
+/// Longest key or ciphertext of ML-KEM, in bytes.
+const MAX_KEM: usize = 1568;
 /// Most block numbers in one list.
 pub const MAX_LIST: usize = 4096;
 /// Least a key waits to be collected. Less would be over before the key can be used.
@@ -41,6 +45,8 @@ pub enum Rejection {
     Late,
     /// The pool at the other end is full.
     Full,
+    /// The ends are set to combine keys differently.
+    Policy,
 }
 
 /// The answer to an assignment.
@@ -87,6 +93,8 @@ pub struct Proposal {
     pub owner: ClusterId,
     /// How its keys came to be: over the QKD link between the ends, or by relay.
     pub provenance: Provenance,
+    /// What the bits are combined with.
+    pub combined: Option<Combined>,
     /// The module's keys it is made of, in order: identifier and length in bytes.
     pub keys: Vec<(String, u16)>,
     /// One-time tag over all of the above and the bits.
@@ -170,6 +178,32 @@ pub enum Frame {
     PadsKnown(Vec<RunId>),
     /// Relayed keys.
     Hop(Box<HopFrame>),
+    /// A public key of ML-KEM, for keys to be combined with.
+    KemOffer {
+        /// Which exchange of this connection.
+        id: u64,
+        /// The parameter set.
+        set: KemSet,
+        /// The key.
+        #[serde(with = "serde_bytes")]
+        public: Vec<u8>,
+    },
+    /// Answer to `KemOffer`.
+    KemAnswer {
+        /// Which exchange.
+        id: u64,
+        /// The ciphertext.
+        #[serde(with = "serde_bytes")]
+        ciphertext: Vec<u8>,
+    },
+    /// The sender of the offer holds the secret.
+    KemReady {
+        /// Which exchange.
+        id: u64,
+        /// An HMAC under the secret.
+        #[serde(with = "serde_bytes")]
+        proof: Vec<u8>,
+    },
     /// An operator at this end orders so many bytes for the pool between us, by relay.
     Order(u64),
     /// What became of relayed keys.
@@ -244,6 +278,9 @@ impl Frame {
             Frame::Lend { span, .. } => span.sound(),
             Frame::PadsUsed(pads) => pads.len() <= MAX_LIST && pads.iter().all(PadUse::sound),
             Frame::PadsKnown(spans) => spans.len() <= MAX_LIST,
+            Frame::KemOffer { public: bytes, .. }
+            | Frame::KemAnswer { ciphertext: bytes, .. }
+            | Frame::KemReady { proof: bytes, .. } => bytes.len() <= MAX_KEM,
             Frame::Hop(frame) => frame.within_bounds(),
             Frame::HopAnswer { answer, .. } => answer.within_bounds(),
             Frame::Assign { run, .. } | Frame::RunEnded { run, .. } => run.sound(),

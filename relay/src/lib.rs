@@ -4,6 +4,7 @@
 //! - [`agreement`]: whether both ends hold the same bits; sans-IO.
 //! - [`session`]: one connection's protocol; sans-IO: frames and events in, actions out.
 //! - `blocks`: how far each block being agreed on is; the part of the session that is agreement.
+//! - [`combine`]: bits of a block with the secret of an ML-KEM exchange; [`kems`]: those exchanges.
 //! - [`feed`]: how much is relayed, and when.
 //! - [`hop`]: relay of keys over several links.
 //! - `driver`: the socket around a session; `work`: what it leaves to tasks beside it.
@@ -11,12 +12,15 @@
 
 pub mod agreement;
 mod blocks;
+pub mod combine;
 mod driver;
 pub mod feed;
 pub mod frame;
 mod handle;
 pub mod hop;
 mod intake;
+mod kem;
+pub mod kems;
 mod links;
 pub mod session;
 mod work;

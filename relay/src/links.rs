@@ -32,6 +32,7 @@ use transport::{
 };
 
 use crate::{
+    combine::Combine,
     driver,
     frame::Frame,
     handle::Handle,
@@ -60,6 +61,8 @@ pub struct PeerConfig {
     pub qkd_link: Option<LinkId>,
     /// How relay fills the pool, where no QKD link does.
     pub relay: Option<RelayConfig>,
+    /// How its blocks are combined with ML-KEM, if they are.
+    pub combine: Option<Combine>,
     /// Name of our module on it, for metadata.
     pub module: String,
 }

@@ -16,16 +16,19 @@ use km_core::{
     peer::GivenBlock,
     provenance::{Origin, Provenance},
     run::{RunId, RunSpec},
+    usage::kem::KemSet,
 };
 
 use crate::{
     agreement::Raw,
     blocks::Blocks,
+    combine::Combine,
     frame::{Assigned, Frame, Hello, Rejection},
     hop::{
         HopAnswer, HopFault, HopFrame, HopHead, Lock, TransferName, pads_in::PadsIn,
         transfers::with_hop,
     },
+    kems::Kems,
 };
 
 /// Proposals on their way at once.
@@ -45,6 +48,9 @@ pub enum SessionError {
     /// The ends mean different pools.
     #[error("the peer means another pool of keys")]
     WrongPool,
+    /// What is set about combination does not fit, or an exchange was spoiled.
+    #[error("keys cannot be combined: {0}; set `combine` alike at both ends")]
+    Combination(&'static str),
     /// A frame that does not belong here.
     #[error("the peer broke the protocol: {0}")]
     Protocol(&'static str),
@@ -122,6 +128,29 @@ pub enum Action {
     PadsTold(Vec<PadUse>),
     /// The peer knows what became of spans of ours.
     PadsKnown(Vec<RunId>),
+    /// Leader: make a key pair; then [`Event::KemMade`].
+    KemMake {
+        /// Which exchange.
+        id: u64,
+        /// The parameter set.
+        set: KemSet,
+    },
+    /// Follower: make a secret for this key; then [`Event::KemSealed`].
+    KemSeal {
+        /// Which exchange.
+        id: u64,
+        /// The parameter set.
+        set: KemSet,
+        /// The key.
+        public: Vec<u8>,
+    },
+    /// Leader: open this with the pair of the exchange; then [`Event::KemOpened`].
+    KemOpen {
+        /// Which exchange.
+        id: u64,
+        /// The ciphertext.
+        ciphertext: Vec<u8>,
+    },
     /// An operator at the other end orders so many bytes.
     Order(u64),
     /// Relayed keys came and were opened; the head's path has this hop in it.
@@ -188,6 +217,31 @@ pub enum Event {
     },
     /// Follower: whether the pool here takes more blocks; it does until this is said.
     Room(bool),
+    /// Leader: a key pair is made.
+    KemMade {
+        /// For this exchange.
+        id: u64,
+        /// The public key.
+        public: Vec<u8>,
+    },
+    /// Follower: a secret is made.
+    KemSealed {
+        /// For this exchange.
+        id: u64,
+        /// The key it was asked for.
+        public: Vec<u8>,
+        /// Its ciphertext.
+        ciphertext: Vec<u8>,
+        /// The secret.
+        secret: ClearBytes,
+    },
+    /// Leader: the secret is open.
+    KemOpened {
+        /// Of this exchange.
+        id: u64,
+        /// The secret.
+        secret: ClearBytes,
+    },
     /// A span the peer lends is durable here.
     Lent(Pad),
     /// Time passed.
@@ -214,6 +268,8 @@ pub struct Start {
     pub pool: PoolTag,
     /// What fills it, if anything does.
     pub feed: Option<Feed>,
+    /// How its blocks are combined with ML-KEM, if they are.
+    pub combine: Option<Combine>,
     /// Our greeting.
     pub hello: Hello,
 }
@@ -231,6 +287,7 @@ pub struct Session {
     greeted: bool,
     blocks: Blocks,
     pads: PadsIn,
+    kems: Kems,
 }
 
 type Actions = Vec<Action>;
@@ -240,7 +297,8 @@ impl Session {
     pub fn new(start: Start, now: Instant) -> (Self, Actions) {
         let hello = Action::Send(Frame::Hello(start.hello.clone()));
         let blocks = Blocks::new(start.clone(), now);
-        (Self { start, greeted: false, blocks, pads: PadsIn::default() }, vec![hello])
+        let (pads, kems) = (PadsIn::default(), Kems::new(start.combine, start.leads(), now));
+        (Self { start, greeted: false, blocks, pads, kems }, vec![hello])
     }
 
     /// Whether the greeting is done.
@@ -255,7 +313,7 @@ impl Session {
 
     /// Whether another proposal may be started.
     pub fn has_room(&self) -> bool {
-        self.greeted && self.blocks.has_room()
+        self.greeted && self.blocks.has_room() && self.kems.allow()
     }
 
     /// Blocks being agreed on.
@@ -274,7 +332,7 @@ impl Session {
         Ok(match frame {
             Frame::Hello(_) => Vec::new(),
             Frame::Known { have, lack } => vec![Action::Confirmed(have), Action::Burn(lack)],
-            Frame::Propose(proposal) => self.blocks.offered(proposal)?,
+            Frame::Propose(proposal) => self.blocks.offered(proposal, &self.kems)?,
             Frame::Confirm { number, tag } => self.blocks.confirmed(number, tag),
             Frame::Stored { number } => self.blocks.peer_stored(number),
             Frame::Reject { number, why } => self.blocks.rejected(number, why),
@@ -293,6 +351,12 @@ impl Session {
                 pads.iter().for_each(|used| self.pads.remove(used.span.id));
                 vec![Action::PadsTold(pads)]
             }
+            Frame::KemOffer { id, set, public } => self.kems.offered(id, set, public)?,
+            Frame::KemAnswer { id, ciphertext } => self.kems.answered(id, ciphertext),
+            Frame::KemReady { id, proof } => {
+                self.kems.proven(id, &proof)?;
+                Vec::new()
+            }
             Frame::Order(bytes) => vec![Action::Order(bytes)],
             Frame::PadsKnown(spans) => vec![Action::PadsKnown(spans)],
             Frame::Hop(frame) => self.hop(*frame),
@@ -303,15 +367,26 @@ impl Session {
     /// Something happened here.
     pub fn on_event(&mut self, event: Event) -> Actions {
         match event {
-            Event::Keys { keys, owner } => self.blocks.propose(&keys, owner),
-            Event::Collected { number, keys } => self.blocks.collected(number, keys),
+            Event::Keys { keys, owner } => self.blocks.propose(&keys, owner, &mut self.kems),
+            Event::Collected { number, keys } => self.blocks.collected(number, keys, &self.kems),
             Event::Admitted { number, stored } => self.blocks.admitted(number, stored),
             Event::Room(room) => self.blocks.set_room(room),
             Event::Lent(pad) => {
                 self.pads.add(pad);
                 Vec::new()
             }
-            Event::Tick(now) => self.blocks.tick(now),
+            Event::KemMade { id, public } => self.kems.made(id, public),
+            Event::KemSealed { id, public, ciphertext, secret } => {
+                self.kems.sealed(id, &public, ciphertext, secret)
+            }
+            Event::KemOpened { id, secret } => self.kems.opened(id, secret),
+            Event::Tick(now) => {
+                let mut actions = self.blocks.tick(now);
+                if self.greeted {
+                    actions.extend(self.kems.tick(now));
+                }
+                actions
+            }
         }
     }
 
@@ -379,6 +454,8 @@ impl Session {
             Action::PeerKeyTtl(Duration::from_millis(hello.key_ttl_ms)),
             Action::Up,
         ];
-        Ok(settle.into())
+        let mut actions = Vec::from(settle);
+        actions.extend(self.kems.tick(self.blocks.now()));
+        Ok(actions)
     }
 }

@@ -28,6 +28,7 @@ fn proposal(keys: &[ModuleKey]) -> Proposal {
         number: 7,
         owner: ClusterId::parse("north").unwrap(),
         provenance: Provenance::direct(LinkId::parse("link").unwrap()),
+        combined: None,
         keys: keys.iter().map(|key| (key.id.clone(), key.bytes.len() as u16)).collect(),
         tag: Tag::default(),
     }
@@ -54,7 +55,13 @@ fn tags_are_poly1305_over_the_description_and_the_bits() {
     let (bits, parts) = (bits(), keys(&bits(), 32));
     let (raw, proposal) = (Raw::join(&parts).unwrap(), proposal(&parts));
     let described = postcard::to_extend(
-        &(proposal.number, &proposal.owner, &proposal.provenance, &proposal.keys),
+        &(
+            proposal.number,
+            &proposal.owner,
+            &proposal.provenance,
+            &proposal.combined,
+            &proposal.keys,
+        ),
         b"qkm propose 1\0".to_vec(),
     );
     let described = described.unwrap();

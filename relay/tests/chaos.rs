@@ -91,7 +91,10 @@ fn session(at: usize, node: Option<&Node>, now: Instant) -> (Session, Vec<Action
         key_ttl_ms: 60_000,
     };
     let feed = Some(Feed::Link(LinkId::parse("link").unwrap()));
-    Session::new(Start { here: cluster_here, peer: cluster(1 - at), pool, feed, hello }, now)
+    Session::new(
+        Start { here: cluster_here, peer: cluster(1 - at), pool, feed, combine: None, hello },
+        now,
+    )
 }
 
 impl World {

@@ -9,6 +9,7 @@ use km_core::{
     provenance::{Origin, Provenance},
     route::CipherPolicy,
     run::{RunId, RunSpec},
+    usage::kem::KemSet,
 };
 use proptest::{collection::vec, prelude::*};
 use relay::{
@@ -59,7 +60,7 @@ fn propose() -> impl Strategy<Value = Frame> {
         |(number, owner, link, keys, tag)| {
             let owner = ClusterId::parse(&owner).unwrap();
             let provenance = Provenance::direct(LinkId::parse(&link).unwrap());
-            Frame::Propose(Proposal { number, owner, provenance, keys, tag })
+            Frame::Propose(Proposal { number, owner, provenance, combined: None, keys, tag })
         },
     )
 }
@@ -154,7 +155,7 @@ fn what_is_out_of_bounds_is_refused() {
     let proposal = |number, keys| {
         let owner = ClusterId::parse("n").unwrap();
         let provenance = Provenance::direct(LinkId::parse("l").unwrap());
-        Frame::Propose(Proposal { number, owner, provenance, keys, tag: [0; 16] })
+        Frame::Propose(Proposal { number, owner, provenance, combined: None, keys, tag: [0; 16] })
     };
     let greeting = |highest, unconfirmed, key_ttl_ms| {
         let (cluster, pool) = (ClusterId::parse("n").unwrap(), PoolTag::from_bits(1));
@@ -284,7 +285,10 @@ fn fuzz_seeds_hold_every_message() {
             Frame::Hello(Hello { cluster, pool, highest, unconfirmed, floor, given, key_ttl_ms }),
         ),
         ("known", Frame::Known { have: vec![4], lack: vec![5] }),
-        ("propose", Frame::Propose(Proposal { number: 6, owner, provenance, keys, tag })),
+        (
+            "propose",
+            Frame::Propose(Proposal { number: 6, owner, provenance, combined: None, keys, tag }),
+        ),
         ("confirm", Frame::Confirm { number: 6, tag }),
         ("stored", Frame::Stored { number: 6 }),
         ("reject", Frame::Reject { number: 6, why: Rejection::Late }),
@@ -301,6 +305,9 @@ fn fuzz_seeds_hold_every_message() {
         ("pong", Frame::Pong(1)),
         ("floor", Frame::Floor(1)),
         ("lend", Frame::Lend { request: 1, span }),
+        ("kem_offer", Frame::KemOffer { id: 1, set: KemSet::MlKem768, public: vec![1; 1184] }),
+        ("kem_answer", Frame::KemAnswer { id: 1, ciphertext: vec![2; 1088] }),
+        ("kem_ready", Frame::KemReady { id: 1, proof: vec![3; 48] }),
         ("order", Frame::Order(4096)),
         ("pads_used", Frame::PadsUsed(vec![PadUse { span, pad: 16, tag: 32 }])),
         ("pads_known", Frame::PadsKnown(vec![span.id])),

@@ -210,6 +210,7 @@ impl Network {
             identity: identity.parse().unwrap(),
             qkd_link: Some(LinkId::parse("link").unwrap()),
             relay: None,
+            combine: None,
             module: "module".into(),
         };
         let address = Some(format!("localhost:{}", proxy.address.port()));

@@ -273,6 +273,11 @@ impl Pool {
         &self.config
     }
 
+    /// The vault it seals with.
+    pub fn vault(&self) -> &Vault {
+        &self.vault
+    }
+
     /// Its tag in key identifiers.
     pub fn tag(&self) -> PoolTag {
         self.tag

@@ -179,7 +179,8 @@ fn peers(
     let mut peers: Vec<Peer> = Vec::new();
     let mut tags: HashMap<PoolTag, ClusterId> = HashMap::new();
     for entry in entries {
-        let file::Peer { cluster, address, identity, max_stored_mib, storage } = entry.get_ref();
+        let file::Peer { cluster, address, identity, max_stored_mib, storage, .. } =
+            entry.get_ref();
         if cluster == here {
             let text = format!("{cluster} is this cluster, it cannot be its own peer");
             return Err(Mistake::new(text, "remove the entry").at(entry));
@@ -212,6 +213,7 @@ fn peers(
             },
             qkd: None,
             relay: None,
+            combine: relay::combine(entry.get_ref()),
         });
     }
     links.iter().try_for_each(|link| give_link(&mut peers, link))?;

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use hsm_profiles::TokenConfig;
 use km_core::{
     ids::{ClusterId, LinkId, SaeId},
+    provenance::CombineMethod,
     route::CipherPolicy,
 };
 use serde::Deserialize;
@@ -254,6 +255,36 @@ pub(super) struct Peer {
     pub(super) max_stored_mib: u64,
     #[serde(default)]
     pub(super) storage: Storage,
+    #[serde(default)]
+    pub(super) combine: Combining,
+    #[serde(default = "combine_method")]
+    pub(super) combine_method: CombineMethod,
+    #[serde(default)]
+    pub(super) kem: Kem,
+}
+
+fn combine_method() -> CombineMethod {
+    CombineMethod::Xor
+}
+
+/// Whether keys are combined with ML-KEM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Combining {
+    #[default]
+    Off,
+    Optional,
+    Required,
+}
+
+/// With which ML-KEM.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub(super) enum Kem {
+    #[default]
+    #[serde(rename = "ml-kem-768")]
+    MlKem768,
+    #[serde(rename = "ml-kem-1024")]
+    MlKem1024,
 }
 
 fn max_stored_mib() -> u64 {

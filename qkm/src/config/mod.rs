@@ -145,6 +145,8 @@ pub struct Peer {
     pub qkd: Option<QkdLink>,
     /// How relay feeds its pool, where no QKD link does.
     pub relay: Option<::relay::RelayConfig>,
+    /// How its blocks are combined with ML-KEM, if they are.
+    pub combine: Option<::relay::combine::Combine>,
 }
 
 /// Our end of a QKD link.

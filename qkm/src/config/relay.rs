@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use ::relay::feed::{Mode, Window};
-use km_core::{ids::ClusterId, route::Route};
+use ::relay::{
+    combine::Combine,
+    feed::{Mode, Window},
+};
+use km_core::{ids::ClusterId, route::Route, usage::kem::KemSet};
 use toml::Spanned;
 
 use super::{
@@ -83,4 +86,18 @@ fn mode(entry: &file::Relay) -> Result<Mode, &'static str> {
             }
         }
     })
+}
+
+/// How the blocks of a peer's pool are combined.
+pub(super) fn combine(entry: &file::Peer) -> Option<Combine> {
+    let required = match entry.combine {
+        file::Combining::Off => return None,
+        file::Combining::Optional => false,
+        file::Combining::Required => true,
+    };
+    let set = match entry.kem {
+        file::Kem::MlKem768 => KemSet::MlKem768,
+        file::Kem::MlKem1024 => KemSet::MlKem1024,
+    };
+    Some(Combine { required, method: entry.combine_method, set })
 }

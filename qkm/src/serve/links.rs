@@ -47,6 +47,7 @@ impl Links {
                 identity: peer.identity.clone(),
                 qkd_link: peer.qkd.as_ref().map(|qkd| qkd.id.clone()),
                 relay: peer.relay.clone(),
+                combine: peer.combine,
                 module: peer.qkd.as_ref().map_or_else(String::new, |q| q.module.address.clone()),
             };
             peers.push((settings, source));

@@ -106,7 +106,7 @@ impl Relay {
             Err(why) => Err(why),
             Ok((material, cipher)) => wait(answered).await.and_then(|seen| {
                 let path = agreed_path(route, cipher, seen).ok_or(HopFault::Refused)?;
-                Ok(Fetched { transfer, material, provenance: Provenance { origin, path } })
+                Ok(Fetched { transfer, material, provenance: Provenance::relayed(origin, path) })
             }),
         };
         self.waiting().remove(&transfer);

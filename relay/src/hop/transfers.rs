@@ -137,7 +137,7 @@ impl Transfers {
         if self.arrived.len() >= MAX_ARRIVED || from_it >= MAX_ARRIVED_FROM_ONE {
             return false;
         }
-        let provenance = Provenance { origin: head.origin.clone(), path: head.path.clone() };
+        let provenance = Provenance::relayed(head.origin.clone(), head.path.clone());
         self.arrived.insert(name.clone(), Arrived { material, provenance, since: now });
         true
     }

@@ -25,7 +25,7 @@ use km_core::{
     supply::{Supply, SupplyLimits},
     vault::Vault,
 };
-use relay::{Links, PeerConfig, RelayConfig, Scheme, feed::Mode};
+use relay::{Links, PeerConfig, RelayConfig, Scheme, combine::Combine, feed::Mode};
 use tokio::net::TcpListener;
 use transport::{
     ListenerLimits, ListenerStats, Profile, Shutdown, ShutdownHandle, TlsFiles,
@@ -34,7 +34,7 @@ use transport::{
 
 use crate::ends::{Machine, cluster, random, sae, temp_dir};
 
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A pair of modules: what one end takes, the other may collect once.
 #[derive(Default)]
@@ -84,6 +84,8 @@ pub struct Plan {
     pub cipher: CipherPolicy,
     pub scheme: Scheme,
     pub mode: Mode,
+    /// By cluster.
+    pub combine: Vec<Option<Combine>>,
     /// Bytes a pool with a QKD link takes, and one fed by relay.
     pub bounds: [u64; 2],
 }
@@ -95,7 +97,17 @@ impl Plan {
         let links = (0..hops).map(|at| (at, at + 1)).collect();
         let relays = vec![(0, hops, (1..hops).collect())];
         let mode = Mode::Watermark { low: 128 << 10, high: 256 << 10 };
-        Self { clusters, links, relays, cipher, scheme, mode, bounds: [4 << 20, 512 << 10] }
+        let combine = vec![None; hops + 1];
+        Self {
+            clusters,
+            links,
+            relays,
+            cipher,
+            scheme,
+            mode,
+            combine,
+            bounds: [1 << 20, 512 << 10],
+        }
     }
 }
 
@@ -199,7 +211,7 @@ impl Net {
                 storage: Storage::Blocks,
             };
             pools.push(Pool::open(config, records.clone(), vault.clone()).await.unwrap());
-            peers.push((self.peer(far, fibre, via), fibre.map(|i| self.module(i))));
+            peers.push((self.peer(at, far, fibre, via), fibre.map(|i| self.module(i))));
         }
         let supply = Supply::new(name(at), self.registry(), SupplyLimits::default(), pools);
         let client = transport::client_config(&self.tls[at], Profile::KmLink).unwrap();
@@ -223,7 +235,13 @@ impl Net {
         Arc::new(Module(self.fibres[link].clone()))
     }
 
-    fn peer(&self, far: usize, fibre: Option<usize>, via: Option<Vec<usize>>) -> PeerConfig {
+    fn peer(
+        &self,
+        at: usize,
+        far: usize,
+        fibre: Option<usize>,
+        via: Option<Vec<usize>>,
+    ) -> PeerConfig {
         let name = |at: usize| cluster(self.plan.clusters[at]);
         let relay = via.map(|via| {
             let hops: Vec<ClusterId> = via.iter().chain([&far]).map(|at| name(*at)).collect();
@@ -236,6 +254,7 @@ impl Net {
             identity: format!("cn:{}", self.plan.clusters[far]).parse().unwrap(),
             qkd_link: fibre.map(|i| LinkId::parse(&format!("link-{i}")).unwrap()),
             relay,
+            combine: self.plan.combine[at],
             module: "module".into(),
         }
     }

@@ -1,0 +1,75 @@
+//! The tasks beside a connection that use ML-KEM, in the token where it has it. Each reports to the
+//! connection when it is through; an exchange that fails is begun anew by the session.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use km_core::usage::kem::{KemPair, KemSet};
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::{links::Peer, session::Event, work::Done};
+
+/// The pair of the exchange under way, for whoever opens the answer.
+pub(crate) type Pair = Arc<Mutex<Option<(u64, KemPair)>>>;
+
+fn put(pair: &Pair, new: Option<(u64, KemPair)>) -> Option<(u64, KemPair)> {
+    std::mem::replace(&mut pair.lock().unwrap_or_else(PoisonError::into_inner), new)
+}
+
+/// Makes a pair.
+pub(crate) async fn make(
+    peer: Arc<Peer>,
+    pair: Pair,
+    done: UnboundedSender<Done>,
+    id: u64,
+    set: KemSet,
+) {
+    match peer.pool.vault().kem_key_pair(set).await {
+        Ok(made) => {
+            let public = made.public.clone();
+            if let Some((_, old)) = put(&pair, Some((id, made))) {
+                peer.pool.vault().kem_forget(old).await;
+            }
+            let _ = done.send(Done::Event(Event::KemMade { id, public }));
+        }
+        Err(error) => failed(&peer, &error),
+    }
+}
+
+/// Makes a secret for the other end's key.
+pub(crate) async fn seal(
+    peer: Arc<Peer>,
+    done: UnboundedSender<Done>,
+    id: u64,
+    set: KemSet,
+    public: Vec<u8>,
+) {
+    match peer.pool.vault().kem_encapsulate(set, &public).await {
+        Ok((ciphertext, secret)) => {
+            let sealed = Event::KemSealed { id, public, ciphertext, secret };
+            let _ = done.send(Done::Event(sealed));
+        }
+        Err(error) => failed(&peer, &error),
+    }
+}
+
+/// Opens the answer; the pair is destroyed.
+pub(crate) async fn open(
+    peer: Arc<Peer>,
+    pair: Pair,
+    done: UnboundedSender<Done>,
+    id: u64,
+    ciphertext: Vec<u8>,
+) {
+    let Some((_, made)) = put(&pair, None).filter(|(of, _)| *of == id) else { return };
+    let opened = peer.pool.vault().kem_decapsulate(&made, &ciphertext).await;
+    peer.pool.vault().kem_forget(made).await;
+    match opened {
+        Ok(secret) => drop(done.send(Done::Event(Event::KemOpened { id, secret }))),
+        Err(error) => failed(&peer, &error),
+    }
+}
+
+fn failed(peer: &Peer, error: &dyn std::fmt::Display) {
+    tracing::error!(peer = %peer.config.cluster, %error, alarm = "ml-kem",
+        "no ML-KEM exchange with the peer; it is tried again");
+}
