@@ -58,6 +58,8 @@ fn standard(code: RvError) -> Fault {
         // After a logout the handles of private objects are gone too.
         RvError::UserNotLoggedIn
         | RvError::KeyHandleInvalid
+        | RvError::WrappingKeyHandleInvalid
+        | RvError::UnwrappingKeyHandleInvalid
         | RvError::ObjectHandleInvalid
         | RvError::KeyChanged => Fault::Login,
         RvError::PinIncorrect
@@ -75,6 +77,14 @@ fn standard(code: RvError) -> Fault {
         | RvError::KeyFunctionNotPermitted
         | RvError::KeyTypeInconsistent
         | RvError::KeySizeRange
+        | RvError::KeyNotWrappable
+        | RvError::KeyUnextractable
+        | RvError::WrappingKeyTypeInconsistent
+        | RvError::WrappingKeySizeRange
+        | RvError::UnwrappingKeyTypeInconsistent
+        | RvError::UnwrappingKeySizeRange
+        | RvError::CurveNotSupported
+        | RvError::DomainParamsInvalid
         | RvError::DataInvalid
         | RvError::DataLenRange
         | RvError::FunctionNotSupported

@@ -21,8 +21,11 @@ use crate::link::{Connection, Link};
 use crate::profile::{LoginUser, Profile};
 
 mod action;
+mod brought;
 mod gcm;
+mod judge;
 mod kem;
+mod made;
 mod object;
 mod seal;
 mod using;

@@ -5,14 +5,14 @@
 
 mod common;
 
-use common::{Room, runtime, with_token, with_token_of};
+use common::{Room, has_post_quantum, runtime, with_token, with_token_of};
 use cryptoki::object::{Attribute, AttributeType, ObjectHandle};
 use hsm_profiles::Token;
 use hsm_profiles::soft::SoftToken;
 use km_core::custody::{Custodies, QUICK, SLOW};
 use km_core::hsm::{Custody, Hsm, HsmError, MadeKey, TokenKey};
 use km_core::material::ClearBytes;
-use km_core::usage::{Action, Cipher, Curve, Hash, KeyKind, Scheme, process, public};
+use km_core::usage::{Action, Cipher, Curve, DsaSet, Hash, KeyKind, Scheme, process, public};
 
 const AAD: &[u8] = b"object 1";
 
@@ -66,6 +66,20 @@ fn keys_made_in_the_token_work_there() {
 #[test]
 fn keys_made_in_the_token_work_there_kryoptic() {
     with_token_of(SoftToken::Kryoptic, "keys_made_in_the_token_work_there_kryoptic", made_inside);
+}
+
+#[test]
+fn private_keys_from_outside_are_used_in_the_token() {
+    with_token("private_keys_from_outside_are_used_in_the_token", brought_pairs);
+}
+
+#[test]
+fn private_keys_from_outside_are_used_in_the_token_kryoptic() {
+    with_token_of(
+        SoftToken::Kryoptic,
+        "private_keys_from_outside_are_used_in_the_token_kryoptic",
+        brought_pairs,
+    );
 }
 
 #[test]
@@ -185,23 +199,98 @@ fn made_inside(room: Room) {
             (KeyKind::Ec(Curve::P521), 0, Scheme::Ecdsa(Hash::Sha512)),
             (KeyKind::Rsa, 2048, Scheme::RsaPkcs1(Hash::Sha256)),
             (KeyKind::Rsa, 2048, Scheme::RsaPss { hash: Hash::Sha256, salt: 32 }),
+            (KeyKind::Ed25519, 256, Scheme::Ed25519),
         ] {
+            // SoftHSM makes Ed25519 keys, but does not wrap them.
+            if kind == KeyKind::Ed25519 && !has_post_quantum(room.product) {
+                let refused = token.make_key(AAD, kind, bits).await;
+                assert!(matches!(refused, Err(HsmError::Unsupported(_))), "{refused:?}");
+                continue;
+            }
             let name = format!("{kind:?} {scheme:?}");
             let (key, public) = made(&token, &name, kind, bits).await;
-            let public = public.unwrap();
-            let hash = scheme.hash().unwrap();
-            let digest = ClearBytes::from_vec(hash.of(b"what is signed"));
-            let signature = token.use_key(&key, &Action::Sign(scheme), &digest).await.unwrap();
-            let fits = |said: &[u8]| {
-                let digest = hash.of(said);
-                let check = |s: &[u8]| public::verify(kind, scheme, &public, &digest, s);
-                signature.expose(check).unwrap()
-            };
-            assert!(fits(b"what is signed"), "{name}");
-            assert!(!fits(b"what is not"), "{name}");
+            signs(&token, &key, scheme, &public.unwrap()).await;
         }
+        // Those who have it do not wrap such keys, so they do not make them either.
+        let refused = token.make_key(AAD, KeyKind::MlDsa(DsaSet::MlDsa65), 0).await;
+        assert!(matches!(refused, Err(HsmError::Unsupported(_))), "{refused:?}");
         // A refused sealing costs the session that met it, so those before may be gone.
         handles_stay_inside(&room, 6);
+    });
+}
+
+/// SoftHSM has EdDSA; Kryoptic only as `make pq` builds it.
+fn has_ed25519(room: &Room) -> bool {
+    room.product == SoftToken::SoftHsm || has_post_quantum(room.product)
+}
+
+/// What is signed: the hash of the message, or the message itself.
+fn message(scheme: Scheme, said: &[u8]) -> Vec<u8> {
+    scheme.hash().map_or_else(|| said.to_vec(), |hash| hash.of(said))
+}
+
+/// The token's signature is one under `public`, and of nothing else.
+async fn signs(token: &Token, key: &TokenKey, scheme: Scheme, public: &[u8]) {
+    let input = ClearBytes::from_vec(message(scheme, b"what is signed"));
+    let signature = token.use_key(key, &Action::Sign(scheme), &input).await.unwrap();
+    let fits = |said: &[u8]| {
+        let said = message(scheme, said);
+        let check = |s: &[u8]| public::verify(key.kind, scheme, public, &said, s);
+        signature.expose(check).unwrap()
+    };
+    assert!(fits(b"what is signed"), "{:?} {scheme:?}", key.kind);
+    assert!(!fits(b"what is not"), "{:?} {scheme:?}", key.kind);
+}
+
+/// Private keys that applications brought are used in the token, those it does not have are not.
+fn brought_pairs(room: Room) {
+    let token = room.open();
+    let (sha256, sha384) = (Hash::Sha256, Hash::Sha384);
+    runtime().block_on(async {
+        let rsa = process::make(KeyKind::Rsa, 2048).unwrap();
+        let bytes = rsa.private.expose(<[u8]>::to_vec);
+        let key = brought(&token, "rsa", KeyKind::Rsa, &bytes).await;
+        for scheme in [Scheme::RsaPkcs1(sha256), Scheme::RsaPss { hash: sha256, salt: 32 }] {
+            signs(&token, &key, scheme, &rsa.public).await;
+        }
+        let sealed = public::encrypt(&Cipher::RsaPkcs1, &rsa.public, b"a secret").unwrap();
+        let decrypt = Action::Decrypt(Cipher::RsaPkcs1);
+        let opened = token.use_key(&key, &decrypt, &ClearBytes::from_vec(sealed)).await;
+        assert_eq!(opened.unwrap(), ClearBytes::copy_from(b"a secret"));
+
+        for (kind, scheme, inside) in [
+            (KeyKind::Ec(Curve::P256), Scheme::Ecdsa(sha256), true),
+            (KeyKind::Ec(Curve::P384), Scheme::Ecdsa(sha384), true),
+            (KeyKind::Ec(Curve::P521), Scheme::Ecdsa(sha384), true),
+            (KeyKind::Ed25519, Scheme::Ed25519, has_ed25519(&room)),
+            (KeyKind::MlDsa(DsaSet::MlDsa44), Scheme::MlDsa, has_post_quantum(room.product)),
+            (KeyKind::MlDsa(DsaSet::MlDsa65), Scheme::MlDsa, has_post_quantum(room.product)),
+            (KeyKind::MlDsa(DsaSet::MlDsa87), Scheme::MlDsa, has_post_quantum(room.product)),
+        ] {
+            let pair = process::make(kind, 0).unwrap();
+            let bytes = pair.private.expose(<[u8]>::to_vec);
+            let key = brought(&token, &format!("{kind:?}"), kind, &bytes).await;
+            if inside {
+                signs(&token, &key, scheme, &pair.public).await;
+                continue;
+            }
+            let input = ClearBytes::copy_from(b"x");
+            let refused = token.use_key(&key, &Action::Sign(scheme), &input).await;
+            assert!(matches!(refused, Err(HsmError::Unsupported(_))), "{kind:?}: {refused:?}");
+        }
+        // A key that does not fit its public half: nothing is signed with it.
+        let mut wrong = bytes.clone();
+        let modulus = 40;
+        wrong[modulus + 100] ^= 4;
+        for (name, bytes) in [("wrong", &wrong[..]), ("no key", b"no key at all")] {
+            let key = brought(&token, name, KeyKind::Rsa, bytes).await;
+            let input = ClearBytes::from_vec(sha256.of(b"x"));
+            let sign = Action::Sign(Scheme::RsaPkcs1(sha256));
+            let refused = token.use_key(&key, &sign, &input).await;
+            assert!(matches!(refused, Err(HsmError::Unsupported(_))), "{name}: {refused:?}");
+        }
+        assert!(token.status().ready, "{:?}", token.status());
+        handles_stay_inside(&room, 4);
     });
 }
 

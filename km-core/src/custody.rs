@@ -12,7 +12,7 @@ use std::{
 use crate::{
     hsm::{Custody, Hsm, HsmError, TokenKey},
     material::ClearBytes,
-    usage::{Action, Cipher, Curve, Hash, KeyKind, Scheme},
+    usage::{Action, Cipher, Curve, DsaSet, Hash, KeyKind, Scheme},
 };
 
 /// Sealing of blocks of pools.
@@ -24,7 +24,8 @@ pub const SEAL_OBJECTS: &str = "seal-objects";
 pub const QUICK: &[(KeyKind, u32)] =
     &[(KeyKind::Aes, 256), (KeyKind::Hmac, 256), (KeyKind::Ec(Curve::P256), 256)];
 /// Kinds whose keys may take seconds, or which few tokens have.
-pub const SLOW: &[(KeyKind, u32)] = &[(KeyKind::Rsa, 2048), (KeyKind::Ed25519, 256)];
+pub const SLOW: &[(KeyKind, u32)] =
+    &[(KeyKind::Rsa, 2048), (KeyKind::Ed25519, 256), (KeyKind::MlDsa(DsaSet::MlDsa65), 0)];
 
 const TRIAL_AAD: &[u8] = b"qkm custody trial 1\0";
 /// A block of a cipher, and a hash.
@@ -131,6 +132,7 @@ async fn used(hsm: &dyn Hsm, key: TokenKey) -> Result<(), HsmError> {
         KeyKind::Local(_) => {
             return Err(HsmError::Unsupported("no token is asked for it".to_owned()));
         }
+        KeyKind::MlDsa(_) => Action::Sign(Scheme::MlDsa),
     };
     let done = hsm.use_key(&key, &action, &ClearBytes::copy_from(&TRIAL)).await;
     hsm.forget_key(&key.name).await;

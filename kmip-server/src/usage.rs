@@ -5,7 +5,7 @@ use km_core::{
     hsm::HsmError,
     material::ClearBytes,
     objects::{Object, ObjectError, ObjectState},
-    usage::{Action, Curve, Hash, KeyKind, Scheme, local},
+    usage::{Action, Curve, DsaSet, Hash, KeyKind, Scheme, local},
 };
 use kmip::{
     SecretBytes,
@@ -190,6 +190,7 @@ impl Subject {
             (KeyKind::Rsa, None | Some(PaddingMethod::Pkcs1V1_5)) => Ok(Scheme::RsaPkcs1(hash)),
             (KeyKind::Ec(_), None | Some(PaddingMethod::None)) => Ok(Scheme::Ecdsa(hash)),
             (KeyKind::Ed25519, None | Some(PaddingMethod::None)) => Ok(Scheme::Ed25519),
+            (KeyKind::MlDsa(_), None | Some(PaddingMethod::None)) => Ok(Scheme::MlDsa),
             _ => Err(bad("the Padding Method is not one of this key")),
         }
     }
@@ -319,6 +320,9 @@ pub(crate) fn pair_kind(algorithm: Algorithm, bits: Option<i32>) -> Option<KeyKi
             _ => return None,
         }),
         Algorithm::Ed25519 => KeyKind::Ed25519,
+        Algorithm::MlDsa44 => KeyKind::MlDsa(DsaSet::MlDsa44),
+        Algorithm::MlDsa65 => KeyKind::MlDsa(DsaSet::MlDsa65),
+        Algorithm::MlDsa87 => KeyKind::MlDsa(DsaSet::MlDsa87),
         _ => return None,
     })
 }

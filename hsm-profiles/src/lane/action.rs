@@ -2,6 +2,7 @@
 //! [`Lane::act`].
 
 use cryptoki::mechanism::aead::GcmParams;
+use cryptoki::mechanism::dsa::{HedgeType, SignAdditionalContext};
 use cryptoki::mechanism::eddsa::{EddsaParams, EddsaSignatureScheme};
 use cryptoki::mechanism::rsa::{PkcsMgfType, PkcsOaepParams, PkcsOaepSource, PkcsPssParams};
 use cryptoki::mechanism::{Mechanism, MechanismType};
@@ -34,6 +35,7 @@ pub(super) fn mechanism_of(kind: KeyKind, action: &Action) -> Result<MechanismTy
         (KeyKind::Rsa, Action::Sign(Scheme::RsaPss { .. })) => MechanismType::RSA_PKCS_PSS,
         (KeyKind::Ec(_), Action::Sign(Scheme::Ecdsa(_))) => MechanismType::ECDSA,
         (KeyKind::Ed25519, Action::Sign(Scheme::Ed25519)) => MechanismType::EDDSA,
+        (KeyKind::MlDsa(_), Action::Sign(Scheme::MlDsa)) => MechanismType::ML_DSA,
         (KeyKind::Hmac, Action::Mac(hash)) => hmac(*hash).mechanism_type(),
         _ => return Err(no_such()),
     })
@@ -75,6 +77,11 @@ impl Lane {
             (KeyKind::Ed25519, Action::Sign(Scheme::Ed25519)) => {
                 let parameters = EddsaParams::new(EddsaSignatureScheme::Ed25519);
                 as_long_as(64, session.sign(&Mechanism::Eddsa(parameters), handle, input)?)?
+            }
+            (KeyKind::MlDsa(set), Action::Sign(Scheme::MlDsa)) => {
+                let context = SignAdditionalContext::new(HedgeType::Preferred, None);
+                let signature = session.sign(&Mechanism::MlDsa(context), handle, input)?;
+                as_long_as(set.signature_bytes(), signature)?
             }
             (KeyKind::Hmac, Action::Mac(hash)) => {
                 as_long_as(hash.len(), session.sign(&hmac(*hash), handle, input)?)?
@@ -251,7 +258,7 @@ fn rsa_sign(
             let parameters = PkcsPssParams { hash_alg, mgf, s_len: u64::from(salt).into() };
             session.sign(&Mechanism::RsaPkcsPss(parameters), handle, digest)?
         }
-        Scheme::Ecdsa(_) | Scheme::Ed25519 => return Err(no_such()),
+        Scheme::Ecdsa(_) | Scheme::Ed25519 | Scheme::MlDsa => return Err(no_such()),
     };
     // As long as the modulus, which has a multiple of 64 bits.
     as_long_as(signature.len().next_multiple_of(8), signature)

@@ -1,5 +1,6 @@
 //! Keys of applications inside the token: made there, wrapped, and used as session objects. Enter
-//! through [`Lane::use_key`] and [`Lane::make_key`].
+//! through [`Lane::use_key`] and [`Lane::make_key`]. New keys come from `lane/made.rs`, keys that
+//! applications brought from `lane/brought.rs`.
 //!
 //! A key is at hand as a session object, sensitive and not extractable, as long as the session
 //! lives or until [`HANDLES`] others were used since.
@@ -9,26 +10,23 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use cryptoki::error::Error;
-use cryptoki::mechanism::{Mechanism, MechanismType};
-use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
+use cryptoki::mechanism::MechanismType;
+use cryptoki::object::{Attribute, KeyType, ObjectClass, ObjectHandle};
 use km_core::hsm::{HsmError, MadeKey, Sealed, TokenKey};
 use km_core::material::ClearBytes;
-use km_core::usage::{Action, Cipher, Hash, KeyKind, Scheme, der, public};
+use km_core::usage::{Action, Cipher, Hash, KeyKind, Scheme, public};
 use lru::LruCache;
 use serde::{Deserialize, Serialize};
 
-use super::action::plain;
+use super::judge::unsupported;
 use super::{Lane, OpError};
-use crate::fault::{Fault, classify};
 use crate::kek;
-use crate::link::code;
-use crate::profile::{Import, Wrap, WrapForm};
+use crate::profile::{Wrap, WrapForm};
 
 /// Keys at hand in one session, at most.
 const HANDLES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1023);
 /// What a key that was just made is tried with.
-const TRIAL: [u8; 32] = [0x5A; 32];
+pub(super) const TRIAL: [u8; 32] = [0x5A; 32];
 
 /// The keys a session has at hand, by the name of their sealing.
 pub(super) struct AtHand(LruCache<Vec<u8>, (KeyKind, ObjectHandle)>);
@@ -104,86 +102,6 @@ impl Lane {
         }
     }
 
-    /// As [`Lane::judge`], of an action on data that somebody gave: it is to blame only if the token
-    /// does the same kind of action on data that is good.
-    fn judge_use(
-        &mut self,
-        error: Error,
-        kind: KeyKind,
-        handle: ObjectHandle,
-        action: &Action,
-    ) -> OpError {
-        if classify(&error, &self.profile.errors) != Fault::Data {
-            return self.judge(error);
-        }
-        if let Err(sick) = self.round_trip(None) {
-            return sick;
-        }
-        match self.try_action(kind, handle, action) {
-            // It works, or cannot be tried.
-            Ok(()) | Err(OpError::Answer(_)) => {
-                OpError::Answer(HsmError::Input(format!("the token says {}", code(&error))))
-            }
-            Err(OpError::Token(_)) => sick(&error),
-            Err(close) => close,
-        }
-    }
-
-    /// The kind of `action` with `handle` on data and parameters that are good.
-    fn try_action(
-        &self,
-        kind: KeyKind,
-        handle: ObjectHandle,
-        action: &Action,
-    ) -> Result<(), OpError> {
-        let (one, back) = match action {
-            Action::Encrypt(cipher) => (Action::Encrypt(plain(cipher)), None),
-            // Without the public key nothing can be encrypted to it.
-            Action::Decrypt(Cipher::RsaPkcs1 | Cipher::RsaOaep(_)) => return Ok(()),
-            Action::Decrypt(cipher) => {
-                let plain = plain(cipher);
-                (Action::Encrypt(plain.clone()), Some(Action::Decrypt(plain)))
-            }
-            Action::Sign(scheme) => (Action::Sign(*scheme), None),
-            Action::Mac(hash) => (Action::Mac(*hash), None),
-        };
-        let input = match action {
-            Action::Sign(scheme) => vec![TRIAL[0]; scheme.hash().map_or(TRIAL.len(), Hash::len)],
-            _ => TRIAL.to_vec(),
-        };
-        let done = self.act(kind, handle, &one, &input)?;
-        match back {
-            Some(back)
-                if done
-                    .expose(|done| self.act(kind, handle, &back, done))?
-                    .expose(|clear| clear != input) =>
-            {
-                Err(Error::InvalidValue.into())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Whose fault an error is where all data was good.
-    fn judge(&self, error: Error) -> OpError {
-        match classify(&error, &self.profile.errors) {
-            Fault::Data => sick(&error),
-            Fault::Request => {
-                let text = format!("the token refuses: {}", code(&error));
-                OpError::Answer(HsmError::Unsupported(text))
-            }
-            _ => OpError::Token(error),
-        }
-    }
-
-    /// As [`Lane::judge`], of an operation that may also have said what to answer.
-    pub(super) fn judged(&self, error: OpError) -> OpError {
-        match error {
-            OpError::Token(error) => self.judge(error),
-            answer => answer,
-        }
-    }
-
     /// Drops what is to be forgotten since it was last asked.
     pub(crate) fn forget(&mut self) -> Result<(), OpError> {
         if self.forgotten.count() == self.forgot {
@@ -202,7 +120,7 @@ impl Lane {
         }
     }
 
-    fn destroy(&self, handle: ObjectHandle) -> Result<(), OpError> {
+    pub(super) fn destroy(&self, handle: ObjectHandle) -> Result<(), OpError> {
         self.session()?.destroy_object(handle).map_err(|error| self.judge(error))
     }
 
@@ -242,31 +160,6 @@ impl Lane {
             self.destroy(old)?;
         }
         Ok(handle)
-    }
-
-    /// A key whose bytes are sealed: they are in this process while it becomes a session object.
-    fn imported(&mut self, key: &TokenKey) -> Result<ObjectHandle, OpError> {
-        let keys = &self.profile.keys;
-        if keys.import != Import::Create || keys.token_objects_only {
-            return Err(unsupported("the token takes no clear keys for a session".to_owned()));
-        }
-        let least = keys.hmac_bytes;
-        if !matches!(key.kind, KeyKind::Aes | KeyKind::Hmac) {
-            return Err(unsupported("private keys from outside are not brought in".to_owned()));
-        }
-        let clear = self.open_sealed(&key.aad, &key.sealed)?;
-        if key.kind == KeyKind::Hmac && clear.len() < least {
-            return Err(unsupported(format!("HMAC keys of the token have {least} bytes or more")));
-        }
-        let mut template = self.template(key.kind, Extractable::No);
-        template.push(Attribute::Value(clear.expose(<[u8]>::to_vec)));
-        let made = self.session()?.create_object(&template);
-        for attribute in &mut template {
-            if let Attribute::Value(bytes) = attribute {
-                zeroize::Zeroize::zeroize(bytes);
-            }
-        }
-        made.map_err(|error| self.judge(error))
     }
 
     /// A wrapped key as session object of the kind it was made as.
@@ -309,10 +202,9 @@ impl Lane {
     /// The way to wrap a key of `kind`. Private keys in PKCS #8 have odd lengths; what RFC 3394
     /// adds to them is not part of their DER, so it does as well.
     fn way_for(&self, kind: KeyKind) -> Result<Wrap, OpError> {
-        let pair = !matches!(kind, KeyKind::Aes | KeyKind::Hmac);
         let ways = || self.profile.wrap.iter();
         let odd = ways().find(|way| way.form == WrapForm::Kwp && way.multiple == 1);
-        let way = odd.filter(|_| pair).or(ways().next()).cloned();
+        let way = odd.filter(|_| kind.is_pair()).or(ways().next()).cloned();
         way.ok_or_else(|| unsupported("the token wraps no keys".to_owned()))
     }
 
@@ -408,7 +300,7 @@ impl Lane {
     }
 
     /// Whether both handles are of one key, as far as using them shows.
-    fn is_same(
+    pub(super) fn is_same(
         &mut self,
         kind: KeyKind,
         one: ObjectHandle,
@@ -423,6 +315,7 @@ impl Lane {
             KeyKind::Ec(_) => Action::Sign(Scheme::Ecdsa(hash)),
             KeyKind::Ed25519 => Action::Sign(Scheme::Ed25519),
             KeyKind::Local(_) => return Err(unsupported("no token is asked for it".to_owned())),
+            KeyKind::MlDsa(_) => Action::Sign(Scheme::MlDsa),
         };
         let answer = match self.act(kind, other, &action, &TRIAL) {
             Err(OpError::Token(error)) => return Err(self.judge(error)),
@@ -433,88 +326,20 @@ impl Lane {
                 .expose(|signature| public::verify(kind, *scheme, key, &TRIAL, signature))
                 .unwrap_or(false)),
             // Its signatures differ from each other; that it signs has to do.
-            (Action::Sign(Scheme::Ecdsa(_)), None) => Ok(true),
+            (Action::Sign(Scheme::Ecdsa(_) | Scheme::MlDsa), None) => Ok(true),
             _ => Ok(self.act(kind, one, &action, &TRIAL)? == answer),
         }
     }
 
-    /// A key as session object that can be wrapped, its public half, and all objects made for it.
-    #[allow(clippy::type_complexity, reason = "one caller")]
-    fn generate(
-        &mut self,
-        kind: KeyKind,
-        bits: u32,
-    ) -> Result<(ObjectHandle, Option<Vec<u8>>, Vec<ObjectHandle>), OpError> {
-        let mut template = self.template(kind, Extractable::Yes);
-        let value_len = |bits: u32| Attribute::ValueLen(u64::from(bits / 8).into());
-        let mechanism = match kind {
-            KeyKind::Aes => Mechanism::AesKeyGen,
-            KeyKind::Hmac => Mechanism::GenericSecretKeyGen,
-            KeyKind::Rsa => Mechanism::RsaPkcsKeyPairGen,
-            KeyKind::Ec(_) => Mechanism::EccKeyPairGen,
-            KeyKind::Ed25519 => {
-                return Err(unsupported("Ed25519 keys are not made in the token".to_owned()));
-            }
-            KeyKind::Local(_) => return Err(unsupported("no token is asked for it".to_owned())),
-        };
-        self.check_mechanism(&mechanism.mechanism_type())?;
-        if matches!(kind, KeyKind::Aes | KeyKind::Hmac) {
-            template.push(value_len(bits));
-            let made = self.session()?.generate_key(&mechanism, &template);
-            let handle = made.map_err(|error| self.judge(error))?;
-            return Ok((handle, None, vec![handle]));
-        }
-        let mut public =
-            vec![Attribute::Token(false), Attribute::Private(false), Attribute::Verify(true)];
-        match kind {
-            KeyKind::Ec(curve) => public.push(Attribute::EcParams(der::curve_oid(curve).to_vec())),
-            _ => {
-                public.push(Attribute::ModulusBits(u64::from(bits).into()));
-                public.push(Attribute::PublicExponent(vec![1, 0, 1]));
-            }
-        }
-        self.profile.keys.fit(&mut public);
-        // Class and type follow from the mechanism.
-        template.retain(|a| !matches!(a, Attribute::Class(_) | Attribute::KeyType(_)));
-        let made = self.session()?.generate_key_pair(&mechanism, &public, &template);
-        let (open, secret) = made.map_err(|error| self.judge(error))?;
-        let public = self.public_half(kind, open)?;
-        Ok((secret, Some(public), vec![open, secret]))
-    }
-
-    fn public_half(&self, kind: KeyKind, handle: ObjectHandle) -> Result<Vec<u8>, OpError> {
-        let session = self.session()?;
-        if let KeyKind::Ec(curve) = kind {
-            let found = session.get_attributes(handle, &[AttributeType::EcPoint])?;
-            let Some(Attribute::EcPoint(point)) = found.into_iter().next() else {
-                return Err(unsupported("the token shows no public key".to_owned()));
-            };
-            // By the standard it stands inside an OCTET STRING; some tokens leave that out.
-            let bare = point.len() == 2 * curve.bytes() + 1;
-            let point = if bare { Some(&point[..]) } else { der::octets(&point) };
-            let point = point.ok_or_else(|| unsupported("the token's point has no form".into()))?;
-            return Ok(der::ec_public(curve, point));
-        }
-        let wanted = [AttributeType::Modulus, AttributeType::PublicExponent];
-        let (mut modulus, mut exponent) = (Vec::new(), Vec::new());
-        for attribute in session.get_attributes(handle, &wanted)? {
-            match attribute {
-                Attribute::Modulus(bytes) => modulus = bytes,
-                Attribute::PublicExponent(bytes) => exponent = bytes,
-                _ => {}
-            }
-        }
-        Ok(der::rsa_public(&modulus, &exponent))
-    }
-
     /// A session object of `kind` with the uses of its kind and no other.
-    fn template(&self, kind: KeyKind, extractable: Extractable) -> Vec<Attribute> {
+    pub(super) fn template(&self, kind: KeyKind, extractable: Extractable) -> Vec<Attribute> {
         let (class, key_type) = match kind {
             KeyKind::Aes => (ObjectClass::SECRET_KEY, KeyType::AES),
             KeyKind::Hmac | KeyKind::Local(_) => (ObjectClass::SECRET_KEY, KeyType::GENERIC_SECRET),
             KeyKind::Rsa => (ObjectClass::PRIVATE_KEY, KeyType::RSA),
             KeyKind::Ec(_) => (ObjectClass::PRIVATE_KEY, KeyType::EC),
             KeyKind::Ed25519 => (ObjectClass::PRIVATE_KEY, KeyType::EC_EDWARDS),
+            KeyKind::MlDsa(_) => (ObjectClass::PRIVATE_KEY, KeyType::ML_DSA),
         };
         let mut template = vec![
             Attribute::Class(class),
@@ -530,7 +355,9 @@ impl Lane {
             }
             KeyKind::Hmac => template.push(Attribute::Sign(true)),
             KeyKind::Rsa => template.extend([Attribute::Sign(true), Attribute::Decrypt(true)]),
-            KeyKind::Ec(_) | KeyKind::Ed25519 => template.push(Attribute::Sign(true)),
+            KeyKind::Ec(_) | KeyKind::Ed25519 | KeyKind::MlDsa(_) => {
+                template.push(Attribute::Sign(true));
+            }
             KeyKind::Local(_) => {}
         }
         self.profile.keys.fit(&mut template);
@@ -540,17 +367,7 @@ impl Lane {
 
 /// Whether a session object may be wrapped; it never is readable.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Extractable {
+pub(super) enum Extractable {
     Yes,
     No,
-}
-
-/// The token works otherwise, but not in this.
-fn sick(error: &Error) -> OpError {
-    let text = format!("the token fails with keys of applications: {}", code(error));
-    OpError::Close(HsmError::Unavailable(text))
-}
-
-fn unsupported(why: String) -> OpError {
-    OpError::Answer(HsmError::Unsupported(why))
 }

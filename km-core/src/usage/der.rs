@@ -1,6 +1,6 @@
 //! The few DER structures around public keys and signatures.
 
-use super::Curve;
+use super::{Curve, DsaSet, KeyKind};
 
 const SEQUENCE: u8 = 0x30;
 const INTEGER: u8 = 0x02;
@@ -11,6 +11,34 @@ const RSA: &[u8] =
 /// `AlgorithmIdentifier` of Ed25519.
 const ED25519: &[u8] = &[0x30, 0x05, 0x06, 0x03, 0x2B, 0x65, 0x70];
 const EC_PUBLIC_KEY: &[u8] = &[0x06, 0x07, 0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x02, 0x01];
+
+/// The object identifier of Ed25519, as PKCS #11 takes it for `CKA_EC_PARAMS`.
+pub const ED25519_OID: &[u8] = &[0x06, 0x03, 0x2B, 0x65, 0x70];
+
+fn ml_dsa(set: DsaSet) -> [u8; 13] {
+    let last = match set {
+        DsaSet::MlDsa44 => 0x11,
+        DsaSet::MlDsa65 => 0x12,
+        DsaSet::MlDsa87 => 0x13,
+    };
+    [0x30, 0x0B, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x03, last]
+}
+
+/// SubjectPublicKeyInfo of an ML-DSA key (RFC 9881).
+pub fn ml_dsa_public(set: DsaSet, key: &[u8]) -> Vec<u8> {
+    wrap(SEQUENCE, &[&ml_dsa(set), &wrap(BIT_STRING, &[&[0], key])])
+}
+
+/// `AlgorithmIdentifier` of private keys of `kind` (PKCS #8); none for those that are no pairs.
+pub(super) fn algorithm(kind: KeyKind) -> Option<Vec<u8>> {
+    Some(match kind {
+        KeyKind::Rsa => RSA.to_vec(),
+        KeyKind::Ec(curve) => wrap(SEQUENCE, &[EC_PUBLIC_KEY, curve_oid(curve)]),
+        KeyKind::Ed25519 => ED25519.to_vec(),
+        KeyKind::MlDsa(set) => ml_dsa(set).to_vec(),
+        KeyKind::Aes | KeyKind::Hmac | KeyKind::Local(_) => return None,
+    })
+}
 
 /// The object identifier of a curve, as PKCS #11 takes it for `CKA_EC_PARAMS`.
 pub fn curve_oid(curve: Curve) -> &'static [u8] {

@@ -9,6 +9,7 @@ pub mod der;
 pub mod derive;
 pub mod kem;
 pub mod local;
+pub mod private;
 pub mod process;
 pub mod public;
 mod rsa;
@@ -31,6 +32,8 @@ pub enum KeyKind {
     Ed25519,
     /// A symmetric key whose algorithm no token is asked for.
     Local(local::Algorithm),
+    /// ML-DSA private key (FIPS 204).
+    MlDsa(DsaSet),
 }
 
 impl KeyKind {
@@ -43,6 +46,43 @@ impl KeyKind {
             Self::Ec(_) => "ec",
             Self::Ed25519 => "ed25519",
             Self::Local(_) => "local",
+            Self::MlDsa(_) => "ml-dsa",
+        }
+    }
+
+    /// Whether it is a private key, which has a public half.
+    pub fn is_pair(self) -> bool {
+        !matches!(self, Self::Aes | Self::Hmac | Self::Local(_))
+    }
+}
+
+/// Parameter sets of ML-DSA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum DsaSet {
+    /// ML-DSA-44, security category 2.
+    MlDsa44,
+    /// ML-DSA-65, security category 3.
+    MlDsa65,
+    /// ML-DSA-87, security category 5.
+    MlDsa87,
+}
+
+impl DsaSet {
+    /// Bytes of a public key.
+    pub fn public_bytes(self) -> usize {
+        match self {
+            Self::MlDsa44 => 1312,
+            Self::MlDsa65 => 1952,
+            Self::MlDsa87 => 2592,
+        }
+    }
+
+    /// Bytes of a signature.
+    pub fn signature_bytes(self) -> usize {
+        match self {
+            Self::MlDsa44 => 2420,
+            Self::MlDsa65 => 3309,
+            Self::MlDsa87 => 4627,
         }
     }
 }
@@ -153,7 +193,7 @@ pub enum Cipher {
     Local(local::Mode),
 }
 
-/// A signature scheme. All but Ed25519 take the hash of the message.
+/// A signature scheme. All but Ed25519 and ML-DSA take the hash of the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Scheme {
     /// RSASSA-PKCS1-v1_5.
@@ -169,6 +209,8 @@ pub enum Scheme {
     Ecdsa(Hash),
     /// Ed25519, of the message itself.
     Ed25519,
+    /// ML-DSA, of the message itself and with an empty context.
+    MlDsa,
 }
 
 impl Scheme {
@@ -176,7 +218,7 @@ impl Scheme {
     pub fn hash(self) -> Option<Hash> {
         match self {
             Self::RsaPkcs1(hash) | Self::RsaPss { hash, .. } | Self::Ecdsa(hash) => Some(hash),
-            Self::Ed25519 => None,
+            Self::Ed25519 | Self::MlDsa => None,
         }
     }
 }

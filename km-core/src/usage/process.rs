@@ -16,12 +16,15 @@ use aws_lc_rs::{
         OAEP_SHA384_MGF1SHA384, OAEP_SHA512_MGF1SHA512, OaepAlgorithm, OaepPrivateDecryptingKey,
         Pkcs1PrivateDecryptingKey, PrivateDecryptingKey,
     },
-    signature::{self, EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair, KeyPair},
+    signature::{
+        self, EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair, KeyPair, PqdsaKeyPair,
+        PqdsaSigningAlgorithm,
+    },
 };
 use zeroize::Zeroizing;
 
 use super::{
-    Action, Cipher, Curve, Hash, KeyKind, Scheme, der,
+    Action, Cipher, Curve, DsaSet, Hash, KeyKind, Scheme, der,
     local::{self, Mode},
     public::{Salt, salt_kind},
     rsa,
@@ -67,6 +70,7 @@ pub fn act(
                 ec_sign(curve, *hash, key, input)
             }
             (KeyKind::Ed25519, Action::Sign(Scheme::Ed25519)) => ed_sign(key, input),
+            (KeyKind::MlDsa(set), Action::Sign(Scheme::MlDsa)) => dsa_sign(set, key, input),
             _ => Err(cannot("this kind of key is not for this action")),
         })
     })
@@ -109,6 +113,14 @@ pub fn make(kind: KeyKind, bits: u32) -> Result<MadePair, HsmError> {
             Ok(MadePair {
                 private: ClearBytes::copy_from(private.as_ref()),
                 public: der::ed25519_public(pair.public_key().as_ref()),
+            })
+        }
+        KeyKind::MlDsa(set) => {
+            let pair = PqdsaKeyPair::generate(dsa(set)).map_err(failed)?;
+            let private = pair.to_pkcs8v1().map_err(failed)?;
+            Ok(MadePair {
+                private: ClearBytes::copy_from(private.as_ref()),
+                public: der::ml_dsa_public(set, pair.public_key().as_ref()),
             })
         }
         KeyKind::Aes | KeyKind::Hmac | KeyKind::Local(_) => {
@@ -396,4 +408,20 @@ fn ed_sign(key: &[u8], input: &[u8]) -> Result<ClearBytes, HsmError> {
         .or_else(|_| Ed25519KeyPair::from_seed_unchecked(key))
         .map_err(|_| cannot("the bytes are no Ed25519 private key"))?;
     Ok(ClearBytes::copy_from(pair.sign(input).as_ref()))
+}
+
+fn dsa(set: DsaSet) -> &'static PqdsaSigningAlgorithm {
+    match set {
+        DsaSet::MlDsa44 => &signature::ML_DSA_44_SIGNING,
+        DsaSet::MlDsa65 => &signature::ML_DSA_65_SIGNING,
+        DsaSet::MlDsa87 => &signature::ML_DSA_87_SIGNING,
+    }
+}
+
+fn dsa_sign(set: DsaSet, key: &[u8], input: &[u8]) -> Result<ClearBytes, HsmError> {
+    let pair = PqdsaKeyPair::from_pkcs8(dsa(set), key)
+        .map_err(|_| cannot("the bytes are no ML-DSA private key of this parameter set"))?;
+    let mut signature = vec![0; set.signature_bytes()];
+    pair.sign(input, &mut signature).map_err(|_| misfit("the message was not signed"))?;
+    Ok(ClearBytes::from_vec(signature))
 }

@@ -6,7 +6,7 @@ use aws_lc_rs::{
     signature::{self, RsaParameters, RsaPssSaltLength, UnparsedPublicKey, VerificationAlgorithm},
 };
 
-use super::{Cipher, Curve, Hash, KeyKind, Scheme, der, local::Mode, process::oaep, rsa};
+use super::{Cipher, Curve, DsaSet, Hash, KeyKind, Scheme, der, local::Mode, process::oaep, rsa};
 use crate::hsm::HsmError;
 
 /// Lengths of salt that PSS is used with here.
@@ -139,6 +139,11 @@ fn algorithm(
             _ => return None,
         },
         (KeyKind::Ed25519, Scheme::Ed25519) => &s::ED25519,
+        (KeyKind::MlDsa(set), Scheme::MlDsa) => match set {
+            DsaSet::MlDsa44 => &s::ML_DSA_44,
+            DsaSet::MlDsa65 => &s::ML_DSA_65,
+            DsaSet::MlDsa87 => &s::ML_DSA_87,
+        },
         _ => return None,
     })
 }

@@ -1,4 +1,4 @@
-//! Create Key Pair: RSA, ECDSA or Ed25519. A private key that is never to leave is made inside the
+//! Create Key Pair: RSA, ECDSA, Ed25519 or ML-DSA. A private key that is never to leave is made inside the
 //! token; others are made in this process, where the operator allows it.
 
 use km_core::{
@@ -39,8 +39,11 @@ pub(crate) async fn create_key_pair(
     let algorithm = algorithm.ok_or(OpError::Missing("Cryptographic Algorithm is missing"))?;
     let length = agreed(private.length, public.length)?;
     let length = length.or(curve_bits(&private)).or(curve_bits(&public)).or(usual(algorithm));
-    let kind = usage::pair_kind(algorithm, length).ok_or_else(|| {
-        let text = "pairs are made for RSA, ECDSA on P-256, P-384 and P-521, and Ed25519";
+    let kind = usage::pair_kind(algorithm, length);
+    // The algorithm alone says the parameter set.
+    let kind = kind.filter(|kind| !matches!(kind, KeyKind::MlDsa(_)) || length == usual(algorithm));
+    let kind = kind.ok_or_else(|| {
+        let text = "pairs are made for RSA, ECDSA on P-256, P-384 and P-521, Ed25519 and ML-DSA";
         OpError::invalid(AttributeKind::CryptographicAlgorithm, text)
     })?;
     let _held = super::hold_names(cx, &[&private, &public]).await?;
@@ -95,6 +98,10 @@ fn usual(algorithm: Algorithm) -> Option<i32> {
     match algorithm {
         Algorithm::Rsa => Some(3072),
         Algorithm::Ed25519 | Algorithm::Ec | Algorithm::Ecdsa => Some(256),
+        // That of the public key.
+        Algorithm::MlDsa44 => Some(8 * 1312),
+        Algorithm::MlDsa65 => Some(8 * 1952),
+        Algorithm::MlDsa87 => Some(8 * 2592),
         _ => None,
     }
 }
@@ -220,6 +227,7 @@ impl Plan {
         match self.kind {
             KeyKind::Ec(Curve::P521) => 66,
             KeyKind::Ec(curve) => curve.bytes(),
+            KeyKind::MlDsa(_) => 32,
             _ => self.length.and_then(|bits| usize::try_from(bits / 8).ok()).unwrap_or(0),
         }
     }

@@ -358,6 +358,9 @@ async fn pairs_sign_and_verify_and_are_linked() {
         (Algorithm::Ec, 384, hashed(HashingAlgorithm::Sha384, None)),
         (Algorithm::Ec, 521, hashed(HashingAlgorithm::Sha512, None)),
         (Algorithm::Ed25519, 256, CryptographicParameters::default()),
+        (Algorithm::MlDsa44, 8 * 1312, CryptographicParameters::default()),
+        (Algorithm::MlDsa65, 8 * 1952, CryptographicParameters::default()),
+        (Algorithm::MlDsa87, 8 * 2592, CryptographicParameters::default()),
     ] {
         let made = client.create_key_pair(pair(algorithm, bits, vec![])).await.unwrap();
         let sign = op::sign::Request {
@@ -384,6 +387,38 @@ async fn pairs_sign_and_verify_and_are_linked() {
         };
         let reason = refusal(client.sign(wrong).await);
         assert_eq!(reason, ResultReason::IncompatibleCryptographicUsageMask);
+    }
+}
+
+/// The algorithm values of KMIP 3.0 are understood from 2.1 on; the keys are there for older clients.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ml_dsa_keys_do_not_confuse_older_clients() {
+    let network = Network::start().await;
+    let mut client = network.client("n1", Version::V2_1).await;
+    let (algorithm, bits) = (Algorithm::MlDsa65, 8 * 1952);
+    let made = client.create_key_pair(pair(algorithm, bits, vec![])).await.unwrap();
+    let said = client.attribute(&made.private_id, AttributeKind::CryptographicAlgorithm).await;
+    assert_eq!(said.unwrap(), Attribute::CryptographicAlgorithm(algorithm));
+    let refused = client.create_key_pair(pair(algorithm, 256, vec![])).await;
+    assert_eq!(refusal(refused), ResultReason::InvalidAttributeValue, "no length but its own");
+
+    for version in [Version::V1_0, Version::V1_4, Version::V2_0] {
+        let mut older = network.client("n1", version).await;
+        let all = client::get_attributes(&made.private_id, []);
+        let all = older.get_attributes(all).await.unwrap().attributes;
+        assert!(all.iter().any(|a| a.kind() == Some(AttributeKind::State)), "{version:?}");
+        let algorithm = AttributeKind::CryptographicAlgorithm;
+        assert!(all.iter().all(|a| a.kind() != Some(algorithm)), "{version:?}");
+        if version >= Version::V1_2 {
+            let sign = op::sign::Request {
+                id: Some(made.private_id.as_str().into()),
+                data: data(b"what is signed"),
+                ..Default::default()
+            };
+            let signature = older.sign(sign).await.unwrap().signature.unwrap();
+            assert_eq!(signature.len(), 3309);
+        }
+        older.get(client::get(&made.public_id)).await.unwrap();
     }
 }
 

@@ -27,6 +27,8 @@ wire_enum! {
             Gost28147_89 "GOST28147_89" = 0x31, Xmss "XMSS" = 0x32, Sphincs256 "SPHINCS_256" = 0x33,
             McEliece = 0x34, McEliece6960119 "McEliece_6960119" = 0x35,
             McEliece8192128 "McEliece_8192128" = 0x36, Ed25519 = 0x37, Ed448 = 0x38;
+        // KMIP 3.0, not approved yet; understood from 2.1 on, since clients of 2.1 use them already.
+        V2_1: MlDsa44 "ML_DSA_44" = 0x3C, MlDsa65 "ML_DSA_65" = 0x3D, MlDsa87 "ML_DSA_87" = 0x3E;
     }
 }
 

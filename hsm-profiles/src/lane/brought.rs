@@ -1,0 +1,133 @@
+//! Keys that applications brought, whose bytes are sealed: they are in this process while they become
+//! objects of the session. Enter through [`Lane::imported`].
+
+use cryptoki::object::{Attribute, ObjectHandle};
+use km_core::hsm::{HsmError, TokenKey};
+use km_core::usage::private::{Parts, parts};
+use km_core::usage::{KeyKind, der};
+use zeroize::Zeroize;
+
+use super::judge::unsupported;
+use super::made::parameters;
+use super::using::Extractable;
+use super::{Lane, OpError};
+use crate::fault::{Fault, classify};
+use crate::link::code;
+use crate::profile::Import;
+
+impl Lane {
+    /// The key as an object of the session, sensitive and not extractable.
+    pub(super) fn imported(&mut self, key: &TokenKey) -> Result<ObjectHandle, OpError> {
+        let keys = &self.profile.keys;
+        if keys.import != Import::Create || keys.token_objects_only {
+            return Err(unsupported("the token takes no clear keys for a session".to_owned()));
+        }
+        let (kind, least) = (key.kind, keys.hmac_bytes);
+        let clear = self.open_sealed(&key.aad, &key.sealed)?;
+        if kind == KeyKind::Hmac && clear.len() < least {
+            return Err(unsupported(format!("HMAC keys of the token have {least} bytes or more")));
+        }
+        let mut template = self.template(kind, Extractable::No);
+        let public = clear.expose(|bytes| match kind.is_pair() {
+            true => pair(kind, bytes, &mut template),
+            false => {
+                template.push(Attribute::Value(bytes.to_vec()));
+                Ok(None)
+            }
+        })?;
+        let made = self.session()?.create_object(&template);
+        template.iter_mut().for_each(wipe);
+        match kind.is_pair() {
+            true => self.proven(kind, made.map_err(OpError::Token), &public),
+            false => made.map_err(|error| self.judge(error)),
+        }
+    }
+
+    /// A private key that signs as its public half says, where that is known. One that the token does
+    /// not take, or signs wrongly with, is not for it.
+    fn proven(
+        &mut self,
+        kind: KeyKind,
+        made: Result<ObjectHandle, OpError>,
+        public: &Option<Vec<u8>>,
+    ) -> Result<ObjectHandle, OpError> {
+        let handle = made.map_err(|error| self.not_taken(error))?;
+        let same = self.is_same(kind, handle, handle, public);
+        match same.map_err(|error| self.not_taken(error)) {
+            Ok(true) => Ok(handle),
+            same => {
+                self.destroy(handle)?;
+                same?;
+                Err(unsupported("the private key does not fit its public half".to_owned()))
+            }
+        }
+    }
+
+    /// Private keys come in many forms, so what a token says of one is not held against the token.
+    fn not_taken(&self, error: OpError) -> OpError {
+        match error {
+            OpError::Token(error) => match classify(&error, &self.profile.errors) {
+                Fault::Data | Fault::Request => {
+                    unsupported(format!("the token does not take this key: {}", code(&error)))
+                }
+                _ => OpError::Token(error),
+            },
+            OpError::Close(HsmError::Unavailable(why)) => unsupported(why),
+            other => other,
+        }
+    }
+}
+
+/// Adds the parts of a private key to the template; its public half, if the key tells it.
+fn pair(
+    kind: KeyKind,
+    bytes: &[u8],
+    template: &mut Vec<Attribute>,
+) -> Result<Option<Vec<u8>>, OpError> {
+    let parts = parts(kind, bytes);
+    let parts = parts.ok_or_else(|| unsupported("the private key has no known form".to_owned()))?;
+    Ok(match (kind, parts) {
+        (_, Parts::Rsa([n, e, d, p, q, dp, dq, coefficient])) => {
+            template.extend([
+                Attribute::Modulus(n.to_vec()),
+                Attribute::PublicExponent(e.to_vec()),
+                Attribute::PrivateExponent(d.to_vec()),
+                Attribute::Prime1(p.to_vec()),
+                Attribute::Prime2(q.to_vec()),
+                Attribute::Exponent1(dp.to_vec()),
+                Attribute::Exponent2(dq.to_vec()),
+                Attribute::Coefficient(coefficient.to_vec()),
+            ]);
+            Some(der::rsa_public(n, e))
+        }
+        (KeyKind::Ec(curve), Parts::Ec(secret, point)) => {
+            template.push(Attribute::EcParams(der::curve_oid(curve).to_vec()));
+            template.push(Attribute::Value(secret.to_vec()));
+            point.map(|point| der::ec_public(curve, point))
+        }
+        (KeyKind::MlDsa(set), Parts::Seed(seed)) => {
+            template.push(Attribute::ParameterSet(parameters(set).into()));
+            template.push(Attribute::Seed(seed.to_vec()));
+            None
+        }
+        (_, Parts::Ec(secret, _) | Parts::Seed(secret)) => {
+            template.push(Attribute::EcParams(der::ED25519_OID.to_vec()));
+            template.push(Attribute::Value(secret.to_vec()));
+            None
+        }
+    })
+}
+
+fn wipe(attribute: &mut Attribute) {
+    match attribute {
+        Attribute::Value(bytes)
+        | Attribute::Seed(bytes)
+        | Attribute::PrivateExponent(bytes)
+        | Attribute::Prime1(bytes)
+        | Attribute::Prime2(bytes)
+        | Attribute::Exponent1(bytes)
+        | Attribute::Exponent2(bytes)
+        | Attribute::Coefficient(bytes) => bytes.zeroize(),
+        _ => {}
+    }
+}

@@ -1,0 +1,105 @@
+//! Whose fault an error is: the token's, or that of the data somebody gave. Enter through
+//! [`Lane::judge`].
+
+use cryptoki::error::Error;
+use cryptoki::object::ObjectHandle;
+use km_core::hsm::HsmError;
+use km_core::usage::{Action, Cipher, Hash, KeyKind};
+
+use super::action::plain;
+use super::using::TRIAL;
+use super::{Lane, OpError};
+use crate::fault::{Fault, classify};
+use crate::link::code;
+
+impl Lane {
+    /// As [`Lane::judge`], of an action on data that somebody gave: it is to blame only if the token
+    /// does the same kind of action on data that is good.
+    pub(super) fn judge_use(
+        &mut self,
+        error: Error,
+        kind: KeyKind,
+        handle: ObjectHandle,
+        action: &Action,
+    ) -> OpError {
+        if classify(&error, &self.profile.errors) != Fault::Data {
+            return self.judge(error);
+        }
+        if let Err(sick) = self.round_trip(None) {
+            return sick;
+        }
+        match self.try_action(kind, handle, action) {
+            // It works, or cannot be tried.
+            Ok(()) | Err(OpError::Answer(_)) => {
+                OpError::Answer(HsmError::Input(format!("the token says {}", code(&error))))
+            }
+            Err(OpError::Token(_)) => sick(&error),
+            Err(close) => close,
+        }
+    }
+
+    /// The kind of `action` with `handle` on data and parameters that are good.
+    fn try_action(
+        &self,
+        kind: KeyKind,
+        handle: ObjectHandle,
+        action: &Action,
+    ) -> Result<(), OpError> {
+        let (one, back) = match action {
+            Action::Encrypt(cipher) => (Action::Encrypt(plain(cipher)), None),
+            // Without the public key nothing can be encrypted to it.
+            Action::Decrypt(Cipher::RsaPkcs1 | Cipher::RsaOaep(_)) => return Ok(()),
+            Action::Decrypt(cipher) => {
+                let plain = plain(cipher);
+                (Action::Encrypt(plain.clone()), Some(Action::Decrypt(plain)))
+            }
+            Action::Sign(scheme) => (Action::Sign(*scheme), None),
+            Action::Mac(hash) => (Action::Mac(*hash), None),
+        };
+        let input = match action {
+            Action::Sign(scheme) => vec![TRIAL[0]; scheme.hash().map_or(TRIAL.len(), Hash::len)],
+            _ => TRIAL.to_vec(),
+        };
+        let done = self.act(kind, handle, &one, &input)?;
+        match back {
+            Some(back)
+                if done
+                    .expose(|done| self.act(kind, handle, &back, done))?
+                    .expose(|clear| clear != input) =>
+            {
+                Err(Error::InvalidValue.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whose fault an error is where all data was good.
+    pub(super) fn judge(&self, error: Error) -> OpError {
+        match classify(&error, &self.profile.errors) {
+            Fault::Data => sick(&error),
+            Fault::Request => {
+                let text = format!("the token refuses: {}", code(&error));
+                OpError::Answer(HsmError::Unsupported(text))
+            }
+            _ => OpError::Token(error),
+        }
+    }
+
+    /// As [`Lane::judge`], of an operation that may also have said what to answer.
+    pub(super) fn judged(&self, error: OpError) -> OpError {
+        match error {
+            OpError::Token(error) => self.judge(error),
+            answer => answer,
+        }
+    }
+}
+
+/// The token works otherwise, but not in this.
+fn sick(error: &Error) -> OpError {
+    let text = format!("the token fails with keys of applications: {}", code(error));
+    OpError::Close(HsmError::Unavailable(text))
+}
+
+pub(super) fn unsupported(why: String) -> OpError {
+    OpError::Answer(HsmError::Unsupported(why))
+}
