@@ -1,8 +1,8 @@
 //! What this key manager keeps inside the token, counted. Enter through [`Cabinet`].
 //!
-//! Every object has a name that is used once: pool, block number and random digits. So the
-//! record of a block says exactly which object is its own, and what no record names is left from
-//! a crash and removed at the next start.
+//! Every object has a name that is used once: pool and block number, or identifier and owner, and
+//! random digits. So a record says exactly which object is its own, and what no record names is left
+//! from a crash and removed.
 
 use std::sync::{
     Mutex, PoisonError,
@@ -13,10 +13,13 @@ use crate::{
     hsm::{Hsm, HsmError, TokenRoom},
     ids::{BlockId, ClusterId, PoolTag},
     material::ClearBytes,
+    usage::Hash,
 };
 
 /// An alarm is raised when no more than one part in so many is left.
 const PARTS: u64 = 10;
+/// Of the hash of an owner's name, in the name of an object.
+const OWNER_BYTES: usize = 8;
 
 /// The objects of one key manager in the token.
 #[derive(Debug)]
@@ -68,6 +71,18 @@ impl Cabinet {
         self.held.load(Relaxed) < self.most
     }
 
+    /// Refuses `count` more objects when they are not allowed.
+    pub(crate) fn check_room(&self, count: u64) -> Result<(), HsmError> {
+        match self.held.load(Relaxed).saturating_add(count) <= self.most {
+            true => Ok(()),
+            false => Err(self.full()),
+        }
+    }
+
+    fn full(&self) -> HsmError {
+        HsmError::Full(format!("no more than {} objects may be kept in it", self.most))
+    }
+
     /// How full it is.
     pub fn view(&self) -> CabinetView {
         let room = *self.room.lock().unwrap_or_else(PoisonError::into_inner);
@@ -110,8 +125,51 @@ impl Cabinet {
     /// The names of all objects of `pool` in the token, which count from now on.
     pub(crate) async fn find(&self, hsm: &dyn Hsm, pool: PoolTag) -> Result<Vec<String>, HsmError> {
         let names = hsm.object_names(&self.pool_prefix(pool)).await?;
-        self.held.fetch_add(names.len() as u64, Relaxed);
+        self.found(names.len());
         Ok(names)
+    }
+
+    /// What the names of all that is kept of managed objects begin with. No pool has this prefix:
+    /// its digits are hexadecimal.
+    fn objects_prefix(&self) -> String {
+        format!("{}object-", Self::prefix_of(&self.here))
+    }
+
+    fn object_prefix(&self, (uid, owner): (&str, &str)) -> String {
+        let owner = Hash::Sha256.of(owner.as_bytes());
+        let owner = owner.get(..OWNER_BYTES).unwrap_or_default();
+        format!("{}{}-{}-", self.objects_prefix(), hex(uid.as_bytes()), hex(owner))
+    }
+
+    /// Whether `name` was given to what is kept of that object.
+    pub(crate) fn is_of_object(&self, object: (&str, &str), name: &str) -> bool {
+        name.strip_prefix(&self.object_prefix(object)).is_some()
+    }
+
+    /// The identifier of the managed object for which `name` was given.
+    pub(crate) fn uid_of(&self, name: &str) -> Option<String> {
+        let (uid, _) = name.strip_prefix(&self.objects_prefix())?.split_once('-')?;
+        String::from_utf8(unhex(uid)?).ok()
+    }
+
+    /// The names of all that is kept of managed objects.
+    pub(crate) async fn objects(&self, hsm: &dyn Hsm) -> Result<Vec<String>, HsmError> {
+        hsm.object_names(&self.objects_prefix()).await
+    }
+
+    /// Counts what was found at the start.
+    pub(crate) fn found(&self, count: usize) {
+        self.held.fetch_add(count as u64, Relaxed);
+    }
+
+    /// Keeps the bytes of a managed object; the name it gives is for its record.
+    pub(crate) async fn keep_object(
+        &self,
+        hsm: &dyn Hsm,
+        object: (&str, &str),
+        clear: &ClearBytes,
+    ) -> Result<String, HsmError> {
+        self.keep_as(hsm, self.object_prefix(object), clear).await
     }
 
     /// Keeps the bits of a block; the name it gives is for its record.
@@ -121,9 +179,18 @@ impl Cabinet {
         id: BlockId,
         clear: &ClearBytes,
     ) -> Result<String, HsmError> {
+        self.keep_as(hsm, self.prefix(id), clear).await
+    }
+
+    async fn keep_as(
+        &self,
+        hsm: &dyn Hsm,
+        prefix: String,
+        clear: &ClearBytes,
+    ) -> Result<String, HsmError> {
         let place = self.take_place()?;
         let digits = uuid::Uuid::new_v4().simple().to_string();
-        let name = format!("{}{digits}", self.prefix(id));
+        let name = format!("{prefix}{digits}");
         // Whether it is there after an error is not known: to remove it does no harm.
         let kept = hsm.store_object(&name, clear).await;
         if kept.is_err() {
@@ -144,9 +211,7 @@ impl Cabinet {
 
     fn take_place(&self) -> Result<Place<'_>, HsmError> {
         let one_more = |held: u64| (held < self.most).then_some(held + 1);
-        self.held.fetch_update(Relaxed, Relaxed, one_more).map_err(|_| {
-            HsmError::Full(format!("{} objects are kept in it, as many as allowed", self.most))
-        })?;
+        self.held.fetch_update(Relaxed, Relaxed, one_more).map_err(|_| self.full())?;
         Ok(Place(Some(&self.held)))
     }
 }
@@ -166,4 +231,13 @@ impl Drop for Place<'_> {
             held.fetch_sub(1, Relaxed);
         }
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(digits: &str) -> Option<Vec<u8>> {
+    let pairs = digits.as_bytes().chunks(2);
+    pairs.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
 }

@@ -29,6 +29,7 @@ pub mod records;
 pub mod registry;
 pub mod route;
 pub mod run;
+pub mod sealed;
 pub mod store;
 pub mod supply;
 pub mod usage;

@@ -8,21 +8,18 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use serde::{Deserialize, Serialize};
-
 use crate::{
     cabinet::Cabinet,
-    custody::{Custodies, SEAL_OBJECTS},
+    custody::Custodies,
     epoch::{Epochs, Pin},
-    hsm::{Custody, Hsm, HsmError, HsmStatus, KekId, Sealed, TokenKey},
+    hsm::{Hsm, HsmError, HsmStatus, KekId, Sealed},
     material::ClearBytes,
     random::{Random, RandomError},
     store::{Commit, Outcome, Record, Store, StoreError},
-    usage::{
-        Action, KeyKind,
-        kem::{self, KemPair, KemPrivate, KemSet},
-    },
+    usage::kem::{self, KemPair, KemPrivate, KemSet},
 };
+
+pub use crate::sealed::{MadeObject, SealedObject};
 
 /// Where the sealed key of the record tags is kept; a store without it is empty.
 pub const RECORD_KEY: &[u8] = b"meta/record-key";
@@ -50,47 +47,6 @@ pub enum VaultError {
          be opened again, and only an empty data directory can be used"
     )]
     Foreign(HsmError),
-}
-
-/// Key bytes of a managed object, sealed under its identity.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SealedObject {
-    sealed: Sealed,
-    /// The key was made in the token and is wrapped for it alone.
-    wrapped: bool,
-    #[serde(skip)]
-    pin: Pin,
-}
-
-impl SealedObject {
-    /// Differs between any two sealings.
-    pub(crate) fn nonce(&self) -> &[u8] {
-        &self.sealed.iv
-    }
-
-    /// What keeps its epoch in use until it is stored.
-    pub(crate) fn pin(&self) -> Pin {
-        self.pin.clone()
-    }
-
-    /// The KEK it is under.
-    pub(crate) fn kek(&self) -> &KekId {
-        &self.sealed.kek
-    }
-
-    /// Whether the key has never been outside the token.
-    pub fn is_only_in_token(&self) -> bool {
-        self.wrapped
-    }
-}
-
-/// What [`Vault::make_object`] made.
-#[derive(Clone, Debug)]
-pub struct MadeObject {
-    /// The secret or private key.
-    pub sealed: SealedObject,
-    /// The public half as [`crate::usage::public`] reads it, if it has one.
-    pub public: Option<Vec<u8>>,
 }
 
 /// What a sealed blob belongs to.
@@ -197,7 +153,7 @@ impl Vault {
     }
 
     /// Counts what `seal` seals under the active epoch, `kek` telling under which KEK it did.
-    async fn counted<T, F>(
+    pub(crate) async fn counted<T, F>(
         &self,
         seal: impl Fn() -> F,
         kek: fn(&T) -> &KekId,
@@ -242,85 +198,6 @@ impl Vault {
     /// Health of the token; never blocks.
     pub fn status(&self) -> HsmStatus {
         self.hsm.status()
-    }
-
-    /// Seals the bytes of the managed object `uid` of `owner`.
-    pub async fn seal_object(
-        &self,
-        uid: &str,
-        owner: &str,
-        clear: &ClearBytes,
-    ) -> Result<SealedObject, HsmError> {
-        let (sealed, pin) = self.seal(&object_aad(uid, owner), clear).await?;
-        self.custodies.sealed(SEAL_OBJECTS, sealed.method.custody());
-        Ok(SealedObject { sealed, wrapped: false, pin })
-    }
-
-    /// Makes the key of the managed object `uid` of `owner` in the token, which it never leaves.
-    pub async fn make_object(
-        &self,
-        uid: &str,
-        owner: &str,
-        kind: KeyKind,
-        bits: u32,
-    ) -> Result<MadeObject, HsmError> {
-        let aad = wrapped_aad(uid, owner);
-        let make = || self.hsm.make_key(&aad, kind, bits);
-        let (made, pin) = self.counted(make, |made| &made.sealed.kek).await?;
-        self.custodies.learnt(kind.name(), Some(Custody::InToken));
-        let sealed = SealedObject { sealed: made.sealed, wrapped: true, pin };
-        Ok(MadeObject { sealed, public: made.public })
-    }
-
-    /// Uses the key of a managed object in the token, which keeps it at hand under `name`.
-    pub(crate) async fn use_object(
-        &self,
-        (uid, owner): (&str, &str),
-        object: &SealedObject,
-        (name, kind): (Vec<u8>, KeyKind),
-        action: &Action,
-        input: &ClearBytes,
-    ) -> Result<ClearBytes, HsmError> {
-        let SealedObject { sealed, wrapped, .. } = object.clone();
-        let aad = if wrapped { wrapped_aad(uid, owner) } else { object_aad(uid, owner) };
-        let key = TokenKey { name, kind, wrapped, aad, sealed };
-        self.hsm.use_key(&key, action, input).await
-    }
-
-    /// The token need not keep the key of this name at hand any more.
-    pub(crate) async fn forget(&self, name: &[u8]) {
-        self.hsm.forget_key(name).await;
-    }
-
-    /// The same bytes under the active epoch.
-    pub(crate) async fn reseal_object(
-        &self,
-        uid: &str,
-        owner: &str,
-        sealed: &SealedObject,
-    ) -> Result<SealedObject, HsmError> {
-        if sealed.wrapped {
-            let aad = wrapped_aad(uid, owner);
-            let rewrap = || self.hsm.rewrap_key(&aad, &sealed.sealed);
-            let (sealed, pin) = self.counted(rewrap, |sealed| &sealed.kek).await?;
-            return Ok(SealedObject { sealed, wrapped: true, pin });
-        }
-        let clear = self.open_object(uid, owner, sealed).await?;
-        self.seal_object(uid, owner, &clear).await
-    }
-
-    /// Opens what [`Vault::seal_object`] made for the same object.
-    pub async fn open_object(
-        &self,
-        uid: &str,
-        owner: &str,
-        sealed: &SealedObject,
-    ) -> Result<ClearBytes, HsmError> {
-        if sealed.wrapped {
-            let text = "the key was made in the token and never leaves it";
-            return Err(HsmError::Unsupported(text.to_owned()));
-        }
-        self.open(&object_aad(uid, owner), &sealed.sealed).await
     }
 
     /// Where the bytes of new keys come from.
@@ -435,13 +312,4 @@ impl Vault {
 fn parse_record_key(record: &Record) -> Result<Sealed, StoreError> {
     postcard::from_bytes(&record.value)
         .map_err(|_| StoreError::Damaged("the record key does not parse".into()))
-}
-
-fn object_aad(uid: &str, owner: &str) -> Vec<u8> {
-    postcard::to_extend(&(uid, owner), b"qkm object 1\0".to_vec()).unwrap_or_default()
-}
-
-/// Not that of [`object_aad`]: a wrapped key is never taken for the bytes of a key.
-fn wrapped_aad(uid: &str, owner: &str) -> Vec<u8> {
-    postcard::to_extend(&(uid, owner), b"qkm wrapped object 1\0".to_vec()).unwrap_or_default()
 }

@@ -481,7 +481,8 @@ async fn foreign_blobs_are_refused_and_counted() {
     let (a, _) = south.objects.get(&sae("n1"), "a").await.unwrap();
     let sealed = |object: &km_core::objects::Object| {
         let bytes = postcard::to_allocvec(object.sealed.as_ref().unwrap()).unwrap();
-        postcard::from_bytes::<km_core::hsm::Sealed>(&bytes).unwrap()
+        // After the byte that tells the form.
+        postcard::from_bytes::<km_core::hsm::Sealed>(&bytes[1..]).unwrap()
     };
     let good = sealed(&a);
     let (b, _) = south.objects.get(&sae("n1"), "b").await.unwrap();
@@ -493,8 +494,8 @@ async fn foreign_blobs_are_refused_and_counted() {
     let unknown = km_core::hsm::Sealed { kek: km_core::hsm::KekId("77".into()), ..good.clone() };
     let mut refusals = 0;
     for blob in [sealed(&b), flipped, cut, other_epoch, unknown] {
-        // Sealed bytes of a key that is not wrapped.
-        let bytes = postcard::to_allocvec(&(&blob, false)).unwrap();
+        // In the form of bytes that are sealed.
+        let bytes = postcard::to_allocvec(&(0u8, &blob)).unwrap();
         let forged = km_core::objects::Object {
             sealed: Some(postcard::from_bytes(&bytes).unwrap()),
             ..a.clone()

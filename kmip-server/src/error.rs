@@ -208,6 +208,7 @@ impl From<HsmError> for OpError {
         tracing::warn!(%error, "the HSM did not do it");
         match error {
             HsmError::Unavailable(_) => Self::Temporary("the HSM is not available".to_owned()),
+            HsmError::Full(_) => Self::Temporary("the HSM has no room for another object".into()),
             _ => Self::Internal("the HSM refused; see the server's log".to_owned()),
         }
     }

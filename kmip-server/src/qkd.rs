@@ -149,6 +149,7 @@ pub(crate) async fn draw(
     check_algorithm(wanted, bits)?;
     let draft = Draft { owner: master, peer, wanted: Some(wanted), now: cx.now };
     draft.check(size, supply.limits().max_key_size)?;
+    cx.objects().check_room(master, count.into())?;
     let mut made = Vec::new();
     for key in supply.issue(master, &slaves, size, count).await? {
         cx.objects().create(draft.object_of(&key), &key.bytes).await?;

@@ -4,6 +4,7 @@
 use km_core::{
     objects::{Object, ObjectState},
     provenance::Origin,
+    vault::SealedObject,
 };
 use kmip::{
     DateTime, Interval,
@@ -27,6 +28,8 @@ use crate::{
 pub(crate) const LEASE: u32 = 3600;
 /// Protection Storage Mask: sealed bytes outside the HSM.
 const SOFTWARE: i32 = 0x1;
+/// Protection Storage Mask: an object inside the HSM.
+const HARDWARE: i32 = 0x2;
 
 /// Every attribute of `object`, the most asked for first, each instance with its index.
 pub(crate) fn all(object: &Object, now: i64) -> Result<Vec<Instance>, OpError> {
@@ -46,7 +49,8 @@ pub(crate) fn all(object: &Object, now: i64) -> Result<Vec<Instance>, OpError> {
     form(&meta, &mut list);
     list.push(Attribute::LeaseTime(Interval(LEASE)));
     list.push(Attribute::ShortUniqueIdentifier(short(&object.uid)));
-    list.push(Attribute::ProtectionStorageMask(SOFTWARE));
+    let inside = object.sealed.as_ref().is_some_and(SealedObject::is_kept_in_token);
+    list.push(Attribute::ProtectionStorageMask(if inside { HARDWARE } else { SOFTWARE }));
     let mut list: Vec<Instance> = list.into_iter().map(first).collect();
     let generator_known = rest.iter().any(|a| matches!(a, Attribute::RandomNumberGenerator(_)));
     list.extend(rest.list);

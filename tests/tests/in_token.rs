@@ -5,12 +5,15 @@ use kmip::{
     Answer, DateTime, SecretBytes,
     attribute::{Attribute, Attributes, CryptographicParameters},
     client,
-    enums::{BlockCipherMode, CryptographicAlgorithm as Algorithm, HashingAlgorithm},
+    enums::{
+        BlockCipherMode, CryptographicAlgorithm as Algorithm, HashingAlgorithm,
+        RevocationReasonCode,
+    },
     op,
     ttlv::Value,
 };
 use qkm_tests::{
-    clients::Kmip,
+    clients::{Kmip, material},
     epochs,
     network::{End::North, Network, Options, monitor_get},
 };
@@ -180,4 +183,36 @@ async fn keys_in_the_token_outlive_the_destruction_of_their_epoch() {
     for id in [&aes, &hmac, &pair.0] {
         assert_eq!(custody(&app, id).await.as_deref(), Some("in-token"), "{id}");
     }
+}
+
+/// `storage = "token"` of an application: its objects are private objects of SoftHSM.
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_of_an_application_are_kept_inside_the_token() {
+    let mut network = Network::north_alone(Options::default()).await;
+    network.stop(North);
+    let config = network.site(North).config.clone();
+    let text = std::fs::read_to_string(&config).unwrap();
+    let id = "id = \"sae-n1\"\n";
+    assert!(text.contains(id));
+    std::fs::write(&config, text.replace(id, &format!("{id}storage = \"token\"\n"))).unwrap();
+    network.start_km(North);
+    network.ready(North).await;
+    let app = network.kmip_client(North, "sae-n1");
+    let create = client::create(Algorithm::Aes, 256, ENCRYPT_DECRYPT, [active()]);
+    let answer = app.ask(create).await.unwrap();
+    let Answer::Create(made) = answer else { panic!("{answer:?}") };
+    assert_eq!(custody(&app, &made.id).await.as_deref(), Some("host-transient"));
+    let bytes = material(&app.ask(client::get(&made.id)).await.unwrap()).unwrap();
+    let ciphertext = encrypted(&app, &made.id).await;
+    assert_eq!(network.metric(North, "qkm_token_objects").await, 1.0);
+    network.kill(North);
+    network.start_km(North);
+    network.ready(North).await;
+    let app = network.kmip_client(North, "sae-n1");
+    assert_eq!(material(&app.ask(client::get(&made.id)).await.unwrap()), Some(bytes));
+    assert_eq!(encrypted(&app, &made.id).await, ciphertext);
+    assert_eq!(network.metric(North, "qkm_token_objects").await, 1.0);
+    app.ask(client::revoke(&made.id, RevocationReasonCode::CessationOfOperation)).await.unwrap();
+    app.ask(client::destroy(&made.id)).await.unwrap();
+    assert_eq!(network.metric(North, "qkm_token_objects").await, 0.0);
 }

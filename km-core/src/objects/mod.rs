@@ -4,11 +4,13 @@
 //! (owner, state, provenance, where its sealed bytes are) is not.
 
 mod flight;
+mod kept;
 mod reseal;
 mod state;
 mod using;
 
 use std::{
+    collections::BTreeSet,
     ops::Bound,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -135,6 +137,8 @@ pub struct Objects {
     /// Over a stage: what keeps the epochs of what was sealed for it in use.
     staged: Option<Arc<Mutex<Vec<Pin>>>>,
     token_only: bool,
+    /// Whose new objects are kept inside the token.
+    inside: Arc<BTreeSet<SaeId>>,
 }
 
 pub(crate) const OBJECT: &[u8] = b"object/";
@@ -180,7 +184,8 @@ impl Object {
 impl Objects {
     /// Objects over these records and this vault.
     pub fn new(records: Records, vault: Vault) -> Self {
-        Self { records, vault, flights: Arc::default(), staged: None, token_only: false }
+        let (flights, inside) = (Arc::default(), Arc::default());
+        Self { records, vault, flights, staged: None, token_only: false, inside }
     }
 
     /// Keys are used in the token or not at all; see [`Objects::use_key`].
@@ -212,7 +217,7 @@ impl Objects {
         clear: &ClearBytes,
     ) -> Result<(Object, Puts), ObjectError> {
         new.check()?;
-        let sealed = self.vault.seal_object(&new.uid, new.owner.as_str(), clear).await?;
+        let sealed = self.seal(&new.uid, &new.owner, clear).await?;
         Ok(self.record(new, sealed))
     }
 
@@ -337,11 +342,13 @@ impl Objects {
         check_terms(&new.terms)?;
         match self.write(old, version, new).await {
             Err(ObjectError::Conflict(uid)) => match self.only_resealed(old, new).await? {
-                Some((old, version, new)) => self.write(&old, version, &new).await,
-                None => Err(ObjectError::Conflict(uid)),
+                Some((old, version, new)) => self.write(&old, version, &new).await?,
+                None => return Err(ObjectError::Conflict(uid)),
             },
-            done => done,
+            done => done?,
         }
+        self.discard_replaced(old, new).await;
+        Ok(())
     }
 
     async fn write(&self, old: &Object, version: Version, new: &Object) -> Result<(), ObjectError> {

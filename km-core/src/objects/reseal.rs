@@ -5,7 +5,7 @@ use crate::{
     epoch::Moved,
     hsm::{HsmError, KekId},
     store::{Commit, Outcome, Record, Version},
-    vault::Kind,
+    vault::{Kind, SealedObject},
 };
 
 impl Objects {
@@ -20,10 +20,12 @@ impl Objects {
         retiring: impl Fn(&KekId) -> bool,
     ) -> Result<Option<(KekId, Moved)>, ObjectError> {
         let object: Object = self.records.decode(&record.key, &record.value)?;
-        let Some(old) = object.sealed.as_ref().filter(|sealed| retiring(sealed.kek())) else {
+        let under = |sealed: &SealedObject| sealed.kek().cloned().filter(|kek| retiring(kek));
+        let Some((old, kek)) = object.sealed.as_ref().and_then(|old| Some((old, under(old)?)))
+        else {
             return Ok(None);
         };
-        let (kek, uid, owner) = (old.kek().clone(), &object.uid, object.owner.as_str());
+        let (uid, owner) = (&object.uid, object.owner.as_str());
         let sealed = match self.vault.reseal_object(uid, owner, old).await {
             Err(error @ HsmError::Refused(_)) => {
                 self.vault.note_refusal(Kind::Object, uid, &error);

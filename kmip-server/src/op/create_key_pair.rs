@@ -157,8 +157,7 @@ impl Plan {
         let clear = ClearBytes::from_vec(made.public);
         let (clear, public_meta) = in_form(clear, ObjectType::PublicKey, is, asked, cx.now)?;
         let private_meta = made.private_meta;
-        let owner = cx.caller.sae().as_str();
-        let public = cx.objects().vault().seal_object(&public_id, owner, &clear).await?;
+        let public = cx.objects().seal(&public_id, cx.caller.sae(), &clear).await?;
         let new = |mut meta: Meta, wanted: &Wanted, id: &str, other: &str, kind| {
             meta.set_algorithm(self.algorithm);
             meta.length = self.length;
@@ -202,7 +201,7 @@ impl Plan {
         let asked = self.private.format.unwrap_or(self.usual_private());
         let kind = ObjectType::PrivateKey;
         let (clear, private_meta) = in_form(pair.private, kind, MADE, asked, cx.now)?;
-        let private = cx.objects().vault().seal_object(id, owner, &clear).await?;
+        let private = cx.objects().seal(id, cx.caller.sae(), &clear).await?;
         Ok(Made { private, private_meta, public: pair.public, origin: Origin::Library })
     }
 

@@ -155,7 +155,7 @@ async fn successor(
     let clear = random.bytes(len).await?;
     let mut meta = clear.expose(|bytes| Meta::new(kind, Form::Bytes, bytes, cx.now));
     meta.dates.original = Some(cx.now);
-    let sealed = objects.vault().seal_object(uid, cx.caller.sae().as_str(), &clear).await?;
+    let sealed = objects.seal(uid, cx.caller.sae(), &clear).await?;
     Ok((meta, sealed, random.origin()))
 }
 

@@ -66,6 +66,9 @@ pub(super) fn check(file: File) -> Result<Config, Mistake> {
         .at(&file.peer[0]));
     }
     let (registry, applications) = applications(&here, &file.sae, &file.pair)?;
+    let inside = file.sae.iter().map(|entry| entry.get_ref());
+    let inside = inside.filter(|sae| sae.storage == file::ObjectStorage::Token);
+    let kept_in_token = inside.map(|sae| sae.id.clone()).collect();
     Ok(Config {
         cluster: here,
         store: file.store.path,
@@ -94,6 +97,7 @@ pub(super) fn check(file: File) -> Result<Config, Mistake> {
         peers,
         registry,
         applications,
+        kept_in_token,
     })
 }
 
@@ -254,7 +258,7 @@ fn applications(
     let mut registry = Registry::default();
     let mut applications: Applications = Vec::new();
     for entry in saes {
-        let file::Sae { id, clusters, certificate } = entry.get_ref();
+        let file::Sae { id, clusters, certificate, .. } = entry.get_ref();
         if clusters.is_empty() {
             let help = format!("add the cluster it connects to, such as [\"{here}\"]");
             return Err(Mistake::new(format!("{id} is at no cluster"), help).at(entry));

@@ -407,6 +407,18 @@ pub(super) struct Sae {
     pub(super) id: SaeId,
     pub(super) clusters: Vec<ClusterId>,
     pub(super) certificate: Option<IdentityRule>,
+    /// Where its managed objects are kept.
+    #[serde(default)]
+    pub(super) storage: ObjectStorage,
+}
+
+/// How new managed objects of an application are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum ObjectStorage {
+    #[default]
+    Sealed,
+    Token,
 }
 
 #[derive(Debug, Deserialize)]

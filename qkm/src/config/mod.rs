@@ -10,7 +10,7 @@ mod file;
 mod locate;
 mod relay;
 
-use std::{fmt, net::SocketAddr, path::Path, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, fmt, net::SocketAddr, path::Path, path::PathBuf, time::Duration};
 
 use hsm_profiles::{Program, TokenConfig};
 use km_core::{
@@ -86,6 +86,8 @@ pub struct Config {
     pub registry: Registry,
     /// The certificates of applications registered at this cluster.
     pub applications: Vec<(IdentityRule, SaeId)>,
+    /// Applications whose managed objects are kept inside the token.
+    pub kept_in_token: BTreeSet<SaeId>,
 }
 
 /// Sources of random numbers, all of which are mixed; at least one.

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use km_core::{
-    epoch::EpochError, hsm::HsmError, random::RandomError, records::RecordError, store::StoreError,
-    vault::VaultError,
+    epoch::EpochError, hsm::HsmError, objects::ObjectError, random::RandomError,
+    records::RecordError, store::StoreError, vault::VaultError,
 };
 use transport::TlsError;
 
@@ -62,6 +62,15 @@ pub(crate) fn of_epochs(path: &Path, error: &EpochError) -> Failure {
         _ => Code::E003,
     };
     Failure::new(code, format!("store {}: {error}", path.display()))
+}
+
+/// An error of the managed objects in the store at `path`.
+pub(crate) fn of_objects(path: &Path, error: &ObjectError) -> Failure {
+    match error {
+        ObjectError::Hsm(error) => of_hsm(error),
+        ObjectError::Record(error) => of_record(path, error),
+        _ => Failure::new(Code::S001, format!("store {}: {error}", path.display())),
+    }
 }
 
 /// An error of the random sources.

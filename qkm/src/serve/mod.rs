@@ -15,7 +15,7 @@ mod health;
 mod links;
 mod node;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::task::JoinSet;
 use tracing::{info, warn};
@@ -31,6 +31,9 @@ pub(crate) use node::{Node, open_random};
 
 /// How long the peers are told about ended runs before the links close.
 const FAREWELL: Duration = Duration::from_secs(5);
+
+/// How often what no record names is looked for in the token; a request takes much less.
+const SWEEP_EVERY: Duration = Duration::from_secs(600);
 
 /// What the monitor and the admin API look at.
 pub(crate) struct Inside {
@@ -65,6 +68,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
     inside.fronts.start(&config, &mut outer, &fronts_end).await?;
     admin::start(&config, &inside, &mut outer, &fronts_end).await?;
     Control::start(&inside, &config, &mut inner, &rest_end)?;
+    inner.spawn(sweep(node.clone(), rest_end.clone()));
     let tending = tokio::spawn(node.supply.clone().tend());
     let keeping = {
         let keeper = node.keeper.clone();
@@ -88,4 +92,19 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
     node::close(node).await;
     info!(cluster = %config.cluster, "key manager stopped");
     Ok(())
+}
+
+/// Removes from the token what refused commits and undone batches left there, until `shutdown`.
+async fn sweep(node: Arc<Node>, shutdown: Shutdown) {
+    let mut seen = BTreeSet::new();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(SWEEP_EVERY) => {}
+            () = shutdown.requested() => return,
+        }
+        if node.cabinet.view().held > 0 {
+            // A token that is away has its own alarm; the next round sees the same.
+            seen = node.objects.sweep(&seen).await.unwrap_or(seen);
+        }
+    }
 }

@@ -22,7 +22,7 @@ use km_core::{
 };
 use tracing::{info, warn};
 
-use super::failures::{of_epochs, of_hsm, of_random, of_record, of_store, of_vault};
+use super::failures::{of_epochs, of_hsm, of_objects, of_random, of_record, of_store, of_vault};
 use crate::{
     config::Config,
     fault::{Code, Failure},
@@ -80,6 +80,8 @@ impl Node {
         let supply = Supply::new(here, registry, config.limits, pools.clone());
         let objects =
             Objects::new(records.clone(), vault.clone()).token_only(!config.crypto_in_process);
+        let objects = objects.kept_in_token(config.kept_in_token.clone());
+        objects.compare_with_token().await.map_err(|e| of_objects(&path, &e))?;
         let keeper = Arc::new(Keeper::new(epochs, vault, records, pools, objects.clone()));
         Ok(Self { token, store, supply, objects, random, keeper, cabinet })
     }

@@ -156,8 +156,12 @@ fn cabinet(inside: &Inside) -> Vec<Metric> {
         Metric::gauge(name, help, sample.into_iter().collect())
     };
     vec![
-        gauge("qkm_token_objects", "Blocks kept inside the token.", Some(view.held)),
-        gauge("qkm_token_objects_limit", "Most blocks allowed there.", Some(view.most)),
+        gauge(
+            "qkm_token_objects",
+            "Blocks and managed objects kept inside the token.",
+            Some(view.held),
+        ),
+        gauge("qkm_token_objects_limit", "Most of them allowed there.", Some(view.most)),
         gauge("qkm_token_free_bytes", "As the token says.", view.room.free_bytes),
         gauge("qkm_token_total_bytes", "As the token says.", view.room.total_bytes),
         gauge(

@@ -1,0 +1,115 @@
+//! Managed objects whose bytes are kept inside the token: made before the commit that names them,
+//! destroyed after the one that erases them. What a crash, a refused commit or an undone batch leaves
+//! in between has no record, and is removed. Enter through [`Objects::sweep`].
+
+use std::collections::BTreeSet;
+
+use super::{Object, ObjectError, Objects};
+use crate::{hsm::HsmError, ids::SaeId, material::ClearBytes, vault::SealedObject};
+
+impl Objects {
+    /// New objects of these applications are kept inside the token, but for keys that never leave it:
+    /// those are wrapped there.
+    pub fn kept_in_token(self, owners: BTreeSet<SaeId>) -> Self {
+        Self { inside: owners.into(), ..self }
+    }
+
+    /// Seals the bytes of an object to be, or keeps them in the token, as its owner's are; to be
+    /// stored with [`Objects::create_sealed`].
+    ///
+    /// # Errors
+    /// [`HsmError::Full`] when the token has no room for another: nothing is kept elsewhere instead.
+    pub async fn seal(
+        &self,
+        uid: &str,
+        owner: &SaeId,
+        clear: &ClearBytes,
+    ) -> Result<SealedObject, HsmError> {
+        match self.inside.contains(owner) {
+            true => self.vault.keep_object(uid, owner.as_str(), clear).await,
+            false => self.vault.seal_object(uid, owner.as_str(), clear).await,
+        }
+    }
+
+    /// Refuses `count` more objects of `owner` when they are to be in the token and do not fit.
+    /// Whoever spends keys on objects asks first.
+    ///
+    /// # Errors
+    /// [`HsmError::Full`].
+    pub fn check_room(&self, owner: &SaeId, count: u64) -> Result<(), HsmError> {
+        match self.inside.contains(owner) {
+            true => self.vault.cabinet()?.check_room(count),
+            false => Ok(()),
+        }
+    }
+
+    /// Counts what the token keeps, and removes what no record names. Call it once, before anybody
+    /// makes objects.
+    ///
+    /// # Errors
+    /// When token or store do not answer; then nothing more was removed.
+    pub async fn compare_with_token(&self) -> Result<(), ObjectError> {
+        let cabinet = match self.vault.cabinet() {
+            Ok(cabinet) => cabinet,
+            Err(_) => return Ok(()),
+        };
+        let names = match cabinet.objects(self.vault.hsm()).await {
+            // A token that keeps no objects has none.
+            Err(HsmError::Unsupported(_)) => return Ok(()),
+            names => names?,
+        };
+        cabinet.found(names.len());
+        for name in self.unnamed(names).await? {
+            self.remove(&name).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes what no record names now and none did at the last look, `before`; gives those of the
+    /// second kind for the next look. Leave more time between two than a request may take.
+    ///
+    /// # Errors
+    /// As [`Objects::compare_with_token`].
+    pub async fn sweep(&self, before: &BTreeSet<String>) -> Result<BTreeSet<String>, ObjectError> {
+        let names = self.vault.cabinet()?.objects(self.vault.hsm()).await?;
+        let (left, new): (BTreeSet<_>, BTreeSet<_>) =
+            self.unnamed(names).await?.into_iter().partition(|name| before.contains(name));
+        for name in left {
+            self.remove(&name).await?;
+        }
+        Ok(new)
+    }
+
+    async fn remove(&self, name: &str) -> Result<(), HsmError> {
+        tracing::info!(%name, "removing an object in the token that no record names");
+        self.vault.discard(name).await
+    }
+
+    async fn unnamed(&self, names: Vec<String>) -> Result<Vec<String>, ObjectError> {
+        let mut unnamed = Vec::new();
+        for name in names {
+            let uid = self.vault.cabinet()?.uid_of(&name);
+            let holders = self.inspect(&uid.unwrap_or_default()).await?;
+            let is_named = |object: &Object| kept(object) == Some(&name);
+            if !holders.iter().any(is_named) {
+                unnamed.push(name);
+            }
+        }
+        Ok(unnamed)
+    }
+
+    /// Destroys in the token what `new` no longer names, once that is durable.
+    pub(super) async fn discard_replaced(&self, old: &Object, new: &Object) {
+        let Some(name) = kept(old).filter(|name| kept(new) != Some(name)) else { return };
+        // Of a stage it is not known yet whether it will be durable: the next sweep sees.
+        if self.staged.is_none()
+            && let Err(error) = self.vault.discard(name).await
+        {
+            tracing::warn!(name, %error, "an object in the token is not destroyed yet");
+        }
+    }
+}
+
+fn kept(object: &Object) -> Option<&str> {
+    object.sealed.as_ref()?.kept()
+}
