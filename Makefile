@@ -1,11 +1,11 @@
-# The front door: demo, test, verify, oasis, bench, fuzz, pq. Each installs what it needs first.
+# The front door: demo, test, verify, oasis, bench, fuzz, pq, simulate. Each installs what it needs first.
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # For tests: other people's clients and tools (see scripts/setup.sh).
 export QKM_VENV ?= $(abspath $(TARGET))/venv
 export PATH := $(PATH):$(abspath $(TARGET))/tools/usr/bin
 
-.PHONY: demo test verify kill faults pq oasis bench fuzz
+.PHONY: demo test verify kill faults pq oasis bench fuzz simulate
 
 ## Runs a small network on loopback. ARGS="--keep DIR" keeps its files.
 demo:
@@ -52,6 +52,10 @@ pq:
 		--no-default-features --features pq --target-dir $(TARGET)/tools/kryoptic-pq
 	QKM_PQ=1 $(CARGO) test --locked -p hsm-profiles --test kryoptic_suite --test examine \
 		--test using --test post_quantum
+
+## Networks in simulated time, 10,000 hours in all (`make test` does some).
+simulate:
+	QKM_SIM_HOURS=$(or $(HOURS),10000) $(CARGO) test --release --locked -p netsim --test networks -- --nocapture
 
 ## Speed, as a table and in target/bench/results.json.
 bench:

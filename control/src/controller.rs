@@ -121,9 +121,19 @@ impl Controller {
     /// # Errors
     /// When the report contradicts itself.
     pub fn hear(&mut self, report: Report, now_ms: u64) -> Result<bool, BadReport> {
-        report.check()?;
+        self.hear_all(vec![report], now_ms)
+    }
+
+    /// Takes the reports of one moment in together; see [`Controller::hear`].
+    ///
+    /// # Errors
+    /// When one of them contradicts itself; those before it were taken.
+    pub fn hear_all(&mut self, reports: Vec<Report>, now_ms: u64) -> Result<bool, BadReport> {
         let wanted = self.network.wanted();
-        self.network.hear(report, now_ms);
+        for report in reports {
+            report.check()?;
+            self.network.hear(report, now_ms);
+        }
         let shape = self.network.settle(&self.settings, now_ms);
         if shape || wanted != self.network.wanted() {
             self.reroute(now_ms);

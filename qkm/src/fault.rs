@@ -116,6 +116,8 @@ codes! {
         "The message names the file. Files are PEM; a private key must be readable by its owner alone (mode 0600)."
     V001 Failed "a check found problems"
         "`qkm doctor` printed a line [failure] for each. Every line says what to do."
+    V002 Failed "a simulated network broke a rule"
+        "A pad was used twice, an account did not balance, the ends of a key differed, or a route passed a part that was out of service. That is a fault of this program: please report it with the seed and the arguments."
 }
 
 impl Code {

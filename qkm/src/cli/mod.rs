@@ -5,6 +5,7 @@ mod controller;
 mod hsm;
 mod kmip;
 mod local;
+mod network;
 mod table;
 
 use std::path::PathBuf;
@@ -39,8 +40,9 @@ pub struct Cli {
 enum Command {
     /// Run a key manager.
     Serve(Run),
-    /// Run a simulated QKD link: two modules that look like vendor devices.
-    Sim(Run),
+    /// Run a simulated QKD link: two modules that look like vendor devices; or simulate a network.
+    #[command(args_conflicts_with_subcommands = true)]
+    Sim(SimArgs),
     /// Run a whole small network on loopback with SoftHSM and a simulated QKD link.
     Demo(DemoArgs),
     /// Check configuration, files, HSM, store, ports and clock; works while the server is down.
@@ -121,6 +123,23 @@ struct Run {
 }
 
 #[derive(Debug, Args)]
+struct SimArgs {
+    #[command(subcommand)]
+    what: Option<SimCommand>,
+    #[command(flatten)]
+    run: Run,
+}
+
+#[derive(Debug, Subcommand)]
+enum SimCommand {
+    /// Simulate a whole network: relay, controller and faults in simulated time, in this process.
+    ///
+    /// Keys, pads and routes are real; pools, HSMs and stores are counts. It fails when a pad is used
+    /// twice, an account does not balance, or the ends of a key differ.
+    Network(network::NetworkArgs),
+}
+
+#[derive(Debug, Args)]
 struct DemoArgs {
     /// Private directory for everything; default: a new one under the temporary directory.
     #[arg(long, value_name = "DIR", conflicts_with = "keep")]
@@ -128,6 +147,10 @@ struct DemoArgs {
     /// As --dir, and keep it afterwards. The keys in it protect nothing.
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
+    /// Four clusters in a square with a controller. Parts fail one after the other, and keys go on
+    /// over other ways; then it ends.
+    #[arg(long)]
+    square: bool,
     /// First of the ports on 127.0.0.1; busy ones are skipped.
     #[arg(long, value_name = "N", default_value_t = demo::BASE_PORT)]
     base_port: u16,
@@ -220,7 +243,8 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
     let log = cli.log.unwrap_or_else(|| usual.to_owned());
     match cli.command {
         Command::Serve(args) => serve_command(&args, &log),
-        Command::Sim(args) => sim_command(&args, &log),
+        Command::Sim(SimArgs { what: Some(SimCommand::Network(args)), .. }) => network::run(&args),
+        Command::Sim(SimArgs { what: None, run }) => sim_command(&run, &log),
         Command::Demo(args) => demo_command(args, &log),
         Command::Doctor(args) => local::doctor(&args.config),
         Command::Config(ConfigCommand::Check { file }) => local::check(&file),
@@ -284,7 +308,10 @@ fn demo_command(args: DemoArgs, log: &str) -> Result<Exit, Failure> {
     let runtime = runtime()?;
     runtime.block_on(async {
         let shutdown = signals::until_asked_to_stop(false)?;
-        demo::run(place, args.base_port, shutdown).await
+        match args.square {
+            true => demo::run_square(place, args.base_port, shutdown).await,
+            false => demo::run(place, args.base_port, shutdown).await,
+        }
     })?;
     Ok(Exit::Done)
 }

@@ -1,7 +1,13 @@
 //! The processes of a demonstration. Enter through [`Children::start`]. Each child watches a pipe
 //! from this process and stops when it closes, so none outlives us, however we end.
 
-use std::{fs::File, net::SocketAddr, path::PathBuf, process::Command, time::Duration};
+use std::{
+    fs::File,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -29,29 +35,41 @@ struct Running {
 impl Children {
     /// Starts the simulated link and both key managers.
     pub(super) fn start(layout: &Layout) -> Result<Self, Failure> {
-        let mut children = Self(Vec::new());
-        children.add("sim", layout.sim_command(), layout)?;
+        let mut children = Self::none();
+        children.add("sim", layout.sim_command(), &layout.dir)?;
         for site in layout.sites() {
-            children.add(site.cluster, layout.serve_command(site), layout)?;
+            children.add(site.cluster, layout.serve_command(site), &layout.dir)?;
         }
         Ok(children)
     }
 
-    fn add(
+    pub(super) fn none() -> Self {
+        Self(Vec::new())
+    }
+
+    /// Starts one; what it says goes to `name.log` in `dir`.
+    pub(super) fn add(
         &mut self,
         name: &'static str,
         mut command: Command,
-        layout: &Layout,
+        dir: &Path,
     ) -> Result<(), Failure> {
-        let log = layout.dir.join(format!("{name}.log"));
+        let log = dir.join(format!("{name}.log"));
         let failed = |e: std::io::Error| Failure::new(Code::D001, format!("starting {name}: {e}"));
-        let file = File::create(&log).map_err(failed)?;
+        let file = File::options().create(true).append(true).open(&log).map_err(failed)?;
         command.stdout(file.try_clone().map_err(failed)?).stderr(file);
         let mut command = tokio::process::Command::from(command);
         // A terminal's Ctrl-C goes to us alone; we stop the children in order.
         let child = command.process_group(0).kill_on_drop(true).spawn().map_err(failed)?;
         self.0.push(Running { name, child, log });
         Ok(())
+    }
+
+    /// Kills one, as a crash would.
+    pub(super) async fn kill(&mut self, name: &str) {
+        if let Some(at) = self.0.iter().position(|running| running.name == name) {
+            let _ = self.0.remove(at).child.kill().await;
+        }
     }
 
     /// Waits until one of them ends, which none should.

@@ -10,11 +10,11 @@ use super::{
 };
 
 /// As a TOML string.
-fn q(text: impl AsRef<Path>) -> String {
+pub(super) fn q(text: impl AsRef<Path>) -> String {
     toml::Value::from(text.as_ref().to_string_lossy().into_owned()).to_string()
 }
 
-fn tls(files: &TlsFiles) -> String {
+pub(super) fn tls(files: &TlsFiles) -> String {
     let TlsFiles { certificate, key, ca } = files;
     format!("certificate = {}\nkey = {}\nca = {}\n", q(certificate), q(key), q(ca))
 }
@@ -23,20 +23,14 @@ fn front(name: &str, listen: SocketAddr, files: &TlsFiles) -> String {
     format!("[{name}]\nlisten = \"{listen}\"\n{}\n", tls(files))
 }
 
-/// The key manager of `here`.
-pub(super) fn site(
-    layout: &Layout,
-    here: &Site,
-    peer: &Site,
-    module: SocketAddr,
-    options: &Options,
-) -> String {
-    let (cluster, there) = (here.cluster, peer.cluster);
+/// Tables of a key manager that depend on no other.
+pub(super) fn own(here: &Site, operator: &TlsFiles, dumpable: bool) -> String {
     let mut text = format!(
         "# DEMO - SIMULATED QKD. Not for production.\n\n\
          [cluster]\nid = \"{cluster}\"\n\n[store]\npath = {store}\n\n\
          [hsm]\nprofile = \"softhsm2\"\ntoken = {{ label = \"{token}\" }}\n\
          pin = {{ file = {pin} }}\ncreate_kek = true\n\n",
+        cluster = here.cluster,
         store = q(&here.store),
         token = here.token,
         pin = q(&here.pin_file),
@@ -50,20 +44,49 @@ pub(super) fn site(
     text.truncate(text.len() - 1);
     text += "operators = [\"cn:operator\"]\n";
     text += "custodians = [\"cn:custodian-1\", \"cn:custodian-2\"]\n\n";
-    text += &format!("[operator]\n{}\n", tls(&layout.operator));
-    text += &format!("[debug]\ndumpable = {}\n\n", options.dumpable);
-    text += &format!(
+    text += &format!("[operator]\n{}\n", tls(operator));
+    text + &format!("[debug]\ndumpable = {dumpable}\n\n")
+}
+
+/// A peer whose key manager is `peer`.
+pub(super) fn peer(peer: &Site, max_stored_mib: u64) -> String {
+    let there = peer.cluster;
+    format!(
         "[[peer]]\ncluster = \"{there}\"\naddress = \"{}\"\nidentity = \"uri:urn:qkm:km:{there}\"\n\
-         max_stored_mib = {}\n\n",
-        peer.km_link, options.max_stored_mib
-    );
-    text += &format!(
-        "[[qkd_link]]\nid = \"demo-link\"\npeer = \"{there}\"\n[qkd_link.module]\n\
+         max_stored_mib = {max_stored_mib}\n\n",
+        peer.km_link
+    )
+}
+
+/// The QKD link `id` from `here` to `there`, by the module at `module`.
+pub(super) fn qkd_link(
+    id: &str,
+    here: &Site,
+    there: &str,
+    module: SocketAddr,
+    extra: &str,
+) -> String {
+    let cluster = here.cluster;
+    format!(
+        "[[qkd_link]]\nid = \"{id}\"\npeer = \"{there}\"\n[qkd_link.module]\n\
          address = \"{module}\"\n{}identity = \"uri:urn:qkm:module:{cluster}\"\n\
-         sae = \"km-{cluster}\"\npeer_sae = \"km-{there}\"\nstatus_path = \"/api/v1/link\"\n\n",
+         sae = \"km-{cluster}\"\npeer_sae = \"km-{there}\"\nstatus_path = \"/api/v1/link\"\n{extra}\n",
         tls(&here.tls)
-    );
-    text + APPLICATIONS
+    )
+}
+
+/// The key manager of `here`.
+pub(super) fn site(
+    layout: &Layout,
+    here: &Site,
+    there: &Site,
+    module: SocketAddr,
+    options: &Options,
+) -> String {
+    own(here, &layout.operator, options.dumpable)
+        + &peer(there, options.max_stored_mib)
+        + &qkd_link("demo-link", here, there.cluster, module, "")
+        + APPLICATIONS
 }
 
 /// The same at both ends.
@@ -100,13 +123,18 @@ saes = ["sae-x", "sae-x"]
 
 /// The simulated link; module `a` is north's.
 pub(super) fn sim(layout: &Layout, files: &[TlsFiles; 2], options: &Options) -> String {
+    let [north, south] = layout.sites().map(|site| site.cluster);
+    let [a, b] = layout.modules;
+    link([(north, a, &files[0]), (south, b, &files[1])], options.rate.as_deref())
+}
+
+/// A simulated link: for each end its cluster, where its module listens, and the module's files.
+pub(super) fn link(ends: [(&str, SocketAddr, &TlsFiles); 2], rate: Option<&str>) -> String {
     let mut text = "# DEMO - SIMULATED QKD.\nadmins = [\"cn:sim-admin\"]\n".to_owned();
-    if let Some(rate) = &options.rate {
+    if let Some(rate) = rate {
         text += &format!("rate_override = {rate}\n");
     }
-    let ends = [("a", &layout.north), ("b", &layout.south)];
-    for (((end, site), listen), files) in ends.into_iter().zip(layout.modules).zip(files) {
-        let cluster = site.cluster;
+    for (end, (cluster, listen, files)) in ["a", "b"].into_iter().zip(ends) {
         text += &format!(
             "\n[{end}]\nkme_id = \"module-{cluster}\"\nlisten = \"{listen}\"\n\
              sae_id = \"km-{cluster}\"\nclients = [\"uri:urn:qkm:km:{cluster}\"]\n\

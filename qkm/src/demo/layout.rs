@@ -99,8 +99,13 @@ impl Layout {
     }
 
     fn command(&self, part: &str, config: &Path) -> Command {
-        let mut command = Command::new(&self.program);
-        command.arg(part).arg("--config").arg(config).arg("--with-parent").stdin(Stdio::piped());
-        command
+        part_of(&self.program, &[part], config)
     }
+}
+
+/// The command that runs a part until its standard input, a pipe, is closed.
+pub(super) fn part_of(program: &Path, part: &[&str], config: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.args(part).arg("--config").arg(config).arg("--with-parent").stdin(Stdio::piped());
+    command
 }

@@ -2,6 +2,7 @@
 //! through [`run`]; tests use [`provision`] and start the parts themselves.
 //!
 //! - `layout`: where everything is. `provision`: makes it. `files`: the configuration files.
+//! - `square`: four clusters with a controller, and what happens when parts of it fail.
 //! - `children`: the processes. `selfcheck`: one key at both ends. `text`: what a person sees.
 //!
 //! **Demonstration only**: the QKD link is simulated, the HSM is software, the CA's key is a file.
@@ -11,6 +12,7 @@ mod files;
 mod layout;
 mod provision;
 mod selfcheck;
+mod square;
 mod text;
 
 use std::{
@@ -68,6 +70,19 @@ pub async fn run(place: Place, base_port: u16, shutdown: Shutdown) -> Result<(),
     };
     text::stopping(&room);
     children.stop().await;
+    room.close();
+    end
+}
+
+/// Runs the demonstration of four clusters: makes them, breaks one part after the other, and shows
+/// that keys go on. Ends by itself.
+pub async fn run_square(place: Place, base_port: u16, shutdown: Shutdown) -> Result<(), Failure> {
+    let room = Room::open(place)?;
+    let end = tokio::select! {
+        end = square::run(room.path(), base_port) => end,
+        () = shutdown.requested() => Ok(()),
+    };
+    text::stopping(&room);
     room.close();
     end
 }

@@ -61,7 +61,7 @@ pub fn provision(dir: &Path, options: &Options) -> Result<Layout, Failure> {
         Some(program) => program.clone(),
         None => std::env::current_exe().map_err(|e| failed("finding the qkm program", &e))?,
     };
-    let mut ports = Ports { next: options.base_port, given: BTreeSet::new() };
+    let mut ports = Ports::after(options.base_port);
     let pki = Pki(DemoCa::create(&dir.join("pki")).map_err(|e| failed("the demo CA", &e))?);
     let north = site(&dir, "north", &program, &pki, &mut ports)?;
     let south = site(&dir, "south", &program, &pki, &mut ports)?;
@@ -97,7 +97,7 @@ pub fn provision(dir: &Path, options: &Options) -> Result<Layout, Failure> {
     Ok(layout)
 }
 
-fn site(
+pub(super) fn site(
     dir: &Path,
     cluster: &'static str,
     program: &Path,
@@ -127,29 +127,33 @@ fn site(
     })
 }
 
-struct Pki(DemoCa);
+pub(super) struct Pki(pub(super) DemoCa);
 
 impl Pki {
-    fn server(&self, name: &str, uri: &str) -> Result<TlsFiles, Failure> {
+    pub(super) fn server(&self, name: &str, uri: &str) -> Result<TlsFiles, Failure> {
         let mut names = San::loopback();
         names.push(San::Uri(uri.to_owned()));
         self.0.issue(name, &names, Validity::days(DAYS)).map_err(|e| failed("a certificate", &e))
     }
 
-    fn client(&self, name: &str) -> Result<TlsFiles, Failure> {
+    pub(super) fn client(&self, name: &str) -> Result<TlsFiles, Failure> {
         let uri = San::Uri(format!("urn:qkm:sae:{name}"));
         self.0.issue(name, &[uri], Validity::days(DAYS)).map_err(|e| failed("a certificate", &e))
     }
 }
 
 /// Free ports of loopback in rising order, none twice.
-struct Ports {
+pub(super) struct Ports {
     next: u16,
     given: BTreeSet<u16>,
 }
 
 impl Ports {
-    fn take(&mut self) -> Result<SocketAddr, Failure> {
+    pub(super) fn after(base: u16) -> Self {
+        Self { next: base, given: BTreeSet::new() }
+    }
+
+    pub(super) fn take(&mut self) -> Result<SocketAddr, Failure> {
         loop {
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.next));
             self.next = self.next.checked_add(1).ok_or_else(|| {
@@ -170,7 +174,7 @@ pub(super) fn private_dir(dir: &Path) -> std::io::Result<PathBuf> {
     dir.canonicalize()
 }
 
-fn write(path: &Path, text: &str) -> Result<(), Failure> {
+pub(super) fn write(path: &Path, text: &str) -> Result<(), Failure> {
     fs::OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -180,6 +184,6 @@ fn write(path: &Path, text: &str) -> Result<(), Failure> {
         .map_err(|e| failed(&path.display().to_string(), &e))
 }
 
-fn failed(what: &str, error: &dyn fmt::Display) -> Failure {
+pub(super) fn failed(what: &str, error: &dyn fmt::Display) -> Failure {
     Failure::new(Code::D001, format!("{what}: {error}"))
 }

@@ -1,6 +1,6 @@
 //! One key at both ends, through each front. Enter through [`all`].
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use etsi014::{
     ErrorBody, KeyContainer, KeyIds, KeyRequest,
@@ -20,7 +20,7 @@ use transport::{
 };
 use zeroize::Zeroizing;
 
-use super::layout::Layout;
+use super::layout::{Layout, Site};
 use crate::fault::{Code, Failure};
 
 /// While the pools fill for the first time.
@@ -46,34 +46,72 @@ pub(super) async fn all(layout: &Layout) -> Result<Checked, Failure> {
     Ok(Checked { etsi014, kmip: kmip_pair(layout).await? })
 }
 
-fn failed(what: impl std::fmt::Display) -> Failure {
+pub(super) fn failed(what: impl std::fmt::Display) -> Failure {
     Failure::new(Code::D003, what)
+}
+
+/// An application at one cluster.
+#[derive(Clone, Copy)]
+pub(super) struct End<'a> {
+    pub(super) cluster: &'a str,
+    pub(super) sae: &'a str,
+    pub(super) files: &'a TlsFiles,
+    pub(super) etsi014: SocketAddr,
+    pub(super) kmip: SocketAddr,
+}
+
+impl<'a> End<'a> {
+    pub(super) fn new(site: &'a Site, sae: &'a str, files: &'a TlsFiles) -> Self {
+        Self { cluster: site.cluster, sae, files, etsi014: site.etsi014, kmip: site.kmip }
+    }
+}
+
+fn ends(layout: &Layout) -> [End<'_>; 2] {
+    [(&layout.north, "sae-n1"), (&layout.south, "sae-s1")]
+        .map(|(site, sae)| End::new(site, sae, layout.application(sae)))
 }
 
 /// ETSI 014: `sae-n1` gets a key at north, `sae-s1` collects it at south. `None`: no keys yet.
 pub async fn etsi014_pair(layout: &Layout) -> Result<Option<String>, Failure> {
-    let north = http(layout.application("sae-n1"), &layout.north.etsi014.to_string())?;
-    let south = http(layout.application("sae-s1"), &layout.south.etsi014.to_string())?;
-    let wanted = KeyRequest { number: Some(1), size: Some(256), ..Default::default() };
-    let path = path::build("sae-s1", Method::EncKeys);
-    let (status, body) =
-        north.post(&path, Zeroizing::new(wanted.to_json())).await.map_err(failed)?;
+    let [north, south] = ends(layout);
+    etsi014_between(north, south, 1, 256).await
+}
+
+/// ETSI 014: the master gets `number` keys of `size` bits, the slave collects them. The identifier
+/// of the first; `None`: one of the ends has them not ready now.
+pub(super) async fn etsi014_between(
+    master: End<'_>,
+    slave: End<'_>,
+    number: u64,
+    size: u64,
+) -> Result<Option<String>, Failure> {
+    let one = http(master.files, &master.etsi014.to_string())?;
+    let other = http(slave.files, &slave.etsi014.to_string())?;
+    let wanted = KeyRequest { number: Some(number), size: Some(size), ..Default::default() };
+    let path = path::build(slave.sae, Method::EncKeys);
+    let (status, body) = one.post(&path, Zeroizing::new(wanted.to_json())).await.map_err(failed)?;
     if status == 503 {
         return Ok(None);
     }
-    let issued = container("north", status, &body)?;
+    let issued = container(master.cluster, status, &body)?;
     let names: Vec<_> = issued.iter().map(|(name, _)| name.clone()).collect();
     let id = names.first().map(|name| name.with_str(str::to_owned)).unwrap_or_default();
-    let path = path::build("sae-n1", Method::DecKeys);
+    let path = path::build(master.sae, Method::DecKeys);
     let ids = Zeroizing::new(KeyIds { names }.to_json());
-    let (status, body) = south.post(&path, ids).await.map_err(failed)?;
-    let collected = container("south", status, &body)?;
+    let (status, body) = other.post(&path, ids).await.map_err(failed)?;
+    if status == 503 {
+        return Ok(None);
+    }
+    let collected = container(slave.cluster, status, &body)?;
     let bytes = |keys: &KeyContainer| {
         keys.iter().map(|(_, key)| ClearBytes::copy_from(key)).collect::<Vec<_>>()
     };
-    match issued.len() == 1 && bytes(&issued) == bytes(&collected) {
+    match issued.len() as u64 == number && bytes(&issued) == bytes(&collected) {
         true => Ok(Some(id)),
-        false => Err(failed(format!("ETSI 014: key {id} differs between north and south"))),
+        false => {
+            let (one, other) = (master.cluster, slave.cluster);
+            Err(failed(format!("ETSI 014: key {id} differs between {one} and {other}")))
+        }
     }
 }
 
@@ -85,27 +123,35 @@ fn container(end: &str, status: u16, body: &[u8]) -> Result<KeyContainer, Failur
     KeyContainer::parse(body).map_err(|e| failed(format!("ETSI 014 at {end}: {e}")))
 }
 
-fn http(files: &TlsFiles, address: &str) -> Result<HttpClient, Failure> {
+pub(super) fn http(files: &TlsFiles, address: &str) -> Result<HttpClient, Failure> {
     let tls = client_config(files, Profile::Front).map_err(failed)?;
     HttpClient::new(address, None, tls, ClientLimits::default()).map_err(failed)
 }
 
 /// KMIP: `sae-n1` creates a key of the pool with south, `sae-s1` gets it at south.
 pub async fn kmip_pair(layout: &Layout) -> Result<String, Failure> {
-    let group = Attribute::ObjectGroup("qkd/south".to_owned());
+    let [north, south] = ends(layout);
+    kmip_between(north, south).await
+}
+
+/// KMIP: one creates a key of the pool with the other's cluster, the other gets it there.
+pub(super) async fn kmip_between(one: End<'_>, other: End<'_>) -> Result<String, Failure> {
+    let group = Attribute::ObjectGroup(format!("qkd/{}", other.cluster));
     let create = client::create(CryptographicAlgorithm::Aes, 256, USAGE, [group]);
-    let (north, south) = (layout.north.kmip.to_string(), layout.south.kmip.to_string());
-    let files = layout.application("sae-n1");
-    let created = kmip(files, &north, create.into()).await?;
+    let (here, there) = (one.kmip.to_string(), other.kmip.to_string());
+    let created = kmip(one.files, &here, create.into()).await?;
     let Answer::Create(created) = created else {
-        return Err(failed("KMIP at north answered something else than Create"));
+        return Err(failed(format!("KMIP at {} answered no Create", one.cluster)));
     };
     let id = created.id.to_string();
-    let here = kmip(files, &north, client::get(&id).into()).await?;
-    let there = kmip(layout.application("sae-s1"), &south, client::get(&id).into()).await?;
-    match (material(here), material(there)) {
-        (Some(here), Some(there)) if here == there => Ok(id),
-        _ => Err(failed(format!("KMIP: key {id} differs between north and south"))),
+    let ours = kmip(one.files, &here, client::get(&id).into()).await?;
+    let theirs = kmip(other.files, &there, client::get(&id).into()).await?;
+    match (material(ours), material(theirs)) {
+        (Some(ours), Some(theirs)) if ours == theirs => Ok(id),
+        _ => {
+            let (one, other) = (one.cluster, other.cluster);
+            Err(failed(format!("KMIP: key {id} differs between {one} and {other}")))
+        }
     }
 }
 

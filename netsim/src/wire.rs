@@ -1,0 +1,157 @@
+//! One direction of a KM link: what its sending end may assign from, what is lent for the relay at
+//! both ends, and the account of it.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Instant,
+};
+
+use km_core::{
+    ids::{BlockId, ClusterId, PoolTag},
+    material::ClearBytes,
+    pad::{Pad, PadSpan, PadUse},
+    provenance::Grade,
+    run::RunId,
+};
+use relay::hop::{HopAnswer, HopFrame, Piece, TransferName, pads_in::PadsIn, pads_out::PadsOut};
+
+use crate::rng::Rng;
+
+/// What one KM says to its neighbour about the relay.
+pub(crate) enum Message {
+    Hop(Box<HopFrame>),
+    Answer(TransferName, HopAnswer),
+    /// The sender is through with a span.
+    Through(RunId),
+}
+
+/// Everything in bytes; what a QKD link made is in exactly one of the others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Account {
+    pub(crate) made: u64,
+    pub(crate) stock: u64,
+    pub(crate) lent: u64,
+    pub(crate) pad: u64,
+    pub(crate) tag: u64,
+    pub(crate) burned: u64,
+}
+
+impl Account {
+    pub(crate) fn balances(&self) -> bool {
+        let Self { made, stock, lent, pad, tag, burned } = *self;
+        made == stock + lent + pad + tag + burned
+    }
+}
+
+pub(crate) struct Wire {
+    tag: PoolTag,
+    next_block: u64,
+    pub(crate) out: PadsOut,
+    pub(crate) inner: PadsIn,
+    lent: BTreeMap<RunId, u16>,
+    pub(crate) account: Account,
+    pub(crate) queue: VecDeque<Message>,
+    /// For each span, up to which byte frames have named it: none may be named twice.
+    named: BTreeMap<RunId, u16>,
+}
+
+impl Wire {
+    /// From `from` to `to`. `higher`: it is the second direction of that pool.
+    pub(crate) fn new(from: &ClusterId, to: &ClusterId, higher: bool, now: Instant) -> Self {
+        Self {
+            tag: PoolTag::of_pair(from, to),
+            // The two directions never name the same block.
+            next_block: u64::from(higher),
+            out: PadsOut::new(now),
+            inner: PadsIn::default(),
+            lent: BTreeMap::new(),
+            account: Account::default(),
+            queue: VecDeque::new(),
+            named: BTreeMap::new(),
+        }
+    }
+
+    /// The QKD link made bytes, of which this end has room for some.
+    pub(crate) fn fill(&mut self, bytes: u64, room: u64) {
+        let taken = bytes.min(room.saturating_sub(self.account.stock));
+        self.account.made += taken;
+        self.account.stock += taken;
+    }
+
+    /// Lends until `need` bytes are there; false when the pool has too few.
+    pub(crate) fn lend(&mut self, need: usize, grade: Grade, rng: &mut Rng) -> bool {
+        while self.out.available() < need {
+            let want = u64::from(self.out.next_span(need));
+            let len = want.min(self.account.stock) as u16;
+            if len == 0 || !self.inner.has_room() {
+                return false;
+            }
+            let block = BlockId { pool: self.tag, number: self.next_block };
+            self.next_block += 2;
+            let span = PadSpan { id: RunId { block, offset: 0 }, len };
+            let bytes = rng.bytes(usize::from(len));
+            let copy = ClearBytes::copy_from(&bytes);
+            self.inner.add(Pad { span, bytes: copy, grade });
+            self.out.add(Pad { span, bytes: ClearBytes::from_vec(bytes), grade });
+            self.lent.insert(span.id, len);
+            self.account.stock -= u64::from(len);
+            self.account.lent += u64::from(len);
+        }
+        true
+    }
+
+    /// Notes what the sender is through with, and tells the receiver.
+    pub(crate) fn settle(&mut self) -> Result<(), String> {
+        for used in self.out.take_through() {
+            self.used(used)?;
+            self.queue.push_back(Message::Through(used.span.id));
+        }
+        Ok(())
+    }
+
+    fn used(&mut self, used: PadUse) -> Result<(), String> {
+        let id = used.span.id;
+        if !used.sound() || self.lent.remove(&id) != Some(used.span.len) {
+            return Err(format!("span {id:?} was accounted for twice, or for more than it had"));
+        }
+        self.named.remove(&id);
+        self.account.lent -= u64::from(used.span.len);
+        self.account.pad += u64::from(used.pad);
+        self.account.tag += u64::from(used.tag);
+        self.account.burned += u64::from(used.rest());
+        Ok(())
+    }
+
+    /// A frame goes out: no byte of pad may have been named before. A hop key is named again with
+    /// each frame under it.
+    pub(crate) fn note_pieces(&mut self, pieces: &[Piece]) -> Result<(), String> {
+        for piece in pieces {
+            let mark = self.named.entry(piece.span).or_insert(0);
+            if piece.at < *mark {
+                return Err(format!("pad {:?} at {} was used twice", piece.span, piece.at));
+            }
+            *mark = piece.at + piece.len;
+        }
+        Ok(())
+    }
+
+    /// The connection broke: what is under way is lost, what is lent is given up.
+    pub(crate) fn cut(&mut self) -> Result<(), String> {
+        self.out.end();
+        self.settle()?;
+        self.queue.clear();
+        self.inner = PadsIn::default();
+        Ok(())
+    }
+
+    /// The sending end crashed: nobody knows what of its spans was used, so all is burned.
+    pub(crate) fn crash(&mut self, now: Instant) {
+        self.out = PadsOut::new(now);
+        self.inner = PadsIn::default();
+        self.queue.clear();
+        self.named.clear();
+        let left: u64 = std::mem::take(&mut self.lent).values().map(|len| u64::from(*len)).sum();
+        self.account.lent -= left;
+        self.account.burned += left;
+    }
+}

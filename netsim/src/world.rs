@@ -1,0 +1,624 @@
+//! All clusters, links and the time. A step: what breaks, what the QKD links made, what the
+//! controller says, what pairs ask for, and all messages until none is left.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use control::{
+    Controller,
+    report::{LinkReport, QkdReport, Report},
+    settings::Settings,
+};
+use km_core::{
+    ids::{ClusterId, LinkId},
+    provenance::{Grade, HopCipher, Origin},
+    route::Route,
+};
+use relay::hop::{HopAnswer, HopHead, TransferId, transfers::Step};
+
+use crate::{
+    check::Truth,
+    faults::{self, Fault, Kind, LinkState},
+    node::{self, Node, Ours, Sent},
+    plan::Plan,
+    requests::{Scheme, Splits},
+    rng::Rng,
+    summary::Summary,
+    topology,
+    wire::{Message, Wire},
+};
+
+/// Keys are counted as of 256 bits.
+const KEY: u64 = 32;
+/// Longer than a node waits for an answer.
+const ALL_LATE: Duration = Duration::from_secs(40);
+
+pub(crate) struct World {
+    plan: Plan,
+    rng: Rng,
+    start: Instant,
+    now_s: u64,
+    nodes: Vec<Node>,
+    index: BTreeMap<ClusterId, usize>,
+    links: Vec<(usize, usize)>,
+    /// Two for each link: from its lower end, then from its higher.
+    wires: Vec<Wire>,
+    /// By sending and receiving node.
+    wire_at: BTreeMap<(usize, usize), usize>,
+    states: Vec<LinkState>,
+    faults: Vec<Fault>,
+    controller: Controller,
+    pairs: Vec<(usize, usize)>,
+    sent: Sent,
+    truth: Truth,
+    splits: Splits,
+    transfers: u128,
+    summary: Summary,
+}
+
+fn its(link: usize) -> bool {
+    // Some pools are taken to hold bits that are computational themselves.
+    link % 7 != 3
+}
+
+fn grade(link: usize) -> Grade {
+    if its(link) { Grade::ItsRelay } else { Grade::Computational }
+}
+
+fn named(kind: &str, number: usize) -> ClusterId {
+    #[allow(clippy::expect_used, reason = "letters and digits are a name")]
+    ClusterId::parse(&format!("{kind}{number:04}")).expect("a name")
+}
+
+fn link_id(link: usize) -> LinkId {
+    #[allow(clippy::expect_used, reason = "letters and digits are a name")]
+    LinkId::parse(&format!("l{link:04}")).expect("a name")
+}
+
+impl World {
+    pub(crate) fn new(plan: &Plan) -> Self {
+        let (mut rng, start) = (Rng::new(plan.seed), Instant::now());
+        let links = topology::links(plan.shape, plan.nodes, &mut rng);
+        let nodes: Vec<Node> = (0..plan.nodes).map(|at| Node::new(named("n", at))).collect();
+        let index = nodes.iter().enumerate().map(|(at, node)| (node.name.clone(), at)).collect();
+        let (mut wires, mut wire_at) = (Vec::new(), BTreeMap::new());
+        for (a, b) in &links {
+            for (from, to) in [(*a, *b), (*b, *a)] {
+                wire_at.insert((from, to), wires.len());
+                wires.push(Wire::new(&nodes[from].name, &nodes[to].name, from > to, start));
+            }
+        }
+        let pairs = (0..plan.nodes).flat_map(|at| std::iter::repeat_n(at, plan.pairs));
+        let pairs: BTreeSet<(usize, usize)> = pairs
+            .map(|at| (at, rng.below(plan.nodes)))
+            .filter(|(a, b)| a != b)
+            .map(|(a, b)| (a.min(b), a.max(b)))
+            .collect();
+        let settings = Settings {
+            silence_ms: plan.step_s * 1500,
+            low_bits: plan.pool_bytes / 4,
+            ample_bits: plan.pool_bytes * 8,
+            ..Settings::default()
+        };
+        let summary = Summary {
+            nodes: plan.nodes,
+            links: links.len(),
+            hours: plan.hours,
+            ..Summary::default()
+        };
+        Self {
+            states: vec![LinkState::WELL; links.len()],
+            plan: plan.clone(),
+            rng,
+            start,
+            now_s: 0,
+            nodes,
+            index,
+            links,
+            wires,
+            wire_at,
+            faults: Vec::new(),
+            controller: Controller::new(settings, Vec::new()),
+            pairs: pairs.into_iter().collect(),
+            sent: Sent::new(),
+            truth: Truth::default(),
+            splits: Splits::default(),
+            transfers: 0,
+            summary,
+        }
+    }
+
+    fn now(&self) -> Instant {
+        self.start + Duration::from_secs(self.now_s)
+    }
+
+    pub(crate) fn step(&mut self) -> Result<(), String> {
+        self.now_s += self.plan.step_s;
+        self.break_and_mend()?;
+        self.fill();
+        self.control()?;
+        for at in 0..self.pairs.len() {
+            let (a, b) = self.pairs[at];
+            let whole = self.plan.load as usize;
+            let more = self.rng.chance(self.plan.load - whole as f64);
+            for _ in 0..whole + usize::from(more) {
+                let (from, to) = if self.rng.chance(0.5) { (a, b) } else { (b, a) };
+                self.request(from, to)?;
+                self.deliver()?;
+            }
+        }
+        self.give_up_late()?;
+        let balanced = self.wires.iter().all(|wire| wire.account.balances());
+        if balanced { Ok(()) } else { Err("an account does not balance".to_owned()) }
+    }
+
+    fn link_up(&self, link: usize) -> bool {
+        let (a, b) = self.links[link];
+        self.states[link].up && self.nodes[a].up && self.nodes[b].up
+    }
+
+    fn break_and_mend(&mut self) -> Result<(), String> {
+        let now = self.now_s;
+        self.faults.retain(|fault| fault.until_s > now);
+        let expected = self.plan.faults * self.plan.step_s as f64 / 3600.0;
+        let whole = expected as usize;
+        for _ in 0..whole + usize::from(self.rng.chance(expected - whole as f64)) {
+            let fault = faults::strike(self.plan.nodes, self.links.len(), now, &mut self.rng);
+            self.faults.push(fault);
+            self.summary.faults += 1;
+        }
+        let was_up: Vec<bool> = (0..self.links.len()).map(|link| self.link_up(link)).collect();
+        let nodes_were: Vec<bool> = self.nodes.iter().map(|node| node.up).collect();
+        self.states = self.links_now();
+        self.nodes.iter_mut().for_each(|node| node.up = true);
+        for fault in &self.faults {
+            if let Kind::Km(at) = fault.kind {
+                self.nodes[at].up = false;
+            }
+        }
+        for (at, was) in nodes_were.into_iter().enumerate() {
+            if was && !self.nodes[at].up {
+                self.crash(at);
+            }
+        }
+        for (link, was) in was_up.into_iter().enumerate() {
+            if was && !self.link_up(link) {
+                self.wires[2 * link].cut()?;
+                self.wires[2 * link + 1].cut()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn links_now(&self) -> Vec<LinkState> {
+        let mut states = vec![LinkState::WELL; self.links.len()];
+        let first_satellite = self.plan.nodes - self.plan.satellites;
+        for (link, state) in states.iter_mut().enumerate() {
+            let to_satellite = self.links[link].1 >= first_satellite;
+            if to_satellite && !faults::passes(link, self.now_s) {
+                state.light = control::report::Light::Down;
+            }
+        }
+        for fault in &self.faults {
+            match fault.kind {
+                Kind::KmLink(link) => states[link].up = false,
+                Kind::Cut(link) => states[link].light = control::report::Light::Down,
+                Kind::Tapped(link) => states[link].qber = 0.12,
+                Kind::Module(link) => states[link].module_well = false,
+                Kind::Km(_) | Kind::Controller => {}
+            }
+        }
+        states
+    }
+
+    fn crash(&mut self, at: usize) {
+        let now = self.now();
+        self.nodes[at].crash();
+        for ((from, to), wire) in &self.wire_at {
+            if *from == at || *to == at {
+                self.wires[*wire].crash(now);
+            }
+        }
+        let gone: Vec<TransferId> =
+            self.sent.iter().filter(|(_, ours)| ours.from == at).map(|(id, _)| *id).collect();
+        gone.into_iter().for_each(|transfer| self.lose(transfer));
+    }
+
+    fn lose(&mut self, transfer: TransferId) {
+        self.truth.forget(transfer);
+        if let Some(ours) = self.sent.remove(&transfer) {
+            self.summary.lost += 1;
+            ours.split.into_iter().for_each(|split| self.splits.lost(split));
+        }
+    }
+
+    fn fill(&mut self) {
+        let bytes = self.plan.rate_bps * self.plan.step_s / 16;
+        for link in 0..self.links.len() {
+            if self.states[link].makes_keys() && self.link_up(link) {
+                for wire in [2 * link, 2 * link + 1] {
+                    self.wires[wire].fill(bytes, self.plan.pool_bytes);
+                }
+            }
+        }
+    }
+
+    /// Reports to the controller, and its routes; none while it is away.
+    fn control(&mut self) -> Result<(), String> {
+        if self.faults.iter().any(|fault| matches!(fault.kind, Kind::Controller)) {
+            return Ok(());
+        }
+        let now_ms = self.now_s * 1000;
+        let up = (0..self.nodes.len()).filter(|at| self.nodes[*at].up);
+        let reports: Vec<Report> = up.map(|at| self.report(at)).collect();
+        self.controller.hear_all(reports, now_ms).map_err(|error| error.to_string())?;
+        self.controller.tick(now_ms);
+        let fresh = self.controller.events().rev().take_while(|event| event.at_ms == now_ms);
+        self.summary.reroutes += fresh.count() as u64;
+        for at in 0..self.nodes.len() {
+            if self.nodes[at].up {
+                let table = self.controller.directions(&self.nodes[at].name).table;
+                self.nodes[at].table = table;
+                self.look_at_table(at)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn report(&self, at: usize) -> Report {
+        let far = |(a, b): (usize, usize)| if a == at { Some(b) } else { (b == at).then_some(a) };
+        let neighbours = self.links.iter().enumerate().filter_map(|(i, l)| Some((i, far(*l)?)));
+        let links = neighbours.map(|(link, peer)| {
+            let state = &self.states[link];
+            let [one, other] = [2 * link, 2 * link + 1].map(|wire| self.wires[wire].account);
+            let bits = |bytes: u64| bytes * 8;
+            let used = |account: crate::wire::Account| account.made - account.stock;
+            LinkReport {
+                peer: self.nodes[peer].name.clone(),
+                up: self.link_up(link),
+                channels: Vec::new(),
+                stock_bits: bits(one.stock + other.stock),
+                taken_bits: bits(one.made + other.made),
+                spent_bits: bits(used(one) + used(other)),
+                qkd: vec![QkdReport {
+                    link: link_id(link),
+                    module_well: state.module_well,
+                    light: Some(state.light),
+                    rate_bps: Some(self.plan.rate_bps as f64),
+                    qber: Some(state.qber),
+                }],
+            }
+        });
+        let wants = self.pairs.iter().filter_map(|pair| far(*pair));
+        Report {
+            cluster: self.nodes[at].name.clone(),
+            trouble: None,
+            table: self.nodes[at].table.version,
+            wants: wants.map(|to| self.nodes[to].name.clone()).collect(),
+            links: links.collect(),
+        }
+    }
+
+    /// No route passes what is out of service; by what is true, not by what the controller thinks.
+    fn look_at_table(&self, at: usize) -> Result<(), String> {
+        let node = &self.nodes[at];
+        node.table.check(&node.name).map_err(|error| error.to_string())?;
+        for route in
+            node.table.to.values().flat_map(|ways| ways.routes.iter().chain(&ways.disjoint))
+        {
+            let mut here = at;
+            for hop in route.hops() {
+                let next = self.index[hop];
+                let link = self.wire_at.get(&(here, next)).map(|wire| wire / 2);
+                let serves = link.is_some_and(|l| self.link_up(l) && self.states[l].qber <= 0.08);
+                if !serves {
+                    return Err(format!("{} is sent over {hop}, which is out", node.name));
+                }
+                here = next;
+            }
+        }
+        Ok(())
+    }
+
+    fn request(&mut self, from: usize, to: usize) -> Result<(), String> {
+        if !self.nodes[from].up {
+            return Ok(());
+        }
+        let table = self.nodes[from].table.clone();
+        let name = self.nodes[to].name.clone();
+        let disjoint = table.disjoint(&name);
+        if disjoint.len() >= 2 && self.rng.chance(0.2) {
+            let ways = &disjoint[..2];
+            let split = self.splits.begin(ways)?;
+            for way in ways {
+                if !self.begin(from, to, way, Some(split))? {
+                    self.splits.lost(split);
+                    self.summary.blocked += 1;
+                }
+            }
+            return Ok(());
+        }
+        for route in table.routes(&name) {
+            if self.begin(from, to, route, None)? {
+                return Ok(());
+            }
+        }
+        self.summary.blocked += 1;
+        Ok(())
+    }
+
+    /// Whether the batch left.
+    fn begin(
+        &mut self,
+        from: usize,
+        to: usize,
+        route: &Route,
+        split: Option<u64>,
+    ) -> Result<bool, String> {
+        let Some(wire_at) = self.wire_at.get(&(from, self.index[route.next()])).copied() else {
+            return Ok(false);
+        };
+        let link = wire_at / 2;
+        if !self.link_up(link) {
+            return Ok(false);
+        }
+        self.transfers += 1;
+        let transfer = TransferId(self.transfers.to_be_bytes());
+        let scheme = Scheme::any(&mut self.rng);
+        let origin = match scheme {
+            Scheme::FirstKey => Origin::Qkd(link_id(link)),
+            Scheme::Random => Origin::HsmRng,
+        };
+        let head = HopHead {
+            transfer,
+            from: self.nodes[from].name.clone(),
+            route: route.hops()[1..].to_vec(),
+            policy: route.cipher(),
+            origin: origin.clone(),
+            path: Vec::new(),
+        };
+        let (now, len) = (self.now(), self.plan.batch);
+        let random = (scheme == Scheme::Random).then(|| self.rng.bytes(len));
+        let (rng, wire) = (&mut self.rng, &mut self.wires[wire_at]);
+        let mut lend = |wire: &mut Wire, need| wire.lend(need, grade(link), rng);
+        let gone = match random {
+            None => node::give(wire, head, len, &mut lend, now)?,
+            Some(bytes) => {
+                let material = km_core::material::ClearBytes::from_vec(bytes);
+                let sent = node::send(wire, head, &material, &mut lend, now)?;
+                sent.ok().map(|cipher| (material, cipher))
+            }
+        };
+        let Some((material, sent)) = gone else { return Ok(false) };
+        self.truth.hop(transfer, route.next().clone(), real(sent, link));
+        self.nodes[from].transfers.begin(transfer, route.next().clone());
+        let way = route.hops().to_vec();
+        self.sent.insert(transfer, Ours { from, to, route: way, material, origin, sent, split });
+        Ok(true)
+    }
+
+    /// Carries all messages until none is left.
+    fn deliver(&mut self) -> Result<(), String> {
+        loop {
+            let mut idle = true;
+            for at in 0..self.wires.len() {
+                while let Some(message) = self.wires[at].queue.pop_front() {
+                    idle = false;
+                    self.carry(at, message)?;
+                }
+            }
+            if idle {
+                return Ok(());
+            }
+        }
+    }
+
+    fn carry(&mut self, wire: usize, message: Message) -> Result<(), String> {
+        let (a, b) = self.links[wire / 2];
+        let (from, to) = if wire.is_multiple_of(2) { (a, b) } else { (b, a) };
+        match message {
+            Message::Through(span) => self.wires[wire].inner.remove(span),
+            Message::Answer(name, answer) => {
+                let back = self.nodes[from].name.clone();
+                let step = self.nodes[to].transfers.answered(&back, name, answer);
+                step.map_or(Ok(()), |step| self.carry_out(to, step))?;
+            }
+            Message::Hop(frame) => {
+                let mischief = self.rng.chance(self.plan.mischief);
+                if mischief {
+                    return self.tamper(wire, to, from, frame);
+                }
+                self.receive(wire, to, from, &frame)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn receive(
+        &mut self,
+        wire: usize,
+        to: usize,
+        from: usize,
+        frame: &relay::hop::HopFrame,
+    ) -> Result<bool, String> {
+        let here = self.nodes[to].name.clone();
+        let (now, back) = (self.now(), self.nodes[from].name.clone());
+        match node::open(&mut self.wires[wire], &here, frame) {
+            Ok((head, material)) => {
+                let step = self.nodes[to].transfers.opened(back, head, material, now);
+                self.carry_out(to, step)?;
+                Ok(true)
+            }
+            Err(answer) => {
+                let name = (frame.head.from.clone(), frame.head.transfer);
+                self.tell(to, from, Message::Answer(name, answer));
+                Ok(false)
+            }
+        }
+    }
+
+    /// Somebody in the middle drops, changes, repeats or delays a frame.
+    fn tamper(
+        &mut self,
+        wire: usize,
+        to: usize,
+        from: usize,
+        mut frame: Box<relay::hop::HopFrame>,
+    ) -> Result<(), String> {
+        self.summary.mischief += 1;
+        match self.rng.below(4) {
+            0 => Ok(()),
+            1 => {
+                let bit = 1 << self.rng.below(8);
+                match frame.body.len() {
+                    0 => frame.tag[self.rng.below(16)] ^= bit,
+                    len => frame.body[self.rng.below(len)] ^= bit,
+                }
+                match self.receive(wire, to, from, &frame)? {
+                    true => Err("a frame that was changed on the way opened".to_owned()),
+                    false => Ok(()),
+                }
+            }
+            2 => {
+                self.receive(wire, to, from, &frame)?;
+                match self.receive(wire, to, from, &frame)? {
+                    true => Err("a frame opened twice".to_owned()),
+                    false => Ok(()),
+                }
+            }
+            _ => {
+                self.wires[wire].queue.push_back(Message::Hop(frame));
+                match self.wires[wire].queue.pop_front() {
+                    Some(Message::Hop(next)) => self.receive(wire, to, from, &next).map(drop),
+                    Some(other) => self.carry(wire, other),
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+
+    fn tell(&mut self, from: usize, to: usize, message: Message) {
+        if let Some(wire) = self.wire_at.get(&(from, to)).copied()
+            && self.link_up(wire / 2)
+        {
+            self.wires[wire].queue.push_back(message);
+        }
+    }
+
+    fn carry_out(&mut self, at: usize, step: Step) -> Result<(), String> {
+        match step {
+            Step::Answer { to, name, answer } => {
+                self.tell(at, self.index[&to], Message::Answer(name, answer));
+                Ok(())
+            }
+            Step::Done { transfer, answer } => self.finish(transfer, answer),
+            Step::Forward { to, head, material } => {
+                let name = (head.from.clone(), head.transfer);
+                let next = self.index[&to];
+                let wire = self.wire_at.get(&(at, next)).copied();
+                let wire = wire.filter(|wire| self.link_up(wire / 2));
+                let now = self.now();
+                let sent = match wire {
+                    None => Err(relay::hop::HopFault::NoLink),
+                    Some(wire) => {
+                        let (rng, link) = (&mut self.rng, wire / 2);
+                        let mut lend = |wire: &mut Wire, need| wire.lend(need, grade(link), rng);
+                        node::send(&mut self.wires[wire], head, &material, &mut lend, now)?
+                            .map(|cipher| self.truth.hop(name.1, to, real(cipher, link)))
+                    }
+                };
+                match sent {
+                    Ok(()) => Ok(()),
+                    Err(why) => {
+                        let step = self.nodes[at].transfers.not_passed(name, why);
+                        step.map_or(Ok(()), |step| self.carry_out(at, step))
+                    }
+                }
+            }
+        }
+    }
+
+    fn finish(&mut self, transfer: TransferId, answer: HopAnswer) -> Result<(), String> {
+        let HopAnswer::Arrived(seen) = answer else {
+            self.lose(transfer);
+            return Ok(());
+        };
+        let Some(ours) = self.sent.get(&transfer) else { return Ok(()) };
+        let name = (self.nodes[ours.from].name.clone(), transfer);
+        let path = node::agreed(ours, seen).ok_or("a batch came another way than it was sent")?;
+        let Some((theirs, provenance)) = self.nodes[ours.to].transfers.collect(&name) else {
+            return Err(format!("batch {transfer} was announced and is not there"));
+        };
+        if provenance.origin != ours.origin {
+            return Err(format!("batch {transfer} is said to be born elsewhere"));
+        }
+        let ends = [&ours.material, &theirs];
+        let paths = [path.as_slice(), provenance.path.as_slice()];
+        let grade = self.truth.arrived(transfer, ends, &ours.origin, paths)?;
+        self.summary.hops += path.len() as u64;
+        let keys = theirs.len() as u64 / KEY;
+        match ours.split {
+            None => {
+                self.summary.delivered_keys += keys;
+                self.summary.its_keys += if grade == Grade::ItsRelay { keys } else { 0 };
+            }
+            Some(split) => {
+                if let Some(bytes) = self.splits.arrived(split, ends)? {
+                    self.summary.delivered_keys += bytes as u64 / KEY;
+                    self.summary.split_keys += bytes as u64 / KEY;
+                }
+            }
+        }
+        self.sent.remove(&transfer);
+        self.truth.forget(transfer);
+        Ok(())
+    }
+
+    /// Steps are longer than any wait: what was not answered is lost.
+    fn give_up_late(&mut self) -> Result<(), String> {
+        let late = self.now() + ALL_LATE;
+        for at in 0..self.nodes.len() {
+            for step in self.nodes[at].transfers.tick(late) {
+                self.carry_out(at, step)?;
+            }
+        }
+        self.deliver()?;
+        let left: Vec<TransferId> = self.sent.keys().copied().collect();
+        for transfer in left {
+            let from = self.sent[&transfer].from;
+            self.nodes[from].transfers.forget(transfer);
+            self.lose(transfer);
+        }
+        for wire in &mut self.wires {
+            wire.out.end_idle(late);
+            wire.settle()?;
+        }
+        self.deliver()
+    }
+
+    pub(crate) fn end(mut self) -> Result<Summary, String> {
+        for wire in &mut self.wires {
+            wire.cut()?;
+            let account = wire.account;
+            if account.lent != 0 || !account.balances() {
+                return Err(format!("an account does not balance at the end: {account:?}"));
+            }
+            self.summary.made_bytes += account.made;
+            self.summary.pad_bytes += account.pad;
+            self.summary.tag_bytes += account.tag;
+            self.summary.burned_bytes += account.burned;
+        }
+        Ok(self.summary)
+    }
+}
+
+/// What a hop really was, whatever the code that is looked at calls it.
+fn real(said: HopCipher, link: usize) -> HopCipher {
+    match said {
+        HopCipher::Aes256Gcm => said,
+        _ if its(link) => HopCipher::Otp,
+        _ => HopCipher::OtpComputational,
+    }
+}

@@ -1,0 +1,174 @@
+//! Where everything of the square is.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use hsm_profiles::soft::CONF_VARIABLE;
+use transport::{TlsFiles, pki::DemoCa};
+
+use super::super::{
+    children::Children,
+    files,
+    layout::{Site, part_of},
+    provision::{Pki, Ports, failed, private_dir, site, write},
+};
+use crate::fault::Failure;
+
+/// In the order of their names; neighbours have QKD links.
+pub(super) const CLUSTERS: [&str; 4] = ["east", "north", "south", "west"];
+/// By the places of their ends in [`CLUSTERS`].
+pub(super) const LINKS: [(&str, usize, usize); 4] =
+    [("east-north", 0, 1), ("east-south", 0, 2), ("north-west", 1, 3), ("south-west", 2, 3)];
+
+/// Bits per second of each link.
+const RATE: &str = "3000000";
+/// A pool with a QKD link holds so much, in MiB.
+const POOL_MIB: u64 = 2;
+/// Below this a pool no longer carries others' keys, in bits.
+const LOW_BITS: u64 = 4 << 20;
+
+pub(super) struct Square {
+    dir: PathBuf,
+    program: PathBuf,
+    sites: Vec<Site>,
+    /// Of each link, the modules of its ends.
+    pub(super) modules: Vec<[SocketAddr; 2]>,
+    pub(super) controller: SocketAddr,
+    pub(super) operator: TlsFiles,
+    pub(super) sim_admin: TlsFiles,
+    /// One application at each cluster, by its place: `sae-<cluster>`.
+    pub(super) applications: Vec<TlsFiles>,
+}
+
+impl Square {
+    pub(super) fn provision(dir: &Path, base_port: u16) -> Result<Self, Failure> {
+        let dir = private_dir(dir).map_err(|e| failed("making the directory", &e))?;
+        let program = std::env::current_exe().map_err(|e| failed("finding the qkm program", &e))?;
+        let mut ports = Ports::after(base_port);
+        let pki = Pki(DemoCa::create(&dir.join("pki")).map_err(|e| failed("the demo CA", &e))?);
+        let sites = CLUSTERS.map(|name| site(&dir, name, &program, &pki, &mut ports));
+        let sites = sites.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let mut modules = Vec::new();
+        for (id, a, b) in LINKS {
+            let ends = [ports.take()?, ports.take()?];
+            let server = |at: usize| {
+                let name = CLUSTERS[at];
+                pki.server(&format!("module-{id}-{name}"), &format!("urn:qkm:module:{name}"))
+            };
+            let (one, other) = (server(a)?, server(b)?);
+            let ends_of = [(CLUSTERS[a], ends[0], &one), (CLUSTERS[b], ends[1], &other)];
+            write(&dir.join(format!("{id}.toml")), &files::link(ends_of, Some(RATE)))?;
+            modules.push(ends);
+        }
+        let clients = CLUSTERS.map(|name| pki.client(&format!("sae-{name}")));
+        let square = Self {
+            controller: ports.take()?,
+            operator: pki.client("operator")?,
+            sim_admin: pki.client("sim-admin")?,
+            applications: clients.into_iter().collect::<Result<_, _>>()?,
+            dir,
+            program,
+            sites,
+            modules,
+        };
+        let files = pki.server("controller", "urn:qkm:controller")?;
+        write(&square.dir.join("controller.toml"), &square.controller_text(&files))?;
+        for at in 0..square.sites.len() {
+            write(&square.sites[at].config, &square.site_text(at))?;
+        }
+        Ok(square)
+    }
+
+    pub(super) fn sites(&self) -> Vec<&Site> {
+        self.sites.iter().collect()
+    }
+
+    pub(super) fn site(&self, name: &str) -> Option<(&Site, &TlsFiles)> {
+        let at = CLUSTERS.iter().position(|cluster| *cluster == name)?;
+        Some((&self.sites[at], &self.applications[at]))
+    }
+
+    /// Starts everything.
+    pub(super) fn start(&self) -> Result<Children, Failure> {
+        let mut children = Children::none();
+        let config = |name: &str| self.dir.join(format!("{name}.toml"));
+        for (id, _, _) in LINKS {
+            children.add(id, self.command(&["sim"], &config(id)), &self.dir)?;
+        }
+        let controller = self.command(&["controller", "run"], &config("controller"));
+        children.add("controller", controller, &self.dir)?;
+        for site in &self.sites {
+            let mut command = self.command(&["serve"], &site.config);
+            command.env(CONF_VARIABLE, &site.softhsm_conf);
+            children.add(site.cluster, command, &self.dir)?;
+        }
+        Ok(children)
+    }
+
+    fn command(&self, part: &[&str], config: &Path) -> Command {
+        part_of(&self.program, part, config)
+    }
+
+    fn controller_text(&self, files: &TlsFiles) -> String {
+        let mut text = format!(
+            "[controller]\nlisten = \"{}\"\n{}orders = {}\noperators = [\"cn:operator\"]\n\n\
+             [operator]\n{}\n[thresholds]\nsilence_ms = 3000\nlow_bits = {LOW_BITS}\n\
+             ample_bits = {LOW_BITS}\n\
+             better_percent = 90\n\n",
+            self.controller,
+            files::tls(files),
+            files::q(self.dir.join("orders.json")),
+            files::tls(&self.operator),
+        );
+        for name in CLUSTERS {
+            text +=
+                &format!("[[km]]\ncluster = \"{name}\"\nidentity = \"uri:urn:qkm:km:{name}\"\n");
+        }
+        text
+    }
+
+    fn site_text(&self, at: usize) -> String {
+        let here = &self.sites[at];
+        let mut text = files::own(here, &self.operator, false);
+        text += &format!(
+            "[controller]\naddresses = [\"{}\"]\nidentity = \"uri:urn:qkm:controller\"\n{}\
+             report_ms = 300\n\n",
+            self.controller,
+            files::tls(&here.tls),
+        );
+        for ((id, a, b), modules) in LINKS.into_iter().zip(&self.modules) {
+            let (far, module) = match at {
+                at if at == a => (b, modules[0]),
+                at if at == b => (a, modules[1]),
+                _ => continue,
+            };
+            let there = &self.sites[far];
+            text += &files::peer(there, POOL_MIB);
+            let often = "status_interval_s = 1\n";
+            text += &files::qkd_link(id, here, there.cluster, module, often);
+        }
+        let far = match here.cluster {
+            "north" => Some(2),
+            "south" => Some(1),
+            _ => None,
+        };
+        if let Some(far) = far {
+            let there = &self.sites[far];
+            text += &files::peer(there, 1);
+            text += &format!("[[relay]]\nto = \"{}\"\ncipher = \"otp-only\"\n\n", there.cluster);
+        }
+        for name in CLUSTERS {
+            let sae = format!("sae-{name}");
+            text += &format!(
+                "[[sae]]\nid = \"{sae}\"\nclusters = [\"{name}\"]\ncertificate = \"cn:{sae}\"\n\n"
+            );
+        }
+        for (one, other) in [("north", "south"), ("north", "east"), ("north", "west")] {
+            text += &format!("[[pair]]\nsaes = [\"sae-{one}\", \"sae-{other}\"]\n\n");
+        }
+        text
+    }
+}

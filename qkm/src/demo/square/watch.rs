@@ -1,0 +1,190 @@
+//! Keys, routes and faults of the running square. Every wait has an end.
+
+use std::time::{Duration, Instant};
+
+use km_core::clock::now_ms;
+use serde_json::Value;
+use transport::http::HttpClient;
+use zeroize::Zeroizing;
+
+use super::{
+    super::{
+        children,
+        selfcheck::{End, etsi014_between, failed, http, kmip_between},
+    },
+    plan::{LINKS, Square},
+};
+use crate::fault::Failure;
+
+/// Longest wait for the next thing to happen.
+const PATIENCE: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(100);
+
+pub(super) struct Watch<'a> {
+    square: &'a Square,
+    controller: HttpClient,
+    admin: HttpClient,
+}
+
+impl<'a> Watch<'a> {
+    pub(super) fn new(square: &'a Square) -> Result<Self, Failure> {
+        let north = &square.sites()[1];
+        Ok(Self {
+            square,
+            controller: http(&square.operator, &square.controller.to_string())?,
+            admin: http(&square.operator, &north.admin.to_string())?,
+        })
+    }
+
+    fn end(&self, name: &'static str, sae: &'static str) -> Result<End<'_>, Failure> {
+        let found = self.square.site(name).ok_or_else(|| failed(format!("no cluster {name}")));
+        found.map(|(site, files)| End::new(site, sae, files))
+    }
+
+    fn ends(&self) -> Result<[End<'_>; 2], Failure> {
+        Ok([self.end("north", "sae-north")?, self.end("south", "sae-south")?])
+    }
+
+    async fn until<T>(
+        &self,
+        what: &str,
+        mut found: impl AsyncFnMut() -> Result<Option<T>, Failure>,
+    ) -> Result<T, Failure> {
+        let start = Instant::now();
+        while start.elapsed() < PATIENCE {
+            if let Some(found) = found().await? {
+                return Ok(found);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        Err(failed(format!("{what}: not within {PATIENCE:?}")))
+    }
+
+    pub(super) async fn all_ready(&self) -> Result<(), Failure> {
+        for site in self.square.sites() {
+            let ready = tokio::time::timeout(PATIENCE, children::ready(site.monitor)).await;
+            ready.map_err(|_| failed(format!("{} was not ready in time", site.cluster)))?;
+        }
+        Ok(())
+    }
+
+    async fn ask(&self, client: &HttpClient, path: &str) -> Result<Value, Failure> {
+        let (status, body) = client.get(path).await.map_err(failed)?;
+        match status {
+            200 => serde_json::from_slice(&body).map_err(failed),
+            status => Err(failed(format!("{path} answered {status}"))),
+        }
+    }
+
+    /// All four links make keys, and none is low.
+    pub(super) async fn all_live(&self) -> Result<(), Failure> {
+        let live = async || {
+            let edges = self.ask(&self.controller, "/v1/edges").await?;
+            let all = edges["edges"].as_array().cloned().unwrap_or_default();
+            let good = |edge: &&Value| edge["feed"] == "live" && edge["low"] == false;
+            Ok((all.iter().filter(good).count() == LINKS.len()).then_some(()))
+        };
+        self.until("all four links in service", live).await
+    }
+
+    /// The middle node of the way from north to south, once all links are there.
+    pub(super) async fn settled(&self) -> Result<String, Failure> {
+        self.all_live().await?;
+        self.until("a way from north to south", async || {
+            let way = self.way().await?;
+            Ok((!way.is_empty()).then_some(way))
+        })
+        .await
+    }
+
+    /// The middle node of the best way from north to south, by what north's KM follows.
+    pub(super) async fn way(&self) -> Result<String, Failure> {
+        let routes = self.ask(&self.admin, "/v1/routes").await?;
+        let all = routes["routes"].as_array().into_iter().flatten();
+        let to_south = all.into_iter().find(|ways| ways["to"] == "south");
+        let hop = to_south.map(|ways| ways["routes"][0]["hops"][0].clone());
+        Ok(hop.as_ref().and_then(Value::as_str).unwrap_or_default().to_owned())
+    }
+
+    /// Waits until north follows another way than by `old`; the last change must be for `why`.
+    pub(super) async fn moved_from(&self, old: &str, why: &str) -> Result<String, Failure> {
+        let new = self
+            .until(&format!("a way that is not by {old}, because of {why}"), async || {
+                let way = self.way().await?;
+                Ok((!way.is_empty() && way != old).then_some(way))
+            })
+            .await?;
+        let events = self.ask(&self.controller, "/v1/events").await?;
+        let all = events["events"].as_array().into_iter().flatten();
+        let mut ours = all.filter(|event| {
+            event["between"] == serde_json::json!(["north", "south"]) && event["old"][1] == old
+        });
+        match ours.next_back().map(|event| event["why"].clone()) {
+            Some(said) if said == why => Ok(new),
+            said => Err(failed(format!("the way by {old} was left for {said:?}, not for {why}"))),
+        }
+    }
+
+    /// A key for north and south, equal at both, that was relayed by `way` after this call.
+    pub(super) async fn fresh_key(&self, way: &str) -> Result<(String, String), Failure> {
+        let began = now_ms();
+        let [north, south] = self.ends()?;
+        self.until(&format!("new keys by {way}"), async || {
+            let Some(id) = etsi014_between(north, south, 16, 32_768).await? else {
+                return Ok(None);
+            };
+            let shown = self.ask(&self.admin, &format!("/v1/keys/{id}")).await?;
+            let key = &shown["pool_key"];
+            let path: Vec<&str> = key["provenance"]["path"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(|hop| hop["to"].as_str())
+                .collect();
+            let fresh = key["received_ms"].as_u64().unwrap_or_default() >= began;
+            let grade = key["provenance"]["grade"].as_str().unwrap_or_default();
+            let by = format!("{} ({grade})", path.join(", "));
+            Ok((fresh && path.first() == Some(&way)).then_some((id, by)))
+        })
+        .await
+    }
+
+    pub(super) async fn kmip_key(&self) -> Result<String, Failure> {
+        let [north, south] = self.ends()?;
+        kmip_between(north, south).await
+    }
+
+    /// Switches a fault of the simulated link `id`.
+    pub(super) async fn fault(&self, id: &str, fault: &str) -> Result<(), Failure> {
+        let at = LINKS.iter().position(|link| link.0 == id);
+        let at = at.ok_or_else(|| failed(format!("no link {id}")))?;
+        let sim = http(&self.square.sim_admin, &self.square.modules[at][0].to_string())?;
+        let body = Zeroizing::new(fault.as_bytes().to_vec());
+        let (status, _) = sim.post("/api/v1/sim/fault", body).await.map_err(failed)?;
+        match status {
+            200..300 => Ok(()),
+            status => Err(failed(format!("the simulator of {id} answered {status}"))),
+        }
+    }
+
+    /// Uses up the pool of north and its neighbour, as fast as it goes, until it is dropped.
+    pub(super) async fn drain(&self, neighbour: &str) -> Failure {
+        let far = match neighbour {
+            "east" => self.end("east", "sae-east"),
+            _ => self.end("west", "sae-west"),
+        };
+        let (here, far) = match (self.end("north", "sae-north"), far) {
+            (Ok(here), Ok(far)) => (here, far),
+            (Err(failure), _) | (_, Err(failure)) => return failure,
+        };
+        loop {
+            for (one, other) in [(here, far), (far, here)] {
+                match etsi014_between(one, other, 96, 32_768).await {
+                    Ok(Some(_)) => {}
+                    Ok(None) => tokio::time::sleep(PAUSE).await,
+                    Err(failure) => return failure,
+                }
+            }
+        }
+    }
+}
