@@ -3,7 +3,7 @@
 //! test is the relay's and the controller's own; `netsim` looks at it from outside and fails.
 //!
 //! Short here; `QKM_SIM_HOURS=10000` (make simulate) simulates so many hours in all.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use netsim::{Plan, Shape, Summary, run};
 
