@@ -37,7 +37,7 @@ pub struct Summary {
     pub faults: u64,
     /// Changes of best ways.
     pub reroutes: u64,
-    /// Frames that were changed, repeated or held back, none of which opened.
+    /// Frames that were dropped, changed, repeated or held back. No changed one opened, none twice.
     pub mischief: u64,
 }
 
@@ -56,7 +56,11 @@ impl fmt::Display for Summary {
             self.made_bytes
         )?;
         writeln!(f, "faults        {}, {} reroutes", self.faults, self.reroutes)?;
-        writeln!(f, "mischief      {} frames, none opened", self.mischief)?;
+        writeln!(
+            f,
+            "mischief      {} frames; no changed one opened, and none twice",
+            self.mischief
+        )?;
         write!(f, "checked       every account balanced, no pad twice, all keys equal")
     }
 }
