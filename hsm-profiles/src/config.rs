@@ -188,7 +188,7 @@ impl TokenConfig {
 
     /// Each token by its name, with a configuration of its own. Only the first may be given a
     /// first KEK: the others must hold the same one.
-    pub(crate) fn members(&self) -> Vec<(String, Self)> {
+    pub fn members(&self) -> Vec<(String, Self)> {
         let (TokenSelector::Label(by) | TokenSelector::Serial(by)) = &self.token;
         let name = self.name.clone().unwrap_or_else(|| by.clone());
         let first = Self { member: Vec::new(), ..self.clone() };

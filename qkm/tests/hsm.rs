@@ -3,6 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
+#[path = "../../testkit/p11_shim.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod p11_shim;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -144,6 +147,55 @@ fn a_configuration_says_which_token() {
     std::fs::write(config, text_of.replace("[hsm]\n", &env)).unwrap();
     let output = qkm(&["hsm", "login", "--config", config, "-o", "json"]);
     assert_eq!(json(&output)["token"]["label"], site.token.as_str());
+}
+
+/// Each with its own environment, library and PIN, and none takes another along.
+#[test]
+fn every_token_of_a_configuration_is_tried_in_a_process_of_its_own() {
+    let network = common::Network::provisioned(27_960);
+    let (site, other) = (&network.layout.north, &network.layout.south);
+    let config = site.config.to_str().unwrap();
+    let variable = SoftToken::SoftHsm.conf_variable();
+    let crash = p11_shim::Shim::new(network.layout.dir.join("orders"));
+    crash.order(&["C_Login 1 abort".to_owned()]);
+    let softhsm = library(SoftToken::SoftHsm);
+    let mut crash_env = crash.env(&softhsm);
+    crash_env.insert(variable.to_owned(), site.softhsm_conf.display().to_string());
+    let table = |env: &std::collections::BTreeMap<String, String>| {
+        env.iter().map(|(k, v)| format!("{k} = {v:?}")).collect::<Vec<_>>().join(", ")
+    };
+    let members = format!(
+        "[hsm]\nenv = {{ {variable} = {:?} }}\nmember = [\
+         {{ name = \"crashes\", library = {:?}, env = {{ {} }} }},\
+         {{ name = \"far\", token = {{ label = {:?} }}, pin = {{ file = {:?} }}, \
+         env = {{ {variable} = {:?} }} }}]\n",
+        site.softhsm_conf,
+        p11_shim::library(),
+        table(&crash_env),
+        other.token,
+        other.pin_file,
+        other.softhsm_conf,
+    );
+    let text_of = std::fs::read_to_string(config).unwrap();
+    std::fs::write(config, text_of.replace("[hsm]\n", &members)).unwrap();
+    let output = qkm(&["hsm", "login", "--config", config, "-o", "json"]);
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let said = text(&output.stderr);
+    assert!(said.contains("token crashes took its process along: signal: 6"), "{said}");
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let labels: Vec<&Value> =
+        found.as_array().unwrap().iter().map(|one| &one["token"]["label"]).collect();
+    assert_eq!(labels, [site.token.as_str(), other.token.as_str()]);
+    let one = ["hsm", "test", "--seconds", "0", "--member", "far", "--config", config];
+    let output = qkm(&one);
+    let said = text(&output.stdout);
+    assert!(
+        output.status.success() && said.contains(&format!("token {:?}", other.token)),
+        "{said}"
+    );
+    let none = qkm(&["hsm", "login", "--member", "near", "--config", config]);
+    assert_eq!(none.status.code(), Some(2));
+    assert!(text(&none.stderr).contains("crashes, far"), "{none:?}");
 }
 
 #[test]

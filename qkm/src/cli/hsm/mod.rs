@@ -1,5 +1,6 @@
 //! `qkm hsm`: the HSM and what this key manager keeps in it. One file for each subject.
 
+mod apart;
 mod epoch;
 mod token;
 
@@ -63,7 +64,7 @@ pub(super) enum TokenCommand {
     /// List the tokens of a PKCS#11 library.
     ///
     /// Without --library, those of all libraries that the built-in profiles know and that are
-    /// installed here. Nobody is logged in. SESSIONS: open / at most. MECHANISMS: those with a name.
+    /// installed here, all loaded in this process: name one if another crashes. Nobody is logged in. SESSIONS: open / at most. MECHANISMS: those with a name.
     List {
         /// The PKCS#11 library.
         #[arg(long, value_name = "FILE")]
@@ -73,6 +74,9 @@ pub(super) enum TokenCommand {
         output: Output,
     },
     /// Try a token: conformance suite, custody of each function, speed.
+    ///
+    /// Without --token or --serial, every token of the configuration in turn. The library is loaded in
+    /// a process for each token: should it crash or hang, the others are tried all the same.
     ///
     /// Seals under a KEK made for this, which is destroyed afterwards; nothing else in the token is
     /// touched. KEYS says where keys are while the function runs: in the token, or for that time in
@@ -85,6 +89,9 @@ pub(super) enum TokenCommand {
         seconds: f64,
     },
     /// Check the PIN once and say what was found. A wrong PIN is not tried a second time.
+    ///
+    /// Without --token or --serial, that of every token of the configuration; each in a process of its
+    /// own.
     Login {
         #[command(flatten)]
         token: TokenArgs,
@@ -101,6 +108,9 @@ pub(super) enum TokenCommand {
 pub(super) struct TokenArgs {
     #[command(flatten)]
     config: ConfigArg,
+    /// Only this one of several tokens of the configuration, by its name there.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["token", "serial"])]
+    member: Option<String>,
     /// Label of a token; the configuration file is not read then.
     #[arg(long, value_name = "LABEL", requires = "pin_file")]
     token: Option<String>,
@@ -119,4 +129,10 @@ pub(super) struct TokenArgs {
     /// Table for people, JSON for programs.
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
+    /// This is the process for the token.
+    #[arg(long, hide = true)]
+    here: bool,
+    /// The token it is for, of several.
+    #[arg(long, hide = true)]
+    here_as: Option<String>,
 }

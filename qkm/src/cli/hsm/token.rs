@@ -1,9 +1,7 @@
 //! `qkm hsm list`, `test`, `login` and `profile`: need no running server.
 
 use std::{
-    collections::BTreeMap,
     io::Write,
-    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -14,7 +12,7 @@ use hsm_profiles::{
 };
 use serde::Serialize;
 
-use super::{TokenArgs, TokenCommand};
+use super::{TokenArgs, TokenCommand, apart};
 use crate::{
     cli::{Output, table},
     config::Config,
@@ -25,6 +23,10 @@ use crate::{
 
 /// The longest that one speed may be measured.
 const MAX_SECONDS: f64 = 600.0;
+/// Speeds that are measured, or more.
+const SPEEDS: f64 = 30.0;
+/// Longest time for a login, and for all of a test but the speeds; a key pair may take a minute.
+const TIME: Duration = Duration::from_secs(600);
 
 pub(in crate::cli) fn run(command: TokenCommand) -> Result<Exit, Failure> {
     match command {
@@ -76,6 +78,9 @@ fn test(args: &TokenArgs, seconds: f64) -> Result<Exit, Failure> {
         let text = format!("--seconds {seconds} is not 0 to {MAX_SECONDS}");
         return Err(Failure::new(Code::C003, text));
     }
+    if !args.here {
+        return apart::each(args, TIME + Duration::from_secs_f64(seconds * SPEEDS));
+    }
     hardening::protect(false)?;
     let subject = Subject { time: Duration::from_secs_f64(seconds), ..args.subject()? };
     let runtime = crate::cli::runtime()?;
@@ -117,6 +122,9 @@ fn show(found: &Examined) -> Exit {
 }
 
 fn login(args: &TokenArgs) -> Result<Exit, Failure> {
+    if !args.here {
+        return apart::each(args, TIME);
+    }
     hardening::protect(false)?;
     let found = examine::login(args.token_config()?).map_err(|e| of_hsm(&e))?;
     if let Output::Json = args.output {
@@ -169,6 +177,11 @@ fn profile(name: Option<&str>) -> Result<Exit, Failure> {
 }
 
 impl TokenArgs {
+    /// Whether the options describe the token, and the configuration file is not read.
+    pub(super) fn is_described(&self) -> bool {
+        self.token.is_some() || self.serial.is_some()
+    }
+
     /// The token that the options describe; none when they leave it to the configuration file.
     fn described(&self) -> Option<(TokenSelector, PinSource)> {
         let token = match (&self.token, &self.serial) {
@@ -210,10 +223,13 @@ impl TokenArgs {
         Ok((Some(found.library), found.profile))
     }
 
-    /// `[hsm]` of the configuration file, in a process with its `env`.
+    /// The token of the configuration file that this process is for.
     fn configured(&self) -> Result<TokenConfig, Failure> {
-        let mut config = Config::load(&self.config.config)?.hsm;
-        with_environment(&config.env)?;
+        let mut all = Config::load(&self.config.config)?.hsm.members().into_iter();
+        let is_it = |(name, _): &(String, _)| self.here_as.as_ref() == Some(name);
+        let (_, mut config) = all.find(is_it).ok_or_else(|| {
+            Failure::new(Code::C003, "the configuration has changed meanwhile: try again")
+        })?;
         config.library = self.library.clone().or(config.library);
         config.profile = self.profile.clone().unwrap_or(config.profile);
         if let Some(file) = &self.pin_file {
@@ -223,27 +239,13 @@ impl TokenArgs {
     }
 }
 
-/// Libraries read their variables from the environment of the process, which a running one does not
-/// change safely: where one is not as configured, this program starts anew in its own place.
-fn with_environment(env: &BTreeMap<String, String>) -> Result<(), Failure> {
-    if env.iter().all(|(name, value)| std::env::var_os(name).is_some_and(|is| is == **value)) {
-        return Ok(());
-    }
-    let failed = |what: std::io::Error| {
-        Failure::new(Code::P001, format!("cannot start anew with the environment of [hsm]: {what}"))
-    };
-    let program = std::env::current_exe().map_err(failed)?;
-    let mut again = std::process::Command::new(program);
-    Err(failed(again.args(std::env::args_os().skip(1)).envs(env).exec()))
-}
-
 fn json(found: &impl Serialize) -> Result<Exit, Failure> {
     say(&format!("{}\n", serde_json::to_string_pretty(found).unwrap_or_default()));
     Ok(Exit::Done)
 }
 
 /// What standard output refuses (a closed pipe) is nobody's to report.
-fn say(text: &str) {
+pub(super) fn say(text: &str) {
     let _ = std::io::stdout().lock().write_all(text.as_bytes());
 }
 
