@@ -1,0 +1,186 @@
+//! A running key manager with two tokens that hold the same KEKs: the folders of two SoftHSMs, the
+//! second a copy of the first, as an HSM cluster keeps its members alike.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::path::{Path, PathBuf};
+
+use kmip::{Answer, DateTime, SecretBytes, attribute::Attribute, client, enums, op};
+use qkm_tests::{
+    clients::{Kmip, material},
+    epochs::{self, listed},
+    network::{End::North, Network, Options, monitor_get},
+};
+
+const ENCRYPT_DECRYPT: i32 = 0xC;
+
+/// A key manager with a standby, and where the two tokens are.
+struct Pair {
+    network: Network,
+    first: PathBuf,
+    second: PathBuf,
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let (entry, to) = (entry.as_ref().unwrap(), to.join(entry.as_ref().unwrap().file_name()));
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &to),
+            false => drop(std::fs::copy(entry.path(), to).unwrap()),
+        }
+    }
+}
+
+impl Pair {
+    async fn start() -> Self {
+        let options = Options {
+            hsm: [("north", "deadline_ms = 2000\n#member".to_owned())].into(),
+            ..Options::default()
+        };
+        let mut network = Network::north_alone(options).await;
+        network.ready(North).await;
+        // It has made the KEK that both must hold.
+        assert_eq!(network.stop(North), Some(0));
+        let site = network.site(North);
+        let first = site.softhsm_conf.with_file_name("softhsm");
+        let second = site.softhsm_conf.with_file_name("standby");
+        copy(&first, &second);
+        let conf = second.with_extension("conf");
+        let text = std::fs::read_to_string(&site.softhsm_conf).unwrap();
+        let (one, other) = (first.to_str().unwrap(), second.to_str().unwrap());
+        assert!(text.contains(one), "{text}");
+        std::fs::write(&conf, text.replace(one, other)).unwrap();
+        let member = format!(
+            "member = [{{ name = \"standby\", env = {{ SOFTHSM2_CONF = {:?} }} }}]",
+            conf.to_str().unwrap()
+        );
+        let text = std::fs::read_to_string(&site.config).unwrap();
+        std::fs::write(&site.config, text.replace("#member", &member)).unwrap();
+        network.start_km(North);
+        let pair = Self { network, first, second };
+        pair.network.ready(North).await;
+        pair.both_ready().await;
+        pair
+    }
+
+    fn app(&self) -> Kmip {
+        self.network.kmip_client(North, "sae-n1")
+    }
+
+    async fn both_ready(&self) {
+        self.network
+            .until("both tokens are used", || async {
+                self.network.metric(North, "qkm_hsm_ready").await == 2.0
+            })
+            .await;
+    }
+
+    async fn readyz(&self) -> (u16, String) {
+        monitor_get(self.network.site(North).monitor, "/readyz").await.unwrap()
+    }
+
+    /// `qkm_hsm_ready` of one token.
+    async fn is_ready(&self, token: &str) -> bool {
+        let line = format!("qkm_hsm_ready{{token=\"{token}\"}} 1");
+        let text = self.network.metrics_text(North).await;
+        text.lines().any(|found| found.starts_with(&line))
+    }
+}
+
+async fn made(app: &Kmip, extractable: bool) -> String {
+    let more =
+        [Attribute::Extractable(extractable), Attribute::ActivationDate(DateTime(1_000_000))];
+    let create = client::create(enums::CryptographicAlgorithm::Aes, 256, ENCRYPT_DECRYPT, more);
+    let answer = app.ask(create).await.unwrap();
+    let Answer::Create(made) = answer else { panic!("{answer:?}") };
+    made.id
+}
+
+async fn encrypted(app: &Kmip, id: &str) -> Vec<u8> {
+    let parameters = kmip::attribute::CryptographicParameters {
+        block_cipher_mode: Some(enums::BlockCipherMode::Ecb),
+        ..Default::default()
+    };
+    let data = Some(SecretBytes::copy_from(b"one block or two"));
+    let (id, parameters) = (Some(id.into()), Some(parameters));
+    let request = op::encrypt::Request { id, parameters, data, ..Default::default() };
+    let answer = app.ask(request).await.unwrap();
+    let Answer::Encrypt(done) = answer else { panic!("{answer:?}") };
+    done.data.unwrap()
+}
+
+fn objects(token: &Path) -> usize {
+    let folders = std::fs::read_dir(token).unwrap().map(|entry| entry.unwrap().path());
+    let files = folders.flat_map(|folder| std::fs::read_dir(folder).unwrap());
+    let is_object = |path: &Path| path.extension().is_some_and(|end| end == "object");
+    files.filter(|file| is_object(&file.as_ref().unwrap().path())).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_dies_service_goes_on_and_it_is_used_again_without_a_restart() {
+    let pair = Pair::start().await;
+    let (app, km) = (pair.app(), pair.network.pid(North));
+    let (open, inside) = (made(&app, true).await, made(&app, false).await);
+    let bytes = material(&app.ask(client::get(&open)).await.unwrap()).unwrap();
+    let ciphertext = encrypted(&app, &inside).await;
+    let away = pair.first.with_file_name("away");
+    std::fs::rename(&pair.first, &away).unwrap();
+    pair.network
+        .until("the first token is out of use", || async { !pair.is_ready("north").await })
+        .await;
+    let (status, said) = pair.readyz().await;
+    assert_eq!(status, 200, "{said}");
+    assert!(said.starts_with("ready\n") && said.contains("warning: HSM token north: "), "{said}");
+    assert_eq!(pair.network.metric(North, "qkm_ready").await, 1.0);
+    assert!(pair.is_ready("standby").await);
+    assert_eq!(material(&app.ask(client::get(&open)).await.unwrap()), Some(bytes));
+    assert_eq!(encrypted(&app, &inside).await, ciphertext);
+    let meanwhile = made(&app, false).await;
+    let ciphertext = encrypted(&app, &meanwhile).await;
+
+    std::fs::rename(&away, &pair.first).unwrap();
+    pair.both_ready().await;
+    assert_eq!(pair.network.pid(North), km, "the same process all the time");
+    assert!(!pair.readyz().await.1.contains("warning"));
+    // Now the standby dies: the first one does what that one did.
+    std::fs::rename(&pair.second, &away).unwrap();
+    pair.network
+        .until("the standby is out of use", || async { !pair.is_ready("standby").await })
+        .await;
+    assert_eq!(encrypted(&app, &meanwhile).await, ciphertext);
+    made(&app, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_epoch_is_destroyed_in_every_token_and_not_while_one_is_away() {
+    let pair = Pair::start().await;
+    let app = pair.app();
+    let inside = made(&app, false).await;
+    let ciphertext = encrypted(&app, &inside).await;
+    let (code, said) = epochs::epoch(&pair.network, Some(0), &["rotate"]);
+    assert_eq!(code, 0, "{said}");
+    // What an HSM cluster does by itself.
+    copy(&pair.first, &pair.second);
+    pair.both_ready().await;
+    pair.network
+        .until("the old epoch is empty", || async { listed(&pair.network)[0]["empty"] == true })
+        .await;
+    let before = [&pair.first, &pair.second].map(|token| objects(token));
+    let away = pair.second.with_file_name("away");
+    std::fs::rename(&pair.second, &away).unwrap();
+    pair.network
+        .until("the standby is out of use", || async { !pair.is_ready("standby").await })
+        .await;
+    let (code, said) = epochs::epoch(&pair.network, Some(0), &["destroy", "1"]);
+    assert_eq!(code, 0, "{said}");
+    let (code, said) = epochs::epoch(&pair.network, Some(1), &["destroy", "1"]);
+    assert!(code != 0 && said.contains("standby"), "{said}");
+    std::fs::rename(&away, &pair.second).unwrap();
+    pair.both_ready().await;
+    let (code, said) = epochs::epoch(&pair.network, Some(1), &["destroy", "1"]);
+    assert_eq!(code, 0, "{said}");
+    // The KEK that sealed and the one that wrapped.
+    let after = [&pair.first, &pair.second].map(|token| objects(token));
+    assert_eq!(after, before.map(|count| count - 2));
+    assert_eq!(encrypted(&app, &inside).await, ciphertext);
+}
