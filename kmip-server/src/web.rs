@@ -9,7 +9,7 @@ use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
     body::Incoming,
-    header::{ALLOW, CONTENT_TYPE},
+    header::{ALLOW, CONNECTION, CONTENT_TYPE},
     service::service_fn,
 };
 use kmip::{encoding, ttlv};
@@ -137,12 +137,18 @@ async fn answer(
             return plain(status, error.to_string());
         }
     };
-    let frame = match form.read(body) {
-        Ok(frame) => frame,
-        Err(error) => {
+    // Many words take a while to read: not on the threads that serve.
+    let read = match body.len() {
+        0..=OF_STRANGERS => Ok(form.read(body)),
+        _ => tokio::task::spawn_blocking(move || form.read(body)).await,
+    };
+    let frame = match read {
+        Ok(Ok(frame)) => frame,
+        Ok(Err(error)) => {
             Counters::add(&server.counters.malformed);
             return plain(StatusCode::BAD_REQUEST, error.to_string());
         }
+        Err(error) => return failed(&error),
     };
     let limits = ttlv::Limits { frame: server.limits.frame, ..ttlv::Limits::default() };
     // What has begun is finished, whether the client waits or not.
@@ -150,20 +156,30 @@ async fn answer(
         let caller = caller.as_ref().as_ref();
         batch::answer(&server, caller, &frame, Zeroizing::default()).await
     });
-    match done.await {
-        Ok(Reply::Send(frame) | Reply::Last(frame)) => match form.write(frame, &limits) {
-            Ok(body) => said(StatusCode::OK, form.name(), body),
-            Err(error) => {
-                tracing::warn!(%error, "an answer was not put into words");
-                plain(StatusCode::NOT_ACCEPTABLE, error.to_string())
-            }
-        },
-        Ok(Reply::Close) => plain(StatusCode::BAD_REQUEST, "the body is no KMIP message"),
+    let in_words = |frame| match form.write(frame, &limits) {
+        Ok(body) => said(StatusCode::OK, form.name(), body),
         Err(error) => {
-            tracing::error!(%error, "a request was not carried through");
-            plain(StatusCode::INTERNAL_SERVER_ERROR, "the server failed; see its log")
+            tracing::warn!(%error, "an answer was not put into words");
+            plain(StatusCode::NOT_ACCEPTABLE, error.to_string())
         }
+    };
+    match done.await {
+        Ok(Reply::Send(frame)) => in_words(frame),
+        Ok(Reply::Last(frame)) => last(in_words(frame)),
+        Ok(Reply::Close) => last(plain(StatusCode::BAD_REQUEST, "the body is no KMIP message")),
+        Err(error) => failed(&error),
     }
+}
+
+/// The connection ends with it.
+fn last(mut response: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
+    response.headers_mut().insert(CONNECTION, hyper::header::HeaderValue::from_static("close"));
+    response
+}
+
+fn failed(error: &tokio::task::JoinError) -> Response<Full<Bytes>> {
+    tracing::error!(%error, "a request was not carried through");
+    plain(StatusCode::INTERNAL_SERVER_ERROR, "the server failed; see its log")
 }
 
 fn plain(status: StatusCode, text: impl Into<String>) -> Response<Full<Bytes>> {

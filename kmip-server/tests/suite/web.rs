@@ -1,5 +1,7 @@
 //! KMIP over HTTPS: TTLV, JSON and XML.
 
+use std::time::Duration;
+
 use kmip::{
     Answer, Version,
     client::{self, Client},
@@ -7,8 +9,9 @@ use kmip::{
     enums::{CryptographicAlgorithm, ResultReason},
     ttlv::Limits,
 };
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use transport::{
-    Profile, client_config,
+    Profile, TlsClient, client_config,
     http::{ClientLimits, HttpClient},
 };
 use zeroize::Zeroizing;
@@ -88,6 +91,36 @@ async fn what_is_no_message_is_refused_by_http() {
     assert_eq!(http.get("/kmip").await.unwrap().0, 405);
     let (status, _) = http.post_as("/kmip", TTLV, body(&vec![0; 2 << 20])).await.unwrap();
     assert_eq!(status, 413);
+}
+
+/// The whole answer of a connection to which `bytes` are posted twice, until it ends.
+async fn raw(network: &Network, address: &str, name: &str, bytes: &[u8]) -> String {
+    let config = client_config(&network.certificate(name), Profile::Front).unwrap();
+    let tls = TlsClient::new(address, None, config).unwrap();
+    let mut stream = tls.connect(Duration::from_secs(20)).await.unwrap().0;
+    let head = format!(
+        "POST /kmip HTTP/1.1\r\nhost: km\r\ncontent-type: {TTLV}\r\ncontent-length: {}\r\n\r\n",
+        bytes.len()
+    );
+    let one = [head.as_bytes(), bytes].concat();
+    stream.write_all(&one.repeat(2)).await.unwrap();
+    let mut answer = Vec::new();
+    let read = stream.read_to_end(&mut answer);
+    tokio::time::timeout(Duration::from_secs(20), read).await.unwrap().unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_of_strangers_end_with_the_first_answer() {
+    let network = Network::start().await;
+    let client = Client::new(Version::V1_4);
+    let request = client.request(client::get("an-id")).unwrap();
+    let address = network.web().await;
+    for (name, bytes) in [("nobody", request.as_slice()), ("n1", b"no frame")] {
+        let answer = raw(&network, &address, name, bytes).await;
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+        assert!(answer.contains("connection: close"), "{answer}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,6 +5,7 @@
 //! out by name where they have one. Text is kept in buffers that are overwritten; what the two parsers
 //! hold meanwhile is theirs.
 
+mod guard;
 mod json;
 mod out;
 mod words;

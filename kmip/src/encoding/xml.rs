@@ -4,7 +4,9 @@
 use roxmltree::{Document, Node, ParsingOptions};
 use zeroize::Zeroizing;
 
-use super::{Error, Result, attribute_name, meaning, out::Out, tag_of, type_name, type_of, words};
+use super::{
+    Error, Result, attribute_name, guard, meaning, out::Out, tag_of, type_name, type_of, words,
+};
 use crate::{
     tag::Tag,
     ttlv::{Item, Limits, MAX_DEPTH, Type, Writer, parse},
@@ -14,8 +16,6 @@ use crate::{
 const UNNAMED: &str = "TTLV";
 /// Most nodes of a document.
 const NODES: u32 = 1 << 16;
-/// Deepest nesting of elements in a text that is parsed at all.
-const DEEPEST: usize = 4 * MAX_DEPTH;
 
 /// A frame as XML.
 ///
@@ -81,7 +81,7 @@ fn write_text(item: &Item<'_>, out: &mut Out) -> Result<()> {
 /// # Errors
 /// What is no message, with the field; never its value.
 pub fn from_xml(text: &str) -> Result<Zeroizing<Vec<u8>>> {
-    check_depth(text)?;
+    guard::check(text)?;
     let options = ParsingOptions { allow_dtd: false, nodes_limit: NODES, ..Default::default() };
     let document = Document::parse_with_options(text, options).map_err(|error| {
         let at = error.pos();
@@ -92,24 +92,6 @@ pub fn from_xml(text: &str) -> Result<Zeroizing<Vec<u8>>> {
     let tag = tag_in(root)?;
     read(root, (tag, tag), &mut w, 0)?;
     Ok(w.finish())
-}
-
-/// Refuses elements in elements in elements before anything follows them down.
-fn check_depth(text: &str) -> Result<()> {
-    let mut depth = 0usize;
-    let bytes = text.as_bytes();
-    for (at, byte) in bytes.iter().enumerate() {
-        match (byte, bytes.get(at + 1)) {
-            (b'<', Some(b'/')) | (b'/', Some(b'>')) => depth = depth.saturating_sub(1),
-            (b'<', Some(b'!' | b'?')) => {}
-            (b'<', _) => depth += 1,
-            _ => {}
-        }
-        if depth > DEEPEST {
-            return Err(Error::TooDeep);
-        }
-    }
-    Ok(())
 }
 
 fn tag_in(node: Node<'_, '_>) -> Result<Tag> {

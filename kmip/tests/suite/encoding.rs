@@ -1,5 +1,7 @@
 //! The text encodings: forth and back, by hand and for every random tree; and what is refused.
 
+use std::time::{Duration, Instant};
+
 use kmip::{
     encoding::{Error, from_json, from_xml, to_json, to_xml},
     tag::Tag,
@@ -131,6 +133,29 @@ fn depth_is_bounded() {
         let error = from_xml(&(open + &"</BatchItem>".repeat(levels))).unwrap_err();
         assert_eq!(error, Error::TooDeep);
     }
+}
+
+#[test]
+fn what_parsers_are_slow_at_is_refused_before_they_see_it() {
+    let began = Instant::now();
+    let many: String = (0..500_000).map(|n| format!(" a{n}='>'")).collect();
+    let nine: String = (0..9).map(|n| format!(" a{n}=\"/>\"")).collect();
+    let spaces: String = (0..9).map(|n| format!("<A xmlns:a{n}='b'>")).collect();
+    for text in [format!("<A{many}/>"), format!("<A><B{many}"), format!("<A{nine}/>"), spaces] {
+        let error = from_xml(&text).unwrap_err();
+        assert!(matches!(&error, Error::Syntax(why) if why.contains("at most 8")), "{error}");
+    }
+    // What looks like the end of an element inside a value ends none.
+    let deep = "<A v='/></A>'>".repeat(100_000);
+    assert_eq!(from_xml(&deep).unwrap_err(), Error::TooDeep);
+    for text in ["<!DOCTYPE a><A/>", "<A", "<A b='", "<!-- <A/>", "<![CDATA[", "<?xml", "</A"] {
+        assert!(matches!(from_xml(text), Err(Error::Syntax(_))), "{text}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    let said = QUERY_XML.replace("<BatchItem>", "<!-- <A> <A 'it --><BatchItem x:y='<>' >");
+    assert!(from_xml(&said).is_err(), "no '<' inside values");
+    let said = QUERY_XML.replace("<BatchItem>", "<!-- <A> <A 'it --><BatchItem y='/>' >");
+    assert_eq!(from_xml(&said).unwrap(), from_xml(QUERY_XML).unwrap());
 }
 
 proptest! {
