@@ -15,6 +15,9 @@ use crate::fault::{Fault, classify};
 use crate::link::code;
 use crate::profile::Import;
 
+/// Longest modulus of an RSA key that the token is given, in bytes.
+const LONGEST_RSA: usize = 512;
+
 impl Lane {
     /// The key as an object of the session, sensitive and not extractable.
     pub(super) fn imported(&mut self, key: &TokenKey) -> Result<ObjectHandle, OpError> {
@@ -87,6 +90,13 @@ fn pair(
     let parts = parts(kind, bytes);
     let parts = parts.ok_or_else(|| unsupported("the private key has no known form".to_owned()))?;
     Ok(match (kind, parts) {
+        // Others take long, or their signatures have lengths that are not checked here.
+        (_, Parts::Rsa([n, ..])) if n.len() > LONGEST_RSA || n.len() % 8 != 0 => {
+            return Err(unsupported(format!(
+                "RSA keys of {} bytes are not for the token",
+                n.len()
+            )));
+        }
         (_, Parts::Rsa([n, e, d, p, q, dp, dq, coefficient])) => {
             template.extend([
                 Attribute::Modulus(n.to_vec()),

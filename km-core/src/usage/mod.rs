@@ -56,6 +56,9 @@ impl KeyKind {
     }
 }
 
+/// The lengths of RSA keys that are made, in bits. Longer ones take a token longer than any deadline.
+pub const RSA_BITS: [u32; 3] = [2048, 3072, 4096];
+
 /// Parameter sets of ML-DSA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum DsaSet {

@@ -89,7 +89,7 @@ pub fn make(kind: KeyKind, bits: u32) -> Result<MadePair, HsmError> {
                 2048 => KeySize::Rsa2048,
                 3072 => KeySize::Rsa3072,
                 4096 => KeySize::Rsa4096,
-                _ => return Err(cannot("RSA keys have 2048, 3072 or 4096 bits")),
+                _ => return Err(cannot("RSA keys are made with 2048, 3072 or 4096 bits")),
             };
             let pair = RsaKeyPair::generate(size).map_err(failed)?;
             let private = AsDer::<Pkcs8V1Der<'_>>::as_der(&pair).map_err(failed)?;

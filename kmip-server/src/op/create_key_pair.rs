@@ -6,7 +6,7 @@ use km_core::{
     material::ClearBytes,
     objects::{ObjectError, Objects},
     provenance::Origin,
-    usage::{Curve, KeyKind},
+    usage::{Curve, KeyKind, RSA_BITS},
     vault::SealedObject,
 };
 use kmip::{
@@ -46,6 +46,12 @@ pub(crate) async fn create_key_pair(
         let text = "pairs are made for RSA, ECDSA on P-256, P-384 and P-521, Ed25519 and ML-DSA";
         OpError::invalid(AttributeKind::CryptographicAlgorithm, text)
     })?;
+    if kind == KeyKind::Rsa
+        && !RSA_BITS.iter().any(|bits| i64::from(*bits) == length.map_or(0, i64::from))
+    {
+        let text = "RSA keys are made with 2048, 3072 or 4096 bits";
+        return Err(OpError::invalid(AttributeKind::CryptographicLength, text));
+    }
     let _held = super::hold_names(cx, &[&private, &public]).await?;
     let plan = Plan { algorithm, length, kind, private, public };
     let (private_id, public_id) = plan.carry_out(cx).await?;

@@ -423,6 +423,21 @@ async fn ml_dsa_keys_do_not_confuse_older_clients() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rsa_pairs_have_usual_lengths_in_the_token_and_outside() {
+    let network = Network::start().await;
+    let mut client = network.client("n1", Version::V2_1).await;
+    for bits in [i32::MIN, 0, 1024, 2056, 8192, 16384, i32::MAX] {
+        for sensitive in [true, false] {
+            let request = pair(Algorithm::Rsa, bits, vec![Attribute::Sensitive(sensitive)]);
+            let reason = refusal(client.create_key_pair(request).await);
+            assert_eq!(reason, ResultReason::InvalidAttributeValue, "{bits} {sensitive}");
+        }
+    }
+    let within = vec![Attribute::Sensitive(true)];
+    client.create_key_pair(pair(Algorithm::Rsa, 2048, within)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_digest_is_signed_as_its_data_and_rsa_encrypts_to_its_private_key() {
     let network = Network::start().await;
     let mut client = network.client("n1", Version::V1_4).await;
