@@ -7,7 +7,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -30,13 +30,30 @@ const MOST: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 type Id = [u8; 16];
+/// Streams with their owners; of [`None`] a part is worked on.
+type Open = HashMap<Id, (SaeId, Option<Stream>)>;
 
-/// The streams that wait for their next part.
+/// The streams that are open, waiting or worked on.
 #[derive(Default)]
-pub(crate) struct Streams(Mutex<HashMap<Id, Stream>>);
+pub(crate) struct Streams(Arc<Mutex<Open>>);
+
+/// The place of a stream of which a part is worked on; free again when dropped, unless the stream
+/// waits there.
+struct Place {
+    id: Id,
+    streams: Streams,
+    waits: bool,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if !self.waits {
+            self.streams.lock().remove(&self.id);
+        }
+    }
+}
 
 struct Stream {
-    owner: SaeId,
     operation: OperationCode,
     said: Said,
     data: Zeroizing<Vec<u8>>,
@@ -82,7 +99,7 @@ pub(crate) struct Input {
     pub(crate) given: usize,
     /// Bytes that came with this part.
     pub(crate) fresh: usize,
-    stream: Option<(Id, Stream)>,
+    stream: Option<(Place, Stream)>,
     ends: bool,
     data: Zeroizing<Vec<u8>>,
 }
@@ -115,13 +132,15 @@ impl Input {
     /// Waits for the next part, of which the answer tells the Correlation Value; `given` bytes of
     /// the result were given by now. `None` when this was the last.
     pub(crate) fn keep(self, cx: &Context<'_>, given: usize) -> Option<Vec<u8>> {
-        let (id, mut stream) = self.stream.filter(|_| !self.ends)?;
+        let (mut place, mut stream) = self.stream.filter(|_| !self.ends)?;
         stream.said = self.said;
         stream.data = self.data;
         stream.given = given;
         stream.touched = Instant::now();
-        cx.server.streams.lock().insert(id, stream);
-        Some(id.to_vec())
+        let owner = cx.caller.sae().clone();
+        place.waits = true;
+        cx.server.streams.lock().insert(place.id, (owner, Some(stream)));
+        Some(place.id.to_vec())
     }
 }
 
@@ -140,7 +159,7 @@ pub(crate) async fn begin(
             "the first part of a stream has no Correlation Value yet".to_owned(),
         )),
         Some(id) => {
-            let (id, mut stream) = cx.server.streams.take(cx, operation, &id)?;
+            let (place, mut stream) = cx.server.streams.take(cx, operation, &id)?;
             let said = said.or(&stream.said);
             if said.key != stream.said.key {
                 return Err(OpError::Invalid("all parts of a stream are for one key".to_owned()));
@@ -154,12 +173,11 @@ pub(crate) async fn begin(
             }
             append(&mut all, data.as_deref().map_or(&[], Vec::as_slice));
             let given = stream.given;
-            Ok(Input { said, given, fresh, stream: Some((id, stream)), ends, data: all })
+            Ok(Input { said, given, fresh, stream: Some((place, stream)), ends, data: all })
         }
         None if init && !ends => {
-            let id = cx.server.streams.open(cx).await?;
+            let place = cx.server.streams.open(cx).await?;
             let stream = Stream {
-                owner: cx.caller.sae().clone(),
                 operation,
                 said: said.clone(),
                 data: Zeroizing::default(),
@@ -168,7 +186,7 @@ pub(crate) async fn begin(
                 touched: Instant::now(),
             };
             let data = data.unwrap_or_default();
-            Ok(Input { said, given: 0, fresh, stream: Some((id, stream)), ends, data })
+            Ok(Input { said, given: 0, fresh, stream: Some((place, stream)), ends, data })
         }
         None if ends && !init => {
             Err(OpError::Missing("the last part of a stream needs its Correlation Value"))
@@ -203,43 +221,72 @@ fn append(all: &mut Zeroizing<Vec<u8>>, more: &[u8]) {
 }
 
 impl Streams {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Id, Stream>> {
+    fn lock(&self) -> MutexGuard<'_, Open> {
         let mut streams = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        streams.retain(|_, stream| stream.touched.elapsed() < PATIENCE);
+        let in_time = |stream: &Stream| stream.touched.elapsed() < PATIENCE;
+        streams.retain(|_, (_, waiting)| waiting.as_ref().is_none_or(in_time));
         streams
     }
 
-    /// The name of a new stream, when there may be one more.
-    async fn open(&self, cx: &Context<'_>) -> Result<Id, OpError> {
+    fn place(&self, id: Id) -> Place {
+        Place { id, streams: Self(self.0.clone()), waits: false }
+    }
+
+    /// A place for a new stream, when there may be one more.
+    async fn open(&self, cx: &Context<'_>) -> Result<Place, OpError> {
         let random = cx.objects().vault().random().bytes(size_of::<Id>()).await?;
-        let streams = self.lock();
-        let own = streams.values().filter(|stream| stream.owner == *cx.caller.sae()).count();
+        let mut id = Id::default();
+        random.expose(|bytes| id.copy_from_slice(bytes));
+        self.reserve(id, cx.caller.sae())
+    }
+
+    fn reserve(&self, id: Id, owner: &SaeId) -> Result<Place, OpError> {
+        let mut streams = self.lock();
+        let own = streams.values().filter(|(other, _)| other == owner).count();
         if own >= MOST_OF_ONE || streams.len() >= MOST {
             let text = "too many streams are open; end some, or wait a minute".to_owned();
             return Err(OpError::TooMuch(text));
         }
-        let mut id = Id::default();
-        random.expose(|bytes| id.copy_from_slice(bytes));
-        Ok(id)
+        streams.insert(id, (owner.clone(), None));
+        Ok(self.place(id))
     }
 
-    /// Takes a stream out: nobody else adds to it meanwhile.
+    /// Takes a stream out, which keeps its place: nobody else adds to it meanwhile.
     fn take(
         &self,
         cx: &Context<'_>,
         operation: OperationCode,
         id: &[u8],
-    ) -> Result<(Id, Stream), OpError> {
+    ) -> Result<(Place, Stream), OpError> {
         let unknown = || {
             let text = "no stream has this Correlation Value; it ended, failed or waited too long";
             OpError::Check(ResultReason::InvalidCorrelationValue, text.to_owned())
         };
         let id = Id::try_from(id).map_err(|_| unknown())?;
         let mut streams = self.lock();
-        let own = streams.get(&id).is_some_and(|stream| {
-            stream.owner == *cx.caller.sae() && stream.operation == operation
-        });
-        let stream = own.then(|| streams.remove(&id)).flatten().ok_or_else(unknown)?;
-        Ok((id, stream))
+        let (owner, waiting) = streams.get_mut(&id).ok_or_else(unknown)?;
+        let own = owner == cx.caller.sae();
+        let stream = waiting.take_if(|stream| own && stream.operation == operation);
+        let stream = stream.ok_or_else(unknown)?;
+        Ok((self.place(id), stream))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_that_are_worked_on_have_their_place() {
+        let streams = Streams::default();
+        let owner = |n: usize| SaeId::parse(&format!("app-{n}")).unwrap();
+        let reserve = |n: usize, of: usize| streams.reserve([n as u8; 16], &owner(of));
+        let mut own: Vec<_> = (0..MOST_OF_ONE).map(|n| reserve(n, 0).unwrap()).collect();
+        assert!(matches!(reserve(100, 0), Err(OpError::TooMuch(_))));
+        own.pop();
+        own.push(reserve(100, 0).unwrap());
+        let of = |n: usize| n / MOST_OF_ONE;
+        let _others: Vec<_> = (MOST_OF_ONE..MOST).map(|n| reserve(n, of(n)).unwrap()).collect();
+        assert!(matches!(reserve(200, 100), Err(OpError::TooMuch(_))));
     }
 }

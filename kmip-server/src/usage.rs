@@ -23,6 +23,7 @@ use crate::{
     error::OpError,
     find,
     meta::{Form, Meta},
+    streams::Marks,
     usage_limits,
 };
 
@@ -246,9 +247,15 @@ pub(crate) fn clear(data: Option<SecretBytes>) -> Result<ClearBytes, OpError> {
 pub(crate) fn data_or_digest(
     data: Option<SecretBytes>,
     digested: Option<Vec<u8>>,
+    marks: &Marks,
 ) -> Result<(Option<Zeroizing<Vec<u8>>>, Option<Vec<u8>>), OpError> {
+    let in_parts =
+        marks.correlation.is_some() || (marks.init == Some(true)) != (marks.last == Some(true));
     match (data, digested) {
         (Some(_), Some(_)) => Err(bad("send Data or Digested Data, not both")),
+        (None, Some(_)) if in_parts => {
+            Err(bad("Digested Data stands for the whole; send it in one part"))
+        }
         (None, Some(digested)) => Ok((Some(Zeroizing::default()), Some(digested))),
         (data, None) => Ok((data.map(SecretBytes::into_inner), None)),
     }

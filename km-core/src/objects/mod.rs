@@ -270,6 +270,7 @@ impl Objects {
         let key = |object: &&Object| object_key(&object.uid, &object.owner);
         let mut commit = objects.iter().map(key).fold(Commit::new(), Commit::absent);
         commit.puts = puts.into_iter().filter_map(|(k, v)| Some((k, v?))).collect();
+        commit.within_limits().map_err(|error| ObjectError::TooLarge(error.to_string()))?;
         let first = || objects.first().map(|object| object.uid.clone()).unwrap_or_default();
         match self.commit(commit).await? {
             Outcome::Committed(_) => Ok(()),

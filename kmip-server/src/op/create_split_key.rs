@@ -1,6 +1,11 @@
 //! Create Split Key: a key of the caller, or a new one that nobody keeps, in parts.
 
-use km_core::{material::ClearBytes, objects::Objects, provenance::Origin};
+use km_core::{
+    material::ClearBytes,
+    objects::Objects,
+    provenance::Origin,
+    store::{MAX_COMMIT_BYTES, MAX_OPS},
+};
 use kmip::{
     attribute::{AttributeKind, Attributes},
     enums::{KeyFormatType, ObjectType, OperationCode, SplitKeyMethod},
@@ -13,7 +18,7 @@ use crate::{
     error::OpError,
     find,
     meta::{Form, Meta, Part},
-    qkd, split, template,
+    qkd, split, template, terms,
     wanted::Wanted,
 };
 
@@ -43,6 +48,7 @@ pub(crate) async fn create_split_key(
         Some(_) => existing(cx, request.id, request.object_type).await?,
         None => fresh(cx, &wanted, request.object_type).await?,
     };
+    plan.check_room(terms::of(ObjectType::SplitKey, &wanted.rest).len(), whole.clear.len())?;
     let (mut ids, mut new) = (Vec::new(), Vec::new());
     for (part, bytes) in (1..).zip(plan.split(cx, &whole.clear).await?) {
         let meta = plan.part(&whole.meta, &wanted, part, &bytes, cx.now);
@@ -132,6 +138,19 @@ impl Plan {
         }
         let byte = |number: i32| u8::try_from(number).unwrap_or(u8::MAX);
         Ok(Self { parts: byte(parts), threshold: byte(threshold), method: request.method })
+    }
+
+    /// Refuses what one commit has no room for: of each part a check, the object and its terms.
+    fn check_room(&self, terms: usize, len: usize) -> Result<(), OpError> {
+        let parts = usize::from(self.parts);
+        let (ops, bytes) = (parts * (2 + terms), parts * len);
+        if ops <= MAX_OPS && bytes <= MAX_COMMIT_BYTES {
+            return Ok(());
+        }
+        Err(OpError::TooMuch(format!(
+            "all parts are stored at once: {ops} operations and more than {bytes} bytes, at most \
+             {MAX_OPS} and {MAX_COMMIT_BYTES}; ask for fewer parts or searchable attributes"
+        )))
     }
 
     async fn split(

@@ -19,7 +19,7 @@ pub(crate) async fn sign(cx: &mut Context<'_>, request: Request) -> Result<Respo
     let marks = Marks { correlation: correlation_value, init, last };
     let key = streams::named(cx, id, &marks)?;
     let said = Said { key, parameters, ..Said::default() };
-    let (data, digested) = usage::data_or_digest(data, digested)?;
+    let (data, digested) = usage::data_or_digest(data, digested, &marks)?;
     let input = streams::begin(cx, OperationCode::Sign, marks, said, data).await?;
     let subject = Subject::find(cx, input.key(), input.said.parameters.clone(), SIGN).await?;
     if subject.meta.kind() != ObjectType::PrivateKey {

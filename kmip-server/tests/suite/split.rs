@@ -137,6 +137,28 @@ async fn what_is_not_split_or_joined() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_than_one_commit_holds_is_refused_with_its_bounds() {
+    let network = Network::start().await;
+    let mut client = network.client("n1", Version::V2_1).await;
+    let key = client.bring(&[7; 32], []).await.unwrap();
+    let grouped = |parts| op::create_split_key::Request {
+        attributes: Attributes::from_iter([Attribute::ObjectGroup("g".to_owned())]),
+        ..ask(Some(&key), parts, 2, SplitKeyMethod::PolynomialGf2_8)
+    };
+    let text = match client.create_split_key(grouped(32)).await {
+        Err(client::ClientError::Refused { reason, message }) => {
+            assert_eq!(reason, ResultReason::ServerLimitExceeded);
+            message
+        }
+        other => panic!("{other:?}"),
+    };
+    assert!(text.contains("128 operations") && text.contains("at most 100"), "{text}");
+    assert_eq!(client.create_split_key(grouped(25)).await.unwrap().ids.len(), 25);
+    let most = ask(Some(&key), 32, 2, SplitKeyMethod::PolynomialGf2_8);
+    assert_eq!(client.create_split_key(most).await.unwrap().ids.len(), 32);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_part_made_elsewhere_comes_back_as_it_was() {
     let network = Network::start().await;
     for version in Version::ALL {

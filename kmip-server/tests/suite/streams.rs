@@ -210,6 +210,33 @@ async fn hashes_macs_and_signatures_take_parts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_digest_is_no_part_of_a_stream() {
+    let network = Network::start().await;
+    let mut client = network.client("n1", Version::V2_1).await;
+    for (init, last) in [(Some(true), None), (Some(true), Some(false)), (None, Some(true))] {
+        let sign = op::sign::Request {
+            id: Some("any".into()),
+            digested: Some(vec![1; 32]),
+            correlation_value: last.filter(|last| *last).map(|_| vec![0; 16]),
+            init,
+            last,
+            ..Default::default()
+        };
+        let verify = op::signature_verify::Request {
+            id: sign.id.clone(),
+            digested: sign.digested.clone(),
+            correlation_value: sign.correlation_value.clone(),
+            init,
+            last,
+            ..Default::default()
+        };
+        let wrong = ResultReason::BadCryptographicParameters;
+        assert_eq!(refusal(client.sign(sign).await), wrong);
+        assert_eq!(refusal(client.signature_verify(verify).await), wrong);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_are_their_clients_own_and_few() {
     let network = Network::start().await;
     let mut client = network.client("n1", Version::V2_1).await;
