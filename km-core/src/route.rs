@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::ClusterId;
+use crate::{ids::ClusterId, provenance::HopCipher};
 
 /// Most hops of a route.
 pub const MAX_HOPS: usize = 32;
@@ -30,6 +30,24 @@ pub enum CipherPolicy {
     OtpElseAes,
     /// AES-256-GCM on every hop, to spare the stock.
     AesOnly,
+}
+
+impl CipherPolicy {
+    /// What holds where both were asked for. One-time pad only goes before all else: no key is
+    /// better than one that claims less than was asked for.
+    pub fn stricter(self, other: Self) -> Self {
+        use CipherPolicy::{AesOnly, OtpElseAes, OtpOnly};
+        match (self, other) {
+            (OtpOnly, _) | (_, OtpOnly) => OtpOnly,
+            (AesOnly, _) | (_, AesOnly) => AesOnly,
+            (OtpElseAes, OtpElseAes) => OtpElseAes,
+        }
+    }
+    /// Whether a path may have such a hop. [`CipherPolicy::AesOnly`] spares stock and forbids nothing
+    /// better.
+    pub fn allows(self, cipher: HopCipher) -> bool {
+        self != Self::OtpOnly || cipher != HopCipher::Aes256Gcm
+    }
 }
 
 /// Why a route or table is refused.
@@ -106,6 +124,10 @@ impl Route {
     pub fn cipher(&self) -> CipherPolicy {
         self.cipher
     }
+    /// The same way under the stricter of its policy and another.
+    pub fn restricted(&self, cipher: CipherPolicy) -> Self {
+        Self { hops: self.hops.clone(), cipher: self.cipher.stricter(cipher) }
+    }
     /// Whether the two share no trusted node.
     pub fn is_disjoint(&self, other: &Route) -> bool {
         self.middle().iter().all(|node| !other.middle().contains(node))
@@ -160,6 +182,15 @@ impl RoutingTable {
     /// The routes to a cluster, best first; none when it cannot be reached.
     pub fn routes(&self, to: &ClusterId) -> &[Route] {
         self.to.get(to).map_or(&[], |ways| &ways.routes)
+    }
+    /// The same; `fixed` only while no controller ever gave a table, as one it leaves out cannot be
+    /// reached now.
+    pub fn ways<'a>(
+        &'a self,
+        to: &ClusterId,
+        fixed: Option<&'a Route>,
+    ) -> impl Iterator<Item = &'a Route> {
+        self.routes(to).iter().chain(fixed.filter(|_| self.version == 0))
     }
     /// Disjoint routes to a cluster: two or more, or none.
     pub fn disjoint(&self, to: &ClusterId) -> &[Route] {
@@ -232,6 +263,33 @@ mod tests {
     fn only_the_nodes_between_make_routes_meet() {
         assert!(route(&["b", "d"]).is_disjoint(&route(&["c", "d"])));
         assert!(!route(&["b", "d"]).is_disjoint(&route(&["c", "b", "d"])));
+    }
+
+    #[test]
+    fn a_fixed_route_serves_only_until_the_first_table() {
+        let fixed = route(&["b", "c"]);
+        let mut table = RoutingTable::default();
+        let ways = |table: &RoutingTable| table.ways(&name("c"), Some(&fixed)).count();
+        assert_eq!(ways(&table), 1);
+        table.version = 1;
+        assert_eq!(ways(&table), 0, "what the controller leaves out cannot be reached");
+        let given = Ways { routes: vec![route(&["d", "c"])], ..Ways::default() };
+        table.to.insert(name("c"), given);
+        assert_eq!(ways(&table), 1);
+    }
+
+    #[test]
+    fn otp_only_holds_whoever_asks_for_it() {
+        use CipherPolicy::{AesOnly, OtpElseAes, OtpOnly};
+        for other in [OtpOnly, OtpElseAes, AesOnly] {
+            assert_eq!((OtpOnly.stricter(other), other.stricter(OtpOnly)), (OtpOnly, OtpOnly));
+        }
+        assert_eq!(
+            (AesOnly.stricter(OtpElseAes), OtpElseAes.stricter(AesOnly)),
+            (AesOnly, AesOnly)
+        );
+        assert_eq!(route(&["b"]).restricted(OtpElseAes).cipher(), OtpOnly);
+        assert!(!OtpOnly.allows(HopCipher::Aes256Gcm) && OtpElseAes.allows(HopCipher::Aes256Gcm));
     }
 
     #[test]

@@ -186,6 +186,11 @@ fn a_relay_must_lead_somewhere_over_a_neighbour_in_a_way_that_makes_sense() {
     let good = format!("{EXAMPLE}{west}to = \"west\"\nvia = [\"south\"]\nmode = \"on-demand\"\n");
     let config = Config::parse(&good, &"qkm.toml").unwrap();
     assert_eq!(config.peers[1].relay.as_ref().unwrap().mode, Mode::OnDemand);
+    // What the controller's routes may use too.
+    let strict = format!("{EXAMPLE}{west}to = \"west\"\ncipher = \"otp-only\"\n");
+    let config = Config::parse(&strict, &"qkm.toml").unwrap();
+    let relay = config.peers[1].relay.as_ref().unwrap();
+    assert_eq!((relay.cipher, relay.route.is_none()), (CipherPolicy::OtpOnly, true));
 }
 
 #[test]

@@ -56,7 +56,7 @@ pub(super) fn feed(
         Scheme::FirstKey => relay::Scheme::FirstKey,
         Scheme::Random => relay::Scheme::Random,
     };
-    peer.relay = Some(relay::RelayConfig { route, scheme, mode });
+    peer.relay = Some(relay::RelayConfig { route, cipher: *cipher, scheme, mode });
     Ok(())
 }
 

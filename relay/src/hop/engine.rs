@@ -12,7 +12,7 @@ use km_core::{
     material::ClearBytes,
     provenance::{Hop, HopCipher, Origin, Provenance},
     random::Random,
-    route::{Route, Routes},
+    route::{CipherPolicy, Route, Routes},
 };
 use tokio::sync::oneshot;
 use transport::Shutdown;
@@ -67,12 +67,17 @@ impl Relay {
         Arc::new(Self { here, random, routes, neighbours, transfers, waiting: Mutex::default() })
     }
 
-    /// The way to a cluster: the first of the table whose first link is up, else the fixed one.
-    pub(crate) fn ways(&self, to: &ClusterId, fixed: Option<&Route>) -> Vec<Route> {
-        let table = self.routes.table();
-        let all = table.routes(to).iter().chain(fixed.filter(|_| table.routes(to).is_empty()));
+    /// The ways to a cluster whose first link is up, best first, none with more ciphers than
+    /// `cipher` allows.
+    pub(crate) fn ways(
+        &self,
+        to: &ClusterId,
+        fixed: Option<&Route>,
+        cipher: CipherPolicy,
+    ) -> Vec<Route> {
         let up = |route: &&Route| self.neighbours.get(route.next()).is_some_and(|n| n.is_up());
-        all.filter(up).cloned().collect()
+        let table = self.routes.table();
+        table.ways(to, fixed).filter(up).map(|route| route.restricted(cipher)).collect()
     }
 
     /// Brings `len` bytes of key material to the end of `route`.
@@ -227,10 +232,13 @@ async fn wait(answered: oneshot::Receiver<HopAnswer>) -> Result<Vec<Hop>, HopFau
     }
 }
 
-/// The path the destination saw, if it is the route asked for and begins as this end sent it. Of
-/// what each end says of the first hop the worse counts.
+/// The path the destination saw, if it is the route asked for, with ciphers its policy allows, and
+/// begins as this end sent it. Of what each end says of the first hop the worse counts.
 fn agreed_path(route: &Route, sent: HopCipher, mut seen: Vec<Hop>) -> Option<Vec<Hop>> {
     if !seen.iter().map(|hop| &hop.to).eq(route.hops()) {
+        return None;
+    }
+    if !seen.iter().all(|hop| route.cipher().allows(hop.cipher)) {
         return None;
     }
     let first = seen.first_mut()?;
@@ -239,4 +247,29 @@ fn agreed_path(route: &Route, sent: HopCipher, mut seen: Vec<Hop>) -> Option<Vec
     }
     let agreed = first.cipher == sent || first.cipher == HopCipher::OtpComputational;
     agreed.then_some(seen)
+}
+
+#[cfg(test)]
+mod tests {
+    use HopCipher::{Aes256Gcm, Otp, OtpComputational, Shared};
+
+    use super::*;
+
+    #[test]
+    fn the_path_told_must_be_the_route_with_the_ciphers_it_allows() {
+        let cluster = |name: &str| ClusterId::parse(name).unwrap();
+        let route = |cipher| Route::new(["b", "c"].map(cluster).to_vec(), cipher).unwrap();
+        let path = |ciphers: [HopCipher; 2]| {
+            let hop = |(to, cipher)| Hop { to: cluster(to), cipher };
+            ["b", "c"].into_iter().zip(ciphers).map(hop).collect::<Vec<_>>()
+        };
+        let (strict, free) = (route(CipherPolicy::OtpOnly), route(CipherPolicy::OtpElseAes));
+        let with_aes = path([Shared, Aes256Gcm]);
+        assert_eq!(agreed_path(&strict, Shared, with_aes.clone()), None);
+        assert_eq!(agreed_path(&free, Shared, with_aes.clone()), Some(with_aes));
+        assert_eq!(agreed_path(&free, Aes256Gcm, path([Otp, Otp])), None);
+        let lower = agreed_path(&strict, OtpComputational, path([Otp, Otp]));
+        assert_eq!(lower, Some(path([OtpComputational, Otp])));
+        assert_eq!(agreed_path(&strict, Shared, path([Shared, Otp])[..1].to_vec()), None);
+    }
 }

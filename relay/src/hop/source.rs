@@ -12,7 +12,7 @@ use km_core::{
     ids::ClusterId,
     module::{ModuleError, ModuleKey, ModuleSource},
     pool::Pool,
-    route::Route,
+    route::{CipherPolicy, Route},
 };
 
 use super::{
@@ -29,6 +29,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 pub struct RelayConfig {
     /// The way taken while no controller gives another.
     pub route: Option<Route>,
+    /// Which ciphers its keys may come over, whatever the route says.
+    pub cipher: CipherPolicy,
     /// Where the bits are born.
     pub scheme: Scheme,
     /// When it is fed.
@@ -77,7 +79,8 @@ impl RelaySource {
 
     async fn fetch(&self, bytes: usize) -> Result<Fetched, ModuleError> {
         let mut last = ModuleError::Unavailable(format!("no route to {}", self.to));
-        for route in self.relay.ways(&self.to, self.config.route.as_ref()) {
+        let RelayConfig { route, cipher, .. } = &self.config;
+        for route in self.relay.ways(&self.to, route.as_ref(), *cipher) {
             let (relay, scheme) = (self.relay.clone(), self.config.scheme);
             let fetching = tokio::spawn(async move { relay.fetch(&route, scheme, bytes).await });
             match fetching.await {
@@ -109,6 +112,10 @@ impl ModuleSource for RelaySource {
         let collect = |id: &String| {
             let name = (self.to.clone(), parse(id)?);
             let (bytes, provenance) = self.relay.collect(&name)?;
+            if !provenance.path.iter().all(|hop| self.config.cipher.allows(hop.cipher)) {
+                tracing::warn!(from = %self.to, "relayed keys came over a cipher not allowed here");
+                return None;
+            }
             Some(ModuleKey { id: id.clone(), bytes, relayed: Some(provenance) })
         };
         ids.iter().map(collect).collect::<Option<_>>().ok_or(ModuleError::UnknownId)

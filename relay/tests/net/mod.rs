@@ -246,7 +246,8 @@ impl Net {
         let relay = via.map(|via| {
             let hops: Vec<ClusterId> = via.iter().chain([&far]).map(|at| name(*at)).collect();
             let route = Some(Route::new(hops, self.plan.cipher).unwrap());
-            RelayConfig { route, scheme: self.plan.scheme, mode: self.plan.mode.clone() }
+            let (cipher, scheme) = (CipherPolicy::default(), self.plan.scheme);
+            RelayConfig { route, cipher, scheme, mode: self.plan.mode.clone() }
         });
         PeerConfig {
             cluster: name(far),
