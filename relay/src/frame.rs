@@ -47,6 +47,8 @@ pub enum Rejection {
     Full,
     /// The ends are set to combine keys differently.
     Policy,
+    /// The keys did not come as announced.
+    Path,
 }
 
 /// The answer to an assignment.
@@ -62,6 +64,8 @@ pub enum Assigned {
     Behind(u16),
     /// The applications are not a pair at the other end.
     NotPaired,
+    /// The other end has too many spans; it is nothing about the block.
+    NoRoom,
 }
 
 /// What each end says first.

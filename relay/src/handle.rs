@@ -127,6 +127,7 @@ async fn judged(block: u64, answered: oneshot::Receiver<Assigned>) -> Result<(),
         Ok(Ok(Assigned::Refused(why))) => Err(AssignError::Refused(why)),
         Ok(Ok(Assigned::Behind(cursor))) => Err(AssignError::Behind(block, cursor)),
         Ok(Ok(Assigned::NotPaired)) => Err(AssignError::NotPaired),
+        Ok(Ok(Assigned::NoRoom)) => Err(lost("the peer has too many spans of pad")),
         Ok(Err(_)) => Err(lost("the connection broke")),
         Err(_) => Err(lost("no answer in time")),
     }

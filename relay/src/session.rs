@@ -242,8 +242,13 @@ pub enum Event {
         /// The secret.
         secret: ClearBytes,
     },
-    /// A span the peer lends is durable here.
-    Lent(Pad),
+    /// A span the peer lends is durable and open here, or cannot be.
+    Lent {
+        /// Which.
+        id: RunId,
+        /// The span, if it is.
+        pad: Option<Pad>,
+    },
     /// Time passed.
     Tick(Instant),
 }
@@ -371,8 +376,8 @@ impl Session {
             Event::Collected { number, keys } => self.blocks.collected(number, keys, &self.kems),
             Event::Admitted { number, stored } => self.blocks.admitted(number, stored),
             Event::Room(room) => self.blocks.set_room(room),
-            Event::Lent(pad) => {
-                self.pads.add(pad);
+            Event::Lent { id, pad } => {
+                self.pads.opened(id, pad);
                 Vec::new()
             }
             Event::KemMade { id, public } => self.kems.made(id, public),
@@ -390,14 +395,13 @@ impl Session {
         }
     }
 
-    fn borrow(&self, request: u64, span: PadSpan) -> Actions {
-        match self.pads.has_room() {
-            true => vec![Action::Borrow { request, span }],
-            false => {
-                let result = Assigned::Refused("too many spans are lent already".into());
-                vec![Action::Send(Frame::AssignResult { request, result })]
-            }
+    fn borrow(&mut self, request: u64, span: PadSpan) -> Actions {
+        if !self.pads.has_room() {
+            let result = Assigned::NoRoom;
+            return vec![Action::Send(Frame::AssignResult { request, result })];
         }
+        self.pads.expect(span.id);
+        vec![Action::Borrow { request, span }]
     }
 
     /// Relayed keys: opened here, so that only what fits this link gets any further.

@@ -36,6 +36,7 @@ pub(crate) fn assigned(taken: Result<(), PoolError>) -> Assigned {
         Err(PoolError::NoBlock(_)) => Assigned::NoBlock,
         Err(PoolError::Passed(_, cursor)) => Assigned::Behind(cursor),
         Err(PoolError::NotPaired) => Assigned::NotPaired,
+        Err(PoolError::TooManySpans) => Assigned::NoRoom,
         Err(error) => Assigned::Refused(error.to_string()),
     }
 }
@@ -114,13 +115,11 @@ pub(crate) fn borrow(
             let (durable, opened) = tokio::join!(borrowed?.durable(), pool.open_pad(span));
             durable.and(opened)
         };
-        let result = match taken.await {
-            Ok(pad) => {
-                let _ = done.send(Done::Event(Event::Lent(pad)));
-                Assigned::Durable
-            }
-            Err(error) => assigned(Err(error)),
+        let (pad, result) = match taken.await {
+            Ok(pad) => (Some(pad), Assigned::Durable),
+            Err(error) => (None, assigned(Err(error))),
         };
+        let _ = done.send(Done::Event(Event::Lent { id: span.id, pad }));
         let _ = done.send(Done::Send(Frame::AssignResult { request, result }));
     }
 }

@@ -73,6 +73,7 @@ fn frame() -> impl Strategy<Value = Frame> {
         Rejection::NotStored,
         Rejection::Late,
         Rejection::Full,
+        Rejection::Path,
     ]);
     let result = prop_oneof![
         Just(Assigned::Durable),
@@ -80,6 +81,7 @@ fn frame() -> impl Strategy<Value = Frame> {
         ".{0,40}".prop_map(Assigned::Refused),
         any::<u16>().prop_map(Assigned::Behind),
         Just(Assigned::NotPaired),
+        Just(Assigned::NoRoom),
     ];
     prop_oneof![
         hello(),

@@ -105,6 +105,9 @@ pub enum PoolError {
     /// The run the peer assigned names applications that may not share keys.
     #[error("the run names applications not paired here")]
     NotPaired,
+    /// The peer lent more spans than are accounted for.
+    #[error("too many spans are lent and not accounted for")]
+    TooManySpans,
     /// A write was not confirmed in time; the keys concerned are burned.
     #[error("the store did not confirm a write in time")]
     NotDurable,

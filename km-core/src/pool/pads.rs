@@ -177,7 +177,7 @@ impl Pool {
         let number = span.id.block.number;
         let state = self.lendable_by_peer(&tables, span)?;
         if tables.borrowed.len() >= MAX_BORROWED {
-            return Err(PoolError::Block(number, "too many spans are lent and not accounted for"));
+            return Err(PoolError::TooManySpans);
         }
         let mut change = Change::default();
         // Bytes the peer passed over.

@@ -4,7 +4,7 @@
 //! Bytes are spent before they are used: a frame that names bytes at or before those of an earlier
 //! one, of a span that is not lent here, or of an earlier connection, opens nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use km_core::{
     material::ClearBytes,
@@ -30,6 +30,8 @@ struct Span {
 #[derive(Default)]
 pub struct PadsIn {
     spans: BTreeMap<RunId, Span>,
+    /// Not open yet.
+    opening: BTreeSet<RunId>,
     hop_key: Option<(Piece, HopKey)>,
 }
 
@@ -45,7 +47,21 @@ pub struct Opened {
 impl PadsIn {
     /// Whether another span can be lent.
     pub fn has_room(&self) -> bool {
-        self.spans.len() < MAX_SPANS
+        self.spans.len() + self.opening.len() < MAX_SPANS
+    }
+
+    /// The peer lends a span; it takes a while until it is open.
+    pub fn expect(&mut self, id: RunId) {
+        self.opening.insert(id);
+    }
+
+    /// Adds an expected span, unless the peer is through with it already; `None`: it does not open.
+    pub fn opened(&mut self, id: RunId, pad: Option<Pad>) {
+        if self.opening.remove(&id)
+            && let Some(pad) = pad
+        {
+            self.add(pad);
+        }
     }
 
     /// Adds a span that is durable here as lent.
@@ -56,6 +72,7 @@ impl PadsIn {
     /// The peer is through with a span.
     pub fn remove(&mut self, id: RunId) {
         self.spans.remove(&id);
+        self.opening.remove(&id);
     }
 
     /// Opens a frame. What it names is spent, whether it opens or not.
