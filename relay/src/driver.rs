@@ -352,7 +352,7 @@ impl<'a> Driver<'a> {
                 Action::KemMake { id, set } => {
                     let making =
                         kem::make(self.peer.clone(), self.kem.clone(), self.done.clone(), id, set);
-                    self.tasks.spawn(making);
+                    self.spawn_whole(making);
                 }
                 Action::KemSeal { id, set, public } => {
                     let sealing = kem::seal(self.peer.clone(), self.done.clone(), id, set, public);
@@ -366,7 +366,7 @@ impl<'a> Driver<'a> {
                         id,
                         ciphertext,
                     );
-                    self.tasks.spawn(opening);
+                    self.spawn_whole(opening);
                 }
                 Action::Order(bytes) => pool.order(bytes),
                 Action::PadsKnown(spans) => pool.pads_known(&spans),
@@ -400,6 +400,10 @@ impl<'a> Driver<'a> {
             self.peer.counters.mismatched.fetch_add(1, Relaxed);
             tracing::error!(%peer, block = number, alarm = "key-mismatch",
                 "both ends hold different bits; the block is rejected");
+        } else if why == Rejection::Path {
+            self.peer.counters.given_up.fetch_add(1, Relaxed);
+            tracing::error!(%peer, block = number, alarm = "relay-path",
+                "the ends were told different ways of relayed keys; a node on the way altered it");
         } else if why == Rejection::Policy {
             self.peer.counters.given_up.fetch_add(1, Relaxed);
             tracing::error!(%peer, block = number, alarm = "combination-refused",
@@ -424,6 +428,15 @@ impl<'a> Driver<'a> {
         });
     }
 
+    /// Beside the connection, but not cut off with it: it would leave a private key in the token.
+    fn spawn_whole(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let storing = self.peer.storing.clone().try_read_owned();
+        tokio::spawn(async move {
+            let _storing = storing;
+            task.await;
+        });
+    }
+
     /// Lets what is being stored finish, so that the next connection starts from settled facts.
     async fn wind_up(mut self) {
         self.peer.handle.detach();
@@ -432,6 +445,7 @@ impl<'a> Driver<'a> {
         let _ = tokio::time::timeout(LAST_WORDS, self.writing.join_next()).await;
         while self.tasks.join_next().await.is_some() {}
         drop(self.peer.storing.write().await);
+        kem::forget(self.peer, &self.kem).await;
     }
 }
 

@@ -11,8 +11,26 @@ use crate::{links::Peer, session::Event, work::Done};
 /// The pair of the exchange under way, for whoever opens the answer.
 pub(crate) type Pair = Arc<Mutex<Option<(u64, KemPair)>>>;
 
-fn put(pair: &Pair, new: Option<(u64, KemPair)>) -> Option<(u64, KemPair)> {
-    std::mem::replace(&mut pair.lock().unwrap_or_else(PoisonError::into_inner), new)
+/// Takes the pair out that `which` says.
+fn take(pair: &Pair, which: impl FnOnce(u64) -> bool) -> Option<KemPair> {
+    let mut held = pair.lock().unwrap_or_else(PoisonError::into_inner);
+    held.take_if(|(id, _)| which(*id)).map(|(_, made)| made)
+}
+
+/// Keeps the newer pair; the other one is to be destroyed.
+fn keep(pair: &Pair, id: u64, made: KemPair) -> Option<KemPair> {
+    let mut held = pair.lock().unwrap_or_else(PoisonError::into_inner);
+    if held.as_ref().is_some_and(|(newer, _)| *newer > id) {
+        return Some(made);
+    }
+    held.replace((id, made)).map(|(_, old)| old)
+}
+
+/// Destroys the pair of an exchange that will not be answered any more.
+pub(crate) async fn forget(peer: &Peer, pair: &Pair) {
+    if let Some(made) = take(pair, |_| true) {
+        peer.pool.vault().kem_forget(made).await;
+    }
 }
 
 /// Makes a pair.
@@ -26,7 +44,7 @@ pub(crate) async fn make(
     match peer.pool.vault().kem_key_pair(set).await {
         Ok(made) => {
             let public = made.public.clone();
-            if let Some((_, old)) = put(&pair, Some((id, made))) {
+            if let Some(old) = keep(&pair, id, made) {
                 peer.pool.vault().kem_forget(old).await;
             }
             let _ = done.send(Done::Event(Event::KemMade { id, public }));
@@ -60,7 +78,7 @@ pub(crate) async fn open(
     id: u64,
     ciphertext: Vec<u8>,
 ) {
-    let Some((_, made)) = put(&pair, None).filter(|(of, _)| *of == id) else { return };
+    let Some(made) = take(&pair, |of| of == id) else { return };
     let opened = peer.pool.vault().kem_decapsulate(&made, &ciphertext).await;
     peer.pool.vault().kem_forget(made).await;
     match opened {

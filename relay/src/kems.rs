@@ -1,7 +1,8 @@
 //! The ML-KEM exchanges of one connection; part of the [`session`](crate::session), sans-IO like it.
 //! The leader offers a public key, the follower answers with a ciphertext, the leader proves that it
-//! has the secret; then blocks may be combined with it. A new exchange follows after
-//! [`MOST_BLOCKS`] blocks or [`MOST_TIME`].
+//! has the secret; then blocks may be combined with it. A new exchange begins after
+//! [`RENEW_BLOCKS`] blocks or [`RENEW_TIME`]; while none gets through, the old secret serves for
+//! [`MOST_BLOCKS`] or [`MOST_TIME`] at most.
 
 use std::time::{Duration, Instant};
 
@@ -19,9 +20,13 @@ use crate::{
     session::{Action, SessionError},
 };
 
-/// Blocks combined with one secret.
+/// Blocks after which a new exchange begins.
+pub const RENEW_BLOCKS: u32 = 192;
+/// Time after which a new exchange begins.
+pub const RENEW_TIME: Duration = Duration::from_secs(480);
+/// Most blocks combined with one secret.
 pub const MOST_BLOCKS: u32 = 256;
-/// How long one secret serves.
+/// How long one secret serves at most.
 pub const MOST_TIME: Duration = Duration::from_secs(600);
 /// An exchange that is not through after this is begun anew.
 pub const EXCHANGE_WITHIN: Duration = Duration::from_secs(10);
@@ -41,6 +46,13 @@ struct Held {
     secret: KemSecret,
     blocks: u32,
     since: Instant,
+}
+
+impl Held {
+    /// Whether another block may be combined with it.
+    fn serves(&self, now: Instant) -> bool {
+        self.blocks < MOST_BLOCKS && now.duration_since(self.since) < MOST_TIME
+    }
 }
 
 /// An exchange under way at the leader.
@@ -71,7 +83,8 @@ impl Kems {
 
     /// Whether the leader may propose: not while what is required is missing.
     pub(crate) fn allow(&self) -> bool {
-        !self.settings.is_some_and(|settings| settings.required) || !self.held.is_empty()
+        !self.settings.is_some_and(|settings| settings.required)
+            || self.held.first().is_some_and(|held| held.serves(self.now))
     }
 
     /// Leader: begins an exchange when one is due. Call it when the link is up and at each tick.
@@ -79,7 +92,7 @@ impl Kems {
         self.now = now;
         let Some(settings) = self.settings.filter(|_| self.leads) else { return Vec::new() };
         let fresh =
-            |held: &Held| held.blocks < MOST_BLOCKS && now.duration_since(held.since) < MOST_TIME;
+            |held: &Held| held.blocks < RENEW_BLOCKS && now.duration_since(held.since) < RENEW_TIME;
         let under_way = |asked: &Asked| now.duration_since(asked.since) < EXCHANGE_WITHIN;
         if self.held.first().is_some_and(fresh) || self.asked.as_ref().is_some_and(under_way) {
             return Vec::new();
@@ -177,7 +190,8 @@ impl Kems {
     /// Leader: what the next block is combined with.
     pub(crate) fn next(&mut self) -> Option<Combined> {
         let method = self.settings?.method;
-        let held = self.held.first_mut()?;
+        let now = self.now;
+        let held = self.held.first_mut().filter(|held| held.serves(now))?;
         held.blocks += 1;
         Some(Combined { kem: held.id, method })
     }

@@ -118,7 +118,7 @@ pub(crate) struct Peer {
     pub(crate) counters: Counters,
     /// Held by the connection in use.
     in_use: Mutex<()>,
-    /// Read while a block is being stored; written to wait for all of them.
+    /// Read while a block is being stored or a key pair is in use; written to wait for all of that.
     pub(crate) storing: Arc<RwLock<()>>,
     /// Asks the connection in use to end.
     pub(crate) replaced: Notify,

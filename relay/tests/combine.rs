@@ -21,6 +21,7 @@ use relay::{
     Scheme,
     combine::{Combine, KemSecret, combine},
     frame::{Frame, Hello},
+    kems::{MOST_TIME, RENEW_TIME},
     session::{Action, Event, Feed, Session, SessionError, Start},
 };
 
@@ -218,5 +219,10 @@ fn a_secret_that_differs_is_noticed_before_it_is_used() {
             Err(error) => assert!(spoiled && matches!(error, SessionError::Combination(_))),
         }
         assert!(a.has_room());
+        // No new exchange gets through.
+        a.on_event(Event::Tick(now + RENEW_TIME));
+        assert!(a.has_room());
+        a.on_event(Event::Tick(now + MOST_TIME));
+        assert!(!a.has_room(), "one secret serves for ever");
     }
 }
