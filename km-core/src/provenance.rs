@@ -113,12 +113,16 @@ impl Provenance {
     pub fn relayed(origin: Origin, path: Vec<Hop>) -> Self {
         Self { origin, path, combined: None }
     }
-    /// Of what was announced and what was seen, the one that may claim less.
-    pub fn worse(self, other: Self) -> Self {
-        match self.grade() <= other.grade() {
-            true => self,
-            false => other,
-        }
+    /// Whether the other end saw the same, or pad claimed for less than it saw.
+    pub fn borne_out_by(&self, seen: &Self) -> bool {
+        let same = |(said, seen): (&Hop, &Hop)| {
+            let less = said.cipher == HopCipher::OtpComputational
+                && matches!(seen.cipher, HopCipher::Otp | HopCipher::Shared);
+            said.to == seen.to && (said.cipher == seen.cipher || less)
+        };
+        self.origin == seen.origin
+            && self.path.len() == seen.path.len()
+            && self.path.iter().zip(&seen.path).all(same)
     }
     /// The level that follows.
     pub fn grade(&self) -> Grade {
@@ -145,5 +149,22 @@ mod tests {
         assert_eq!(way.grade(), Grade::ItsRelay);
         way.path.push(Hop { to, cipher: HopCipher::Aes256Gcm });
         assert_eq!(way.grade(), Grade::Computational);
+    }
+
+    #[test]
+    fn no_hop_is_claimed_to_be_more_than_was_seen() {
+        use HopCipher::{Aes256Gcm, Otp, OtpComputational, Shared};
+        let way = |cipher| {
+            let to = ClusterId::parse("west").unwrap();
+            Provenance::relayed(Origin::HsmRng, vec![Hop { to, cipher }])
+        };
+        for (said, seen) in [(Otp, Aes256Gcm), (OtpComputational, Aes256Gcm), (Otp, Shared)] {
+            assert!(!way(said).borne_out_by(&way(seen)), "{said:?} {seen:?}");
+        }
+        for (said, seen) in [(Aes256Gcm, Aes256Gcm), (OtpComputational, Otp)] {
+            assert!(way(said).borne_out_by(&way(seen)), "{said:?} {seen:?}");
+        }
+        assert!(!way(Otp).borne_out_by(&Provenance::relayed(Origin::HsmRng, Vec::new())));
+        assert!(!way(Otp).borne_out_by(&Provenance { origin: Origin::Qrng, ..way(Otp) }));
     }
 }

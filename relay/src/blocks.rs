@@ -207,10 +207,15 @@ impl Blocks {
             let why = Rejection::Mismatch;
             return vec![Action::Refused { number, bytes, why }, reject(number, why)];
         };
+        let Proposal { owner, provenance, .. } = proposal;
+        // Else the leader would store it as more than it is: a node on the way lied to it.
+        if !provenance.borne_out_by(&seen) {
+            let why = Rejection::Path;
+            return vec![Action::Refused { number, bytes, why }, reject(number, why)];
+        }
         let confirm = raw.confirm_tag(number);
         self.offered.insert(number, Offered::Storing { confirm });
-        let Proposal { owner, provenance, .. } = proposal;
-        let provenance = Provenance { combined, ..provenance.worse(seen) };
+        let provenance = Provenance { combined, ..provenance };
         vec![Action::Admit(Agreed { number, owner, provenance, raw, confirmed: false })]
     }
 

@@ -264,6 +264,35 @@ fn a_hop_key_is_changed_after_its_last_frame() {
     assert_eq!(keys.len(), 2);
 }
 
+/// Frames of another link, of an earlier connection, or put together from two.
+#[test]
+fn what_is_spliced_in_from_elsewhere_opens_nothing() {
+    for how in [0, 1] {
+        let (mut one, mut other) = (Ends::new(9), Ends::new(10));
+        one.lend(2000, Grade::ItsRelay);
+        other.lend(2000, Grade::ItsRelay);
+        let sealed = |ends: &mut Ends, number| ends.seal(number, &[7; 100], how).unwrap();
+        let foreign = sealed(&mut other, 1);
+        assert_eq!(one.far.open(&foreign).unwrap_err(), HopFault::BadTag, "of another link");
+        let lost = sealed(&mut one, 2);
+        assert!(one.far.open(&lost).is_err(), "what the foreign frame named is spent");
+        let (first, second) = (sealed(&mut one, 3), sealed(&mut one, 4));
+        let mixed = HopFrame { body: second.body.clone(), ..first };
+        assert_eq!(one.far.open(&mixed).unwrap_err(), HopFault::BadTag, "of two frames");
+        let whole = HopFrame { head: head(9), ..second.clone() };
+        assert_eq!(one.far.open(&whole).unwrap_err(), HopFault::BadTag, "under another head");
+        let own = sealed(&mut other, 5);
+        assert!(other.far.open(&own).is_ok());
+        let late = sealed(&mut other, 6);
+        other.far = PadsIn::default();
+        assert_eq!(
+            other.far.open(&late).unwrap_err(),
+            HopFault::BadPad,
+            "of an earlier connection"
+        );
+    }
+}
+
 #[test]
 fn idle_spans_are_given_up_and_bounded_at_the_far_end() {
     let mut ends = Ends::new(8);
