@@ -56,6 +56,11 @@ fn one_secret(room: Room) {
             assert!(matches!(cut, Err(HsmError::Input(_))), "{cut:?}");
             let cut = ours.kem_encapsulate(set, &pair.public[1..]).await;
             assert!(matches!(cut, Err(HsmError::Input(_))), "{cut:?}");
+            // A key of the right length that is none: said of the key, and the token stays ready.
+            let wrong = vec![0xFF; set.public_bytes()];
+            let refused = ours.kem_encapsulate(set, &wrong).await;
+            assert!(matches!(refused, Err(HsmError::Input(_))), "{refused:?}");
+            assert!(token.status().ready, "{:?}", token.status());
         }
         let pair = ours.kem_key_pair(KemSet::MlKem768).await.unwrap();
         let (sent, secret) = library.kem_encapsulate(pair.set, &pair.public).await.unwrap();

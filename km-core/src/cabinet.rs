@@ -27,6 +27,7 @@ pub struct Cabinet {
     here: ClusterId,
     most: u64,
     held: AtomicU64,
+    failed_removals: AtomicU64,
     room: Mutex<TokenRoom>,
     warned: AtomicBool,
 }
@@ -62,8 +63,9 @@ impl CabinetView {
 impl Cabinet {
     /// For at most `most` objects of the cluster `here`.
     pub fn new(here: ClusterId, most: u64) -> Self {
-        let (held, warned) = (AtomicU64::new(0), AtomicBool::new(false));
-        Self { here, most, held, room: Mutex::default(), warned }
+        let (held, failed_removals) = (AtomicU64::new(0), AtomicU64::new(0));
+        let warned = AtomicBool::new(false);
+        Self { here, most, held, failed_removals, room: Mutex::default(), warned }
     }
 
     /// Whether another object may be kept.
@@ -81,6 +83,12 @@ impl Cabinet {
 
     fn full(&self) -> HsmError {
         HsmError::Full(format!("no more than {} objects may be kept in it", self.most))
+    }
+
+    /// How often an object was not destroyed when it should have been, since the start. It is tried
+    /// again, each time counted.
+    pub fn failed_removals(&self) -> u64 {
+        self.failed_removals.load(Relaxed)
     }
 
     /// How full it is.
@@ -203,7 +211,10 @@ impl Cabinet {
 
     /// Destroys an object; what is not there is no error.
     pub(crate) async fn remove(&self, hsm: &dyn Hsm, name: &str) -> Result<(), HsmError> {
-        hsm.delete_object(name).await?;
+        if let Err(error) = hsm.delete_object(name).await {
+            self.failed_removals.fetch_add(1, Relaxed);
+            return Err(error);
+        }
         let less = |held: u64| Some(held.saturating_sub(1));
         let _ = self.held.fetch_update(Relaxed, Relaxed, less);
         Ok(())

@@ -278,7 +278,7 @@ impl Vault {
         set: KemSet,
         public: &[u8],
     ) -> Result<(Vec<u8>, ClearBytes), HsmError> {
-        kem::check_len("public key", public.len(), set.public_bytes())?;
+        kem::check_public(set, public)?;
         match self.hsm.kem_encapsulate(set, public).await {
             Err(HsmError::Unsupported(_)) => kem::encapsulate(set, public),
             done => done,

@@ -4,7 +4,11 @@
 
 mod common;
 
-use std::{collections::BTreeSet, ops::Bound, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    ops::Bound,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use common::{Life, Machine, cluster, sae};
 use km_core::{
@@ -140,6 +144,59 @@ async fn an_undone_batch_is_swept_away_and_a_published_one_is_not() {
     assert_eq!(machine.hsm.objects().len(), 1);
     let (object, _) = home.objects.get(&sae("n1"), "done").await.unwrap();
     assert_eq!(*home.objects.open(&object).await.unwrap(), clear());
+}
+
+/// Whoever fails again and again fills no token with it.
+#[tokio::test]
+async fn what_is_refused_or_undone_leaves_nothing_in_the_token() {
+    let machine = Machine::new();
+    let home = home(&machine).await;
+    home.make("u1").await.unwrap();
+    home.make("u2").await.unwrap();
+    let (u1, version) = home.objects.get(&sae("n1"), "u1").await.unwrap();
+    home.objects.update(&u1, version, &Object { attributes: vec![1], ..u1.clone() }).await.unwrap();
+    for _ in 0..2 * MOST {
+        assert!(matches!(home.make("u1").await, Err(ObjectError::Exists(_))));
+        let sealed = home.objects.seal("new", &sae("n1"), &clear()).await.unwrap();
+        let late = home.objects.supersede(new("new", "n1"), sealed, (&u1, version), &u1).await;
+        assert!(matches!(late, Err(ObjectError::Conflict(_))), "{late:?}");
+        let late = home.objects.replace(new("u1", "n1"), &clear(), (&u1, version)).await;
+        assert!(matches!(late, Err(ObjectError::Conflict(_))), "{late:?}");
+        let (staged, _stage) = home.objects.staged();
+        staged.create(new("undone", "n1"), &clear()).await.unwrap();
+        staged.step(&sae("n1"), "u1", ObjectStep::Destroy, |_| {}).await.unwrap();
+        staged.undone().await;
+        assert_eq!((machine.hsm.objects().len(), home.cabinet.view().held), (2, 2));
+    }
+    for uid in ["u1", "u2"] {
+        let (object, _) = home.objects.get(&sae("n1"), uid).await.unwrap();
+        assert_eq!(*home.objects.open(&object).await.unwrap(), clear(), "{uid}");
+    }
+    let (staged, stage) = home.objects.staged();
+    staged.step(&sae("n1"), "u1", ObjectStep::Destroy, |_| {}).await.unwrap();
+    assert_eq!(machine.hsm.objects().len(), 2, "it is not known yet whether it is destroyed");
+    stage.publish().await.unwrap();
+    staged.published().await;
+    assert_eq!(machine.hsm.objects().len(), 1);
+    assert_eq!(home.cabinet.failed_removals(), 0);
+}
+
+/// The record is gone, so the object is destroyed for its owner; that its bytes are still there is told.
+#[tokio::test]
+async fn an_object_that_is_not_destroyed_yet_is_counted_and_swept() {
+    let machine = Machine::new();
+    let home = home(&machine).await;
+    home.make("u1").await.unwrap();
+    machine.hsm.keeps_all.store(true, Relaxed);
+    home.destroy("u1").await;
+    assert_eq!(home.cabinet.failed_removals(), 1);
+    assert_eq!((machine.hsm.objects().len(), home.cabinet.view().held), (1, 1));
+    let suspects = home.objects.sweep(&BTreeSet::new()).await.unwrap();
+    assert!(home.objects.sweep(&suspects).await.is_err());
+    assert_eq!(home.cabinet.failed_removals(), 2);
+    machine.hsm.keeps_all.store(false, Relaxed);
+    home.objects.sweep(&suspects).await.unwrap();
+    assert_eq!((machine.hsm.objects().len(), home.cabinet.view().held), (0, 0));
 }
 
 #[tokio::test]

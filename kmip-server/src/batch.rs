@@ -112,7 +112,7 @@ async fn run(
     let undo = after_error == Some(BatchErrorContinuationOption::Undo) && items.len() > 1;
     let staged = undo.then(|| server.objects.staged());
     let objects = staged.as_ref().map_or(&server.objects, |(objects, _)| objects);
-    let mut undo = staged.as_ref().map(|(_, stage)| Undo::of(stage.clone()));
+    let mut undo = staged.clone().map(|(objects, stage)| Undo::of(objects, stage));
     let mut cx = Context::new(server, objects, undo.is_some(), caller, version, now.0);
     let mut response_header = ResponseHeader::new(version, now);
     response_header.client_correlation_value = header.client_correlation_value;

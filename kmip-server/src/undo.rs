@@ -6,7 +6,10 @@
 
 use std::sync::Arc;
 
-use km_core::store::{Outcome as Committed, Staged};
+use km_core::{
+    objects::Objects,
+    store::{Outcome as Committed, Staged},
+};
 use kmip::{
     Answer, ResponseWriter,
     enums::ResultReason,
@@ -15,15 +18,17 @@ use kmip::{
 
 /// A batch on its way.
 pub(crate) struct Undo {
+    /// Over the stage.
+    objects: Objects,
     stage: Arc<Staged>,
     /// The items so far, as they were written.
     written: Vec<ResponseItem>,
 }
 
 impl Undo {
-    /// A batch whose items work on what is staged in `stage`.
-    pub(crate) fn of(stage: Arc<Staged>) -> Self {
-        Self { stage, written: Vec::new() }
+    /// A batch whose items work on `objects`, which are over `stage`.
+    pub(crate) fn of(objects: Objects, stage: Arc<Staged>) -> Self {
+        Self { objects, stage, written: Vec::new() }
     }
 
     /// Notes an item that was written.
@@ -36,7 +41,10 @@ impl Undo {
     pub(crate) async fn settle(self, response: &mut ResponseWriter, start: Checkpoint) {
         let is_failed = |item: &ResponseItem| matches!(item.outcome, Outcome::Failed(_));
         let failure = match self.written.iter().any(is_failed) {
-            true => None,
+            true => {
+                self.objects.undone().await;
+                None
+            }
             false => match self.publish().await {
                 Ok(()) => return,
                 Err(failure) => Some(failure),
@@ -50,14 +58,20 @@ impl Undo {
 
     async fn publish(&self) -> Result<(), Failure> {
         let text = match self.stage.publish().await {
-            Ok(Committed::Committed(_)) => return Ok(()),
-            Ok(Committed::Conflict) => "an object changed at the same time; send the batch again",
+            Ok(Committed::Committed(_)) => {
+                self.objects.published().await;
+                return Ok(());
+            }
+            Ok(Committed::Conflict) => {
+                self.objects.undone().await;
+                "an object changed at the same time; send the batch again"
+            }
             Ok(Committed::Unknown) => {
-                "it is not known whether the batch was done; look before \
-                                       you send it again"
+                "it is not known whether the batch was done; look before you send it again"
             }
             Err(error) => {
                 tracing::error!(%error, "a batch could not be stored");
+                self.objects.undone().await;
                 "the store did not do it; see the server's log"
             }
         };

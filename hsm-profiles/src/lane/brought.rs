@@ -3,7 +3,7 @@
 
 use cryptoki::object::{Attribute, ObjectHandle};
 use km_core::hsm::{HsmError, TokenKey};
-use km_core::usage::private::{Parts, parts};
+use km_core::usage::private::{Parts, parts, public_half};
 use km_core::usage::{KeyKind, der};
 use zeroize::Zeroize;
 
@@ -32,7 +32,7 @@ impl Lane {
         }
         let mut template = self.template(kind, Extractable::No);
         let public = clear.expose(|bytes| match kind.is_pair() {
-            true => pair(kind, bytes, &mut template),
+            true => pair(kind, bytes, &mut template).map(Some),
             false => {
                 template.push(Attribute::Value(bytes.to_vec()));
                 Ok(None)
@@ -46,8 +46,8 @@ impl Lane {
         }
     }
 
-    /// A private key that signs as its public half says, where that is known. One that the token does
-    /// not take, or signs wrongly with, is not for it.
+    /// A private key that signs as its public half says. One that the token does not take, or signs
+    /// wrongly with, is not for it.
     fn proven(
         &mut self,
         kind: KeyKind,
@@ -81,15 +81,12 @@ impl Lane {
     }
 }
 
-/// Adds the parts of a private key to the template; its public half, if the key tells it.
-fn pair(
-    kind: KeyKind,
-    bytes: &[u8],
-    template: &mut Vec<Attribute>,
-) -> Result<Option<Vec<u8>>, OpError> {
-    let parts = parts(kind, bytes);
-    let parts = parts.ok_or_else(|| unsupported("the private key has no known form".to_owned()))?;
-    Ok(match (kind, parts) {
+/// Adds the parts of a private key to the template; its public half.
+fn pair(kind: KeyKind, bytes: &[u8], template: &mut Vec<Attribute>) -> Result<Vec<u8>, OpError> {
+    let unknown = || unsupported("the private key has no known form".to_owned());
+    let parts = parts(kind, bytes).ok_or_else(unknown)?;
+    let public = public_half(kind, &parts).ok_or_else(unknown)?;
+    match (kind, parts) {
         // Others take long, or their signatures have lengths that are not checked here.
         (_, Parts::Rsa([n, ..])) if n.len() > LONGEST_RSA || n.len() % 8 != 0 => {
             return Err(unsupported(format!(
@@ -108,24 +105,21 @@ fn pair(
                 Attribute::Exponent2(dq.to_vec()),
                 Attribute::Coefficient(coefficient.to_vec()),
             ]);
-            Some(der::rsa_public(n, e))
         }
-        (KeyKind::Ec(curve), Parts::Ec(secret, point)) => {
+        (KeyKind::Ec(curve), Parts::Ec(secret, _)) => {
             template.push(Attribute::EcParams(der::curve_oid(curve).to_vec()));
             template.push(Attribute::Value(secret.to_vec()));
-            point.map(|point| der::ec_public(curve, point))
         }
         (KeyKind::MlDsa(set), Parts::Seed(seed)) => {
             template.push(Attribute::ParameterSet(parameters(set).into()));
             template.push(Attribute::Seed(seed.to_vec()));
-            None
         }
         (_, Parts::Ec(secret, _) | Parts::Seed(secret)) => {
             template.push(Attribute::EcParams(der::ED25519_OID.to_vec()));
             template.push(Attribute::Value(secret.to_vec()));
-            None
         }
-    })
+    }
+    Ok(public)
 }
 
 fn wipe(attribute: &mut Attribute) {

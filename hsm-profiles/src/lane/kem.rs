@@ -17,6 +17,8 @@ use km_core::usage::kem::{KemSet, SECRET_BYTES};
 use lru::LruCache;
 
 use super::{Lane, OpError};
+use crate::fault::{Fault, classify};
+use crate::link::code;
 
 /// Pairs of one login, at most; the one used longest ago makes room.
 const PAIRS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(255);
@@ -62,17 +64,20 @@ impl Lane {
         let made = self.connection.anchored(|session| {
             let pair = session.generate_key_pair(&Mechanism::MlKemKeyPairGen, &open, &secret);
             let (open, secret) = pair?;
-            let public = value(session, open)?;
+            // From here on the private key makes room as every other, also after an error.
+            let old = pairs.lock().push(name.clone(), secret);
+            let public = value(session, open);
             session.destroy_object(open)?;
-            if let Some((_, old)) = pairs.lock().push(name.clone(), secret) {
+            if let Some((_, old)) = old {
                 session.destroy_object(old)?;
             }
-            Ok(public)
+            public
         });
         made.map(|public| (name, public)).map_err(|error| self.judged(error))
     }
 
-    /// A fresh secret, and its ciphertext for the holder of the private key to `public`.
+    /// A fresh secret, and its ciphertext for the holder of the private key to `public`, which was
+    /// checked before.
     pub(crate) fn kem_encapsulate(
         &mut self,
         set: KemSet,
@@ -90,15 +95,15 @@ impl Lane {
         ];
         self.profile.keys.fit(&mut template);
         let done = self.encapsulated(&template);
-        done.map_err(|error| self.judged(error))
+        done.map_err(|error| self.judge_kem(error))
     }
 
     fn encapsulated(&self, template: &[Attribute]) -> Result<(Vec<u8>, ClearBytes), OpError> {
         let session = self.session()?;
         let public = session.create_object(template)?;
-        let (ciphertext, secret) =
-            session.encapsulate_key(&Mechanism::MlKem, public, &secret_template())?;
+        let done = session.encapsulate_key(&Mechanism::MlKem, public, &secret_template());
         session.destroy_object(public)?;
+        let (ciphertext, secret) = done?;
         Ok((ciphertext, taken(session, secret)?))
     }
 
@@ -119,7 +124,23 @@ impl Lane {
                 session.decapsulate_key(&mechanism, key, &secret_template(), ciphertext)?;
             taken(session, secret)
         });
-        done.map_err(|error| self.judged(error))
+        done.map_err(|error| self.judge_kem(error))
+    }
+
+    /// Key and ciphertext come from another key manager: what the token says of them costs no session,
+    /// nor the keys at hand in it, while the token works otherwise.
+    fn judge_kem(&mut self, error: OpError) -> OpError {
+        let error = match error {
+            OpError::Token(error) if classify(&error, &self.profile.errors) == Fault::Data => error,
+            other => return self.judged(other),
+        };
+        match self.round_trip(None) {
+            Ok(()) => OpError::Answer(HsmError::Input(format!(
+                "the token does not take an ML-KEM key or ciphertext: {}",
+                code(&error)
+            ))),
+            Err(sick) => sick,
+        }
     }
 
     /// Destroys the private key `name`; what is not there is no error.

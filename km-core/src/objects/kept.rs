@@ -1,10 +1,11 @@
 //! Managed objects whose bytes are kept inside the token: made before the commit that names them,
-//! destroyed after the one that erases them. What a crash, a refused commit or an undone batch leaves
-//! in between has no record, and is removed. Enter through [`Objects::sweep`].
+//! destroyed after the one that erases them, or when the one that names them is refused or undone.
+//! What a crash leaves in between, or a token that was away, has no record, and is removed. Enter
+//! through [`Objects::sweep`].
 
 use std::collections::BTreeSet;
 
-use super::{Object, ObjectError, Objects};
+use super::{Object, ObjectError, Objects, hanging};
 use crate::{hsm::HsmError, ids::SaeId, material::ClearBytes, vault::SealedObject};
 
 impl Objects {
@@ -25,10 +26,14 @@ impl Objects {
         owner: &SaeId,
         clear: &ClearBytes,
     ) -> Result<SealedObject, HsmError> {
-        match self.inside.contains(owner) {
-            true => self.vault.keep_object(uid, owner.as_str(), clear).await,
-            false => self.vault.seal_object(uid, owner.as_str(), clear).await,
+        if !self.inside.contains(owner) {
+            return self.vault.seal_object(uid, owner.as_str(), clear).await;
         }
+        let sealed = self.vault.keep_object(uid, owner.as_str(), clear).await?;
+        if let Some(staged) = &self.staged {
+            hanging(staged).made.extend(sealed.kept().map(str::to_owned));
+        }
+        Ok(sealed)
     }
 
     /// Refuses `count` more objects of `owner` when they are to be in the token and do not fit.
@@ -101,11 +106,49 @@ impl Objects {
     /// Destroys in the token what `new` no longer names, once that is durable.
     pub(super) async fn discard_replaced(&self, old: &Object, new: &Object) {
         let Some(name) = kept(old).filter(|name| kept(new) != Some(name)) else { return };
-        // Of a stage it is not known yet whether it will be durable: the next sweep sees.
-        if self.staged.is_none()
-            && let Err(error) = self.vault.discard(name).await
-        {
-            tracing::warn!(name, %error, "an object in the token is not destroyed yet");
+        match &self.staged {
+            Some(staged) => hanging(staged).replaced.push(name.to_owned()),
+            None => self.discard([name.to_owned()]).await,
+        }
+    }
+
+    /// Destroys in the token what is kept for objects that did not come to be. Of a stage, whoever
+    /// publishes it says what became of it.
+    pub(super) async fn discard_unless(
+        &self,
+        done: Result<(), ObjectError>,
+        sealed: impl IntoIterator<Item = &SealedObject>,
+    ) -> Result<(), ObjectError> {
+        let is_certain = !matches!(done, Ok(()) | Err(ObjectError::Unknown(_)));
+        if is_certain && self.staged.is_none() {
+            let names: Vec<_> = sealed.into_iter().filter_map(SealedObject::kept).collect();
+            self.discard(names.into_iter().map(str::to_owned)).await;
+        }
+        done
+    }
+
+    /// The stage that these objects are over was published: destroys in the token what it replaced.
+    pub async fn published(&self) {
+        let names =
+            self.staged.as_ref().map(|staged| std::mem::take(&mut hanging(staged).replaced));
+        self.discard(names.unwrap_or_default()).await;
+    }
+
+    /// The stage that these objects are over is forgotten: destroys what was kept in the token for
+    /// it. Not to be called while it may yet turn out to be stored.
+    pub async fn undone(&self) {
+        let names = self.staged.as_ref().map(|staged| std::mem::take(&mut hanging(staged).made));
+        self.discard(names.unwrap_or_default()).await;
+    }
+
+    /// Ends at the first that is not destroyed: a token that is away would keep the caller waiting.
+    async fn discard(&self, names: impl IntoIterator<Item = String>) {
+        for name in names {
+            if let Err(error) = self.vault.discard(&name).await {
+                tracing::warn!(name, %error, alarm = "token-object-left",
+                    "a managed object in the token is not destroyed yet; the next sweep tries again");
+                return;
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ mod using;
 use std::{
     collections::BTreeSet,
     ops::Bound,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use serde::{Deserialize, Serialize};
@@ -128,14 +128,25 @@ pub enum ObjectError {
 /// Records of a commit: keys, and values to put or `None` to delete.
 pub type Puts = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 
+/// What hangs on the publication of a stage.
+#[derive(Default)]
+struct Hanging {
+    /// They keep the epochs of what was sealed for it in use.
+    pins: Vec<Pin>,
+    /// Kept in the token for it.
+    made: Vec<String>,
+    /// In the token, and no longer named once it is published.
+    replaced: Vec<String>,
+}
+
 /// The managed objects of a cluster.
 #[derive(Clone)]
 pub struct Objects {
     records: Records,
     vault: Vault,
     flights: Arc<Flights>,
-    /// Over a stage: what keeps the epochs of what was sealed for it in use.
-    staged: Option<Arc<Mutex<Vec<Pin>>>>,
+    /// Over a stage: what hangs on its being published.
+    staged: Option<Arc<Mutex<Hanging>>>,
     token_only: bool,
     /// Whose new objects are kept inside the token.
     inside: Arc<BTreeSet<SaeId>>,
@@ -194,7 +205,8 @@ impl Objects {
     }
 
     /// The same objects over a stage: changes wait there to be published together. What such an
-    /// `Objects` calls durable is so only then; keep it until they are.
+    /// `Objects` calls durable is so only then; keep it until they are, and say what became of them:
+    /// [`Objects::published`] or [`Objects::undone`].
     pub fn staged(&self) -> (Self, Arc<Staged>) {
         let (records, stage) = self.records.staged();
         (Self { records, staged: Some(Arc::default()), ..self.clone() }, stage)
@@ -223,7 +235,7 @@ impl Objects {
 
     fn record(&self, new: NewObject, sealed: SealedObject) -> (Object, Puts) {
         if let Some(staged) = &self.staged {
-            staged.lock().unwrap_or_else(PoisonError::into_inner).push(sealed.pin());
+            hanging(staged).pins.push(sealed.pin());
         }
         let object = Object {
             uid: new.uid,
@@ -247,7 +259,8 @@ impl Objects {
     /// Creates an object; durable on return.
     pub async fn create(&self, new: NewObject, clear: &ClearBytes) -> Result<Object, ObjectError> {
         let (object, puts) = self.prepare(new, clear).await?;
-        self.store_new(&[&object], puts).await?;
+        let done = self.store_new(&[&object], puts).await;
+        self.discard_unless(done, object.sealed.as_ref()).await?;
         Ok(object)
     }
 
@@ -256,14 +269,19 @@ impl Objects {
         &self,
         new: Vec<(NewObject, SealedObject)>,
     ) -> Result<(), ObjectError> {
+        let checked = new.iter().try_for_each(|(new, _)| new.check());
         let (mut objects, mut puts) = (Vec::new(), Vec::new());
         for (new, sealed) in new {
-            new.check()?;
             let (object, more) = self.record(new, sealed);
             objects.push(object);
             puts.extend(more);
         }
-        self.store_new(&objects.iter().collect::<Vec<_>>(), puts).await
+        let done = match checked {
+            Ok(()) => self.store_new(&objects.iter().collect::<Vec<_>>(), puts).await,
+            refused => refused,
+        };
+        let sealed = objects.iter().filter_map(|object| object.sealed.as_ref());
+        self.discard_unless(done, sealed).await
     }
 
     async fn store_new(&self, objects: &[&Object], puts: Puts) -> Result<(), ObjectError> {
@@ -387,18 +405,25 @@ impl Objects {
         (old, version): (&Object, Version),
         changed: &Object,
     ) -> Result<Object, ObjectError> {
-        new.check()?;
-        check_attributes(&changed.attributes)?;
-        check_terms(&changed.terms)?;
+        let checked = new
+            .check()
+            .and_then(|()| check_attributes(&changed.attributes))
+            .and_then(|()| check_terms(&changed.terms));
         let (object, puts) = self.record(new, sealed);
         let mut commit = self.rewrite(old, version, changed);
         commit = commit.absent(object_key(&object.uid, &object.owner));
         commit.puts.extend(puts.into_iter().filter_map(|(key, value)| Some((key, value?))));
-        match self.commit(commit).await? {
-            Outcome::Committed(_) => Ok(object),
+        let done = match checked {
+            Ok(()) => self.commit(commit).await,
+            Err(refused) => Err(refused),
+        };
+        let done = done.and_then(|outcome| match outcome {
+            Outcome::Committed(_) => Ok(()),
             Outcome::Conflict => Err(ObjectError::Conflict(changed.uid.clone())),
             Outcome::Unknown => Err(ObjectError::Unknown(changed.uid.clone())),
-        }
+        });
+        self.discard_unless(done, object.sealed.as_ref()).await?;
+        Ok(object)
     }
 
     /// Puts an object with bytes of its own in the place of `old`, read at `version`, in one
@@ -410,7 +435,8 @@ impl Objects {
         (old, version): (&Object, Version),
     ) -> Result<Object, ObjectError> {
         let (object, _) = self.prepare(new, clear).await?;
-        self.update(old, version, &object).await?;
+        let done = self.update(old, version, &object).await;
+        self.discard_unless(done, object.sealed.as_ref()).await?;
         Ok(object)
     }
 
@@ -466,6 +492,10 @@ impl Objects {
     async fn commit(&self, commit: Commit) -> Result<Outcome, ObjectError> {
         Ok(self.records.store().commit(commit).await.map_err(RecordError::from)?)
     }
+}
+
+fn hanging(staged: &Mutex<Hanging>) -> MutexGuard<'_, Hanging> {
+    staged.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Names this sealing of this object among all.

@@ -103,6 +103,14 @@ pub fn encapsulate(set: KemSet, public: &[u8]) -> Result<(Vec<u8>, ClearBytes), 
     Ok((ciphertext.as_ref().to_vec(), ClearBytes::copy_from(secret.as_ref())))
 }
 
+/// Refuses what is no public key of this set, before a token sees it: a token need not tell a bad key
+/// from a fault of its own.
+pub(crate) fn check_public(set: KemSet, public: &[u8]) -> Result<(), HsmError> {
+    check_len("public key", public.len(), set.public_bytes())?;
+    // The library checks the key when it is used, and not when it is read.
+    encapsulate(set, public).map(drop)
+}
+
 /// The secret in `ciphertext`, in this process.
 pub(crate) fn decapsulate(
     set: KemSet,
@@ -144,6 +152,14 @@ mod tests {
             let other = KemPair::make(set).unwrap();
             assert_ne!(other.public, pair.public);
             assert!(encapsulate(set, &pair.public[1..]).is_err());
+            check_public(set, &pair.public).unwrap();
+            // Of the right length, but with a number that is not below the modulus.
+            for place in [0, 600] {
+                let mut wrong = pair.public.clone();
+                wrong[place..place + 3].fill(0xFF);
+                let refused = check_public(set, &wrong);
+                assert!(matches!(refused, Err(HsmError::Input(_))), "{refused:?}");
+            }
             assert!(decapsulate(set, private, &ciphertext[1..]).is_err());
         }
     }

@@ -1,6 +1,11 @@
-//! The parts of private keys, as tokens take them. Enter through [`parts`].
+//! The parts of private keys, as tokens take them, and their public halves. Enter through [`parts`].
 
-use super::{KeyKind, der};
+use aws_lc_rs::{
+    agreement::{self, ECDH_P256, ECDH_P384, ECDH_P521},
+    signature::{Ed25519KeyPair, KeyPair, PqdsaKeyPair},
+};
+
+use super::{Curve, KeyKind, der, process};
 
 const INTEGER: u8 = 0x02;
 const OCTETS: u8 = 0x04;
@@ -19,6 +24,33 @@ pub enum Parts<'a> {
     Ec(&'a [u8], Option<&'a [u8]>),
     /// The seed of an Ed25519 or ML-DSA key.
     Seed(&'a [u8]),
+}
+
+/// The public half of a key of `kind` as [`super::public`] reads it: as the key tells it, else computed
+/// from the secret number or seed. `None` when they are none of this kind.
+pub fn public_half(kind: KeyKind, parts: &Parts<'_>) -> Option<Vec<u8>> {
+    Some(match (kind, parts) {
+        (KeyKind::Rsa, Parts::Rsa([n, e, ..])) => der::rsa_public(n, e),
+        (KeyKind::Ec(curve), Parts::Ec(_, Some(point))) => der::ec_public(curve, point),
+        (KeyKind::Ec(curve), Parts::Ec(secret, None)) => {
+            let algorithm = match curve {
+                Curve::P256 => &ECDH_P256,
+                Curve::P384 => &ECDH_P384,
+                Curve::P521 => &ECDH_P521,
+            };
+            let key = agreement::PrivateKey::from_private_key(algorithm, secret).ok()?;
+            der::ec_public(curve, key.compute_public_key().ok()?.as_ref())
+        }
+        (KeyKind::Ed25519, Parts::Seed(seed)) => {
+            let pair = Ed25519KeyPair::from_seed_unchecked(seed).ok()?;
+            der::ed25519_public(pair.public_key().as_ref())
+        }
+        (KeyKind::MlDsa(set), Parts::Seed(seed)) => {
+            let pair = PqdsaKeyPair::from_seed(process::dsa(set), seed).ok()?;
+            der::ml_dsa_public(set, pair.public_key().as_ref())
+        }
+        _ => return None,
+    })
 }
 
 /// Takes a key of `kind` apart: PKCS #8, or the older PKCS #1 and SEC 1, or the bare seed of an
@@ -127,15 +159,18 @@ mod tests {
         for kind in kinds {
             let made = process::make(kind, 2048).unwrap();
             made.private.expose(|bytes| {
-                match (kind, parts(kind, bytes).unwrap()) {
+                let whole_key = parts(kind, bytes).unwrap();
+                assert_eq!(public_half(kind, &whole_key).unwrap(), made.public, "{kind:?}");
+                match (kind, whole_key) {
                     (KeyKind::Rsa, Parts::Rsa([n, e, d, p, ..])) => {
                         assert_eq!((n.len(), e, p.len()), (256, &[1, 0, 1][..], 128));
                         assert!(d.len() > 200);
                     }
                     (KeyKind::Ec(curve), Parts::Ec(secret, public)) => {
                         assert_eq!(secret.len(), curve.bytes());
-                        let public = der::ec_public(curve, public.unwrap());
-                        assert_eq!(public, made.public);
+                        assert!(public.is_some());
+                        let computed = public_half(kind, &Parts::Ec(secret, None));
+                        assert_eq!(computed.unwrap(), made.public, "{kind:?}");
                     }
                     (_, Parts::Seed(seed)) => assert_eq!(seed.len(), SEED_BYTES),
                     _ => panic!("{kind:?}"),

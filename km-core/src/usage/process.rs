@@ -410,7 +410,7 @@ fn ed_sign(key: &[u8], input: &[u8]) -> Result<ClearBytes, HsmError> {
     Ok(ClearBytes::copy_from(pair.sign(input).as_ref()))
 }
 
-fn dsa(set: DsaSet) -> &'static PqdsaSigningAlgorithm {
+pub(super) fn dsa(set: DsaSet) -> &'static PqdsaSigningAlgorithm {
     match set {
         DsaSet::MlDsa44 => &signature::ML_DSA_44_SIGNING,
         DsaSet::MlDsa65 => &signature::ML_DSA_65_SIGNING,

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
 };
 
@@ -20,12 +20,15 @@ pub struct SoftHsm {
     objects: Mutex<BTreeMap<String, Vec<u8>>>,
     /// Bytes opened so far.
     pub opened: AtomicUsize,
+    /// It destroys no object now.
+    pub keeps_all: AtomicBool,
 }
 
 impl SoftHsm {
     pub fn new() -> Arc<Self> {
         let (keks, objects) = (Mutex::default(), Mutex::default());
-        let hsm = Self { keks, objects, opened: AtomicUsize::new(0) };
+        let (opened, keeps_all) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let hsm = Self { keks, objects, opened, keeps_all };
         hsm.make();
         Arc::new(hsm)
     }
@@ -128,6 +131,9 @@ impl Hsm for SoftHsm {
     }
 
     async fn delete_object(&self, name: &str) -> Result<(), HsmError> {
+        if self.keeps_all.load(Relaxed) {
+            return Err(HsmError::Unavailable("it destroys nothing now".into()));
+        }
         self.objects().remove(name);
         Ok(())
     }

@@ -94,7 +94,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Removes from the token what refused commits and undone batches left there, until `shutdown`.
+/// Removes from the token what should have been destroyed there and was not, until `shutdown`.
 async fn sweep(node: Arc<Node>, shutdown: Shutdown) {
     let mut seen = BTreeSet::new();
     loop {

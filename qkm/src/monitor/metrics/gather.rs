@@ -151,6 +151,7 @@ fn tokens(inside: &Inside) -> Vec<Metric> {
 
 fn cabinet(inside: &Inside) -> Vec<Metric> {
     let view = inside.node.cabinet.view();
+    let failed_removals = inside.node.cabinet.failed_removals();
     let gauge = |name, help, value: Option<u64>| {
         let sample = value.map(|value| (Vec::new(), value as f64));
         Metric::gauge(name, help, sample.into_iter().collect())
@@ -168,6 +169,11 @@ fn cabinet(inside: &Inside) -> Vec<Metric> {
             "qkm_token_nearly_full",
             "1 when less than a tenth of the objects allowed or of its memory is left.",
             Some(view.nearly_full().is_some().into()),
+        ),
+        Metric::counter(
+            "qkm_token_failed_removals",
+            "Objects that the token did not destroy when it should have; each is tried again.",
+            vec![(Vec::new(), failed_removals)],
         ),
     ]
 }
