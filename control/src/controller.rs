@@ -1,7 +1,7 @@
 //! The controller: reports, orders and the time in; tables, states and events out.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -10,6 +10,7 @@ use km_core::{
     route::RoutingTable,
 };
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::{
     component::{BadStep, Component, State, Step},
@@ -29,16 +30,28 @@ const FOLLOW_COSTS_MS: u64 = 2000;
 pub struct Directions {
     /// Its routes.
     pub table: Arc<RoutingTable>,
-    /// The QKD link in service towards each neighbour; the others are standby.
+    /// The QKD link in service towards each neighbour, for operators to see. A KM has one at most.
     #[serde(default)]
     pub qkd: BTreeMap<ClusterId, LinkId>,
+    /// Its QKD links that an operator suspended or reserved: it takes no keys from their modules.
+    #[serde(default)]
+    pub withheld: BTreeSet<LinkId>,
 }
 
 impl Directions {
-    /// Names these directions, for telling whether others came; safe in a URL.
+    /// Names these directions, for telling whether others came: short, and safe in a URL.
     pub fn tag(&self) -> String {
-        let links = self.qkd.values().map(|link| format!("_{link}")).collect::<String>();
-        format!("{}{links}", self.table.version)
+        let mut links = Sha256::new();
+        // Neither names nor IDs have line breaks.
+        for (peer, link) in &self.qkd {
+            links.update(format!("{peer}\n{link}\n"));
+        }
+        for link in &self.withheld {
+            links.update(format!("\n{link}\n"));
+        }
+        let digest: [u8; 32] = links.finalize().into();
+        let short = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect::<String>();
+        format!("{}-{short}", self.table.version)
     }
 }
 
@@ -170,7 +183,8 @@ impl Controller {
     /// What a KM is to do.
     pub fn directions(&self, cluster: &ClusterId) -> Directions {
         let qkd = self.network.in_service(cluster);
-        Directions { table: self.router.table(cluster), qkd }
+        let withheld = self.network.withheld(cluster);
+        Directions { table: self.router.table(cluster), qkd, withheld }
     }
 
     /// An operator's step on a part of the network.

@@ -47,7 +47,7 @@ pub struct ComponentView {
 pub enum Feed {
     /// Its QKD link makes keys.
     Live,
-    /// No QKD link of it is in service; it has what is stored.
+    /// No QKD link of it works; it has what is stored.
     Draining,
 }
 
@@ -193,12 +193,12 @@ impl Network {
                 let name = Component::QkdLink(id.clone());
                 let was = self.parts.get(&name).and_then(|part| part.fault);
                 let was_high = was == Some(Fault::HighQber);
-                found.insert(name, health::qkd_link(ends, was_high, settings));
+                note(&mut found, name, health::qkd_link(ends, was_high, settings));
                 let (a, b) = pair.ends();
                 for (cluster, end) in [a, b].into_iter().zip(ends) {
                     let Some(end) = end else { continue };
                     let module = Component::Module(id.clone(), cluster.clone());
-                    found.insert(module, health::module(end));
+                    note(&mut found, module, health::module(end));
                 }
             }
         }
@@ -230,7 +230,13 @@ impl Network {
     /// Puts into service one of each group that has none.
     fn choose(&mut self, now: u64) {
         for pair in self.pairs() {
-            let links = self.qkd_of(&pair).into_iter().map(Component::QkdLink).collect::<Vec<_>>();
+            let links = self.qkd_of(&pair);
+            let (withheld, links): (Vec<_>, Vec<_>) =
+                links.into_iter().partition(|id| self.is_withheld(&pair, id));
+            for link in withheld {
+                self.take(&Component::QkdLink(link), Step::Demote, now);
+            }
+            let links = links.into_iter().map(Component::QkdLink).collect::<Vec<_>>();
             let serves = |component: &Component| self.state(component) == Some(State::InService);
             if !links.iter().any(serves) {
                 let ready = |c: &&Component| self.state(c) == Some(State::Standby);
@@ -334,10 +340,11 @@ impl Network {
         edges
     }
 
-    /// `None` for a pair without QKD, and for one whose QKD link may be tapped.
+    /// `None` for a pair without QKD, for one whose QKD link may be tapped, and for one whose QKD
+    /// links an operator took out, all of them.
     fn feed(&self, pair: &Pair) -> Option<Feed> {
         let links = self.qkd_of(pair);
-        if links.is_empty() {
+        if links.iter().all(|id| self.is_withheld(pair, id)) {
             return None;
         }
         let parts: Vec<_> = links.into_iter().map(Component::QkdLink).collect();
@@ -346,6 +353,29 @@ impl Network {
         }
         let tapped = parts.iter().any(|part| self.fault(part) == Some(Fault::HighQber));
         (!tapped).then_some(Feed::Draining)
+    }
+
+    /// Whether an operator took the QKD link, or its module at either end, out of service, or
+    /// reserved it.
+    fn is_withheld(&self, pair: &Pair, id: &LinkId) -> bool {
+        let (a, b) = pair.ends();
+        let taken = |component| {
+            let state = self.state(&component);
+            matches!(state, Some(State::Reserved | State::OutOfService(Out::Suspended)))
+        };
+        taken(Component::QkdLink(id.clone()))
+            || [a, b].into_iter().any(|end| taken(Component::Module(id.clone(), end.clone())))
+    }
+
+    /// The QKD links of a cluster that operators took out.
+    pub(crate) fn withheld(&self, cluster: &ClusterId) -> BTreeSet<LinkId> {
+        let Some(heard) = self.heard.get(cluster) else { return BTreeSet::new() };
+        let each = heard.report.links.iter().flat_map(|link| {
+            let pair = Pair::new(cluster, &link.peer);
+            let links = self.qkd_of(&pair).into_iter();
+            links.filter(|id| self.is_withheld(&pair, id)).collect::<Vec<_>>()
+        });
+        each.collect()
     }
 
     /// What is wrong with the QKD links of a pair.
@@ -404,6 +434,19 @@ impl Part {
         if let Ok(state) = self.state.after(step) {
             (self.state, self.since_ms) = (state, now);
         }
+    }
+}
+
+/// Two pairs may give their QKD links the same ID, by mistake or not: the fault of one is not
+/// hidden by the other, least of all a high error rate.
+fn note(
+    found: &mut BTreeMap<Component, Option<Fault>>,
+    component: Component,
+    fault: Option<Fault>,
+) {
+    let worst = found.entry(component).or_default();
+    if *worst != Some(Fault::HighQber) && fault.is_some() {
+        *worst = fault;
     }
 }
 

@@ -75,7 +75,8 @@ pub struct Prefer {
     pub percent: u32,
 }
 
-/// A ration of a scarce pool, such as one fed by satellite passes (9.4).
+/// A ration of a scarce pool, such as one fed by satellite passes (9.4). Routes follow it; the KM
+/// shows its share and does not count bits against it yet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ration {
@@ -122,7 +123,8 @@ impl FromStr for Hours {
         let minutes = |text: &str| {
             let (hour, minute) = text.split_once(':')?;
             let (hour, minute): (u16, u16) = (hour.parse().ok()?, minute.parse().ok()?);
-            (hour * 60 + minute <= DAY && minute < 60).then_some(hour * 60 + minute)
+            let minutes = (hour <= 24 && minute < 60).then(|| hour * 60 + minute)?;
+            (minutes <= DAY).then_some(minutes)
         };
         let ends = text.split_once('-').and_then(|(from, to)| minutes(from).zip(minutes(to)));
         let hours = ends.filter(|(from, to)| from != to).map(|(from, to)| Self { from, to });
@@ -342,7 +344,9 @@ mod tests {
         let night: Hours = "22:00-06:00".parse().unwrap();
         assert!(night.cover(at(23, 59)) && night.cover(at(5, 59)) && !night.cover(at(6, 0)));
         assert_eq!(night.to_string(), "22:00-06:00");
-        for bad in ["", "9", "09:00", "09:00-09:00", "25:00-26:00", "09:61-10:00"] {
+        let huge = ["1093:00-10:00", "09:00-65535:59", "09:65535-10:00", "24:01-25:00"];
+        let short = ["", "9", "09:00", "09:00-09:00", "25:00-26:00", "09:61-10:00"];
+        for bad in short.into_iter().chain(huge) {
             assert!(bad.parse::<Hours>().is_err(), "{bad}");
         }
     }

@@ -10,6 +10,7 @@ use control::{
     component::{Component, State, Step},
     report::Light,
 };
+use km_core::ids::LinkId;
 
 const FIGURE_8: [(&str, &str); 6] =
     [("1", "2"), ("2", "3"), ("1", "4"), ("3", "4"), ("1", "5"), ("3", "5")];
@@ -169,6 +170,51 @@ fn what_an_operator_takes_out_stays_out_until_it_is_given_back() {
     assert_eq!(net.routes("1", "3"), ["4 3", "5 3"]);
     let unknown: Component = "km/9".parse().unwrap();
     assert!(net.controller.operate(&unknown, Step::Suspend, net.now).is_err());
+}
+
+#[test]
+fn a_suspended_qkd_link_feeds_nothing_and_its_stock_carries_nothing() {
+    for part in ["qkd-link/1-2-1", "module/1-2-1/2"] {
+        let mut net = figure_8();
+        let part: Component = part.parse().unwrap();
+        let tag = net.controller.directions(&name("1")).tag();
+        net.controller.operate(&part, Step::Suspend, net.now).unwrap();
+        net.wait(1);
+        assert_eq!(net.routes("1", "3"), ["4 3", "5 3"], "{part}");
+        assert_eq!(net.last_event().why, Why::Suspended);
+        for end in ["1", "2"] {
+            let told = net.controller.directions(&name(end));
+            let withheld: Vec<_> = told.withheld.iter().map(LinkId::as_str).collect();
+            assert_eq!(withheld, ["1-2-1"], "{part} at {end}");
+            assert!(told.qkd.values().all(|id| id.as_str() != "1-2-1"), "{part} at {end}");
+        }
+        assert!(net.controller.directions(&name("3")).withheld.is_empty());
+        assert_ne!(net.controller.directions(&name("1")).tag(), tag);
+        net.controller.operate(&part, Step::Resume, net.now).unwrap();
+        net.wait(10);
+        assert_eq!(net.routes("1", "3").len(), 3);
+        assert!(net.controller.directions(&name("1")).withheld.is_empty());
+    }
+}
+
+#[test]
+fn an_id_used_twice_hides_no_fault() {
+    let mut net = figure_8();
+    net.link("1", "2").qkd[0].2 = 0.11;
+    net.report();
+    let twin = LinkId::parse("1-2-1").unwrap();
+    for (end, peer) in [("8", "9"), ("9", "8")] {
+        let mut report = net.report_of(&name("1"));
+        report.links.truncate(1);
+        (report.cluster, report.links[0].peer) = (name(end), name(peer));
+        report.links[0].qkd[0].link = twin.clone();
+        report.links[0].qkd[0].qber = Some(0.01);
+        net.controller.hear(report, net.now).unwrap();
+    }
+    let parts = net.controller.components();
+    let of_link = parts.iter().find(|part| part.component.to_string() == "qkd-link/1-2-1");
+    assert_eq!(of_link.unwrap().fault, Some("error rate above the threshold"));
+    assert_eq!(net.routes("1", "3"), ["4 3", "5 3"]);
 }
 
 #[test]

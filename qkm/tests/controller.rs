@@ -1,5 +1,5 @@
 //! The controller over its sockets, with KMs that are certificates and reports. Whole KMs report to
-//! it in `tests/tests/square.rs`.
+//! it in `qkm/tests/square.rs`.
 #![allow(clippy::unwrap_used)]
 
 use std::{
@@ -213,10 +213,35 @@ async fn orders_outlive_the_controller() {
     running.end().await;
 
     let running = place.start().await;
-    for (km, client) in &kms {
+    // A KM asks before anybody reported: it is told nothing rather than to drop its routes.
+    let waiting = place.client("a");
+    let held =
+        tokio::spawn(async move { get::<Directions>(&waiting, "/v1/directions?have=").await });
+    for (km, client) in &kms[..3] {
         tell(client, &report(km, &[])).await;
     }
-    let now: Directions = get(&kms[0].1, "/v1/directions").await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!held.is_finished(), "d did not report yet");
+    tell(&kms[3].1, &report("d", &[])).await;
+    let now = held.await.unwrap();
     assert_eq!((best(&now), now.table.routes(&name("d")).len()), ("c d".to_owned(), 1));
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_is_not_on_disk_is_no_success() {
+    let place = Place::new();
+    let running = place.start().await;
+    let (a, operator) = (place.client("a"), place.client("operator"));
+    tell(&a, &report("a", &[])).await;
+    // A directory stands where the file goes.
+    std::fs::create_dir(place.dir.path().join("orders.json")).unwrap();
+    let order = json!({ "component": "km/a", "step": "suspend" });
+    let pin = json!({ "between": ["a", "d"], "via": ["c"] });
+    let unpin = json!({ "between": ["a", "d"] });
+    for (path, order) in [("/v1/components", &order), ("/v1/pins", &pin), ("/v1/unpin", &unpin)] {
+        let (status, answer) = post(&operator, path, order).await;
+        assert_eq!((status, answer["code"].as_str()), (500, Some("QKM-N001")), "{path} {answer}");
+    }
     running.end().await;
 }

@@ -25,8 +25,7 @@ impl Problem {
     }
 
     pub(crate) fn not_a_custodian() -> Self {
-        let detail =
-            "this certificate is none of the custodians that [admin] names; others only read";
+        let detail = "this certificate is none of the custodians that [admin] names, who alone change epochs";
         Self::new(StatusCode::FORBIDDEN, Code::A002, detail)
     }
 

@@ -97,16 +97,17 @@ impl Api {
                     directions = self.room.directions(here, tag.unwrap_or_default(), HOLD) => directions,
                     () = stop.requested() => return Err(stopping()),
                 };
+                let directions = directions.ok_or_else(not_yet)?;
                 serde_json::to_value(&directions).map_err(|_| Problem::wrong_body())
             }
-            _ if !asker.operator => Err(Problem::not_an_operator()),
+            _ if !asker.operator => Err(not_an_operator()),
             (&Method::GET, ["v1", "components"]) => Ok(self.room.components()),
             (&Method::GET, ["v1", "edges"]) => Ok(self.room.edges()),
             (&Method::GET, ["v1", "routes"]) => Ok(self.room.routes()),
             (&Method::GET, ["v1", "events"]) => Ok(self.room.events()),
             (&Method::GET, ["v1", "tables", cluster]) => {
                 let cluster = ClusterId::parse(cluster);
-                Ok(self.room.table(&cluster.map_err(|_| Problem::no_such_path(&path))?))
+                Ok(self.room.table(&cluster.map_err(|_| no_such_path(&path))?))
             }
             (&Method::POST, ["v1", "components"]) => {
                 let Order { component, step } = body(request).await?;
@@ -114,6 +115,7 @@ impl Api {
                     Problem::new(StatusCode::CONFLICT, Code::N003, error.to_string())
                 })?;
                 info!(%component, step = step.as_str(), "ordered by an operator");
+                self.keep()?;
                 Ok(json!({ "component": component, "state": state.as_str() }))
             }
             (&Method::POST, ["v1", "pins"]) => {
@@ -123,14 +125,25 @@ impl Api {
                     Problem::new(StatusCode::BAD_REQUEST, Code::N003, error.to_string())
                 })?;
                 self.room.pin(pin);
+                self.keep()?;
                 Ok(json!({}))
             }
             (&Method::POST, ["v1", "unpin"]) => {
                 let Unpin { between } = body(request).await?;
-                Ok(json!({ "was_pinned": self.room.unpin(&between) }))
+                let was_pinned = self.room.unpin(&between);
+                self.keep()?;
+                Ok(json!({ "was_pinned": was_pinned }))
             }
-            _ => Err(Problem::no_such_path(&path)),
+            _ => Err(no_such_path(&path)),
         }
+    }
+
+    /// An order that is not on disk is no success, though it is in force.
+    fn keep(&self) -> Result<(), Problem> {
+        self.room.keep().map_err(|failure| {
+            let text = format!("{failure}; the order is in force until the controller ends");
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, Code::N001, text)
+        })
     }
 
     /// A KM speaks for its own cluster and no other.
@@ -168,6 +181,25 @@ async fn body<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Prob
 fn not_a_km() -> Problem {
     let text = "this certificate is none of the KMs that [[km]] names";
     Problem::new(StatusCode::FORBIDDEN, Code::N002, text)
+}
+
+fn not_an_operator() -> Problem {
+    let text = "this certificate is none of the operators that [controller] names";
+    Problem::new(StatusCode::FORBIDDEN, Code::N004, text)
+}
+
+fn no_such_path(path: &str) -> Problem {
+    let shown: String = path.chars().take(100).collect();
+    let text = format!(
+        "there is nothing at {shown:?} by this method; GET /v1/components, /v1/edges, /v1/routes, \
+         /v1/events, /v1/tables/CLUSTER; POST /v1/components, /v1/pins, /v1/unpin"
+    );
+    Problem::new(StatusCode::NOT_FOUND, Code::A004, text)
+}
+
+fn not_yet() -> Problem {
+    let text = "the controller does not know the network yet, or this KM did not report; ask again";
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, Code::N005, text)
 }
 
 fn stopping() -> Problem {

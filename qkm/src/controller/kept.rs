@@ -37,7 +37,7 @@ pub(super) fn write(path: &Path, orders: &Orders) -> Result<(), Failure> {
             .help("the order holds until the controller ends; check the directory of `orders`")
     };
     let fresh = path.with_extension("new");
-    let text = serde_json::to_vec_pretty(orders).unwrap_or_default();
+    let text = serde_json::to_vec_pretty(orders).map_err(|error| wrong(error.into()))?;
     let mut options = fs::OpenOptions::new();
     let file = options.write(true).create(true).truncate(true).mode(0o600).open(&fresh);
     let written = file.and_then(|mut file| file.write_all(&text).and_then(|()| file.sync_all()));

@@ -1,8 +1,10 @@
 //! The one controller of this process, and who waits for news from it.
 
 use std::{
+    collections::BTreeSet,
     path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use control::{
@@ -23,7 +25,17 @@ pub(super) struct Room {
     controller: Mutex<Controller>,
     /// Counts the times anything may have changed.
     news: watch::Sender<u64>,
-    orders: PathBuf,
+    /// Where orders are kept; held from the look at them to the end of the write.
+    orders: Mutex<PathBuf>,
+    start: Mutex<Start>,
+}
+
+/// The time after the start in which the controller knows a part of the network only. Routes
+/// computed then would take away those that KMs have from before.
+struct Start {
+    /// KMs that did not report yet; `None` when nobody is waited for any more.
+    awaited: Option<BTreeSet<ClusterId>>,
+    until: Instant,
 }
 
 impl Room {
@@ -33,7 +45,11 @@ impl Room {
         Ok(Self {
             controller: Mutex::new(controller.with_orders(orders)),
             news: watch::Sender::new(0),
-            orders: config.orders.clone(),
+            orders: Mutex::new(config.orders.clone()),
+            start: Mutex::new(Start {
+                awaited: Some(config.kms.iter().map(|km| km.cluster.clone()).collect()),
+                until: Instant::now() + Duration::from_millis(config.settings.silence_ms),
+            }),
         })
     }
 
@@ -66,63 +82,90 @@ impl Room {
 
     pub(super) fn tick(&self) {
         self.change(|controller, now| ((), controller.tick(now)));
+        self.begun(None);
     }
 
     pub(super) fn hear(&self, report: Report) -> Result<(), BadReport> {
+        let cluster = report.cluster.clone();
         self.change(|controller, now| match controller.hear(report, now) {
             Ok(moved) => (Ok(()), moved),
             Err(error) => (Err(error), false),
-        })
+        })?;
+        self.begun(Some(&cluster));
+        Ok(())
+    }
+
+    /// Whether directions may be given: all KMs reported, or were silent for long enough.
+    fn begun(&self, heard: Option<&ClusterId>) -> bool {
+        let mut start = self.start.lock().unwrap_or_else(PoisonError::into_inner);
+        let Start { awaited: Some(awaited), until } = &mut *start else { return true };
+        if let Some(cluster) = heard {
+            awaited.remove(cluster);
+        }
+        if !awaited.is_empty() && Instant::now() < *until {
+            return false;
+        }
+        start.awaited = None;
+        drop(start);
+        self.news.send_modify(|count| *count += 1);
+        true
     }
 
     /// What a KM is to do, as soon as it is not what `tag` names; in any case after `longest`.
+    /// `None` when the network, or this KM, is not known by then.
     pub(super) async fn directions(
         &self,
         cluster: &ClusterId,
         tag: &str,
-        longest: std::time::Duration,
-    ) -> Directions {
+        longest: Duration,
+    ) -> Option<Directions> {
         let mut news = self.news.subscribe();
         let wait = async {
             loop {
                 news.mark_unchanged();
-                let directions = self.controller().directions(cluster);
-                if directions.tag() != tag || news.changed().await.is_err() {
-                    return directions;
+                let other = self.known(cluster).filter(|directions| directions.tag() != tag);
+                if other.is_some() || news.changed().await.is_err() {
+                    return other;
                 }
             }
         };
         let waited = tokio::time::timeout(longest, wait).await;
-        waited.unwrap_or_else(|_| self.controller().directions(cluster))
+        waited.unwrap_or_else(|_| self.known(cluster))
     }
 
+    fn known(&self, cluster: &ClusterId) -> Option<Directions> {
+        let begun = self.begun(None);
+        let directions = begun.then(|| self.controller().directions(cluster))?;
+        (directions.table.version > 0).then_some(directions)
+    }
+
+    /// An operator's step. It is in force as soon as the state allows it; [`Room::keep`] keeps it.
     pub(super) fn operate(&self, component: &Component, step: Step) -> Result<State, NotKnown> {
-        let done = self.change(|controller, now| {
+        self.change(|controller, now| {
             let done = controller.operate(component, step, now);
             let moved = done.is_ok();
             (done, moved)
-        });
-        self.keep();
-        done
+        })
     }
 
     pub(super) fn pin(&self, pin: Pin) {
         self.change(|controller, now| (controller.pin(pin, now), true));
-        self.keep();
     }
 
     pub(super) fn unpin(&self, between: &[ClusterId; 2]) -> bool {
-        let was = self.change(|controller, now| (controller.unpin(between, now), true));
-        self.keep();
-        was
+        self.change(|controller, now| (controller.unpin(between, now), true))
     }
 
-    fn keep(&self) {
-        let orders = self.controller().orders();
-        let kept = tokio::task::block_in_place(|| kept::write(&self.orders, &orders));
-        if let Err(failure) = kept {
+    /// Writes the orders of now; durable when it returns.
+    pub(super) fn keep(&self) -> Result<(), Failure> {
+        tokio::task::block_in_place(|| {
+            let path = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+            let orders = self.controller().orders();
+            kept::write(&path, &orders)
+        })
+        .inspect_err(|failure| {
             warn!(%failure, alarm = "orders-not-kept", "an order is not on disk");
-        }
+        })
     }
 
     pub(super) fn components(&self) -> Value {

@@ -5,13 +5,12 @@ use std::sync::Arc;
 use km_core::{
     ids::{ClusterId, LinkId},
     module::ModuleSource,
-    route::Routes,
 };
 use qkd_ingest::{Module, ModuleConfig};
 use tokio::task::JoinSet;
 use transport::{PeerIdentity, Profile, ServerStream, Shutdown, client_config};
 
-use super::{Fronts, Listening, Node, failures::of_tls};
+use super::{Control, Fronts, Listening, Node, control::Gate, failures::of_tls};
 use crate::{
     config::{self, Config},
     fault::{Code, Failure},
@@ -26,12 +25,9 @@ pub(crate) struct Links {
 }
 
 impl Links {
-    /// Connects the pools of `node` to their links; the relay goes by `routes`. Nothing is dialled yet.
-    pub(super) fn new(
-        config: &Config,
-        node: &Node,
-        routes: Arc<dyn Routes>,
-    ) -> Result<Self, Failure> {
+    /// Connects the pools of `node` to their links; the relay goes by the routes of `control`, and
+    /// modules are left alone when it says so. Nothing is dialled yet.
+    pub(super) fn new(config: &Config, node: &Node, control: &Control) -> Result<Self, Failure> {
         let Some(own) = &config.km_link else {
             return Ok(Self { km: None, modules: Vec::new() });
         };
@@ -40,7 +36,10 @@ impl Links {
         let (mut peers, mut modules) = (Vec::new(), Vec::new());
         for peer in &config.peers {
             let module = peer.qkd.as_ref().map(|qkd| open_module(&qkd.module)).transpose()?;
-            let source = module.clone().map(|module| module as Arc<dyn ModuleSource>);
+            let source = peer.qkd.as_ref().zip(module.clone()).map(|(qkd, module)| {
+                let (link, withheld) = (qkd.id.clone(), control.withheld.clone());
+                Arc::new(Gate { module, link, withheld }) as Arc<dyn ModuleSource>
+            });
             let settings = relay::PeerConfig {
                 cluster: peer.cluster.clone(),
                 address: peer.address.clone(),
@@ -54,7 +53,8 @@ impl Links {
             let named = peer.qkd.as_ref().zip(module);
             modules.extend(named.map(|(q, module)| (q.id.clone(), peer.cluster.clone(), module)));
         }
-        let km = relay::Links::new(&node.supply, tls, node.random.clone(), routes, peers);
+        let km =
+            relay::Links::new(&node.supply, tls, node.random.clone(), control.board.clone(), peers);
         Ok(Self { km: Some(km), modules })
     }
 

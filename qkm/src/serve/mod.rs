@@ -54,7 +54,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
     node.random.renew().await;
     let health = Arc::new(Health::default());
     let control = Control::open(&config, &node).await;
-    let links = Links::new(&config, &node, control.board.clone())?;
+    let links = Links::new(&config, &node, &control)?;
     let fronts = Fronts::new(&config, &node);
     let inside =
         Arc::new(Inside { node: node.clone(), links, fronts, health: health.clone(), control });

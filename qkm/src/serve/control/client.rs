@@ -11,8 +11,8 @@ use transport::{
 };
 use zeroize::Zeroizing;
 
-use super::{Control, kept, report::urgent};
-use crate::{config::Controller, serve::Inside};
+use super::{Control, report::urgent};
+use crate::config::Controller;
 
 /// Most bytes of directions: thousands of destinations with all their routes.
 const DIRECTIONS: usize = 16 << 20;
@@ -94,15 +94,14 @@ impl Client {
     }
 
     /// Takes directions as they come.
-    pub(super) async fn follow(&self, inside: &Inside, seat: usize) {
+    pub(super) async fn follow(&self, control: &Control, seat: usize) {
         let mut tag = String::new();
         loop {
             match self.ask(&tag).await {
                 Ok(directions) => {
                     tag = directions.tag();
-                    if inside.control.heard(seat, Some(directions)) {
-                        kept::write(inside.node.keeper.records(), &inside.control.board).await;
-                    }
+                    // Version 0 is no table yet, and no reason to leave the one there is.
+                    control.heard(seat, Some(directions).filter(|said| said.table.version > 0));
                 }
                 Err(error) => {
                     debug!(%error, "no directions");

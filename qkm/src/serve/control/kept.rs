@@ -1,22 +1,18 @@
-//! The last routes in the store, authenticated as every record is.
+//! The last directions in the store, authenticated as every record is.
 
 use std::time::Duration;
 
-use km_core::{
-    ids::ClusterId,
-    records::Records,
-    route::{RouteBoard, Routes, RoutingTable},
-    store::Commit,
-};
+use control::Directions;
+use km_core::{ids::ClusterId, records::Records, store::Commit};
 use tracing::warn;
 
 const KEY: &[u8] = b"meta/routes";
 const WITHIN: Duration = Duration::from_secs(5);
 
-/// The routes of the last run; none when there are none, or they cannot be used here.
-pub(super) async fn read(records: &Records, here: &ClusterId) -> Option<RoutingTable> {
-    match records.get::<RoutingTable>(KEY).await {
-        Ok(table) => table.filter(|table| table.check(here).is_ok()),
+/// The directions of the last run; none when there are none, or they cannot be used here.
+pub(super) async fn read(records: &Records, here: &ClusterId) -> Option<Directions> {
+    match records.get::<Directions>(KEY).await {
+        Ok(said) => said.filter(|said| said.table.check(here).is_ok()),
         Err(error) => {
             warn!(%error, "the routes of the last run cannot be read; the controller has new ones");
             None
@@ -24,9 +20,9 @@ pub(super) async fn read(records: &Records, here: &ClusterId) -> Option<RoutingT
     }
 }
 
-/// Keeps the routes in force. They are a convenience: what fails is logged.
-pub(super) async fn write(records: &Records, board: &RouteBoard) {
-    let stored = records.encode(KEY, board.table().as_ref());
+/// Keeps the directions in force. They are a convenience: what fails is logged.
+pub(super) async fn write(records: &Records, said: &Directions) {
+    let stored = records.encode(KEY, said);
     let written = records.store().commit(Commit::new().put(KEY, stored));
     match tokio::time::timeout(WITHIN, written).await {
         Ok(Ok(_)) => {}

@@ -1,27 +1,32 @@
 //! The KM's side of the controller: it reports, and takes its routes. Enter through [`Control`].
 //!
-//! - `report`: what it tells. `client`: the connections to one controller. `kept`: the last routes,
-//!   in the store.
+//! - `report`: what it tells. `client`: the connections to one controller. `kept`: the last
+//!   directions, in the store. `gate`: keeps the hands off modules that an operator took out.
 //!
 //! The KM reports to every controller it has, and follows the first of the list that answered
 //! lately. When none does it goes on with what it was told last, also after a restart.
 
 mod client;
+mod gate;
 mod kept;
 mod report;
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use control::{Directions, report::Report};
 use km_core::{
-    ids::ClusterId,
+    ids::{ClusterId, LinkId},
     route::{RouteBoard, Routes},
 };
 use serde::Serialize;
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinSet,
+};
 use tracing::{info, warn};
 use transport::{Profile, Shutdown, client_config};
 
@@ -31,6 +36,7 @@ use crate::{
     fault::{Code, Failure},
 };
 use client::Client;
+pub(crate) use gate::Gate;
 
 /// A controller that said nothing for so long is not followed while another says something.
 const FRESH: Duration = Duration::from_secs(30);
@@ -41,6 +47,10 @@ const LOOK: Duration = Duration::from_millis(100);
 pub(crate) struct Control {
     /// The routes in force.
     pub(crate) board: Arc<RouteBoard>,
+    /// The QKD links that operators took out.
+    pub(crate) withheld: Arc<Mutex<BTreeSet<LinkId>>>,
+    /// Asks for the directions in force to be stored.
+    moved: Notify,
     here: ClusterId,
     seats: Vec<Mutex<Seat>>,
     followed: Mutex<Option<usize>>,
@@ -73,15 +83,22 @@ impl Control {
             Mutex::new(Seat { address, heard: None, said: None, trouble: None })
         });
         let seats: Vec<_> = seats.collect();
-        let board = Arc::new(RouteBoard::default());
-        if !seats.is_empty()
-            && let Some(table) = kept::read(node.keeper.records(), &config.cluster).await
-        {
-            info!(version = table.version, "routes of the last run");
-            board.put(table);
-        }
         let here = config.cluster.clone();
-        Self { board, here, seats, followed: Mutex::default() }
+        let control = Self {
+            board: Arc::default(),
+            withheld: Arc::default(),
+            moved: Notify::new(),
+            here,
+            seats,
+            followed: Mutex::default(),
+        };
+        if !control.seats.is_empty()
+            && let Some(said) = kept::read(node.keeper.records(), &config.cluster).await
+        {
+            info!(version = said.table.version, "routes of the last run");
+            control.put(&said);
+        }
+        control
     }
 
     /// Reports and fetches in `tasks` until `shutdown`.
@@ -105,20 +122,22 @@ impl Control {
             until(tasks, shutdown, async move {
                 one.report(&control.control, seat, latest, interval).await;
             });
-            until(tasks, shutdown, async move { client.follow(&inside, seat).await });
+            until(tasks, shutdown, async move { client.follow(&inside.control, seat).await });
         }
+        let keeping = inside.clone();
+        until(tasks, shutdown, async move { keeping.control.keep(&keeping.node).await });
         let inside = inside.clone();
         until(tasks, shutdown, async move { watch_self(&inside, &reports).await });
         Ok(())
     }
 
-    /// A controller answered, perhaps with directions. Whether the routes in force changed.
-    fn heard(&self, seat: usize, said: Option<Directions>) -> bool {
+    /// A controller answered, perhaps with directions.
+    fn heard(&self, seat: usize, said: Option<Directions>) {
         if let Some(directions) = &said
             && let Err(error) = directions.table.check(&self.here)
         {
             warn!(%error, alarm = "routes-refused", "the controller's routes are not followed");
-            return false;
+            return;
         }
         {
             let mut entry = lock(&self.seats[seat]);
@@ -128,7 +147,7 @@ impl Control {
                 entry.said = said;
             }
         }
-        self.choose()
+        self.choose();
     }
 
     fn failed(&self, seat: usize, trouble: String) {
@@ -143,24 +162,48 @@ impl Control {
     }
 
     /// Follows the first of the list that answers and has said something; else stays.
-    fn choose(&self) -> bool {
+    fn choose(&self) {
         let fresh = |entry: &Seat| {
             let lately = entry.heard.is_some_and(|at| at.elapsed() < FRESH);
             lately && entry.trouble.is_none() && entry.said.is_some()
         };
         let Some(seat) = (0..self.seats.len()).find(|seat| fresh(&lock(&self.seats[*seat]))) else {
-            return false;
+            return;
         };
-        let Some(said) = lock(&self.seats[seat]).said.clone() else { return false };
+        let Some(said) = lock(&self.seats[seat]).said.clone() else { return };
         let before = lock(&self.followed).replace(seat);
         if before != Some(seat) {
             info!(controller = %lock(&self.seats[seat]).address, "follows this controller");
         }
-        let moved = self.board.table().to != said.table.to;
-        if moved || self.board.table().version != said.table.version {
+        if self.put(&said) {
+            self.moved.notify_one();
+        }
+    }
+
+    /// Puts directions into force. Whether they are others than before.
+    fn put(&self, said: &Directions) -> bool {
+        let was = std::mem::replace(&mut *lock(&self.withheld), said.withheld.clone());
+        if was != said.withheld {
+            info!(links = ?said.withheld, "QKD links that an operator took out");
+        }
+        let before = self.board.table();
+        if before.to != said.table.to || before.version != said.table.version {
             self.board.put(said.table.as_ref().clone());
         }
-        moved
+        before.to != said.table.to || was != said.withheld
+    }
+
+    /// Stores what is in force whenever it changed, whoever said it.
+    async fn keep(&self, node: &Node) {
+        loop {
+            self.moved.notified().await;
+            let said = Directions {
+                table: self.board.table(),
+                withheld: lock(&self.withheld).clone(),
+                ..Directions::default()
+            };
+            kept::write(node.keeper.records(), &said).await;
+        }
     }
 
     /// The controllers, as shown.
@@ -204,4 +247,55 @@ fn until(
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use km_core::route::{CipherPolicy, Route, RoutingTable, Ways};
+
+    use super::*;
+
+    fn directions(version: u64, hops: &[&str], withheld: &[&str]) -> Directions {
+        let hops: Vec<_> = hops.iter().map(|hop| ClusterId::parse(hop).unwrap()).collect();
+        let to = hops.last().unwrap().clone();
+        let routes = vec![Route::new(hops, CipherPolicy::OtpElseAes).unwrap()];
+        let ways = Ways { routes, ..Ways::default() };
+        let table = Arc::new(RoutingTable { version, to: [(to, ways)].into() });
+        let withheld = withheld.iter().map(|link| LinkId::parse(link).unwrap()).collect();
+        Directions { table, withheld, ..Directions::default() }
+    }
+
+    async fn to_be_kept(control: &Control) -> bool {
+        tokio::time::timeout(Duration::ZERO, control.moved.notified()).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn routes_follow_the_first_controller_there_is_and_are_kept() {
+        let seat = || {
+            let address = "127.0.0.1:1".to_owned();
+            Mutex::new(Seat { address, heard: None, said: None, trouble: None })
+        };
+        let control = Control {
+            board: Arc::default(),
+            withheld: Arc::default(),
+            moved: Notify::new(),
+            here: ClusterId::parse("a").unwrap(),
+            seats: vec![seat(), seat()],
+            followed: Mutex::default(),
+        };
+        control.heard(0, Some(directions(5, &["b", "d"], &[])));
+        assert!(control.board.table().version == 5 && to_be_kept(&control).await);
+        control.heard(1, Some(directions(7, &["c", "d"], &["l1"])));
+        control.heard(0, None);
+        assert!(control.board.table().version == 5 && !to_be_kept(&control).await);
+        control.failed(0, "away".to_owned());
+        assert!(control.board.table().version == 7 && to_be_kept(&control).await);
+        assert_eq!(lock(&control.withheld).len(), 1);
+        control.heard(0, None);
+        assert!(control.board.table().version == 5 && to_be_kept(&control).await);
+        assert!(lock(&control.withheld).is_empty());
+        control.heard(1, Some(directions(9, &["a", "d"], &[])));
+        control.failed(0, "away".to_owned());
+        assert_eq!(control.board.table().version, 7, "a way back here is not taken");
+    }
 }
