@@ -5,7 +5,10 @@ use std::time::Instant;
 use km_core::clock::now_ms;
 use kmip::{
     Answer, DateTime, Operation, RequestMessage, ResponseWriter, Version,
-    enums::{AsynchronousIndicator, BatchErrorContinuationOption, OperationCode, ResultReason},
+    enums::{
+        AsynchronousIndicator, BatchErrorContinuationOption, CredentialType, OperationCode,
+        ResultReason,
+    },
     message::{
         DecodeError, Outcome, RequestHeader, RequestItem, ResponseHeader, ResponseItem,
         error_response,
@@ -89,6 +92,14 @@ fn check_header(server: &Server, request: &Authorized<'_>) -> Result<(), (Result
     if items.len() > most {
         let text = format!("{} batch items; this server takes at most {most}", items.len());
         return Err((ResultReason::ServerLimitExceeded, text));
+    }
+    // Who sends them wants them judged; a user name and password are not used.
+    let judged = |kind| matches!(kind, CredentialType::Device | CredentialType::Attestation);
+    let mut credentials = header.authentication.iter().flat_map(|all| &all.credentials);
+    if credentials.any(|credential| judged(credential.kind())) {
+        let text = "device and attestation credentials are not judged here; leave them out, the \
+                    certificate says who asks";
+        return Err((ResultReason::AuthenticationNotSuccessful, text.to_owned()));
     }
     let later = header.asynchronous.map(|asynchronous| asynchronous.0);
     if later == Some(AsynchronousIndicator::Mandatory) {

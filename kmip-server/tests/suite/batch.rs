@@ -8,8 +8,8 @@ use kmip::{
     client,
     enums::*,
     message::{
-        Asynchronous, MessageExtension, Outcome, RequestHeader, RequestItem, RequestMessage,
-        ResponseItem, ResponseMessage,
+        Asynchronous, Authentication, Credential, MessageExtension, Outcome, RequestHeader,
+        RequestItem, RequestMessage, ResponseItem, ResponseMessage,
     },
     op,
     ttlv::Value,
@@ -172,6 +172,15 @@ async fn what_a_header_may_not_ask() {
     };
     let done = run(&mut client, [create()], later).await;
     assert_eq!(reason(&done[0]), Some(ResultReason::FeatureNotSupported));
+    for kind in [CredentialType::Device, CredentialType::Attestation] {
+        let known = |m: &mut RequestMessage| {
+            let content = kmip::SecretBytes::copy_from(&[]);
+            let credentials = vec![Credential::Other { kind, content }];
+            m.header.authentication = Some(Authentication { credentials });
+        };
+        let done = run(&mut client, [create()], known).await;
+        assert_eq!(reason(&done[0]), Some(ResultReason::AuthenticationNotSuccessful));
+    }
     let done = run(&mut client, [], |_| {}).await;
     assert_eq!(reason(&done[0]), Some(ResultReason::InvalidMessage));
     for critical in [true, false] {
