@@ -2,12 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use kmip::{
-    Answer, DateTime, SecretBytes,
+    Answer, DateTime, Operation, SecretBytes,
     attribute::{Attribute, Attributes, CryptographicParameters},
     client,
     enums::{
-        BlockCipherMode, CryptographicAlgorithm as Algorithm, HashingAlgorithm,
-        RevocationReasonCode,
+        BlockCipherMode, CryptographicAlgorithm as Algorithm, HashingAlgorithm, ObjectType,
+        RevocationReasonCode, SplitKeyMethod,
     },
     op,
     ttlv::Value,
@@ -212,7 +212,23 @@ async fn objects_of_an_application_are_kept_inside_the_token() {
     assert_eq!(material(&app.ask(client::get(&made.id)).await.unwrap()), Some(bytes));
     assert_eq!(encrypted(&app, &made.id).await, ciphertext);
     assert_eq!(network.metric(North, "qkm_token_objects").await, 1.0);
-    app.ask(client::revoke(&made.id, RevocationReasonCode::CessationOfOperation)).await.unwrap();
-    app.ask(client::destroy(&made.id)).await.unwrap();
+    let split = op::create_split_key::Request {
+        object_type: ObjectType::SymmetricKey,
+        id: Some(made.id.as_str().into()),
+        parts: 3,
+        threshold: 3,
+        method: SplitKeyMethod::Xor,
+        prime_field_size: None,
+        attributes: Attributes::default(),
+        protection_storage_masks: None,
+    };
+    let answer = app.ask(Operation::CreateSplitKey(split)).await.unwrap();
+    let Answer::CreateSplitKey(parts) = answer else { panic!("{answer:?}") };
+    assert_eq!(network.metric(North, "qkm_token_objects").await, 4.0);
+    for id in parts.ids.iter().chain([&made.id]) {
+        // A part without a state of its own may be destroyed as it is.
+        let _ = app.ask(client::revoke(id, RevocationReasonCode::CessationOfOperation)).await;
+        app.ask(client::destroy(id)).await.unwrap();
+    }
     assert_eq!(network.metric(North, "qkm_token_objects").await, 0.0);
 }

@@ -49,11 +49,13 @@ pub(crate) async fn create_split_key(
         None => fresh(cx, &wanted, request.object_type).await?,
     };
     plan.check_room(terms::of(ObjectType::SplitKey, &wanted.rest).len(), whole.clear.len())?;
+    let owner = cx.caller.sae();
+    cx.objects().check_room(owner, plan.parts.into())?;
     let (mut ids, mut new) = (Vec::new(), Vec::new());
     for (part, bytes) in (1..).zip(plan.split(cx, &whole.clear).await?) {
         let meta = plan.part(&whole.meta, &wanted, part, &bytes, cx.now);
-        let (uid, owner) = (Objects::fresh_uid(), cx.caller.sae().as_str());
-        let sealed = cx.objects().vault().seal_object(&uid, owner, &bytes).await?;
+        let uid = Objects::fresh_uid();
+        let sealed = cx.objects().seal(&uid, owner, &bytes).await?;
         let draft = super::draft(cx, uid.clone(), &meta, &wanted.rest, whole.origin.clone());
         new.push((draft, sealed));
         ids.push(uid);

@@ -21,7 +21,7 @@ use crate::store::StoreError;
 /// "qkm1" in the SQLite header's application field.
 const APPLICATION: u32 = 0x716b_6d31;
 /// The format this build writes, in the SQLite header's user version.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 /// Where the SQLite header keeps its application field.
 const APPLICATION_AT: usize = 68;
 
@@ -173,7 +173,7 @@ impl Held {
                 known: FORMAT,
             }),
             _ => Err(StoreError::Damaged(format!(
-                "{} is in format {found}, which never existed; put it aside or name another path",
+                "{} is in format {found}, which no release of qkm wrote; put it aside or name another path",
                 self.path.display()
             ))),
         }
