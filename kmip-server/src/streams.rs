@@ -30,8 +30,24 @@ const MOST: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 type Id = [u8; 16];
-/// Streams with their owners; of [`None`] a part is worked on.
-type Open = HashMap<Id, (SaeId, Option<Stream>)>;
+
+/// How often those that waited too long are looked for.
+const SWEEP: Duration = Duration::from_secs(5);
+
+#[derive(Default)]
+struct Open {
+    /// With their owners; of [`None`] a part is worked on.
+    streams: HashMap<Id, (SaeId, Option<Stream>)>,
+    /// A task looks after them.
+    swept: bool,
+}
+
+impl Open {
+    fn drop_late(&mut self) {
+        let in_time = |stream: &Stream| stream.touched.elapsed() < PATIENCE;
+        self.streams.retain(|_, (_, waiting)| waiting.as_ref().is_none_or(in_time));
+    }
+}
 
 /// The streams that are open, waiting or worked on.
 #[derive(Default)]
@@ -48,7 +64,7 @@ struct Place {
 impl Drop for Place {
     fn drop(&mut self) {
         if !self.waits {
-            self.streams.lock().remove(&self.id);
+            self.streams.lock().streams.remove(&self.id);
         }
     }
 }
@@ -139,7 +155,7 @@ impl Input {
         stream.touched = Instant::now();
         let owner = cx.caller.sae().clone();
         place.waits = true;
-        cx.server.streams.lock().insert(place.id, (owner, Some(stream)));
+        cx.server.streams.lock().streams.insert(place.id, (owner, Some(stream)));
         Some(place.id.to_vec())
     }
 }
@@ -222,10 +238,27 @@ fn append(all: &mut Zeroizing<Vec<u8>>, more: &[u8]) {
 
 impl Streams {
     fn lock(&self) -> MutexGuard<'_, Open> {
-        let mut streams = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let in_time = |stream: &Stream| stream.touched.elapsed() < PATIENCE;
-        streams.retain(|_, (_, waiting)| waiting.as_ref().is_none_or(in_time));
-        streams
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        open.drop_late();
+        open
+    }
+
+    /// Drops what waited too long even when nobody comes any more: it may be clear text.
+    fn sweep(&self, every: Duration) {
+        if std::mem::replace(&mut self.lock().swept, true) {
+            return;
+        }
+        let streams = Self(self.0.clone());
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(every).await;
+                let mut open = streams.lock();
+                if open.streams.is_empty() {
+                    open.swept = false;
+                    return;
+                }
+            }
+        });
     }
 
     fn place(&self, id: Id) -> Place {
@@ -237,11 +270,14 @@ impl Streams {
         let random = cx.objects().vault().random().bytes(size_of::<Id>()).await?;
         let mut id = Id::default();
         random.expose(|bytes| id.copy_from_slice(bytes));
-        self.reserve(id, cx.caller.sae())
+        let place = self.reserve(id, cx.caller.sae())?;
+        self.sweep(SWEEP);
+        Ok(place)
     }
 
     fn reserve(&self, id: Id, owner: &SaeId) -> Result<Place, OpError> {
-        let mut streams = self.lock();
+        let mut open = self.lock();
+        let streams = &mut open.streams;
         let own = streams.values().filter(|(other, _)| other == owner).count();
         if own >= MOST_OF_ONE || streams.len() >= MOST {
             let text = "too many streams are open; end some, or wait a minute".to_owned();
@@ -263,8 +299,8 @@ impl Streams {
             OpError::Check(ResultReason::InvalidCorrelationValue, text.to_owned())
         };
         let id = Id::try_from(id).map_err(|_| unknown())?;
-        let mut streams = self.lock();
-        let (owner, waiting) = streams.get_mut(&id).ok_or_else(unknown)?;
+        let mut open = self.lock();
+        let (owner, waiting) = open.streams.get_mut(&id).ok_or_else(unknown)?;
         let own = owner == cx.caller.sae();
         let stream = waiting.take_if(|stream| own && stream.operation == operation);
         let stream = stream.ok_or_else(unknown)?;
@@ -275,6 +311,32 @@ impl Streams {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_waits_too_long_goes_though_nobody_comes() {
+        let streams = Streams::default();
+        let late = Stream {
+            operation: OperationCode::Encrypt,
+            said: Said::default(),
+            data: Zeroizing::new(vec![1; 100]),
+            given: 0,
+            parts: 1,
+            touched: Instant::now().checked_sub(PATIENCE).unwrap(),
+        };
+        let owner = SaeId::parse("app").unwrap();
+        streams.0.lock().unwrap().streams.insert([2; 16], (owner.clone(), None));
+        streams.sweep(Duration::from_millis(1));
+        streams.0.lock().unwrap().streams.insert([1; 16], (owner, Some(late)));
+        let held = || streams.0.lock().unwrap().streams.len();
+        while held() > 1 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(streams.0.lock().unwrap().swept, "one is worked on");
+        streams.0.lock().unwrap().streams.clear();
+        while streams.0.lock().unwrap().swept {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
 
     #[test]
     fn streams_that_are_worked_on_have_their_place() {
