@@ -73,7 +73,7 @@ async fn put(store: &SqliteStore, key: &str, value: impl Into<Vec<u8>>) -> Versi
 const FORMAT_AT: usize = 60;
 
 #[tokio::test]
-async fn a_newer_format_is_refused_by_name_and_left_alone() {
+async fn another_format_is_refused_by_name_and_left_alone() {
     let (_dir, path) = place();
     put(&SqliteStore::open(&path).unwrap(), "k", "v").await;
     let ours = fs::read(&path).unwrap();
@@ -81,8 +81,14 @@ async fn a_newer_format_is_refused_by_name_and_left_alone() {
     newer[FORMAT_AT..FORMAT_AT + 4].copy_from_slice(&7u32.to_be_bytes());
     fs::write(&path, &newer).unwrap();
     let refused = SqliteStore::open(&path).unwrap_err();
-    assert!(matches!(refused, StoreError::NewerFormat { found: 7, known: 1, .. }), "{refused}");
+    assert!(matches!(refused, StoreError::NewerFormat { found: 7, known: 2, .. }), "{refused}");
     assert!(fs::read(&path).unwrap() == newer, "a refused store was changed");
+    let mut older = ours.clone();
+    older[FORMAT_AT..FORMAT_AT + 4].copy_from_slice(&1u32.to_be_bytes());
+    fs::write(&path, &older).unwrap();
+    let refused = SqliteStore::open(&path).unwrap_err();
+    assert!(refused.to_string().contains("format 1"), "{refused}");
+    assert!(fs::read(&path).unwrap() == older, "a refused store was changed");
     fs::write(&path, &ours).unwrap();
     let store = SqliteStore::open(&path).unwrap();
     assert!(store.get(b"k").await.unwrap().is_some());
