@@ -85,34 +85,62 @@ pub(super) async fn etsi014_between(
     number: u64,
     size: u64,
 ) -> Result<Option<String>, Failure> {
-    let one = http(master.files, &master.etsi014.to_string())?;
-    let other = http(slave.files, &slave.etsi014.to_string())?;
+    let Some(issued) = etsi014_issue(master, slave, number, size).await? else { return Ok(None) };
+    let collected = etsi014_collect(master, slave, &issued).await?;
+    Ok(collected.then(|| names(&issued).swap_remove(0)))
+}
+
+/// ETSI 014 `enc_keys`: `number` keys of `size` bits, at least one. `None`: not ready now.
+pub(super) async fn etsi014_issue(
+    master: End<'_>,
+    slave: End<'_>,
+    number: u64,
+    size: u64,
+) -> Result<Option<KeyContainer>, Failure> {
+    let client = http(master.files, &master.etsi014.to_string())?;
     let wanted = KeyRequest { number: Some(number), size: Some(size), ..Default::default() };
     let path = path::build(slave.sae, Method::EncKeys);
-    let (status, body) = one.post(&path, Zeroizing::new(wanted.to_json())).await.map_err(failed)?;
+    let (status, body) =
+        client.post(&path, Zeroizing::new(wanted.to_json())).await.map_err(failed)?;
     if status == 503 {
         return Ok(None);
     }
     let issued = container(master.cluster, status, &body)?;
-    let names: Vec<_> = issued.iter().map(|(name, _)| name.clone()).collect();
-    let id = names.first().map(|name| name.with_str(str::to_owned)).unwrap_or_default();
+    match issued.len() as u64 {
+        got if got == number => Ok(Some(issued)),
+        got => Err(failed(format!("{} gave {got} of {number} keys", master.cluster))),
+    }
+}
+
+/// ETSI 014 `dec_keys`: the slave collects what was issued to the master, byte for byte the same.
+/// `false`: not ready now.
+pub(super) async fn etsi014_collect(
+    master: End<'_>,
+    slave: End<'_>,
+    issued: &KeyContainer,
+) -> Result<bool, Failure> {
+    let client = http(slave.files, &slave.etsi014.to_string())?;
     let path = path::build(master.sae, Method::DecKeys);
-    let ids = Zeroizing::new(KeyIds { names }.to_json());
-    let (status, body) = other.post(&path, ids).await.map_err(failed)?;
+    let names: Vec<_> = issued.iter().map(|(name, _)| name.clone()).collect();
+    let (status, body) =
+        client.post(&path, Zeroizing::new(KeyIds { names }.to_json())).await.map_err(failed)?;
     if status == 503 {
-        return Ok(None);
+        return Ok(false);
     }
     let collected = container(slave.cluster, status, &body)?;
     let bytes = |keys: &KeyContainer| {
         keys.iter().map(|(_, key)| ClearBytes::copy_from(key)).collect::<Vec<_>>()
     };
-    match issued.len() as u64 == number && bytes(&issued) == bytes(&collected) {
-        true => Ok(Some(id)),
-        false => {
-            let (one, other) = (master.cluster, slave.cluster);
-            Err(failed(format!("ETSI 014: key {id} differs between {one} and {other}")))
-        }
+    if bytes(issued) != bytes(&collected) {
+        let (one, other) = (master.cluster, slave.cluster);
+        return Err(failed(format!("ETSI 014: keys differ between {one} and {other}")));
     }
+    Ok(true)
+}
+
+/// The identifiers of `keys`.
+pub(super) fn names(keys: &KeyContainer) -> Vec<String> {
+    keys.iter().map(|(name, _)| name.with_str(str::to_owned)).collect()
 }
 
 fn container(end: &str, status: u16, body: &[u8]) -> Result<KeyContainer, Failure> {

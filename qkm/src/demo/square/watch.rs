@@ -10,7 +10,9 @@ use zeroize::Zeroizing;
 use super::{
     super::{
         children,
-        selfcheck::{End, etsi014_between, failed, http, kmip_between},
+        selfcheck::{
+            End, etsi014_between, etsi014_collect, etsi014_issue, failed, http, kmip_between, names,
+        },
     },
     plan::{LINKS, Square},
 };
@@ -130,23 +132,42 @@ impl<'a> Watch<'a> {
         let began = now_ms();
         let [north, south] = self.ends()?;
         self.until(&format!("new keys by {way}"), async || {
-            let Some(id) = etsi014_between(north, south, 16, 32_768).await? else {
+            let Some(issued) = etsi014_issue(north, south, 16, 32_768).await? else {
                 return Ok(None);
             };
-            let shown = self.ask(&self.admin, &format!("/v1/keys/{id}")).await?;
-            let key = &shown["pool_key"];
-            let path: Vec<&str> = key["provenance"]["path"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter_map(|hop| hop["to"].as_str())
-                .collect();
-            let fresh = key["received_ms"].as_u64().unwrap_or_default() >= began;
-            let grade = key["provenance"]["grade"].as_str().unwrap_or_default();
-            let by = format!("{} ({grade})", path.join(", "));
-            Ok((fresh && path.first() == Some(&way)).then_some((id, by)))
+            // Before they are collected: of a block used up at both ends nothing is left to tell.
+            let mut found = None;
+            for id in names(&issued) {
+                if let Some(by) = self.relayed_since(&id, began, way).await? {
+                    found = Some((id, by));
+                    break;
+                }
+            }
+            let collected = etsi014_collect(north, south, &issued).await?;
+            Ok(found.filter(|_| collected))
         })
         .await
+    }
+
+    /// The hops and the grade of the pool key `id`, if it was relayed by `way` since `began`.
+    async fn relayed_since(
+        &self,
+        id: &str,
+        began: u64,
+        way: &str,
+    ) -> Result<Option<String>, Failure> {
+        let shown = self.ask(&self.admin, &format!("/v1/keys/{id}")).await?;
+        let key = &shown["pool_key"];
+        let path: Vec<&str> = key["provenance"]["path"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|hop| hop["to"].as_str())
+            .collect();
+        let fresh = key["received_ms"].as_u64().unwrap_or_default() >= began;
+        let grade = key["provenance"]["grade"].as_str().unwrap_or_default();
+        let by = format!("{} ({grade})", path.join(", "));
+        Ok((fresh && path.first() == Some(&way)).then_some(by))
     }
 
     pub(super) async fn kmip_key(&self) -> Result<String, Failure> {
