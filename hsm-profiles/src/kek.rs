@@ -21,7 +21,7 @@ use cryptoki::session::Session;
 use km_core::hsm::{HsmError, KekId, KekInfo};
 
 use crate::lane::OpError;
-use crate::profile::{KeyUse, Profile, Seal};
+use crate::profile::{KeyUse, Kind, Profile, Role, Seal, Trusted};
 
 /// Seals under one KEK in one process, at most (SP 800-38D, 8.3).
 pub(crate) const MAX_SEALS: u64 = 1 << 32;
@@ -238,12 +238,18 @@ pub(crate) fn generate(
     let id = session.generate_random_vec(KEK_ID_BYTES)?;
     let name = KekId(hex::encode(&id));
     let label = format!("{prefix}{number}").into_bytes();
-    let template = kek_template(label, id, profile.seal.usage(), profile);
+    let template = kek_template(label, id, Role::Sealing, profile.seal.usage(), profile);
     session.generate_key(&Mechanism::AesKeyGen, &template)?;
     Ok(name)
 }
 
-fn kek_template(label: Vec<u8>, id: Vec<u8>, usage: Usage, profile: &Profile) -> Vec<Attribute> {
+fn kek_template(
+    label: Vec<u8>,
+    id: Vec<u8>,
+    role: Role,
+    usage: Usage,
+    profile: &Profile,
+) -> Vec<Attribute> {
     let mut template = vec![
         Attribute::Class(ObjectClass::SECRET_KEY),
         Attribute::KeyType(KeyType::AES),
@@ -262,7 +268,7 @@ fn kek_template(label: Vec<u8>, id: Vec<u8>, usage: Usage, profile: &Profile) ->
         Attribute::Verify(false),
         Attribute::Derive(false),
     ];
-    profile.keys.fit(&mut template);
+    profile.keys.shape(role, Some(Kind::Aes), &mut template);
     template
 }
 
@@ -276,49 +282,77 @@ pub(crate) fn wrapping(
     profile: &Profile,
 ) -> Result<Option<(Vec<u8>, ObjectHandle)>, OpError> {
     let label = format!("{prefix}w-{number}");
+    let Some(kept) = find_wrapping(session, &label, id)? else { return Ok(None) };
+    let id = checked_wrapping(session, kept, &label, profile)?;
+    let used = match profile.seal.key {
+        KeyUse::Token => kept,
+        KeyUse::SessionCopy => copy(session, kept, &label)?,
+    };
+    Ok(Some((id, used)))
+}
+
+fn find_wrapping(
+    session: &Session,
+    label: &str,
+    id: Option<&[u8]>,
+) -> Result<Option<ObjectHandle>, Error> {
     let mut template = vec![
         Attribute::Class(ObjectClass::SECRET_KEY),
-        Attribute::Label(label.clone().into_bytes()),
+        Attribute::Label(label.as_bytes().to_vec()),
         Attribute::Token(true),
     ];
     template.extend(id.map(|id| Attribute::Id(id.to_vec())));
-    match session.find_objects(&template)?.into_iter().next() {
-        Some(kept) => wrapping_in_use(session, kept, &label, profile).map(Some),
-        None => Ok(None),
-    }
+    Ok(session.find_objects(&template)?.into_iter().next())
 }
 
-/// Makes a key `prefix``w-``number`.
-pub(crate) fn make_wrapping(
+/// Sees to it that the epoch of that number has a key that wraps, where this token wraps at all. It
+/// comes before the epoch's KEK: an epoch begins with all its keys, or not.
+pub(crate) fn ensure_wrapping(
     session: &Session,
     prefix: &str,
     number: u64,
     profile: &Profile,
-) -> Result<(Vec<u8>, ObjectHandle), OpError> {
+) -> Result<(), OpError> {
+    if !profile.wraps_keys() {
+        return Ok(());
+    }
     let label = format!("{prefix}w-{number}");
-    let id = session.generate_random_vec(KEK_ID_BYTES)?;
-    let template = kek_template(label.clone().into_bytes(), id, Usage::Wraps, profile);
-    let kept = session.generate_key(&Mechanism::AesKeyGen, &template)?;
-    wrapping_in_use(session, kept, &label, profile)
+    let kept = match find_wrapping(session, &label, None)? {
+        Some(kept) => kept,
+        None => {
+            let id = session.generate_random_vec(KEK_ID_BYTES)?;
+            let (name, usage) = (label.clone().into_bytes(), Usage::Wraps);
+            let template = kek_template(name, id, Role::Wrapping, usage, profile);
+            session.generate_key(&Mechanism::AesKeyGen, &template)?
+        }
+    };
+    checked_wrapping(session, kept, &label, profile).map(drop)
 }
 
-fn wrapping_in_use(
+/// `CKA_ID` of a key that wraps, and has every property such a key must have.
+fn checked_wrapping(
     session: &Session,
     kept: ObjectHandle,
     label: &str,
     profile: &Profile,
-) -> Result<(Vec<u8>, ObjectHandle), OpError> {
+) -> Result<Vec<u8>, OpError> {
+    let setup = |text: String| OpError::Answer(HsmError::Setup(text));
     let (id, usage) = checked(session, kept, label)?;
     if usage != Usage::Wraps {
-        return Err(OpError::Answer(HsmError::Setup(format!(
+        return Err(setup(format!(
             "the key {label:?} in the token may do more than wrap and unwrap: delete or rename it"
-        ))));
+        )));
     }
-    let handle = match profile.seal.key {
-        KeyUse::Token => kept,
-        KeyUse::SessionCopy => copy(session, kept, label)?,
-    };
-    Ok((hex::decode(&id.0).unwrap_or_default(), handle))
+    let trusted = profile.keys.trusted == Trusted::No
+        || session.get_attributes(kept, &[AttributeType::Trusted])? == [Attribute::Trusted(true)];
+    if !trusted {
+        return Err(setup(format!(
+            "the key {label:?} in the token, made to wrap the keys of applications, is not marked as \
+             trusted: let the security officer set CKA_TRUSTED on it, or where the token does not \
+             allow that, put a like one in its place that is trusted; then try again"
+        )));
+    }
+    Ok(hex::decode(&id.0).unwrap_or_default())
 }
 
 /// Destroys a KEK and its copies, and the key `prefix``w-``number` that wraps in the same epoch.

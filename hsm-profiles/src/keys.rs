@@ -63,8 +63,9 @@ pub(crate) fn import(
     }
 }
 
-/// The clear bytes go in encrypted under a key that the token makes for this and forgets.
-fn by_unwrapping(
+/// Makes an object as `template` says, class included, of clear bytes that go in encrypted under a
+/// key that the token makes for this and forgets. Private keys are PKCS #8.
+pub(crate) fn by_unwrapping(
     session: &Session,
     profile: &Profile,
     template: &[Attribute],
@@ -75,6 +76,7 @@ fn by_unwrapping(
         Attribute::KeyType(KeyType::AES),
         Attribute::ValueLen(32.into()),
         Attribute::Token(false),
+        Attribute::Private(true),
         Attribute::Sensitive(true),
         Attribute::Extractable(false),
         Attribute::Encrypt(true),

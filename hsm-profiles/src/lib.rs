@@ -49,7 +49,8 @@ pub use config::{MemberConfig, PinSource, Spread, TokenConfig, TokenSelector};
 pub use process::inside::serve as serve_worker;
 pub use process::{Breaker, MemberStatus, Program};
 pub use profile::{
-    BUILT_IN, Code, ErrorClasses, Import, IvOnOpen, IvSource, KeyUse, Keys, Limits, Login,
-    LoginUser, MechanismName, Omitted, PinForm, Profile, Protection, Seal, SealBy, Wrap, WrapForm,
+    BUILT_IN, Code, ErrorClasses, Flag, Import, IvOnOpen, IvSource, KeyUse, Keys, Kind, Limits,
+    Login, LoginUser, MechanismName, Omitted, PinForm, Profile, Protection, Role, Seal, SealBy,
+    Template, Trusted, Wrap, WrapForm,
 };
 pub use token::Token;

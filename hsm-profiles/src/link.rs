@@ -1,4 +1,5 @@
-//! The login to one token, and how it comes back when it is lost. Enter through [`Link`].
+//! The login to one token, and how it comes back when it is lost. Enter through [`Link`];
+//! the login itself is in `link/login.rs`, changes of the KEKs in `link/keys.rs`.
 //!
 //! One thread at a time connects; the others wait for its result. A refused PIN ends it for
 //! good, since every further try brings the token closer to locking. Any other failure is tried
@@ -10,22 +11,26 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use cryptoki::error::{Error, RvError};
+use cryptoki::error::Error;
 use cryptoki::session::Session;
 use cryptoki::slot::{Limit, Slot, TokenInfo};
-use cryptoki::types::RawAuthPin;
 use km_core::hsm::{HsmError, HsmStatus, KekId, KekInfo, TokenRoom};
 use serde::{Deserialize, Serialize};
-use tracing::info;
 
 use crate::config::TokenConfig;
-use crate::fault::{Fault, classify};
 use crate::health::Health;
-use crate::kek::{self, KekSet, SealCounts};
+use crate::kek::{KekSet, SealCounts};
 use crate::lane::{Forgotten, Lane, OpError, Pairs};
 use crate::library::{Held, Library};
 use crate::profile::Profile;
 use crate::slot::{check_mechanisms, find_token};
+
+mod keys;
+mod login;
+mod words;
+
+pub(crate) use words::code;
+use words::sentence;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -257,69 +262,6 @@ impl Link {
         self.health.succeeded();
     }
 
-    /// Makes a KEK, which becomes the current one.
-    pub(crate) fn create_kek(&self, lane: &Lane) -> Result<KekInfo, OpError> {
-        let made = self.change_keks(lane, |session, keks| {
-            let number = keks.next_number();
-            let id = kek::generate(session, &self.config.kek_label, number, &self.profile)?;
-            Ok(KekInfo { id, number })
-        })?;
-        info!(kek = %made.id.0, number = made.number, "KEK created");
-        Ok(made)
-    }
-
-    /// Destroys a KEK with its copies, unless it is the one that seals.
-    pub(crate) fn destroy_kek(&self, lane: &Lane, kek: &KekInfo) -> Result<(), OpError> {
-        self.change_keks(lane, |session, keks| {
-            if keks.current().is_some_and(|current| current.id == kek.id) {
-                return Err(OpError::Answer(HsmError::Unsupported(format!(
-                    "KEK {} seals new data: make a newer one first",
-                    kek.id.0
-                ))));
-            }
-            kek::destroy(session, &self.config.kek_label, kek)
-        })?;
-        info!(kek = %kek.id.0, number = kek.number, "KEK destroyed");
-        Ok(())
-    }
-
-    /// Changes the keys in the token and publishes what it then holds.
-    fn change_keks<T>(
-        &self,
-        lane: &Lane,
-        change: impl FnOnce(&Session, &KekSet) -> Result<T, OpError>,
-    ) -> Result<T, OpError> {
-        let connection = &lane.connection;
-        let mut state = self.lock();
-        let (keks, done);
-        {
-            // The anchor lasts as long as the login, and copies of KEKs as long as their session.
-            let anchor = connection.anchor.lock().unwrap_or_else(PoisonError::into_inner);
-            let session = anchor.get()?;
-            // Not those of the lane: another thread may have changed them since.
-            let known = state.connection.as_ref().map_or(&connection.keks, |now| &now.keks);
-            done = change(session, known)?;
-            keks = self.find_keks(session, &mut state.counts)?;
-        }
-        self.publish(&mut state, |generation| connection.with(generation, keks));
-        Ok(done)
-    }
-
-    /// Looks for KEKs once more: another KM, or another token of a cluster, may have made one.
-    pub(crate) fn find_again(&self, lane: &Lane) -> Result<(), OpError> {
-        let connection = &lane.connection;
-        let mut state = self.lock();
-        let keks = {
-            let anchor = connection.anchor.lock().unwrap_or_else(PoisonError::into_inner);
-            self.find_keks(anchor.get()?, &mut state.counts)?
-        };
-        if keks.list() != connection.keks.list() {
-            info!("the token holds other KEKs than before");
-            self.publish(&mut state, |generation| connection.with(generation, keks));
-        }
-        Ok(())
-    }
-
     /// Connects after a loss: when the library as it stands does not give the token back, with
     /// the library restarted.
     fn reconnect(&self, state: &mut State) -> Result<Arc<Connection>, Refusal> {
@@ -380,95 +322,6 @@ impl Link {
         connection
     }
 
-    fn login(&self, anchor: &Held, slot: Slot, info: &TokenInfo) -> Result<(), Refusal> {
-        let token = info.label();
-        if info.user_pin_locked() || info.user_pin_final_try() {
-            let state = if info.user_pin_locked() { "is locked" } else { "has one try left" };
-            return Err(Refusal::ForGood(HsmError::Setup(format!(
-                "the user PIN of token {token:?} {state}, so no login was tried: unlock it, or log \
-                 in once by hand with the right PIN, then start again"
-            ))));
-        }
-        let Some(user) = self.profile.login.user.kind() else { return Ok(()) };
-        let pin = self.config.pin.read().map_err(Refusal::Ours)?;
-        self.profile.login.pin.check(&pin).map_err(|what| Refusal::Ours(self.odd_pin(what)))?;
-        // Moves the bytes: the secret box overwrites them when it is dropped.
-        let pin = RawAuthPin::new(Box::new(take_bytes(pin)));
-        let session = anchor.get().map_err(|e| Refusal::ForNow(self.explain("login", &e)))?;
-        match session.login_with_raw(user, &pin) {
-            // The login belongs to the process: another `Token` may have done it.
-            Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),
-            Err(error) if classify(&error, &self.profile.errors) == Fault::Pin => {
-                Err(Refusal::ForGood(self.wrong_pin(slot, token, &error)))
-            }
-            Err(error) => Err(Refusal::ForNow(self.explain("the token takes no login", &error))),
-        }
-    }
-
-    /// A PIN the token would not take, which was not tried.
-    fn odd_pin(&self, what: &str) -> HsmError {
-        let file =
-            self.config.pin.path().map_or_else(|e| e.to_string(), |p| p.display().to_string());
-        HsmError::Setup(format!(
-            "the HSM PIN in {file} {what}, as the profile {} needs: correct the file; no login was \
-             tried",
-            self.profile.name
-        ))
-    }
-
-    fn wrong_pin(&self, slot: Slot, token: &str, error: &Error) -> HsmError {
-        let file =
-            self.config.pin.path().map_or_else(|e| e.to_string(), |p| p.display().to_string());
-        // PKCS#11 tells tries left by flags, never by number.
-        let tries = match self.library.pkcs11.get_token_info(slot) {
-            Ok(info) if info.user_pin_locked() => "the PIN is locked now",
-            Ok(info) if info.user_pin_final_try() => "one try is left before it locks",
-            Ok(info) if info.user_pin_count_low() => {
-                "wrong PINs have been tried since the last login"
-            }
-            _ => "the token does not tell how many tries are left",
-        };
-        HsmError::Setup(format!(
-            "token {token:?} refuses the PIN in {file} ({}); {tries}; correct the file and start \
-             again: this process does not try a second time",
-            code(error)
-        ))
-    }
-
-    fn keks(&self, anchor: &Held, state: &mut State) -> Result<KekSet, HsmError> {
-        let prefix = &self.config.kek_label;
-        let session = anchor.get().map_err(|e| self.explain("the anchor session", &e))?;
-        let find = |counts: &mut SealCounts| {
-            self.find_keks(session, counts).map_err(|e| match e {
-                OpError::Token(error) => self.explain("the token does not list its keys", &error),
-                OpError::Answer(error) | OpError::Close(error) => error,
-            })
-        };
-        let keks = find(&mut state.counts)?;
-        if keks.current().is_some() {
-            return Ok(keks);
-        }
-        if !self.config.create_kek || !self.current_kek().0.is_empty() {
-            return Err(HsmError::Setup(format!(
-                "the token with {} holds no KEK labelled {prefix:?} and a number that may {}, as \
-                 the profile {} seals: restore it from the HSM's backup, or set hsm.create_kek = \
-                 true for a new KM that has no data yet, or for one whose profile was changed",
-                self.config.token,
-                self.profile.seal.usage(),
-                self.profile.name
-            )));
-        }
-        let number = keks.next_number();
-        let id = kek::generate(session, prefix, number, &self.profile)
-            .map_err(|e| self.explain("the token does not generate a KEK", &e))?;
-        info!(kek = %id.0, number, "first KEK created");
-        find(&mut state.counts)
-    }
-
-    fn find_keks(&self, session: &Session, counts: &mut SealCounts) -> Result<KekSet, OpError> {
-        KekSet::find(session, &self.config.kek_label, &self.profile.seal, counts)
-    }
-
     /// What the token says of its memory for private objects.
     pub(crate) fn room(&self, lane: &Lane) -> Result<TokenRoom, OpError> {
         let info = self.library.pkcs11.get_token_info(lane.connection.slot)?;
@@ -496,60 +349,9 @@ impl State {
     }
 }
 
-fn take_bytes(mut pin: zeroize::Zeroizing<Vec<u8>>) -> Vec<u8> {
-    std::mem::take(&mut *pin)
-}
-
-/// The error by its PKCS#11 name and the function that met it.
-pub(crate) fn code(error: &Error) -> String {
-    match error {
-        Error::Pkcs11(RvError::VendorDefined(number), function) => {
-            format!("C_{function:?} answered vendor code {number:#x}")
-        }
-        Error::Pkcs11(RvError::UnknownErrorCode(number), function) => {
-            format!("C_{function:?} answered unknown code {number:#x}")
-        }
-        Error::Pkcs11(code, function) => {
-            format!("C_{function:?} answered {}", standard_name(&format!("{code:?}")))
-        }
-        other => other.to_string(),
-    }
-}
-
-/// `PinIncorrect` as operators search for it: `CKR_PIN_INCORRECT`.
-fn standard_name(variant: &str) -> String {
-    let mut name = "CKR".to_owned();
-    for letter in variant.chars() {
-        if letter.is_ascii_uppercase() {
-            name.push('_');
-        }
-        name.push(letter.to_ascii_uppercase());
-    }
-    name
-}
-
-/// The sentence of an error, without the words that tell its kind.
-fn sentence(error: &HsmError) -> &str {
-    match error {
-        HsmError::Unavailable(what)
-        | HsmError::Refused(what)
-        | HsmError::Input(what)
-        | HsmError::Unsupported(what)
-        | HsmError::Full(what)
-        | HsmError::Setup(what) => what,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cryptoki::context::Function;
-
-    #[test]
-    fn codes_are_told_by_their_standard_names() {
-        let error = Error::Pkcs11(RvError::UserPinNotInitialized, Function::Login);
-        assert_eq!(code(&error), "C_Login answered CKR_USER_PIN_NOT_INITIALIZED");
-    }
 
     #[test]
     fn pauses_grow_to_a_bound() {

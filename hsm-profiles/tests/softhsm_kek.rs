@@ -4,13 +4,20 @@
 
 mod common;
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use common::{Room, library, runtime, with_token};
+use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, AttributeType, ObjectClass};
-use hsm_profiles::Token;
-use km_core::hsm::{Hsm, HsmError, KekId, KekInfo};
+use cryptoki::session::UserType;
+use cryptoki::slot::Slot;
+use cryptoki::types::AuthPin;
+use hsm_profiles::{PinSource, Token, TokenConfig, TokenSelector};
+use km_core::hsm::{Hsm, HsmError, KekId, KekInfo, TokenKey};
 use km_core::material::ClearBytes;
+use km_core::usage::{Action, Cipher, Curve, Hash, KeyKind, Scheme};
 
 #[test]
 fn the_kek_cannot_leave_the_token() {
@@ -57,6 +64,132 @@ fn the_kek_cannot_leave_the_token() {
     });
 }
 
+/// The profile says what keys are like, who trusts the key that wraps them, and what is said when
+/// nobody does.
+#[test]
+fn keys_that_only_a_trusted_key_wraps() {
+    with_token("keys_that_only_a_trusted_key_wraps", |room| {
+        // This KM cannot mark it, as SoftHSM keeps to the standard; that shows at the start.
+        let room = room.with_keys("user", "trusted = \"user\"");
+        let refused = Token::open(room.config()).err().unwrap().to_string();
+        assert!(refused.contains("does not make the key that wraps"), "{refused}");
+        let room = room.with_keys(
+            "officer",
+            "trusted = \"officer\"\n\
+             template = [\n\
+             { of = \"wrapping\", set = { CKA_PRIVATE = false } },\n\
+             { of = \"private\", kind = \"ec\", set = { CKA_MODIFIABLE = false } }]",
+        );
+        let officer = Officer::of(&room);
+        let open = || Token::open(officer.config.clone());
+        let untrusted = open().err().unwrap();
+        assert!(matches!(&untrusted, HsmError::Setup(why) if why.contains("CKA_TRUSTED")));
+        officer.trusts("qkm-kek-w-1");
+        let token = open().unwrap();
+        runtime().block_on(async {
+            let (aes, ec) = (KeyKind::Aes, KeyKind::Ec(Curve::P256));
+            let made = [token.make_key(b"", aes, 256).await, token.make_key(b"", ec, 256).await];
+            for (at, made) in made.into_iter().enumerate() {
+                let (kind, action, input) = match at {
+                    0 => (aes, Action::Encrypt(Cipher::Ecb { padded: true }), vec![7; 5]),
+                    _ => (ec, Action::Sign(Scheme::Ecdsa(Hash::Sha256)), vec![7; 32]),
+                };
+                let (name, aad, sealed) = (vec![at as u8], Vec::new(), made.unwrap().sealed);
+                let key = TokenKey { name, kind, wrapped: true, aad, sealed };
+                token.use_key(&key, &action, &ClearBytes::from_vec(input)).await.unwrap();
+            }
+            let session = room.other_handle().open_rw_session(officer.slot()).unwrap();
+            for (class, modifiable) in
+                [(ObjectClass::SECRET_KEY, true), (ObjectClass::PRIVATE_KEY, false)]
+            {
+                let only = [Attribute::Class(class), Attribute::WrapWithTrusted(true)];
+                let found = session.find_objects(&only).unwrap();
+                assert_eq!(found.len(), 1, "{class:?}: {found:?}");
+                let told = session.get_attributes(found[0], &[AttributeType::Modifiable]).unwrap();
+                assert_eq!(told, [Attribute::Modifiable(modifiable)], "{class:?}");
+            }
+            drop(session);
+            // An epoch begins with a trusted key, or not at all.
+            let before = token.keks().await.unwrap();
+            let untrusted = token.create_kek().await.unwrap_err();
+            assert!(untrusted.to_string().contains("qkm-kek-w-2"), "{untrusted}");
+            assert_eq!(token.keks().await.unwrap(), before);
+            drop(token);
+            officer.trusts("qkm-kek-w-2");
+            let token = open().unwrap();
+            assert_eq!(token.create_kek().await.unwrap().number, 2);
+            token.make_key(b"", aes, 256).await.unwrap();
+        });
+    });
+}
+
+/// A token whose security officer is at hand.
+struct Officer<'a> {
+    room: &'a Room,
+    config: TokenConfig,
+}
+
+const OFFICER_PIN: &str = "5678901234";
+
+impl<'a> Officer<'a> {
+    fn of(room: &'a Room) -> Self {
+        let (label, pin) = ("officer", "1234567890");
+        let pkcs11 = room.other_handle();
+        let slots = pkcs11.get_slots_with_token().unwrap();
+        let is_free = |slot: &Slot| !pkcs11.get_token_info(*slot).unwrap().token_initialized();
+        let free = slots.into_iter().find(is_free).unwrap();
+        let so_pin = AuthPin::from(OFFICER_PIN);
+        pkcs11.init_token(free, &so_pin, label).unwrap();
+        let pin_file = room.dir.join("officer.pin");
+        std::fs::write(&pin_file, pin).unwrap();
+        std::fs::set_permissions(&pin_file, Permissions::from_mode(0o600)).unwrap();
+        let token = TokenSelector::Label(label.to_owned());
+        let config = TokenConfig { token, pin: PinSource::File(pin_file), ..room.config() };
+        let officer = Self { room, config };
+        let session = pkcs11.open_rw_session(officer.slot()).unwrap();
+        session.login(UserType::So, Some(&so_pin)).unwrap();
+        session.init_pin(&AuthPin::from(pin)).unwrap();
+        session.logout().unwrap();
+        officer
+    }
+
+    fn slot(&self) -> Slot {
+        let pkcs11 = self.room.other_handle();
+        let slots = pkcs11.get_slots_with_token().unwrap();
+        let is_ours = |slot: &Slot| pkcs11.get_token_info(*slot).unwrap().label() == "officer";
+        slots.into_iter().find(is_ours).unwrap()
+    }
+
+    /// Puts a trusted key in the place of the one of this label: SoftHSM lets the officer make such
+    /// a key, and mark none that is there.
+    fn trusts(&self, label: &str) {
+        let session = self.room.other_handle().open_rw_session(self.slot()).unwrap();
+        session.login(UserType::So, Some(&AuthPin::from(OFFICER_PIN))).unwrap();
+        let named = Attribute::Label(label.as_bytes().to_vec());
+        let untrusted = session.find_objects(std::slice::from_ref(&named)).unwrap();
+        let wanted = [AttributeType::Id, AttributeType::Trusted];
+        let told = session.get_attributes(untrusted[0], &wanted).unwrap();
+        let [id, Attribute::Trusted(false)] = &told[..] else { panic!("{told:?}") };
+        session.destroy_object(untrusted[0]).unwrap();
+        let trusted = [
+            named,
+            id.clone(),
+            Attribute::Trusted(true),
+            Attribute::ValueLen(32.into()),
+            Attribute::Token(true),
+            Attribute::Private(false),
+            Attribute::Sensitive(true),
+            Attribute::Extractable(false),
+            Attribute::Encrypt(false),
+            Attribute::Decrypt(false),
+            Attribute::Wrap(true),
+            Attribute::Unwrap(true),
+        ];
+        session.generate_key(&Mechanism::AesKeyGen, &trusted).unwrap();
+        session.logout().unwrap();
+    }
+}
+
 fn pkcs11_tool(room: &Room, arguments: &[&str]) -> String {
     let output = Command::new("pkcs11-tool")
         .arg("--module")
@@ -80,7 +213,12 @@ fn pkcs11_tool_sees_a_secret_key_that_never_leaves() {
         }
         assert!(seen.contains("sensitive"), "{seen}");
         assert!(seen.contains(&token.current_kek().0), "{seen}");
-        assert!(!seen.contains("wrap"), "{seen}");
+        // The KEK seals and does nothing else; the key beside it wraps and does nothing else.
+        for (label, usage) in [("qkm-kek-1", "encrypt, decrypt"), ("qkm-kek-w-1", "wrap, unwrap")] {
+            let of = seen.split("Secret Key Object").find(|part| part.contains(label)).unwrap();
+            let told = of.lines().find(|line| line.contains("Usage")).unwrap();
+            assert_eq!(told.split(':').nth(1).unwrap().trim(), usage, "{seen}");
+        }
     });
 }
 

@@ -46,16 +46,14 @@ fn ciphers() -> Vec<Cipher> {
 
 #[test]
 fn the_token_answers_as_the_library_does() {
-    with_token("the_token_answers_as_the_library_does", same_answers);
+    with_token("the_token_answers_as_the_library_does", |room| same_answers(&room));
 }
 
 #[test]
 fn the_token_answers_as_the_library_does_kryoptic() {
-    with_token_of(
-        SoftToken::Kryoptic,
-        "the_token_answers_as_the_library_does_kryoptic",
-        same_answers,
-    );
+    with_token_of(SoftToken::Kryoptic, "the_token_answers_as_the_library_does_kryoptic", |room| {
+        same_answers(&room)
+    });
 }
 
 #[test]
@@ -70,7 +68,7 @@ fn keys_made_in_the_token_work_there_kryoptic() {
 
 #[test]
 fn private_keys_from_outside_are_used_in_the_token() {
-    with_token("private_keys_from_outside_are_used_in_the_token", brought_pairs);
+    with_token("private_keys_from_outside_are_used_in_the_token", |room| brought_pairs(&room));
 }
 
 #[test]
@@ -78,7 +76,21 @@ fn private_keys_from_outside_are_used_in_the_token_kryoptic() {
     with_token_of(
         SoftToken::Kryoptic,
         "private_keys_from_outside_are_used_in_the_token_kryoptic",
-        brought_pairs,
+        |room| brought_pairs(&room),
+    );
+}
+
+/// As tokens want it that take no clear keys (FIPS 140, level 3).
+#[test]
+fn keys_from_outside_go_in_encrypted_where_the_profile_says_so() {
+    with_token_of(
+        SoftToken::Kryoptic,
+        "keys_from_outside_go_in_encrypted_where_the_profile_says_so",
+        |room| {
+            let room = room.with_keys("encrypted", "import = \"encrypt-then-unwrap\"");
+            same_answers(&room);
+            brought_pairs(&room);
+        },
     );
 }
 
@@ -106,7 +118,7 @@ fn a_key_moves_to_the_next_epoch_inside_the_token_kryoptic() {
     );
 }
 
-fn same_answers(room: Room) {
+fn same_answers(room: &Room) {
     let token = room.open();
     runtime().block_on(async {
         for len in [16, 24, 32] {
@@ -132,7 +144,7 @@ fn same_answers(room: Room) {
             let known = process::act(KeyKind::Hmac, &Action::Mac(hash), &here, &data).unwrap();
             assert_eq!(token.use_key(&key, &Action::Mac(hash), &data).await.unwrap(), known);
         }
-        handles_stay_inside(&room, 4);
+        handles_stay_inside(room, 4);
         token.forget_key(b"hmac").await;
         // The next request of each session drops it; there are three, so ask often.
         for _ in 0..64 {
@@ -243,7 +255,7 @@ async fn signs(token: &Token, key: &TokenKey, scheme: Scheme, public: &[u8]) {
 }
 
 /// Private keys that applications brought are used in the token, those it does not have are not.
-fn brought_pairs(room: Room) {
+fn brought_pairs(room: &Room) {
     let token = room.open();
     let (sha256, sha384) = (Hash::Sha256, Hash::Sha384);
     runtime().block_on(async {
@@ -262,7 +274,7 @@ fn brought_pairs(room: Room) {
             (KeyKind::Ec(Curve::P256), Scheme::Ecdsa(sha256), true),
             (KeyKind::Ec(Curve::P384), Scheme::Ecdsa(sha384), true),
             (KeyKind::Ec(Curve::P521), Scheme::Ecdsa(sha384), true),
-            (KeyKind::Ed25519, Scheme::Ed25519, has_ed25519(&room)),
+            (KeyKind::Ed25519, Scheme::Ed25519, has_ed25519(room)),
             (KeyKind::MlDsa(DsaSet::MlDsa44), Scheme::MlDsa, has_post_quantum(room.product)),
             (KeyKind::MlDsa(DsaSet::MlDsa65), Scheme::MlDsa, has_post_quantum(room.product)),
             (KeyKind::MlDsa(DsaSet::MlDsa87), Scheme::MlDsa, has_post_quantum(room.product)),
@@ -290,7 +302,7 @@ fn brought_pairs(room: Room) {
             assert!(matches!(refused, Err(HsmError::Unsupported(_))), "{name}: {refused:?}");
         }
         assert!(token.status().ready, "{:?}", token.status());
-        handles_stay_inside(&room, 4);
+        handles_stay_inside(room, 4);
     });
 }
 

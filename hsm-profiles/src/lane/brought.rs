@@ -1,9 +1,11 @@
 //! Keys that applications brought, whose bytes are sealed: they are in this process while they become
 //! objects of the session. Enter through [`Lane::imported`].
 
+use cryptoki::error::Error;
 use cryptoki::object::{Attribute, ObjectHandle};
 use km_core::hsm::{HsmError, TokenKey};
-use km_core::usage::private::{Parts, parts, public_half};
+use km_core::material::ClearBytes;
+use km_core::usage::private::{Parts, parts, pkcs8, public_half};
 use km_core::usage::{KeyKind, der};
 use zeroize::Zeroize;
 
@@ -12,6 +14,7 @@ use super::made::parameters;
 use super::using::Extractable;
 use super::{Lane, OpError};
 use crate::fault::{Fault, classify};
+use crate::keys;
 use crate::link::code;
 use crate::profile::Import;
 
@@ -22,7 +25,7 @@ impl Lane {
     /// The key as an object of the session, sensitive and not extractable.
     pub(super) fn imported(&mut self, key: &TokenKey) -> Result<ObjectHandle, OpError> {
         let keys = &self.profile.keys;
-        if keys.import != Import::Create || keys.token_objects_only {
+        if keys.import == Import::Refused || keys.token_objects_only {
             return Err(unsupported("the token takes no clear keys for a session".to_owned()));
         }
         let (kind, least) = (key.kind, keys.hmac_bytes);
@@ -30,20 +33,52 @@ impl Lane {
         if kind == KeyKind::Hmac && clear.len() < least {
             return Err(unsupported(format!("HMAC keys of the token have {least} bytes or more")));
         }
-        let mut template = self.template(kind, Extractable::No);
-        let public = clear.expose(|bytes| match kind.is_pair() {
-            true => pair(kind, bytes, &mut template).map(Some),
-            false => {
-                template.push(Attribute::Value(bytes.to_vec()));
-                Ok(None)
-            }
-        })?;
-        let made = self.session()?.create_object(&template);
-        template.iter_mut().for_each(wipe);
+        let public = match kind.is_pair() {
+            true => Some(clear.expose(|bytes| public_of(kind, bytes))?),
+            false => None,
+        };
+        let made = match keys.import {
+            Import::EncryptThenUnwrap => self.unwrapped_clear(kind, &clear)?,
+            _ => self.created(kind, &clear)?,
+        };
         match kind.is_pair() {
             true => self.proven(kind, made.map_err(OpError::Token), &public),
             false => made.map_err(|error| self.judge(error)),
         }
+    }
+
+    /// By `C_CreateObject`, of the parts of the key.
+    fn created(
+        &self,
+        kind: KeyKind,
+        clear: &ClearBytes,
+    ) -> Result<Result<ObjectHandle, Error>, OpError> {
+        let mut template = self.template(kind, Extractable::No);
+        clear.expose(|bytes| match kind.is_pair() {
+            true => fill(kind, bytes, &mut template),
+            false => {
+                template.push(Attribute::Value(bytes.to_vec()));
+                Ok(())
+            }
+        })?;
+        let made = self.session()?.create_object(&template);
+        template.iter_mut().for_each(wipe);
+        Ok(made)
+    }
+
+    /// For tokens that take keys in no clear form.
+    fn unwrapped_clear(
+        &self,
+        kind: KeyKind,
+        clear: &ClearBytes,
+    ) -> Result<Result<ObjectHandle, Error>, OpError> {
+        let template = self.template(kind, Extractable::No);
+        let (session, profile) = (self.session()?, &self.profile);
+        let import = |bytes: &ClearBytes| keys::by_unwrapping(session, profile, &template, bytes);
+        Ok(match kind.is_pair() {
+            true => import(&clear.expose(|bytes| pkcs8(kind, bytes)).ok_or_else(unknown)?),
+            false => import(clear),
+        })
     }
 
     /// A private key that signs as its public half says. One that the token does not take, or signs
@@ -81,19 +116,25 @@ impl Lane {
     }
 }
 
-/// Adds the parts of a private key to the template; its public half.
-fn pair(kind: KeyKind, bytes: &[u8], template: &mut Vec<Attribute>) -> Result<Vec<u8>, OpError> {
-    let unknown = || unsupported("the private key has no known form".to_owned());
+fn unknown() -> OpError {
+    unsupported("the private key has no known form".to_owned())
+}
+
+/// The public half of a private key that is for tokens.
+fn public_of(kind: KeyKind, bytes: &[u8]) -> Result<Vec<u8>, OpError> {
     let parts = parts(kind, bytes).ok_or_else(unknown)?;
-    let public = public_half(kind, &parts).ok_or_else(unknown)?;
-    match (kind, parts) {
+    match parts {
         // Others take long, or their signatures have lengths that are not checked here.
-        (_, Parts::Rsa([n, ..])) if n.len() > LONGEST_RSA || n.len() % 8 != 0 => {
-            return Err(unsupported(format!(
-                "RSA keys of {} bytes are not for the token",
-                n.len()
-            )));
+        Parts::Rsa([n, ..]) if n.len() > LONGEST_RSA || n.len() % 8 != 0 => {
+            Err(unsupported(format!("RSA keys of {} bytes are not for the token", n.len())))
         }
+        parts => public_half(kind, &parts).ok_or_else(unknown),
+    }
+}
+
+/// Adds the parts of a private key to the template.
+fn fill(kind: KeyKind, bytes: &[u8], template: &mut Vec<Attribute>) -> Result<(), OpError> {
+    match (kind, parts(kind, bytes).ok_or_else(unknown)?) {
         (_, Parts::Rsa([n, e, d, p, q, dp, dq, coefficient])) => {
             template.extend([
                 Attribute::Modulus(n.to_vec()),
@@ -119,7 +160,7 @@ fn pair(kind: KeyKind, bytes: &[u8], template: &mut Vec<Attribute>) -> Result<Ve
             template.push(Attribute::Value(secret.to_vec()));
         }
     }
-    Ok(public)
+    Ok(())
 }
 
 fn wipe(attribute: &mut Attribute) {

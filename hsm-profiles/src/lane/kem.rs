@@ -19,6 +19,7 @@ use lru::LruCache;
 use super::{Lane, OpError};
 use crate::fault::{Fault, classify};
 use crate::link::code;
+use crate::profile::{Kind, Role};
 
 /// Pairs of one login, at most; the one used longest ago makes room.
 const PAIRS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(255);
@@ -57,8 +58,9 @@ impl Lane {
             Attribute::Extractable(false),
             Attribute::Decapsulate(true),
         ];
-        self.profile.keys.fit(&mut open);
-        self.profile.keys.fit(&mut secret);
+        let (keys, kind) = (&self.profile.keys, Some(Kind::MlKem));
+        keys.shape(Role::Public, kind, &mut open);
+        keys.shape(Role::Private, kind, &mut secret);
         let name = self.session()?.generate_random_vec(NAME_BYTES)?;
         let pairs = &self.connection.pairs;
         let made = self.connection.anchored(|session| {
@@ -93,7 +95,7 @@ impl Lane {
             Attribute::Value(public.to_vec()),
             Attribute::Encapsulate(true),
         ];
-        self.profile.keys.fit(&mut template);
+        self.profile.keys.shape(Role::Public, Some(Kind::MlKem), &mut template);
         let done = self.encapsulated(&template);
         done.map_err(|error| self.judge_kem(error))
     }

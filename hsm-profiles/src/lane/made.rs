@@ -7,6 +7,7 @@ use km_core::usage::{DsaSet, KeyKind, der};
 use super::judge::unsupported;
 use super::using::Extractable;
 use super::{Lane, OpError};
+use crate::profile::{Kind, Role};
 
 impl Lane {
     /// A key as session object that can be wrapped, its public half, and all objects made for it.
@@ -18,10 +19,11 @@ impl Lane {
     ) -> Result<(ObjectHandle, Option<Vec<u8>>, Vec<ObjectHandle>), OpError> {
         let mut template = self.template(kind, Extractable::Yes);
         let value_len = |bits: u32| Attribute::ValueLen(u64::from(bits / 8).into());
+        let rsa_pair = self.profile.keys.rsa_pair();
         let mechanism = match kind {
             KeyKind::Aes => Mechanism::AesKeyGen,
             KeyKind::Hmac => Mechanism::GenericSecretKeyGen,
-            KeyKind::Rsa => Mechanism::RsaPkcsKeyPairGen,
+            KeyKind::Rsa => rsa_pair.bare(),
             KeyKind::Ec(_) => Mechanism::EccKeyPairGen,
             KeyKind::Ed25519 => Mechanism::EccEdwardsKeyPairGen,
             KeyKind::MlDsa(_) => Mechanism::MlDsaKeyPairGen,
@@ -45,7 +47,7 @@ impl Lane {
                 public.push(Attribute::PublicExponent(vec![1, 0, 1]));
             }
         }
-        self.profile.keys.fit(&mut public);
+        self.profile.keys.shape(Role::Public, Kind::of(kind), &mut public);
         // Class and type follow from the mechanism.
         template.retain(|a| !matches!(a, Attribute::Class(_) | Attribute::KeyType(_)));
         let made = self.session()?.generate_key_pair(&mechanism, &public, &template);

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::judge::unsupported;
 use super::{Lane, OpError};
 use crate::kek;
-use crate::profile::{Wrap, WrapForm};
+use crate::profile::{Kind, Role, Wrap, WrapForm};
 
 /// Keys at hand in one session, at most.
 const HANDLES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1023);
@@ -216,32 +216,29 @@ impl Lane {
         }
         let found = kek::wrapping(self.session()?, &self.prefix, number, Some(id), &self.profile);
         let found = found.map_err(|error| self.judged(error))?;
-        let (_, handle) = found.ok_or_else(|| {
-            unsupported(format!(
-                "the token does not hold the key {}w-{number} that wraps the keys of its epoch: \
-                 restore it from the HSM's backup",
-                self.prefix
-            ))
-        })?;
+        let (_, handle) = found.ok_or_else(|| self.no_wrapping(number))?;
         self.wrapping.insert(entry, handle);
         Ok(handle)
     }
 
-    /// The `CKA_ID` of a key that wraps in epoch `number`, made when there is none.
+    fn no_wrapping(&self, number: u64) -> OpError {
+        unsupported(format!(
+            "the token does not hold the key {}w-{number} that wraps the keys of its epoch: restore \
+             it from the HSM's backup",
+            self.prefix
+        ))
+    }
+
+    /// The `CKA_ID` of a key that wraps in epoch `number`.
     fn wrapping_id(&mut self, number: u64) -> Result<Vec<u8>, OpError> {
         let of_epoch = (number, Vec::new())..=(number, vec![u8::MAX; kek::KEK_ID_BYTES as usize]);
         if let Some(((_, id), _)) = self.wrapping.range(of_epoch).next() {
             return Ok(id.clone());
         }
         let (session, prefix, profile) = (self.session()?, &self.prefix, &self.profile);
-        // One thread at a time, so that only one makes it.
-        let found = self.connection.anchored(|_| {
-            match kek::wrapping(session, prefix, number, None, profile)? {
-                Some(found) => Ok(found),
-                None => kek::make_wrapping(session, prefix, number, profile),
-            }
-        });
-        let (id, handle) = found.map_err(|error| self.judged(error))?;
+        let found = kek::wrapping(session, prefix, number, None, profile);
+        let found = found.map_err(|error| self.judged(error))?;
+        let (id, handle) = found.ok_or_else(|| self.no_wrapping(number))?;
         self.wrapping.insert((number, id.clone()), handle);
         Ok(id)
     }
@@ -360,7 +357,8 @@ impl Lane {
             }
             KeyKind::Local(_) => {}
         }
-        self.profile.keys.fit(&mut template);
+        let role = if kind.is_pair() { Role::Private } else { Role::Secret };
+        self.profile.keys.shape(role, Kind::of(kind), &mut template);
         template
     }
 }

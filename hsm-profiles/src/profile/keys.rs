@@ -4,6 +4,7 @@ use cryptoki::object::{Attribute, AttributeType};
 use serde::Deserialize;
 
 use super::MechanismName;
+use super::templates::{Template, Trusted};
 
 /// One way to wrap a key by an AES key. A profile lists them in the order of preference.
 #[derive(Clone, Debug, Deserialize)]
@@ -55,6 +56,15 @@ pub struct Keys {
     /// Attributes that the token does not take in templates.
     #[serde(default)]
     pub omit: Vec<Omitted>,
+    /// Attributes that keys have here besides, or in place of, those of every token.
+    #[serde(default)]
+    pub template: Vec<Template>,
+    /// Who marks the keys that wrap as trusted.
+    #[serde(default)]
+    pub trusted: Trusted,
+    /// The mechanism that makes RSA pairs.
+    #[serde(default)]
+    pub rsa_pair: Option<MechanismName>,
 }
 
 /// How a clear key gets in.
@@ -94,6 +104,12 @@ impl TryFrom<String> for Omitted {
 }
 
 impl Keys {
+    /// Makes RSA pairs.
+    pub(crate) fn rsa_pair(&self) -> MechanismName {
+        let standard = || MechanismName::standard("RSA_PKCS_KEY_PAIR_GEN");
+        self.rsa_pair.clone().unwrap_or_else(standard)
+    }
+
     /// The template without what the token does not take.
     pub(crate) fn fit(&self, template: &mut Vec<Attribute>) {
         template.retain(|attribute| {

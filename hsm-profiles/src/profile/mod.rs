@@ -15,11 +15,13 @@ mod keys;
 mod login;
 mod names;
 mod seal;
+mod templates;
 
 pub use keys::{Import, Keys, Omitted, Wrap, WrapForm};
 pub use login::{Login, LoginUser, PinForm};
 pub use names::{Code, MechanismName};
 pub use seal::{IvOnOpen, IvSource, KeyUse, Protection, Seal, SealBy};
+pub use templates::{Flag, Kind, Role, Template, Trusted};
 
 macro_rules! built_in {
     ($($name:literal)*) => {
@@ -140,6 +142,11 @@ impl Profile {
             (SealBy::WrappedKeyGcm, Protection::KeyWrap) => self.key_wrap(),
             (SealBy::WrappedKeyGcm, Protection::Cbc) => MechanismName::standard("AES_CBC"),
         }
+    }
+
+    /// Whether keys of applications leave the token wrapped, so that each epoch has a key that wraps.
+    pub(crate) fn wraps_keys(&self) -> bool {
+        !self.wrap.is_empty() && !self.keys.token_objects_only
     }
 
     /// What wraps by RFC 3394 in this token.

@@ -23,6 +23,8 @@ pub const LABEL: &str = "north";
 pub struct Room {
     pub dir: PathBuf,
     pub product: SoftToken,
+    /// Name or path, as configured.
+    pub profile: String,
 }
 
 /// The worker process of these tests.
@@ -42,7 +44,8 @@ pub fn with_token(name: &str, body: impl FnOnce(Room)) {
 /// As [`with_token`], with a token of either product.
 pub fn with_token_of(product: SoftToken, name: &str, body: impl FnOnce(Room)) {
     if let Some(dir) = std::env::var_os(FOLDER_VARIABLE) {
-        return body(Room { dir: dir.into(), product });
+        let profile = product.profile().to_owned();
+        return body(Room { dir: dir.into(), product, profile });
     }
     let dir = tempfile::tempdir().unwrap();
     let mut init = init_command();
@@ -75,7 +78,7 @@ impl Room {
     pub fn config(&self) -> TokenConfig {
         TokenConfig {
             library: (self.product == SoftToken::Kryoptic).then(|| library(self.product)),
-            profile: self.product.profile().to_owned(),
+            profile: self.profile.clone(),
             token: TokenSelector::Label(LABEL.to_owned()),
             pin: PinSource::File(self.pin_file()),
             kek_label: "qkm-kek-".to_owned(),
@@ -100,13 +103,29 @@ impl Room {
 
     /// The same token with another `[seal]`, in a profile `name` in this room.
     pub fn with_seal(&self, name: &str, seal: &str) -> TokenConfig {
+        let profile = self.built_in().replace("method = \"token-gcm\"", seal);
+        TokenConfig { profile: self.written(name, &profile), ..self.config() }
+    }
+
+    /// The same room with another table `[keys]`, in a profile `name`; the length of HMAC keys stays.
+    pub fn with_keys(self, name: &str, keys: &str) -> Self {
+        let profile = match self.product {
+            SoftToken::SoftHsm => self.built_in().replace("[keys]\n", &format!("[keys]\n{keys}\n")),
+            SoftToken::Kryoptic => format!("{}\n[keys]\n{keys}\n", self.built_in()),
+        };
+        Self { profile: self.written(name, &profile), ..self }
+    }
+
+    fn built_in(&self) -> String {
         let profiles = Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles");
         let built_in = profiles.join(format!("{}.toml", self.product.profile()));
-        let profile = std::fs::read_to_string(built_in).unwrap();
-        let profile = profile.replace("method = \"token-gcm\"", seal);
+        std::fs::read_to_string(built_in).unwrap()
+    }
+
+    fn written(&self, name: &str, profile: &str) -> String {
         let path = self.dir.join(format!("{name}.toml"));
         std::fs::write(&path, profile).unwrap();
-        TokenConfig { profile: path.display().to_string(), ..self.config() }
+        path.display().to_string()
     }
 
     pub fn open(&self) -> std::sync::Arc<Token> {

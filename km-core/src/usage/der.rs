@@ -97,7 +97,13 @@ fn integer(bytes: &[u8]) -> Vec<u8> {
 }
 
 fn wrap(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
-    let len: usize = parts.iter().map(|part| part.len()).sum();
+    let mut bytes = head(tag, parts.iter().map(|part| part.len()).sum());
+    parts.iter().for_each(|part| bytes.extend_from_slice(part));
+    bytes
+}
+
+/// Tag and length of an element whose content has `len` bytes.
+pub(super) fn head(tag: u8, len: usize) -> Vec<u8> {
     let mut bytes = vec![tag];
     let size = len.to_be_bytes();
     let used = size.iter().position(|byte| *byte != 0).unwrap_or(size.len() - 1);
@@ -106,7 +112,6 @@ fn wrap(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
         bytes.push(0x80 | u8::try_from(size.len()).unwrap_or(0));
     }
     bytes.extend_from_slice(size);
-    parts.iter().for_each(|part| bytes.extend_from_slice(part));
     bytes
 }
 

@@ -6,6 +6,7 @@ use aws_lc_rs::{
 };
 
 use super::{Curve, KeyKind, der, process};
+use crate::material::ClearBytes;
 
 const INTEGER: u8 = 0x02;
 const OCTETS: u8 = 0x04;
@@ -102,6 +103,27 @@ pub fn parts(kind: KeyKind, bytes: &[u8]) -> Option<Parts<'_>> {
     }
 }
 
+/// A key that [`parts`] reads, as PKCS #8. `None` when it is none.
+pub fn pkcs8(kind: KeyKind, bytes: &[u8]) -> Option<ClearBytes> {
+    parts(kind, bytes)?;
+    let bare_seed = kind == KeyKind::Ed25519 && bytes.len() == SEED_BYTES;
+    if !bare_seed {
+        let mut key = Reader(whole(SEQUENCE, bytes)?);
+        key.take(INTEGER)?;
+        if key.0.first() == Some(&SEQUENCE) {
+            return Some(ClearBytes::copy_from(bytes));
+        }
+    }
+    let inner = if bare_seed { der::head(OCTETS, bytes.len()) } else { Vec::new() };
+    let octets = der::head(OCTETS, inner.len() + bytes.len());
+    let before = [&[INTEGER, 1, 0][..], &der::algorithm(kind)?, &octets, &inner].concat();
+    let outer = der::head(SEQUENCE, before.len() + bytes.len());
+    // Its final length, so that no half of it is left behind by growing.
+    let mut all = Vec::with_capacity(outer.len() + before.len() + bytes.len());
+    [&outer, &before, bytes].iter().for_each(|part| all.extend_from_slice(part));
+    Some(ClearBytes::from_vec(all))
+}
+
 fn seed(bytes: &[u8]) -> Option<Parts<'_>> {
     (bytes.len() == SEED_BYTES).then_some(Parts::Seed(bytes))
 }
@@ -180,7 +202,22 @@ mod tests {
                     let mut outer = Reader(whole(SEQUENCE, bytes).unwrap());
                     outer.take(INTEGER).unwrap();
                     outer.take(SEQUENCE).unwrap();
-                    assert!(parts(kind, outer.take(OCTETS).unwrap()).is_some());
+                    let bare = outer.take(OCTETS).unwrap();
+                    assert!(parts(kind, bare).is_some());
+                    let again = pkcs8(kind, bare).unwrap();
+                    again.expose(|again| {
+                        let same = parts(kind, again).unwrap();
+                        assert_eq!(public_half(kind, &same).unwrap(), made.public);
+                        assert_ne!(again, bare);
+                    });
+                }
+                assert_eq!(pkcs8(kind, bytes).unwrap().len(), bytes.len());
+                if let (KeyKind::Ed25519, Some(Parts::Seed(seed))) = (kind, parts(kind, bytes)) {
+                    let again = pkcs8(kind, seed).unwrap();
+                    again.expose(|again| {
+                        let same = parts(kind, again).unwrap();
+                        assert_eq!(public_half(kind, &same).unwrap(), made.public);
+                    });
                 }
                 for other in kinds.iter().filter(|other| **other != kind) {
                     assert!(parts(*other, bytes).is_none(), "{kind:?} as {other:?}");

@@ -1,0 +1,129 @@
+//! The KEKs of the token, and their changes. Enter through [`Link::create_kek`].
+
+use std::sync::PoisonError;
+
+use cryptoki::session::Session;
+use km_core::hsm::{HsmError, KekInfo};
+use tracing::info;
+
+use super::{Link, State};
+use crate::kek::{self, KekSet, SealCounts};
+use crate::lane::{Lane, OpError};
+use crate::library::Held;
+
+impl Link {
+    /// Makes a KEK, which becomes the current one.
+    pub(crate) fn create_kek(&self, lane: &Lane) -> Result<KekInfo, OpError> {
+        let made = self.change_keks(lane, |session, keks| {
+            let (number, prefix) = (keks.next_number(), &self.config.kek_label);
+            kek::ensure_wrapping(session, prefix, number, &self.profile)?;
+            let id = kek::generate(session, prefix, number, &self.profile)?;
+            Ok(KekInfo { id, number })
+        })?;
+        info!(kek = %made.id.0, number = made.number, "KEK created");
+        Ok(made)
+    }
+
+    /// Destroys a KEK with its copies, unless it is the one that seals.
+    pub(crate) fn destroy_kek(&self, lane: &Lane, kek: &KekInfo) -> Result<(), OpError> {
+        self.change_keks(lane, |session, keks| {
+            if keks.current().is_some_and(|current| current.id == kek.id) {
+                return Err(OpError::Answer(HsmError::Unsupported(format!(
+                    "KEK {} seals new data: make a newer one first",
+                    kek.id.0
+                ))));
+            }
+            kek::destroy(session, &self.config.kek_label, kek)
+        })?;
+        info!(kek = %kek.id.0, number = kek.number, "KEK destroyed");
+        Ok(())
+    }
+
+    /// Changes the keys in the token and publishes what it then holds.
+    fn change_keks<T>(
+        &self,
+        lane: &Lane,
+        change: impl FnOnce(&Session, &KekSet) -> Result<T, OpError>,
+    ) -> Result<T, OpError> {
+        let connection = &lane.connection;
+        let mut state = self.lock();
+        let (keks, done);
+        {
+            // The anchor lasts as long as the login, and copies of KEKs as long as their session.
+            let anchor = connection.anchor.lock().unwrap_or_else(PoisonError::into_inner);
+            let session = anchor.get()?;
+            // Not those of the lane: another thread may have changed them since.
+            let known = state.connection.as_ref().map_or(&connection.keks, |now| &now.keks);
+            done = change(session, known)?;
+            keks = self.find_keks(session, &mut state.counts)?;
+        }
+        self.publish(&mut state, |generation| connection.with(generation, keks));
+        Ok(done)
+    }
+
+    /// Looks for KEKs once more: another KM, or another token of a cluster, may have made one.
+    pub(crate) fn find_again(&self, lane: &Lane) -> Result<(), OpError> {
+        let connection = &lane.connection;
+        let mut state = self.lock();
+        let keks = {
+            let anchor = connection.anchor.lock().unwrap_or_else(PoisonError::into_inner);
+            self.find_keks(anchor.get()?, &mut state.counts)?
+        };
+        if keks.list() != connection.keks.list() {
+            info!("the token holds other KEKs than before");
+            self.publish(&mut state, |generation| connection.with(generation, keks));
+        }
+        Ok(())
+    }
+
+    /// The KEKs of a token that was just logged in to; the first is made here when it has none.
+    pub(super) fn keks(&self, anchor: &Held, state: &mut State) -> Result<KekSet, HsmError> {
+        let prefix = &self.config.kek_label;
+        let session = anchor.get().map_err(|e| self.explain("the anchor session", &e))?;
+        let told = |what: &str, error: OpError| match error {
+            OpError::Token(error) => self.explain(what, &error),
+            OpError::Answer(error) | OpError::Close(error) => error,
+        };
+        let find = |counts: &mut SealCounts| {
+            self.find_keks(session, counts).map_err(|e| told("the token does not list its keys", e))
+        };
+        let wraps = |number: u64| {
+            let what = "the token does not make the key that wraps keys of applications; correct \
+                        [[wrap]] and [keys] in a copy of the profile, or leave [[wrap]] out";
+            kek::ensure_wrapping(session, prefix, number, &self.profile).map_err(|e| told(what, e))
+        };
+        let keks = find(&mut state.counts)?;
+        let is_first = self.current_kek().0.is_empty();
+        if let Some(current) = keks.current() {
+            // What was there once and is gone is for the operator to restore.
+            if is_first {
+                wraps(current.number)?;
+            }
+            return Ok(keks);
+        }
+        if !self.config.create_kek || !is_first {
+            return Err(HsmError::Setup(format!(
+                "the token with {} holds no KEK labelled {prefix:?} and a number that may {}, as \
+                 the profile {} seals: restore it from the HSM's backup, or set hsm.create_kek = \
+                 true for a new KM that has no data yet, or for one whose profile was changed",
+                self.config.token,
+                self.profile.seal.usage(),
+                self.profile.name
+            )));
+        }
+        wraps(keks.next_number())?;
+        let number = keks.next_number();
+        let id = kek::generate(session, prefix, number, &self.profile)
+            .map_err(|e| self.explain("the token does not generate a KEK", &e))?;
+        info!(kek = %id.0, number, "first KEK created");
+        find(&mut state.counts)
+    }
+
+    pub(super) fn find_keks(
+        &self,
+        session: &Session,
+        counts: &mut SealCounts,
+    ) -> Result<KekSet, OpError> {
+        KekSet::find(session, &self.config.kek_label, &self.profile.seal, counts)
+    }
+}
