@@ -9,24 +9,37 @@ use aws_lc_rs::{
     rand,
 };
 use km_core::{
-    hsm::{Hsm, HsmError, HsmStatus, KekId, SealMethod, Sealed},
+    hsm::{Hsm, HsmError, HsmStatus, KekId, MadeKey, SealMethod, Sealed, TokenKey},
     material::ClearBytes,
+    usage::{Action, KeyKind, process},
 };
 
 pub(crate) struct SoftwareHsm {
     kek: LessSafeKey,
     pub(crate) up: AtomicBool,
+    /// Whether it makes key pairs for use inside.
+    pub(crate) pairs: AtomicBool,
 }
 
 impl SoftwareHsm {
     pub(crate) fn new() -> Self {
         let kek = UnboundKey::new(&AES_256_GCM, &random(32)).unwrap();
-        Self { kek: LessSafeKey::new(kek), up: AtomicBool::new(true) }
+        Self {
+            kek: LessSafeKey::new(kek),
+            up: AtomicBool::new(true),
+            pairs: AtomicBool::new(false),
+        }
     }
 
     fn check_up(&self) -> Result<(), HsmError> {
         let away = || HsmError::Unavailable("switched off by the test".into());
         self.up.load(Relaxed).then_some(()).ok_or_else(away)
+    }
+
+    fn check_pairs(&self) -> Result<(), HsmError> {
+        self.check_up()?;
+        let none = || HsmError::Unsupported("this token has no key pairs".into());
+        self.pairs.load(Relaxed).then_some(()).ok_or_else(none)
     }
 }
 
@@ -58,6 +71,22 @@ impl Hsm for SoftwareHsm {
         let opened = self.kek.open_in_place(nonce, Aad::from(aad), &mut bytes);
         let clear = opened.map_err(|_| HsmError::Refused("the tag does not fit".into()))?;
         Ok(ClearBytes::copy_from(clear))
+    }
+
+    async fn make_key(&self, aad: &[u8], kind: KeyKind, bits: u32) -> Result<MadeKey, HsmError> {
+        self.check_pairs()?;
+        let made = process::make(kind, bits)?;
+        Ok(MadeKey { sealed: self.seal(aad, &made.private).await?, public: Some(made.public) })
+    }
+
+    async fn use_key(
+        &self,
+        key: &TokenKey,
+        action: &Action,
+        input: &ClearBytes,
+    ) -> Result<ClearBytes, HsmError> {
+        self.check_pairs()?;
+        process::act(key.kind, action, &self.open(&key.aad, &key.sealed).await?, input)
     }
 
     async fn random(&self, len: usize) -> Result<ClearBytes, HsmError> {

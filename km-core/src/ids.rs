@@ -90,6 +90,16 @@ name!(
     "a link ID"
 );
 
+/// What the names of applications may not start with: the key manager itself owns objects, too.
+const RESERVED: &str = "qkm.";
+
+impl SaeId {
+    /// Whether no application may have the name.
+    pub fn is_reserved(&self) -> bool {
+        self.as_str().starts_with(RESERVED)
+    }
+}
+
 /// 24 bits that name the pool of a pair of clusters inside key identifiers. Equal at both ends.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PoolTag(u32);

@@ -21,6 +21,9 @@ pub enum RegistryError {
     /// An application is registered twice.
     #[error("the SAE {0} is registered twice")]
     Twice(SaeId),
+    /// The key manager itself owns objects under such names.
+    #[error("no SAE may be called {0}: names that start with qkm. are the key manager's own")]
+    Reserved(SaeId),
 }
 
 /// The applications of the network and the pairs they may talk in.
@@ -39,6 +42,9 @@ impl Registry {
     ) -> Result<(), RegistryError> {
         if self.clusters.contains_key(&sae) {
             return Err(RegistryError::Twice(sae));
+        }
+        if sae.is_reserved() {
+            return Err(RegistryError::Reserved(sae));
         }
         self.clusters.insert(sae, clusters.into_iter().collect());
         Ok(())
@@ -114,5 +120,7 @@ mod tests {
         assert_eq!(registry.far_cluster(&sae("s1"), &north), Some(&south));
         assert_eq!(registry.far_cluster(&sae("n1"), &north), None);
         assert!(registry.pair(&sae("n1"), &sae("ghost")).is_err());
+        let own = registry.register(sae("qkm.authority"), [north]);
+        assert_eq!(own, Err(RegistryError::Reserved(sae("qkm.authority"))));
     }
 }

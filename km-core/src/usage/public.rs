@@ -83,6 +83,11 @@ pub fn verify_any_salt(
     rsa::pss_verify(hash, None, key, digest, signature)
 }
 
+/// SubjectPublicKeyInfo of an RSA key in PKCS #1; none when it is no such key.
+pub fn rsa_info(key: &[u8]) -> Option<Vec<u8>> {
+    RsaParameters::public_modulus_len(key).is_ok().then(|| der::rsa_info(key))
+}
+
 /// Bytes of the modulus.
 fn rsa_modulus(key: &[u8]) -> Result<usize, HsmError> {
     RsaParameters::public_modulus_len(key)
