@@ -11,6 +11,7 @@ use crate::clock::Clock;
 use crate::config::TokenConfig;
 use crate::library;
 use crate::link::Link;
+use crate::process::inside::Incoming;
 use crate::profile::Profile;
 use crate::queue::{Job, Queue, Reply};
 use crate::request::{Request, Response};
@@ -28,14 +29,16 @@ pub(crate) struct Here {
     deadline: Duration,
 }
 
-impl Here {
-    /// As [`crate::Token::open`].
-    pub(crate) fn open(config: TokenConfig) -> Result<Self, HsmError> {
-        Self::open_worker(config).map_err(|(error, _)| error)
-    }
+/// A token that is open and works, without its threads.
+pub(crate) struct Ready {
+    link: Arc<Link>,
+    sessions: usize,
+    deadline: Duration,
+}
 
-    /// The same; the error also says whether trying again would do harm.
-    pub(crate) fn open_worker(config: TokenConfig) -> Result<Self, (HsmError, bool)> {
+impl Ready {
+    /// The error also says whether trying again would do harm.
+    pub(crate) fn open(config: TokenConfig) -> Result<Self, (HsmError, bool)> {
         let mild = |error| (error, false);
         config.check().map_err(mild)?;
         let profile = Profile::load(&config.profile).map_err(mild)?;
@@ -44,11 +47,28 @@ impl Here {
         let link = Arc::new(Link::open(config, profile, library)?);
         let sessions = sessions(&link).map_err(mild)?;
         worker::round_trip(&link).map_err(mild)?;
-        let queue = Arc::new(Queue::new(sessions));
+        Ok(Self { link, sessions, deadline })
+    }
+
+    pub(crate) fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    /// Starts the threads. Jobs are read from `incoming`, where there is one.
+    pub(crate) fn start(self, incoming: Option<Incoming>) -> Result<Here, HsmError> {
+        let Self { link, sessions, deadline } = self;
+        let queue = Arc::new(Queue::new(sessions, incoming));
         let (clock, threads) = (Arc::default(), Mutex::default());
-        let here = Self { link, queue, clock, threads, deadline };
-        here.start(sessions).map_err(mild)?;
+        let here = Here { link, queue, clock, threads, deadline };
+        here.start(sessions)?;
         Ok(here)
+    }
+}
+
+impl Here {
+    /// As [`crate::Token::open`].
+    pub(crate) fn open(config: TokenConfig) -> Result<Self, HsmError> {
+        Ready::open(config).map_err(|(error, _)| error)?.start(None)
     }
 
     pub(crate) fn link(&self) -> &Arc<Link> {
@@ -56,7 +76,7 @@ impl Here {
     }
 
     /// Queues a job, unless this token can never do it.
-    pub(crate) fn push(&self, job: Job) -> Result<(), HsmError> {
+    fn push(&self, job: Job) -> Result<(), HsmError> {
         job.request.check(&self.link.profile)?;
         self.queue.push(job)
     }

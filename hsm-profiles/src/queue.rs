@@ -3,7 +3,8 @@
 //!
 //! A worker that has just finished takes the next jobs without sleeping, a push wakes a thread
 //! only when one sleeps, and the answers of one batch leave together: under load few system
-//! calls are spent on hand-over.
+//! calls are spent on hand-over. In a worker process nobody pushes: a session thread that finds
+//! nothing to do reads the socket itself, one at a time.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use km_core::hsm::HsmError;
 use tokio::sync::oneshot;
 
-use crate::process::inside::Back;
+use crate::process::inside::{Back, Fetched, Incoming};
 use crate::request::{Request, Response};
 
 const MAX_JOBS: usize = 1024;
@@ -71,6 +72,27 @@ struct State {
     closed: bool,
 }
 
+impl State {
+    fn add(&mut self, jobs: impl Iterator<Item = Job>) {
+        for job in jobs {
+            self.bytes += job.request.bytes();
+            self.jobs.push_back(job);
+        }
+    }
+
+    fn share(&mut self, batch: &mut Vec<Job>, workers: usize) {
+        let share = (self.jobs.len() / workers).clamp(1, MAX_BATCH);
+        let mut bytes = 0;
+        while batch.len() < share && bytes < MAX_BATCH_BYTES {
+            let Some(job) = self.jobs.pop_front() else { break };
+            let size = job.request.bytes();
+            self.bytes -= size;
+            bytes += size;
+            batch.push(job);
+        }
+    }
+}
+
 /// What [`Queue::take`] came back with.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Taken {
@@ -84,11 +106,16 @@ pub(crate) struct Queue {
     state: Mutex<State>,
     wake: Condvar,
     workers: usize,
+    /// Locked by the worker that reads it. Given free only under the lock of `state`, so that
+    /// nobody goes to sleep because of a reader that has just stopped.
+    incoming: Option<Mutex<Incoming>>,
 }
 
 impl Queue {
-    pub(crate) fn new(workers: usize) -> Self {
-        Self { state: Mutex::default(), wake: Condvar::new(), workers: workers.max(1) }
+    /// Jobs are pushed, or read from `incoming`.
+    pub(crate) fn new(workers: usize, incoming: Option<Incoming>) -> Self {
+        let incoming = incoming.map(Mutex::new);
+        Self { state: Mutex::default(), wake: Condvar::new(), workers: workers.max(1), incoming }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -109,8 +136,7 @@ impl Queue {
                 state.jobs.len()
             )));
         }
-        state.bytes += bytes;
-        state.jobs.push_back(job);
+        state.add(std::iter::once(job));
         let wake = state.sleeping > 0;
         drop(state);
         if wake {
@@ -123,35 +149,56 @@ impl Queue {
     pub(crate) fn take(&self, batch: &mut Vec<Job>, nap: Option<Duration>) -> Taken {
         let mut state = self.lock();
         while state.jobs.is_empty() {
-            if state.closed {
-                return Taken::Closed;
-            }
-            state.sleeping += 1;
-            let mut over = false;
-            state = match nap {
-                None => self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
-                Some(nap) => {
-                    let woken =
-                        self.wake.wait_timeout(state, nap).unwrap_or_else(PoisonError::into_inner);
-                    over = woken.1.timed_out();
-                    woken.0
+            let over;
+            if let Some(mut incoming) = self.incoming.as_ref().and_then(|i| i.try_lock().ok()) {
+                drop(state);
+                let fetched = incoming.fetch(nap);
+                state = self.lock();
+                state.add(incoming.jobs());
+                drop(incoming);
+                if fetched == Fetched::End {
+                    state.closed = true;
+                    self.wake.notify_all();
+                    if state.jobs.is_empty() {
+                        return Taken::Closed;
+                    }
                 }
-            };
-            state.sleeping -= 1;
+                over = fetched == Fetched::Nap;
+            } else if state.closed {
+                return Taken::Closed;
+            } else {
+                (state, over) = self.sleep(state, nap);
+            }
             if over && state.jobs.is_empty() {
                 return Taken::Nap;
             }
         }
-        let share = (state.jobs.len() / self.workers).clamp(1, MAX_BATCH);
-        let mut bytes = 0;
-        while batch.len() < share && bytes < MAX_BATCH_BYTES {
-            let Some(job) = state.jobs.pop_front() else { break };
-            let size = job.request.bytes();
-            state.bytes -= size;
-            bytes += size;
-            batch.push(job);
+        state.share(batch, self.workers);
+        // What is left is for others, and so is reading on.
+        if state.sleeping > 0 && (self.incoming.is_some() || !state.jobs.is_empty()) {
+            drop(state);
+            self.wake.notify_one();
         }
         Taken::Jobs
+    }
+
+    /// Whether the nap was over comes with the lock.
+    fn sleep<'a>(
+        &self,
+        mut state: MutexGuard<'a, State>,
+        nap: Option<Duration>,
+    ) -> (MutexGuard<'a, State>, bool) {
+        state.sleeping += 1;
+        let (mut state, over) = match nap {
+            None => (self.wake.wait(state).unwrap_or_else(PoisonError::into_inner), false),
+            Some(nap) => {
+                let woken =
+                    self.wake.wait_timeout(state, nap).unwrap_or_else(PoisonError::into_inner);
+                (woken.0, woken.1.timed_out())
+            }
+        };
+        state.sleeping -= 1;
+        (state, over)
     }
 
     /// Lets the workers finish what waits, and takes nothing more.
@@ -173,12 +220,12 @@ mod tests {
 
     #[test]
     fn jobs_and_bytes_are_bounded() {
-        let queue = Queue::new(1);
+        let queue = Queue::new(1, None);
         for _ in 0..MAX_JOBS {
             queue.push(job(1)).unwrap();
         }
         assert!(matches!(queue.push(job(1)), Err(HsmError::Unavailable(_))));
-        let queue = Queue::new(1);
+        let queue = Queue::new(1, None);
         queue.push(job(MAX_BYTES - job(0).request.bytes())).unwrap();
         assert!(queue.push(job(1)).is_err());
         assert_eq!(queue.take(&mut Vec::new(), None), Taken::Jobs);
@@ -187,14 +234,14 @@ mod tests {
 
     #[test]
     fn a_worker_takes_its_share_and_no_more() {
-        let queue = Queue::new(4);
+        let queue = Queue::new(4, None);
         for _ in 0..12 {
             queue.push(job(1)).unwrap();
         }
         let mut batch = Vec::new();
         queue.take(&mut batch, None);
         assert_eq!(batch.len(), 3);
-        let queue = Queue::new(1);
+        let queue = Queue::new(1, None);
         for _ in 0..12 {
             queue.push(job(MAX_BATCH_BYTES / 2)).unwrap();
         }
@@ -205,7 +252,7 @@ mod tests {
 
     #[test]
     fn closing_drains_then_ends() {
-        let queue = Queue::new(1);
+        let queue = Queue::new(1, None);
         queue.push(job(1)).unwrap();
         queue.close();
         assert!(queue.push(job(1)).is_err());

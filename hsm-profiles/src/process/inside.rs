@@ -1,9 +1,11 @@
 //! The worker process. Enter through [`serve`].
 //!
-//! One thread reads requests into the queue; the session threads write the answers of a batch
-//! with one call. It ends when the KM closes the socket, and when the KM's process ends.
+//! The session threads read the requests, and write the answers of a batch with one call: no thread
+//! stands between the socket and the token. The first thread only waits for the KM to close the
+//! socket. The process ends then, and when the KM's process ends.
 
 use std::io::{self, Read, Write};
+use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,12 +14,14 @@ use std::thread::{Builder, sleep};
 use std::time::{Duration, Instant};
 
 use km_core::hsm::HsmError;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
 use serde::Serialize;
 
-use super::{Asked, Seen, Told};
+use super::{Asked, Seen, Told, now_us};
 use crate::config::TokenConfig;
-use crate::here::Here;
+use crate::here::Ready;
 use crate::link::Link;
 use crate::queue::{Job, Reply};
 use crate::request::Response;
@@ -42,35 +46,135 @@ pub fn serve() -> io::Result<()> {
     let Some(Asked::Open(config)) = receive(&mut socket, &mut inbox)? else {
         return Err(wrong("the KM's first message is no configuration"));
     };
-    match limit_memory(&config).and_then(|()| Here::open_worker(*config)) {
-        Ok(here) => converse(socket, &mut inbox, here),
+    match limit_memory(&config).and_then(|()| Ready::open(*config)) {
+        Ok(ready) => converse(&mut socket, inbox, ready),
         Err((error, for_good)) => send(&mut socket, &Told::NotOpened { error, for_good }),
     }
 }
 
-fn converse(mut socket: UnixStream, inbox: &mut Inbox, here: Here) -> io::Result<()> {
-    let back = Arc::new(Back::new(socket.try_clone()?, Arc::clone(here.link())));
-    send(&mut socket, &Told::Opened(here.link().seen()))?;
-    let watched = Arc::downgrade(&back);
+fn converse(socket: &mut UnixStream, inbox: Inbox, ready: Ready) -> io::Result<()> {
+    let back = Arc::new(Back::new(socket.try_clone()?, Arc::clone(ready.link())));
+    let broken = Arc::default();
+    let incoming = Incoming {
+        socket: socket.try_clone()?,
+        inbox,
+        back: Arc::clone(&back),
+        jobs: Vec::new(),
+        timeout: None,
+        broken: Arc::clone(&broken),
+    };
+    let here = match ready.start(Some(incoming)) {
+        Ok(here) => here,
+        Err(error) => return send(socket, &Told::NotOpened { error, for_good: false }),
+    };
+    send(socket, &Told::Opened(back.link.seen()))?;
     Builder::new().name("hsm-look".to_owned()).spawn(move || {
-        while let Some(back) = watched.upgrade() {
+        loop {
             back.flush();
-            drop(back);
             sleep(LOOK);
         }
     })?;
-    while let Some(asked) = receive(&mut socket, inbox)? {
-        let Asked::Do { id, within_ms, request } = asked else {
-            return Err(wrong("the token is open already"));
-        };
-        let reply = Reply::Socket { id, back: Arc::clone(&back) };
-        let deadline = Instant::now() + Duration::from_millis(within_ms.into());
-        if let Err(error) = here.push(Job { request, reply, deadline }) {
-            back.put(id, Err(error));
-            back.flush();
+    wait_for_end(socket)?;
+    drop(here);
+    match broken.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
+}
+
+/// Returns when the KM closed the socket, or [`Incoming`] did.
+fn wait_for_end(socket: &UnixStream) -> io::Result<()> {
+    loop {
+        match poll(&mut [PollFd::new(socket, PollFlags::RDHUP)], None) {
+            Ok(0) | Err(Errno::INTR) => {}
+            Ok(_) => return Ok(()),
+            Err(error) => return Err(error.into()),
         }
     }
-    Ok(())
+}
+
+/// What [`Incoming::fetch`] came back with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fetched {
+    Jobs,
+    /// The nap was over before a job came.
+    Nap,
+    /// The KM closed the socket, or sent what makes no sense.
+    End,
+}
+
+/// The requests of the KM. At most what the KM lets be under way at once is ever waiting here.
+pub(crate) struct Incoming {
+    socket: UnixStream,
+    inbox: Inbox,
+    back: Arc<Back>,
+    jobs: Vec<Job>,
+    /// What the socket is set to.
+    timeout: Option<Duration>,
+    broken: Arc<Mutex<Option<io::Error>>>,
+}
+
+impl Incoming {
+    /// Waits for requests, for `nap` at most, and reads what came together. A partial one is kept
+    /// for the next call.
+    pub(crate) fn fetch(&mut self, nap: Option<Duration>) -> Fetched {
+        self.try_fetch(nap).unwrap_or_else(|error| {
+            *self.broken.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            drop(self.socket.shutdown(Shutdown::Both));
+            Fetched::End
+        })
+    }
+
+    /// What was read.
+    pub(crate) fn jobs(&mut self) -> impl Iterator<Item = Job> {
+        self.jobs.drain(..)
+    }
+
+    fn try_fetch(&mut self, nap: Option<Duration>) -> io::Result<Fetched> {
+        loop {
+            self.read_whole()?;
+            if !self.jobs.is_empty() {
+                return Ok(Fetched::Jobs);
+            }
+            if nap != self.timeout {
+                self.socket.set_read_timeout(nap)?;
+                self.timeout = nap;
+            }
+            match self.socket.read(self.inbox.room().map_err(wrong)?) {
+                Ok(0) => return Ok(Fetched::End),
+                Ok(count) => self.inbox.filled(count),
+                Err(error) => match error.kind() {
+                    io::ErrorKind::Interrupted => {}
+                    io::ErrorKind::WouldBlock => return Ok(Fetched::Nap),
+                    io::ErrorKind::ConnectionReset => return Ok(Fetched::End),
+                    _ => return Err(error),
+                },
+            }
+        }
+    }
+
+    /// Makes jobs of the requests that are there as a whole; answers at once what this token can
+    /// never do.
+    fn read_whole(&mut self) -> io::Result<()> {
+        let mut refused = false;
+        while let Some(asked) = self.inbox.next().map_err(wrong)? {
+            let Asked::Do { id, until_us, request } = asked else {
+                return Err(wrong("the token is open already"));
+            };
+            if let Err(error) = request.check(&self.back.link.profile) {
+                self.back.put(id, Err(error));
+                refused = true;
+                continue;
+            }
+            let left = Duration::from_micros(until_us.saturating_sub(now_us()));
+            let reply = Reply::Socket { id, back: Arc::clone(&self.back) };
+            self.jobs.push(Job { request, reply, deadline: Instant::now() + left });
+        }
+        if refused {
+            self.back.flush();
+        }
+        Ok(())
+    }
 }
 
 /// The way back to the KM.

@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, oneshot};
 
-use super::{Ask, Seen, Told};
+use super::{Ask, Seen, Told, now_us};
 use crate::request::{Request, Response};
 use crate::wire::{Inbox, Outbox};
 
@@ -77,8 +77,9 @@ impl Line {
     pub(crate) fn send(&self, request: &Request, within: Duration) -> Result<Coming, NotSent> {
         let (reply, coming) = oneshot::channel();
         let id = self.enlist(Waiting { reply, bytes: request.bytes() })?;
-        let within_ms = u32::try_from(within.as_millis()).unwrap_or(u32::MAX);
-        let pushed = self.out().push(&Ask::Do { id, within_ms, request });
+        let within_us = u64::try_from(within.as_micros()).unwrap_or(u64::MAX);
+        let until_us = now_us().saturating_add(within_us);
+        let pushed = self.out().push(&Ask::Do { id, until_us, request });
         if let Err(error) = pushed {
             drop(self.delist(id));
             return Err(NotSent::Refused(HsmError::Unsupported(error.to_string())));

@@ -3,7 +3,7 @@
 //!
 //! | Module | What lives there |
 //! |---|---|
-//! | [`inside`] | the worker process: reads requests, lets the session threads write the answers |
+//! | [`inside`] | the worker process: its session threads read requests and write answers |
 //! | `start` | starting a worker, and its first exchange |
 //! | `line` | the KM's end of a running worker's socket: many requests under way at once |
 //! | `member`, `state` | one token: starts its worker, and starts it again when it ends; how it stands |
@@ -20,6 +20,7 @@ mod start;
 mod state;
 
 use km_core::hsm::{HsmError, HsmStatus};
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use crate::config::TokenConfig;
@@ -30,20 +31,28 @@ pub(crate) use members::Members;
 pub use start::Program;
 pub use state::{Breaker, MemberStatus};
 
+/// The monotonic clock that all processes of a machine share, in microseconds: an `Instant` cannot
+/// be sent.
+fn now_us() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    // Since the machine started, so neither part is negative.
+    now.tv_sec.unsigned_abs() * 1_000_000 + now.tv_nsec.unsigned_abs() / 1000
+}
+
 /// What a KM sends to its worker, as it is written.
 #[derive(Serialize)]
 enum Ask<'a> {
     /// The first message: which token.
     Open(&'a TokenConfig),
-    /// To be begun within so many milliseconds, or not at all.
-    Do { id: u64, within_ms: u32, request: &'a Request },
+    /// To be begun before [`now_us`] is `until_us`, or not at all, however long it lies unread.
+    Do { id: u64, until_us: u64, request: &'a Request },
 }
 
 /// [`Ask`] as it is read.
 #[derive(Debug, Deserialize)]
 pub(crate) enum Asked {
     Open(Box<TokenConfig>),
-    Do { id: u64, within_ms: u32, request: Request },
+    Do { id: u64, until_us: u64, request: Request },
 }
 
 /// What a worker sends to its KM.
@@ -87,7 +96,7 @@ mod tests {
         let request = Request::Random { len: 32 };
         let mut outbox = Outbox::default();
         outbox.push(&Ask::Open(&config)).unwrap();
-        outbox.push(&Ask::Do { id: 7, within_ms: 5000, request: &request }).unwrap();
+        outbox.push(&Ask::Do { id: 7, until_us: 5000, request: &request }).unwrap();
         let mut inbox = Inbox::default();
         let count = outbox.waiting().len();
         inbox.room().unwrap()[..count].copy_from_slice(outbox.waiting());
@@ -96,8 +105,7 @@ mod tests {
         assert_eq!(read.token, TokenSelector::Serial("07".into()));
         assert_eq!(read.pin, PinSource::File(PathBuf::from("/p")));
         assert_eq!((read.env, read.sessions), (config.env, Some(3)));
-        let Some(Asked::Do { id: 7, within_ms: 5000, request: read }) = inbox.next().unwrap()
-        else {
+        let Some(Asked::Do { id: 7, until_us: 5000, request: read }) = inbox.next().unwrap() else {
             panic!("no request")
         };
         assert_eq!(read, request);
