@@ -9,7 +9,7 @@ target="${CARGO_TARGET_DIR:-target}"
 
 packages="softhsm2 build-essential"
 [ "${1:-demo}" = tests ] && packages="$packages opensc python3-venv gdb curl \
-    libssl-dev libclang-dev pkg-config"
+    systemd libssl-dev libclang-dev pkg-config"
 
 missing=""
 for package in $packages; do
