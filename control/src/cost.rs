@@ -1,4 +1,4 @@
-//! What it costs to send a key over an edge: hops, stock, rate, consumption. More stock or rate
+//! What it costs to send a key over an edge: hops, stock, rate, consumption, grade. More stock or rate
 //! never costs more; more consumption never costs less.
 
 use crate::{
@@ -18,6 +18,8 @@ const HALF_RATE: u64 = 10_000;
 const BUSY: u64 = 500;
 /// A pool that nothing fills: only when every filled way is out.
 const DRAINING: u64 = 100_000;
+/// A pool whose keys are computational: only where there is no QKD.
+const WITHOUT_QKD: u64 = 10_000;
 /// A pool below the threshold: only when there is no other way at all.
 const LOW: u64 = 1_000_000;
 
@@ -30,7 +32,11 @@ pub(crate) fn of(edge: &Edge, percent: u64, settings: &Settings) -> u64 {
         / (u128::from(HALF_RATE) + u128::from(edge.rate_bps))) as u64;
     let load = u128::from(BUSY) * u128::from(edge.drain_bps) / (u128::from(edge.rate_bps) + 1);
     let busy = load.min(u128::from(4 * BUSY)) as u64;
-    let draining = if edge.feed == Feed::Draining { DRAINING } else { 0 };
+    let grade = match edge.feed {
+        Feed::Live => 0,
+        Feed::Draining => DRAINING,
+        Feed::WithoutQkd => WITHOUT_QKD,
+    };
     let low = if edge.low { LOW } else { 0 };
-    ((HOP + empty + dry + busy + draining + low) * percent / 100).max(1)
+    ((HOP + empty + dry + busy + grade + low) * percent / 100).max(1)
 }

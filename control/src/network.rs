@@ -49,6 +49,8 @@ pub enum Feed {
     Live,
     /// No QKD link of it works; it has what is stored.
     Draining,
+    /// There is no QKD: the KM link itself brings keys, which are computational.
+    WithoutQkd,
 }
 
 /// A KM link that may carry keys now, as shown.
@@ -340,10 +342,15 @@ impl Network {
         edges
     }
 
-    /// `None` for a pair without QKD, for one whose QKD link may be tapped, and for one whose QKD
-    /// links an operator took out, all of them.
+    /// `None` for a pair that nothing but relay fills, for one whose QKD link may be tapped, and for
+    /// one whose QKD links an operator took out, all of them.
     fn feed(&self, pair: &Pair) -> Option<Feed> {
         let links = self.qkd_of(pair);
+        if links.is_empty() {
+            let ends = self.link_ends(pair);
+            let both = ends.iter().all(|end| end.is_some_and(|link| link.without_qkd));
+            return both.then_some(Feed::WithoutQkd);
+        }
         if links.iter().all(|id| self.is_withheld(pair, id)) {
             return None;
         }

@@ -51,6 +51,9 @@ pub struct LinkReport {
     /// The QKD links that fill the pool, first choice first. None: no key comes from here.
     #[serde(default)]
     pub qkd: Vec<QkdReport>,
+    /// There is no QKD between the two, and the KM link itself fills the pool.
+    #[serde(default)]
+    pub without_qkd: bool,
 }
 
 /// One classical channel of a KM link.

@@ -291,7 +291,7 @@ fn why(old: &[ClusterId], pair: &Pair, edges: &BTreeMap<Pair, Edge>, basis: &Bas
         return why;
     }
     let feeds = steps(old).filter_map(|link| match edges.get(&link) {
-        Some(edge) if edge.feed == Feed::Live => None,
+        Some(edge) if edge.feed != Feed::Draining => None,
         _ => Some(why_unfed(network, &link)),
     });
     if let Some(why) = feeds.into_iter().next() {

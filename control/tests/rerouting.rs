@@ -241,3 +241,19 @@ fn a_table_keeps_its_version_until_it_changes() {
     net.report();
     assert!(version(&net) > before);
 }
+
+#[test]
+fn a_link_without_qkd_carries_keys_only_where_there_is_no_other_way() {
+    let mut net = figure_8();
+    net.link("1", "2").qkd.clear();
+    net.report();
+    assert_eq!(net.routes("1", "3"), ["4 3", "5 3"], "nothing feeds it");
+    net.link("1", "2").without_qkd = true;
+    net.wait(5);
+    assert_eq!(net.routes("1", "3"), ["4 3", "5 3", "2 3"]);
+    for middle in ["4", "5"] {
+        net.link("1", middle).up = false;
+    }
+    net.report();
+    assert_eq!(net.routes("1", "3"), ["2 3"]);
+}

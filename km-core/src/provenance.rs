@@ -38,6 +38,8 @@ pub enum HopCipher {
     OtpComputational,
     /// AES-256-GCM under a hop key.
     Aes256Gcm,
+    /// AES-256-GCM under a key of the KM link's own TLS (X25519MLKEM768): no key of QKD hides it.
+    KmLink,
 }
 
 /// One relay hop.

@@ -46,7 +46,7 @@ impl CipherPolicy {
     /// Whether a path may have such a hop. [`CipherPolicy::AesOnly`] spares stock and forbids nothing
     /// better.
     pub fn allows(self, cipher: HopCipher) -> bool {
-        self != Self::OtpOnly || cipher != HopCipher::Aes256Gcm
+        self != Self::OtpOnly || !matches!(cipher, HopCipher::Aes256Gcm | HopCipher::KmLink)
     }
 }
 

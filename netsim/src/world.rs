@@ -282,6 +282,7 @@ impl World {
                 stock_bits: bits(one.stock + other.stock),
                 taken_bits: bits(one.made + other.made),
                 spent_bits: bits(used(one) + used(other)),
+                without_qkd: false,
                 qkd: vec![QkdReport {
                     link: link_id(link),
                     module_well: state.module_well,

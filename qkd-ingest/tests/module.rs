@@ -40,7 +40,7 @@ fn sim_config(pki: &Pki, extra: &str) -> SimConfig {
 fn module_config(address: &str, sae: &str, peer_sae: &str) -> ModuleConfig {
     ModuleConfig {
         status_path: Some("/api/v1/link".into()),
-        status_interval_s: 1,
+        status_interval_ms: 1000,
         identity: Some(format!("cn:module-{}", &sae[3..]).parse().unwrap()),
         ..ModuleConfig::new(address, sae, peer_sae)
     }
@@ -230,7 +230,7 @@ fn a_wrong_configuration_is_named() {
         ("key_size_bits = 7", "key_size_bits"),
         ("key_size_bits = 524281", "key_size_bits"),
         ("request_timeout_ms = 1", "request_timeout_ms"),
-        ("status_interval_s = 0", "status_interval_s"),
+        ("status_interval_ms = 0", "status_interval_ms"),
         ("status_path = \"link\"", "status_path"),
     ] {
         let error = parse(extra).unwrap().check().unwrap_err().to_string();

@@ -111,6 +111,7 @@ fn report(here: &str, down: &[(&str, &str)]) -> Report {
         stock_bits: 64 << 20,
         taken_bits: 64 << 20,
         spent_bits: 0,
+        without_qkd: false,
         qkd: vec![QkdReport {
             link: LinkId::parse(&format!("{a}-{b}")).unwrap(),
             module_well: true,

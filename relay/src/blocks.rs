@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Instant};
 use km_core::{
     ids::ClusterId,
     module::{ModuleError, ModuleKey},
-    provenance::{Combination, Provenance},
+    provenance::{Combination, Hop, HopCipher, Provenance},
 };
 
 use crate::{
@@ -137,8 +137,8 @@ impl Blocks {
                 let direct = keys.iter().all(|key| key.relayed.is_none());
                 direct.then(|| Provenance::direct(link.clone()))
             }
-            (Feed::Relay, [key]) => key.relayed.clone(),
-            (Feed::Relay, _) => None,
+            (Feed::Relay | Feed::KmLink, [key]) => key.relayed.clone(),
+            (Feed::Relay | Feed::KmLink, _) => None,
         }
     }
 
@@ -147,6 +147,11 @@ impl Blocks {
         match &self.start.feed {
             Some(Feed::Link(link)) => *announced == Provenance::direct(link.clone()),
             Some(Feed::Relay) => !announced.path.is_empty(),
+            Some(Feed::KmLink) => {
+                let alone =
+                    |hop: &Hop| hop.to == self.start.here && hop.cipher == HopCipher::KmLink;
+                matches!(announced.path.as_slice(), [hop] if alone(hop))
+            }
             None => false,
         }
     }

@@ -18,10 +18,13 @@ use transport::Shutdown;
 use crate::{
     frame::{Assigned, Frame, FrameError, Frames, Hello, MAX_LIST, Rejection},
     handle::{Command, WAITING},
-    hop::HopFault,
+    hop::{
+        HopFault,
+        link_key::{Exported, LinkKey},
+    },
     intake, kem,
     links::Peer,
-    session::{Action, Event, MAX_IN_FLIGHT, Session, SessionError, Start},
+    session::{Action, Event, Feed, MAX_IN_FLIGHT, Session, SessionError, Start},
     work::{self, Done},
 };
 
@@ -64,6 +67,8 @@ struct Driver<'a> {
     commands: mpsc::Sender<Command>,
     asked: HashMap<u64, oneshot::Sender<Assigned>>,
     kem: kem::Pair,
+    /// Until the link is up.
+    link_key: Option<LinkKey>,
     next_request: u64,
     out: Vec<u8>,
     writer: mpsc::Sender<Vec<u8>>,
@@ -74,6 +79,7 @@ struct Driver<'a> {
 pub(crate) async fn run<S>(
     peer: &Arc<Peer>,
     stream: S,
+    exported: Option<Exported>,
     turn: u64,
     shutdown: &Shutdown,
 ) -> Result<(), LinkError>
@@ -88,6 +94,7 @@ where
     let (done, reports) = mpsc::unbounded_channel();
     let (commands, commanded) = mpsc::channel(WAITING);
     let (mut driver, hello) = Driver::start(peer, turn, write, done, commands);
+    driver.take_keys(exported);
     let ended = match driver.carry_out(hello) {
         Ok(()) => driver.pump(read, reports, commanded, shutdown).await,
         Err(error) => Err(error),
@@ -143,12 +150,23 @@ impl<'a> Driver<'a> {
             commands,
             asked,
             kem: kem::Pair::default(),
+            link_key: None,
             next_request,
             out,
             writer,
             writing,
         };
         (driver, actions)
+    }
+
+    /// The connection's own keys, where they are needed.
+    fn take_keys(&mut self, exported: Option<Exported>) {
+        if self.peer.config.feed() == Some(Feed::KmLink)
+            && let Some(Exported { outgoing, incoming }) = exported
+        {
+            self.link_key = LinkKey::new(outgoing);
+            self.session.set_link_key(LinkKey::new(incoming));
+        }
     }
 
     /// Everything that happens on the connection, one thing at a time.
@@ -338,7 +356,8 @@ impl<'a> Driver<'a> {
                 Action::PeerFloor(floor) => pool.peer_floor(floor),
                 Action::PeerKeyTtl(ttl) => pool.peer_key_ttl(ttl),
                 Action::Up => {
-                    self.peer.handle.attach(self.turn, self.commands.clone());
+                    let key = self.link_key.take();
+                    self.peer.handle.attach(self.turn, self.commands.clone(), key);
                     self.peer.set_up(true);
                     pool.tell_pads();
                 }

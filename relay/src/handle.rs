@@ -7,13 +7,17 @@ use std::{
 
 use async_trait::async_trait;
 use km_core::{
+    material::ClearBytes,
     pad::{PadSpan, PadUse},
     peer::{AssignError, GivenBlock, PeerLink},
     run::RunSpec,
 };
 use tokio::sync::{mpsc, oneshot};
 
-use crate::frame::{Assigned, Frame};
+use crate::{
+    frame::{Assigned, Frame},
+    hop::{HopFault, HopHead, Lock, link_key::LinkKey},
+};
 
 /// Longest wait for the peer's answer to an assignment.
 const ASSIGN_WITHIN: Duration = Duration::from_secs(3);
@@ -31,6 +35,8 @@ pub(crate) enum Command {
 struct Connection {
     turn: u64,
     commands: mpsc::Sender<Command>,
+    /// Hides what begins to fill a pool without QKD.
+    link_key: Option<LinkKey>,
 }
 
 #[derive(Default)]
@@ -44,8 +50,13 @@ impl Handle {
     }
 
     /// A connection is up: messages go there from now on.
-    pub(crate) fn attach(&self, turn: u64, commands: mpsc::Sender<Command>) {
-        *self.connection() = Some(Connection { turn, commands });
+    pub(crate) fn attach(
+        &self,
+        turn: u64,
+        commands: mpsc::Sender<Command>,
+        link_key: Option<LinkKey>,
+    ) {
+        *self.connection() = Some(Connection { turn, commands, link_key });
     }
 
     /// Which connection is up.
@@ -73,6 +84,17 @@ impl Handle {
         let connection = connection.ok_or_else(|| down("the connection is gone"))?;
         let sent = connection.commands.try_send(Command::Send(frame));
         sent.map_err(|_| down("too many messages wait for it"))
+    }
+
+    /// Sends a batch under the key of the connection that is up.
+    pub(crate) fn send_link(&self, head: HopHead, material: &ClearBytes) -> Result<(), HopFault> {
+        let mut connection = self.connection();
+        let Connection { commands, link_key, .. } = connection.as_mut().ok_or(HopFault::NoLink)?;
+        let keys = link_key.as_mut().ok_or(HopFault::NoLink)?;
+        let (number, counter, key) = keys.next_frame().ok_or(HopFault::NoLink)?;
+        let frame = key.seal(head, Lock::Link { key: number, counter }, material);
+        let frame = Frame::Hop(Box::new(frame.ok_or(HopFault::Refused)?));
+        commands.try_send(Command::Send(frame)).map_err(|_| HopFault::Busy)
     }
 
     /// Sends if it can.

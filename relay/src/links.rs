@@ -38,6 +38,7 @@ use crate::{
     handle::Handle,
     hop::{
         engine::Relay,
+        link_key::Exported,
         neighbour::Neighbour,
         source::{RelayConfig, RelaySource},
     },
@@ -69,8 +70,16 @@ pub struct PeerConfig {
 
 impl PeerConfig {
     pub(crate) fn feed(&self) -> Option<Feed> {
-        let by_relay = self.relay.as_ref().map(|_| Feed::Relay);
+        let by_relay = self.relay.as_ref().map(|relay| match relay.by_km_link() {
+            true => Feed::KmLink,
+            false => Feed::Relay,
+        });
         self.qkd_link.clone().map(Feed::Link).or(by_relay)
+    }
+
+    /// Whether batches may be sent on to this peer.
+    fn carries(&self) -> bool {
+        matches!(self.feed(), Some(Feed::Link(_) | Feed::KmLink))
     }
 }
 
@@ -93,6 +102,8 @@ pub struct LinkView {
     pub given_up: u64,
     /// Blocks being agreed on now.
     pub in_flight: u64,
+    /// Whether the pool beside it has no QKD, and the link itself fills it.
+    pub without_qkd: bool,
 }
 
 /// Counts of one link since start.
@@ -147,10 +158,10 @@ impl Links {
     ) -> Arc<Self> {
         let connected: Vec<_> =
             peers.into_iter().filter_map(|peer| connect(supply, peer)).collect();
-        let neighbours = connected.iter().filter_map(|(config, _, pool, handle)| {
-            let link = config.qkd_link.clone()?;
-            let cluster = config.cluster.clone();
-            Some(Arc::new(Neighbour::new(cluster, link, pool.clone(), handle.clone())))
+        let carrying = connected.iter().filter(|(config, ..)| config.carries());
+        let neighbours = carrying.map(|(config, _, pool, handle)| {
+            let (cluster, link) = (config.cluster.clone(), config.qkd_link.clone());
+            Arc::new(Neighbour::new(cluster, link, pool.clone(), handle.clone()))
         });
         let relay = Relay::new(supply.here().clone(), random, routes, neighbours);
         let directory = Directory::default();
@@ -207,7 +218,8 @@ impl Links {
             tracing::warn!(%from, alarm = "km-link-refused", "not a peer that should dial this KM");
             return;
         };
-        peer.serve(stream, &shutdown).await;
+        let exported = Exported::of(stream.get_ref().1, false);
+        peer.serve(stream, exported, &shutdown).await;
     }
 
     /// Orders `bytes` for the pool with `peer`, by hand; it comes when the relay can bring it. Whether
@@ -244,6 +256,7 @@ impl Peer {
             mismatched: count.mismatched.load(Relaxed),
             given_up: count.given_up.load(Relaxed),
             in_flight: count.in_flight.load(Relaxed),
+            without_qkd: self.config.feed() == Some(Feed::KmLink),
         }
     }
 
@@ -259,7 +272,12 @@ impl Peer {
     }
 
     /// Whether the peer greeted, so that the link was up.
-    async fn serve<S>(self: &Arc<Self>, stream: S, shutdown: &Shutdown) -> bool
+    async fn serve<S>(
+        self: &Arc<Self>,
+        stream: S,
+        exported: Option<Exported>,
+        shutdown: &Shutdown,
+    ) -> bool
     where
         S: AsyncRead + AsyncWrite + Send + 'static,
     {
@@ -270,7 +288,7 @@ impl Peer {
             return false;
         }
         self.counters.connections.fetch_add(1, Relaxed);
-        if let Err(error) = driver::run(self, stream, turn, shutdown).await {
+        if let Err(error) = driver::run(self, stream, exported, turn, shutdown).await {
             tracing::warn!(peer = %self.config.cluster, %error, "KM link connection ended");
         }
         self.handle.detach();
@@ -298,7 +316,8 @@ async fn keep_up(peer: Arc<Peer>, tls: Arc<rustls::ClientConfig>, shutdown: Shut
         match dial(&peer, &tls).await {
             Ok(stream) => {
                 // A peer that takes the connection and refuses us is not asked ten times a second.
-                if peer.serve(stream, &shutdown).await {
+                let exported = Exported::of(stream.get_ref().1, true);
+                if peer.serve(stream, exported, &shutdown).await {
                     pause = FIRST_PAUSE;
                 }
             }

@@ -25,8 +25,8 @@ use crate::{
     combine::Combine,
     frame::{Assigned, Frame, Hello, Rejection},
     hop::{
-        HopAnswer, HopFault, HopFrame, HopHead, Lock, TransferName, pads_in::PadsIn,
-        transfers::with_hop,
+        HopAnswer, HopFault, HopFrame, HopHead, Lock, TransferName, link_key::LinkKey,
+        pads_in::PadsIn, transfers::with_hop,
     },
     kems::Kems,
 };
@@ -260,6 +260,8 @@ pub enum Feed {
     Link(LinkId),
     /// Relay over other clusters.
     Relay,
+    /// The KM link between the two clusters alone: there is no QKD on any way to one of them.
+    KmLink,
 }
 
 /// What a session starts from.
@@ -309,6 +311,11 @@ impl Session {
     /// Whether the greeting is done.
     pub fn is_up(&self) -> bool {
         self.greeted
+    }
+
+    /// Takes what the pool is begun to be filled with, hidden by this connection's own key.
+    pub fn set_link_key(&mut self, key: Option<LinkKey>) {
+        self.pads.set_link_key(key);
     }
 
     /// Whether this end proposes blocks.
@@ -429,12 +436,18 @@ impl Session {
     fn plausible(&self, frame: &HopFrame) -> bool {
         let HopFrame { head, lock, .. } = frame;
         let last = head.path.last().map_or(&head.from, |hop| &hop.to);
-        let Some(Feed::Link(link)) = &self.start.feed else { return false };
-        let born = match (head.path.is_empty(), lock) {
-            (true, Lock::Given(_)) => head.origin == Origin::Qkd(link.clone()),
+        let born = match (&self.start.feed, head.path.is_empty(), lock) {
+            (Some(Feed::Link(link)), true, Lock::Given(_)) => {
+                head.origin == Origin::Qkd(link.clone())
+            }
+            // What begins to fill the pool goes no further.
+            (Some(Feed::KmLink), true, Lock::Link { .. }) if !head.route.is_empty() => false,
+            (Some(Feed::KmLink), false, Lock::Link { .. }) => false,
+            (Some(Feed::Link(_)), _, Lock::Link { .. }) => false,
             // Bits of a QKD link begin their way over that link, and nothing else does.
-            (true, _) => !matches!(head.origin, Origin::Qkd(_)),
-            (false, lock) => !matches!(lock, Lock::Given(_)),
+            (Some(Feed::Link(_) | Feed::KmLink), true, _) => !matches!(head.origin, Origin::Qkd(_)),
+            (Some(Feed::Link(_) | Feed::KmLink), false, lock) => !matches!(lock, Lock::Given(_)),
+            (Some(Feed::Relay) | None, ..) => false,
         };
         *last == self.start.peer && born
     }

@@ -52,7 +52,7 @@ async fn passes(hops: usize, cipher: CipherPolicy, scheme: Scheme, expected: &[H
     net.stop_and_audit().await;
 }
 
-use HopCipher::{Aes256Gcm, Otp, Shared};
+use HopCipher::{Aes256Gcm, KmLink, Otp, Shared};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_of_the_first_hop_is_passed_on() {
@@ -126,5 +126,35 @@ async fn what_an_operator_orders_comes_and_no_more() {
     net.until("it came", |net| stored(net) >= 100_000).await;
     tokio::time::sleep(std::time::Duration::from_millis(600)).await;
     assert!(stored(&net) < 102_000, "{} bytes came", stored(&net));
+    net.stop_and_audit().await;
+}
+
+/// The last cluster has no QKD: its KM link to the one before fills their pool, and that carries what
+/// others relay to it. All of it is computational and says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_without_qkd_is_filled_over_its_km_link() {
+    let mut plan = Plan::chain(2, CipherPolicy::OtpElseAes, Scheme::FirstKey);
+    plan.links = vec![(0, 1)];
+    plan.relays.push((1, 2, Vec::new()));
+    let net = Net::start(plan).await;
+    net.until("all pools have keys at both ends", |net| {
+        let ends = [(0, "b"), (1, "a"), (1, "c"), (2, "b"), (0, "c"), (2, "a")];
+        ends.iter().all(|(at, peer)| net.kms[*at].pool(peer).own_bytes() > 0)
+    })
+    .await;
+    let (a, b, c) = (sae("sae-a"), sae("sae-b"), sae("sae-c"));
+    let ways = [(1, &b, vec![KmLink]), (0, &a, vec![Shared, Aes256Gcm])];
+    for (at, master, expected) in ways {
+        let (here, there) = (&net.kms[at].supply, &net.kms[2].supply);
+        let keys = here.issue(master, std::slice::from_ref(&c), 256, 8).await.unwrap();
+        let got = there.collect(&c, None, &ids_of(&keys)).await.unwrap();
+        for (key, same) in keys.iter().zip(&got) {
+            assert_eq!(bytes_of(key), bytes_of(same));
+            for seen in [&key.provenance, &same.provenance] {
+                let ciphers: Vec<HopCipher> = seen.path.iter().map(|hop| hop.cipher).collect();
+                assert_eq!((ciphers, seen.grade()), (expected.clone(), Grade::Computational));
+            }
+        }
+    }
     net.stop_and_audit().await;
 }

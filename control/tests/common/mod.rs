@@ -28,12 +28,13 @@ pub struct Link {
     /// higher end are well.
     pub qkd: Vec<(String, Light, f64, [bool; 2])>,
     pub rate: f64,
+    pub without_qkd: bool,
 }
 
 impl Default for Link {
     fn default() -> Self {
         let qkd = vec![("1".to_owned(), Light::Up, 0.02, [true, true])];
-        Self { up: true, stock: 64 << 20, spent: 0, qkd, rate: 100_000.0 }
+        Self { up: true, stock: 64 << 20, spent: 0, qkd, rate: 100_000.0, without_qkd: false }
     }
 }
 
@@ -116,6 +117,7 @@ impl Net {
                 taken_bits: 0,
                 spent_bits: link.spent,
                 qkd: link.qkd.iter().map(qkd).collect(),
+                without_qkd: link.without_qkd,
             });
         }
         report

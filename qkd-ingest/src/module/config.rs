@@ -34,17 +34,13 @@ pub struct ModuleConfig {
     /// Path of a JSON resource with `state`, `key_rate_bps` and `qber`, if the module has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status_path: Option<String>,
-    /// Seconds between two reads of `status_path`, 1 to 3,600.
-    #[serde(default = "ten")]
-    pub status_interval_s: u64,
+    /// Milliseconds between two reads of `status_path`, 100 to 3,600,000.
+    #[serde(default = "ten_seconds")]
+    pub status_interval_ms: u64,
 }
 
 fn ten_seconds() -> u64 {
     10_000
-}
-
-fn ten() -> u64 {
-    10
 }
 
 /// Why a module cannot be used as configured. All need a person.
@@ -79,7 +75,7 @@ impl ModuleConfig {
             key_size_bits: None,
             request_timeout_ms: ten_seconds(),
             status_path: None,
-            status_interval_s: ten(),
+            status_interval_ms: ten_seconds(),
         }
     }
 
@@ -100,7 +96,10 @@ impl ModuleConfig {
                 (100..=120_000).contains(&self.request_timeout_ms),
                 "request_timeout_ms must be from 100 to 120000",
             ),
-            ((1..=3600).contains(&self.status_interval_s), "status_interval_s must be 1 to 3600"),
+            (
+                (100..=3_600_000).contains(&self.status_interval_ms),
+                "status_interval_ms must be 100 to 3600000",
+            ),
             (
                 self.status_path.as_ref().is_none_or(|path| path.starts_with('/')),
                 "status_path must start with '/'",

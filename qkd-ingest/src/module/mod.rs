@@ -110,7 +110,7 @@ impl Module {
     /// Reads the status resource at its interval until `shutdown`; ends at once without one.
     pub async fn watch(&self, shutdown: Shutdown) {
         let Some(path) = &self.config.status_path else { return };
-        let pause = Duration::from_secs(self.config.status_interval_s);
+        let pause = Duration::from_millis(self.config.status_interval_ms);
         let poll = async {
             loop {
                 let report = self.watching.ask(path, None, |answer| report(&answer)).await;

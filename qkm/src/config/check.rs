@@ -57,7 +57,7 @@ pub(super) fn check(file: File) -> Result<Config, Mistake> {
     let epochs = epochs(file.epochs.as_ref())?;
     let (limits, key_ttl) = supply(file.supply.as_ref())?;
     let mut peers = peers(&here, &file.peer, &file.qkd_link, limits.key_size)?;
-    file.relay.iter().try_for_each(|entry| relay::feed(&here, &mut peers, entry))?;
+    relay::feed_all(&here, &mut peers, &file.relay)?;
     if !peers.is_empty() && file.km_link.is_none() {
         return Err(Mistake::new(
             "there are peers but no [km_link]",

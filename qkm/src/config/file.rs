@@ -381,13 +381,13 @@ pub struct Module {
     pub key_size_bits: Option<u32>,
     /// Path of a JSON resource with the link's state, rate and QBER, if the module has one.
     pub status_path: Option<String>,
-    /// How often it is read, in seconds.
-    #[serde(default = "status_interval_s")]
-    pub status_interval_s: u64,
+    /// How often it is read, in milliseconds.
+    #[serde(default = "status_interval_ms")]
+    pub status_interval_ms: u64,
 }
 
-fn status_interval_s() -> u64 {
-    10
+fn status_interval_ms() -> u64 {
+    10_000
 }
 
 impl Module {

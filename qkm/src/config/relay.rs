@@ -1,12 +1,17 @@
-//! `[[relay]]`: pools between clusters without a QKD link, fed over others.
+//! `[[relay]]`: pools between clusters without a QKD link, fed over others; or, with an empty `via`, over
+//! their KM link.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use ::relay::{
     combine::Combine,
     feed::{Mode, Window},
 };
-use km_core::{ids::ClusterId, route::Route, usage::kem::KemSet};
+use km_core::{
+    ids::ClusterId,
+    route::{CipherPolicy, Route},
+    usage::kem::KemSet,
+};
 use toml::Spanned;
 
 use super::{
@@ -15,10 +20,22 @@ use super::{
     file::{self, Scheme},
 };
 
-/// Gives the peer of `entry` its relay.
-pub(super) fn feed(
+/// Gives the peers of `entries` their relay.
+pub(super) fn feed_all(
     here: &ClusterId,
     peers: &mut [Peer],
+    entries: &[Spanned<file::Relay>],
+) -> Result<(), Mistake> {
+    let by_km_link = |entry: &&file::Relay| entry.via.as_ref().is_some_and(Vec::is_empty);
+    let filled = entries.iter().map(Spanned::get_ref).filter(by_km_link);
+    let filled: BTreeSet<&ClusterId> = filled.map(|entry| &entry.to).collect();
+    entries.iter().try_for_each(|entry| feed(here, peers, &filled, entry))
+}
+
+fn feed(
+    here: &ClusterId,
+    peers: &mut [Peer],
+    filled: &BTreeSet<&ClusterId>,
     entry: &Spanned<file::Relay>,
 ) -> Result<(), Mistake> {
     let file::Relay { to, via, cipher, scheme, .. } = entry.get_ref();
@@ -35,10 +52,15 @@ pub(super) fn feed(
         }
     };
     if let Some(next) = route.as_ref().map(Route::next) {
-        let linked = peers.iter().any(|peer| peer.cluster == *next && peer.qkd.is_some());
-        if !linked || via.as_ref().is_some_and(|via| via.contains(here)) {
+        let qkd = peers.iter().any(|peer| peer.cluster == *next && peer.qkd.is_some());
+        if !(qkd || filled.contains(next)) || via.as_ref().is_some_and(|via| via.contains(here)) {
             let text = format!("the way to {to} cannot begin with {next}");
             let help = "begin `via` with a peer that has a [[qkd_link]] to this cluster";
+            return Err(Mistake::new(text, help).at(entry));
+        }
+        if next == to && *cipher == CipherPolicy::OtpOnly {
+            let text = format!("there is no one-time pad before the pool with {to} has keys");
+            let help = "leave `cipher` out: what the KM link brings is computational";
             return Err(Mistake::new(text, help).at(entry));
         }
     }

@@ -101,6 +101,6 @@ fn open_module(settings: &config::Module) -> Result<Arc<Module>, Failure> {
     module.identity.clone_from(&settings.identity);
     module.key_size_bits = settings.key_size_bits;
     module.status_path.clone_from(&settings.status_path);
-    module.status_interval_s = settings.status_interval_s;
+    module.status_interval_ms = settings.status_interval_ms;
     Module::new(module, tls).map_err(|e| Failure::new(Code::Q001, format!("{of}: {e}")))
 }

@@ -6,7 +6,8 @@
 //! Poly1305-AES message-authentication code", theorem 3.3): below 2^-90 for the largest batch.
 //! A batch of 2,047 keys costs 0.05 % more than its own bits.
 //!
-//! **AES-256-GCM**: under a key taken from the pool, the frame's counter as nonce.
+//! **AES-256-GCM**: under a key taken from the pool, or from the connection's TLS, the frame's counter
+//! as nonce.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use km_core::material::ClearBytes;
@@ -128,7 +129,7 @@ impl HopKey {
     }
 
     fn counter(&self, lock: &Lock) -> Option<u64> {
-        let Lock::Aes { counter, .. } = lock else { return None };
+        let (Lock::Aes { counter, .. } | Lock::Link { counter, .. }) = lock else { return None };
         (self.next..MOST_FRAMES).contains(counter).then_some(*counter)
     }
 }

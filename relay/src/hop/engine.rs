@@ -77,7 +77,13 @@ impl Relay {
     ) -> Vec<Route> {
         let up = |route: &&Route| self.neighbours.get(route.next()).is_some_and(|n| n.is_up());
         let table = self.routes.table();
-        table.ways(to, fixed).filter(up).map(|route| route.restricted(cipher)).collect()
+        // A pool that its KM link fills has that way and no other.
+        let own = fixed.filter(|route| route.hops().len() == 1);
+        let ways: Vec<&Route> = match own {
+            Some(route) => vec![route],
+            None => table.ways(to, fixed).collect(),
+        };
+        ways.into_iter().filter(up).map(|route| route.restricted(cipher)).collect()
     }
 
     /// Brings `len` bytes of key material to the end of `route`.
@@ -91,9 +97,10 @@ impl Relay {
     ) -> Result<Fetched, HopFault> {
         let neighbour = self.neighbours.get(route.next()).ok_or(HopFault::NoLink)?;
         let transfer = self.name().await?;
-        let origin = match scheme {
-            Scheme::FirstKey => Origin::Qkd(neighbour.link.clone()),
-            Scheme::Random => self.random.origin(),
+        // Where the way begins without QKD there is no key to be passed on.
+        let (scheme, origin) = match (scheme, &neighbour.link) {
+            (Scheme::FirstKey, Some(link)) => (scheme, Origin::Qkd(link.clone())),
+            _ => (Scheme::Random, self.random.origin()),
         };
         let head = HopHead {
             transfer,

@@ -81,6 +81,14 @@ pub enum Lock {
         /// Which frame under this key.
         counter: u64,
     },
+    /// AES-256-GCM under a key of the connection itself ([`super::link_key`]): for the pool beside
+    /// a KM link without QKD, which nothing else can begin to fill.
+    Link {
+        /// Which of the connection's keys; it only grows.
+        key: u32,
+        /// Which frame under this key.
+        counter: u64,
+    },
 }
 
 /// One batch on one hop.
@@ -104,6 +112,7 @@ impl HopFrame {
             Lock::Otp(some) => pieces(some) && !self.body.is_empty(),
             Lock::Given(some) => pieces(some) && self.body.is_empty(),
             Lock::Aes { key, .. } => usize::from(key.len) == 32 && !self.body.is_empty(),
+            Lock::Link { .. } => !self.body.is_empty(),
         };
         locked
             && self.body.len() <= MAX_MATERIAL

@@ -2,6 +2,7 @@
 //!
 //! - `message`: what one hop says, and its bounds.
 //! - `cipher`: one-time pad with one-time tags, or AES-256-GCM; without I/O.
+//! - `link_key`: keys of a connection itself, where there is no QKD.
 //! - `pads_out`, `pads_in`: the bytes both ciphers spend, at each end of a link; without I/O.
 //! - `transfers`: what passes through this KM, and what arrived for it; without I/O.
 //! - `neighbour`: one link seen by the relay. `engine`: carries out what `transfers` decides.
@@ -14,6 +15,7 @@
 
 pub mod cipher;
 pub(crate) mod engine;
+pub mod link_key;
 pub mod message;
 pub(crate) mod neighbour;
 pub mod pads_in;

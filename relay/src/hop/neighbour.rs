@@ -34,8 +34,8 @@ const ASK_BLOCKS: u16 = 4;
 /// A cluster that batches can be sent to.
 pub(crate) struct Neighbour {
     pub(crate) cluster: ClusterId,
-    /// The QKD link between us.
-    pub(crate) link: LinkId,
+    /// The QKD link between us; without one, the KM link itself fills the pool.
+    pub(crate) link: Option<LinkId>,
     pool: Arc<Pool>,
     handle: Arc<Handle>,
     pads: Mutex<Lent>,
@@ -50,7 +50,7 @@ struct Lent {
 impl Neighbour {
     pub(crate) fn new(
         cluster: ClusterId,
-        link: LinkId,
+        link: Option<LinkId>,
         pool: Arc<Pool>,
         handle: Arc<Handle>,
     ) -> Self {
@@ -74,6 +74,10 @@ impl Neighbour {
         head: HopHead,
         material: &ClearBytes,
     ) -> Result<HopCipher, HopFault> {
+        // Pad of the pool that a batch is to fill would only go round in a circle.
+        if self.link.is_none() && head.route.is_empty() && head.path.is_empty() {
+            return self.handle.send_link(head, material).map(|()| HopCipher::KmLink);
+        }
         let need = (TAG_KEY + material.len()) as u64;
         let aes = match head.policy {
             CipherPolicy::OtpOnly => false,

@@ -15,6 +15,7 @@ use km_core::{
 
 use super::{
     cipher::{self, HopKey},
+    link_key::LinkKey,
     message::{HopFault, HopFrame, Lock, MAX_MATERIAL, Piece, TAG_KEY},
 };
 
@@ -33,6 +34,7 @@ pub struct PadsIn {
     /// Not open yet.
     opening: BTreeSet<RunId>,
     hop_key: Option<(Piece, HopKey)>,
+    link_key: Option<LinkKey>,
 }
 
 /// An opened batch.
@@ -45,6 +47,11 @@ pub struct Opened {
 }
 
 impl PadsIn {
+    /// Takes batches under keys of the connection too: the pool beside it has no QKD link.
+    pub fn set_link_key(&mut self, key: Option<LinkKey>) {
+        self.link_key = key;
+    }
+
     /// Whether another span can be lent.
     pub fn has_room(&self) -> bool {
         self.spans.len() + self.opening.len() < MAX_SPANS
@@ -95,6 +102,12 @@ impl PadsIn {
             Lock::Aes { key, .. } => {
                 let material = self.key_at(*key)?.open(frame).ok_or(HopFault::BadTag)?;
                 Ok(Opened { material, cipher: HopCipher::Aes256Gcm })
+            }
+            Lock::Link { key, .. } => {
+                let key = self.link_key.as_mut().and_then(|keys| keys.at(*key));
+                let opened = key.ok_or(HopFault::Refused)?.open(frame);
+                let material = opened.ok_or(HopFault::BadTag)?;
+                Ok(Opened { material, cipher: HopCipher::KmLink })
             }
         }
     }

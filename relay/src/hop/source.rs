@@ -37,6 +37,13 @@ pub struct RelayConfig {
     pub mode: Mode,
 }
 
+impl RelayConfig {
+    /// Whether the KM link to the cluster itself fills the pool: the way has no node between.
+    pub fn by_km_link(&self) -> bool {
+        self.route.as_ref().is_some_and(|route| route.middle().is_empty())
+    }
+}
+
 /// Keys for the pool with one cluster.
 pub(crate) struct RelaySource {
     relay: Arc<Relay>,

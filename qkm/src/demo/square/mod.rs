@@ -1,12 +1,13 @@
-//! Four clusters in a square with a controller. North and south have no QKD link: their keys are
-//! relayed over east or west. Enter through [`run`], which breaks one part after the other.
+//! Four clusters in a square and a fifth without QKD, with a controller. North and south share no QKD
+//! link: their keys are relayed over east or west. The village has KM links to east and west alone,
+//! and all its keys come over them. Enter through [`run`], which breaks one part after the other.
 //!
 //! - `plan`: who is where, on disk. `watch`: keys, routes and faults while it runs.
 
 mod plan;
 mod watch;
 
-use std::{io::Write, path::Path};
+use std::{io::Write, path::Path, time::Instant};
 
 use super::{children::Children, layout::Site};
 use crate::fault::Failure;
@@ -23,76 +24,106 @@ pub(super) async fn run(dir: &Path, base_port: u16) -> Result<(), Failure> {
     say!(
         "DEMO - SIMULATED QKD: links are simulations, HSMs are software, nothing here protects keys"
     );
-    say!("making four clusters, four QKD links and a controller ...");
+    say!("making five clusters, four QKD links and a controller ...");
     let square = Square::provision(dir, base_port)?;
     let mut children = square.start()?;
     let shown = tokio::select! {
-        shown = show(&square) => shown,
+        shown = watch_links(&square) => shown,
         ended = children.one_ended() => Err(ended),
     };
     let end = match shown {
-        Ok(()) => lose_a_km(&square, &mut children).await,
+        Ok(()) => lose_parts(&square, &mut children).await,
         Err(failure) => Err(failure),
     };
     children.stop().await;
     end
 }
 
-async fn show(square: &Square) -> Result<(), Failure> {
+/// The link from north to its neighbour `way`.
+fn first_link(way: &str) -> &'static str {
+    if way == "east" { "east-north" } else { "north-west" }
+}
+
+/// What can befall a link.
+async fn watch_links(square: &Square) -> Result<(), Failure> {
     let watch = Watch::new(square)?;
     watch.all_ready().await?;
     let way = watch.settled().await?;
     say!("  north - east - south - west - north have QKD links; north and south have none");
+    say!("  the village has no QKD at all, only KM links to east and west");
     say!("keys between north and south go by {way}:");
-    fresh(&watch, &way).await?;
-    say!("  KMIP     key {} equal at both", watch.kmip_key().await?);
+    keys(&watch, &way).await?;
 
-    let used = |way: &str| if way == "east" { "east-north" } else { "north-west" };
-    say!("the fibre of {} is cut", used(&way));
-    watch.fault(used(&way), r#"{"fault":"cut"}"#).await?;
-    let other = moved(&watch, &way, "qkd-link-fault").await?;
-    watch.fault(used(&way), r#"{"fault":"cut","on":false}"#).await?;
+    say!("the fibre of {} is cut", first_link(&way));
+    let struck = Instant::now();
+    watch.fault(first_link(&way), r#"{"fault":"cut"}"#).await?;
+    let other = moved(&watch, &way, "qkd-link-fault", struck).await?;
+    watch.fault(first_link(&way), r#"{"fault":"cut","on":false}"#).await?;
 
-    say!("somebody listens on {}", used(&other));
+    say!("somebody listens on {}", first_link(&other));
     watch.all_live().await?;
-    watch.fault(used(&other), r#"{"fault":"eavesdrop","percent":100}"#).await?;
-    let way = moved(&watch, &other, "high-qber").await?;
-    watch.fault(used(&other), r#"{"fault":"eavesdrop","on":false}"#).await?;
+    let struck = Instant::now();
+    watch.fault(first_link(&other), r#"{"fault":"eavesdrop","percent":100}"#).await?;
+    let way = moved(&watch, &other, "high-qber", struck).await?;
+    watch.fault(first_link(&other), r#"{"fault":"eavesdrop","on":false}"#).await?;
 
     say!("the applications of north and {way} use up what their clusters share");
     watch.all_live().await?;
-    let moved_on = tokio::select! {
-        moved = moved(&watch, &way, "low-keys") => moved,
-        failed = watch.drain(&way) => Err(failed),
+    let drained = async {
+        watch.low(&way).await?;
+        moved(&watch, &way, "low-keys", Instant::now()).await
     };
-    moved_on.map(drop)
+    tokio::select! {
+        moved = drained => moved.map(drop),
+        failed = watch.drain(&way) => Err(failed),
+    }
 }
 
-async fn lose_a_km(square: &Square, children: &mut Children) -> Result<(), Failure> {
+/// Modules and a KM that end.
+async fn lose_parts(square: &Square, children: &mut Children) -> Result<(), Failure> {
     let watch = Watch::new(square)?;
     watch.all_live().await?;
     let way = watch.way().await?;
+    let link = first_link(&way);
+    say!("both modules of {link} are switched off");
+    let struck = Instant::now();
+    children.kill(link).await;
+    let way = moved(&watch, &way, "module-fault", struck).await?;
+    square.start_link(children, link)?;
+
+    watch.all_live().await?;
     let Some(site) = square.sites().into_iter().find(|site| site.cluster == way) else {
         return Err(super::selfcheck::failed(format!("{way} is no middle node")));
     };
     let Site { cluster, .. } = site;
     say!("the key manager of {cluster} is killed");
+    let struck = Instant::now();
     children.kill(cluster).await;
-    moved(&watch, cluster, "km-link-fault").await?;
+    moved(&watch, cluster, "km-link-fault", struck).await?;
     say!("done: keys went on after every fault");
     Ok(())
 }
 
 /// Waits for the change of the way and shows it; then keys must come by the new one.
-async fn moved(watch: &Watch<'_>, old: &str, why: &str) -> Result<String, Failure> {
-    let new = watch.moved_from(old, why).await?;
-    say!("  the controller sends keys by {new} instead of {old} ({why})");
-    fresh(watch, &new).await?;
+async fn moved(
+    watch: &Watch<'_>,
+    old: &str,
+    why: &str,
+    struck: Instant,
+) -> Result<String, Failure> {
+    let (new, took) = watch.moved_from(old, why, struck).await?;
+    let ms = took.as_millis();
+    say!("  after {ms} ms the controller sends keys by {new} instead of {old} ({why})");
+    keys(watch, &new).await?;
     Ok(new)
 }
 
-async fn fresh(watch: &Watch<'_>, way: &str) -> Result<(), Failure> {
-    let (id, by) = watch.fresh_key(way).await?;
+/// Fresh keys over both fronts, between the far corners and for the village.
+async fn keys(watch: &Watch<'_>, way: &str) -> Result<(), Failure> {
+    let (id, by) = watch.fresh_key("south", Some(way)).await?;
     say!("  ETSI 014 key {id} equal at both, relayed by {by}");
+    say!("  KMIP     key {} equal at both", watch.kmip_key("south").await?);
+    let (id, by) = watch.fresh_key("village", None).await?;
+    say!("  ETSI 014 key {id} equal at north and the village, relayed by {by}");
     Ok(())
 }

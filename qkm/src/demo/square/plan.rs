@@ -17,18 +17,23 @@ use super::super::{
 };
 use crate::fault::Failure;
 
-/// In the order of their names; neighbours have QKD links.
-pub(super) const CLUSTERS: [&str; 4] = ["east", "north", "south", "west"];
+/// In the order of their names; the neighbours of [`LINKS`] have QKD links, the last has none at all.
+pub(super) const CLUSTERS: [&str; 5] = ["east", "north", "south", "village", "west"];
 /// By the places of their ends in [`CLUSTERS`].
 pub(super) const LINKS: [(&str, usize, usize); 4] =
-    [("east-north", 0, 1), ("east-south", 0, 2), ("north-west", 1, 3), ("south-west", 2, 3)];
+    [("east-north", 0, 1), ("east-south", 0, 2), ("north-west", 1, 4), ("south-west", 2, 4)];
+/// Pairs whose KM link fills their pool.
+const WITHOUT_QKD: [(&str, &str); 2] = [("east", "village"), ("village", "west")];
+/// Pairs fed by relay, with the hop ciphers they allow.
+const RELAYED: [(&str, &str, &str); 2] =
+    [("north", "south", "otp-only"), ("north", "village", "otp-else-aes")];
 
 /// Bits per second of each link.
 const RATE: &str = "3000000";
 /// A pool with a QKD link holds so much, in MiB.
 const POOL_MIB: u64 = 2;
 /// Below this a pool no longer carries others' keys, in bits.
-const LOW_BITS: u64 = 4 << 20;
+pub(super) const LOW_BITS: u64 = 4 << 20;
 
 pub(super) struct Square {
     dir: PathBuf,
@@ -96,7 +101,7 @@ impl Square {
         let mut children = Children::none();
         let config = |name: &str| self.dir.join(format!("{name}.toml"));
         for (id, _, _) in LINKS {
-            children.add(id, self.command(&["sim"], &config(id)), &self.dir)?;
+            self.start_link(&mut children, id)?;
         }
         let controller = self.command(&["controller", "run"], &config("controller"));
         children.add("controller", controller, &self.dir)?;
@@ -106,6 +111,16 @@ impl Square {
             children.add(site.cluster, command, &self.dir)?;
         }
         Ok(children)
+    }
+
+    /// Starts both modules of a link.
+    pub(super) fn start_link(
+        &self,
+        children: &mut Children,
+        id: &'static str,
+    ) -> Result<(), Failure> {
+        let config = self.dir.join(format!("{id}.toml"));
+        children.add(id, self.command(&["sim"], &config), &self.dir)
     }
 
     fn command(&self, part: &[&str], config: &Path) -> Command {
@@ -147,18 +162,26 @@ impl Square {
             };
             let there = &self.sites[far];
             text += &files::peer(there, POOL_MIB);
-            let often = "status_interval_s = 1\n";
+            let often = "status_interval_ms = 250\n";
             text += &files::qkd_link(id, here, there.cluster, module, often);
         }
-        let far = match here.cluster {
-            "north" => Some(2),
-            "south" => Some(1),
+        let far = |(a, b): (&str, &str)| match here.cluster {
+            name if name == a => self.site(b),
+            name if name == b => self.site(a),
             _ => None,
         };
-        if let Some(far) = far {
-            let there = &self.sites[far];
-            text += &files::peer(there, 1);
-            text += &format!("[[relay]]\nto = \"{}\"\ncipher = \"otp-only\"\n\n", there.cluster);
+        for (there, _) in WITHOUT_QKD.into_iter().filter_map(far) {
+            text += files::peer(there, POOL_MIB).trim_end();
+            text += "\ncombine = \"required\"\n\n";
+            let fill = "via = []\nlow_kib = 1024\nhigh_kib = 1536\n";
+            text += &format!("[[relay]]\nto = \"{}\"\n{fill}\n", there.cluster);
+        }
+        for (a, b, cipher) in RELAYED {
+            if let Some((there, _)) = far((a, b)) {
+                text += &files::peer(there, 1);
+                let to = there.cluster;
+                text += &format!("[[relay]]\nto = \"{to}\"\ncipher = \"{cipher}\"\n\n");
+            }
         }
         for name in CLUSTERS {
             let sae = format!("sae-{name}");
@@ -166,7 +189,9 @@ impl Square {
                 "[[sae]]\nid = \"{sae}\"\nclusters = [\"{name}\"]\ncertificate = \"cn:{sae}\"\n\n"
             );
         }
-        for (one, other) in [("north", "south"), ("north", "east"), ("north", "west")] {
+        for (one, other) in
+            [("north", "south"), ("north", "village"), ("north", "east"), ("north", "west")]
+        {
             text += &format!("[[pair]]\nsaes = [\"sae-{one}\", \"sae-{other}\"]\n\n");
         }
         text

@@ -14,7 +14,7 @@ use super::{
             End, etsi014_between, etsi014_collect, etsi014_issue, failed, http, kmip_between, names,
         },
     },
-    plan::{LINKS, Square},
+    plan::{LINKS, LOW_BITS, Square},
 };
 use crate::fault::Failure;
 
@@ -43,8 +43,9 @@ impl<'a> Watch<'a> {
         found.map(|(site, files)| End::new(site, sae, files))
     }
 
-    fn ends(&self) -> Result<[End<'_>; 2], Failure> {
-        Ok([self.end("north", "sae-north")?, self.end("south", "sae-south")?])
+    fn ends(&self, far: &'static str) -> Result<[End<'_>; 2], Failure> {
+        let sae = if far == "south" { "sae-south" } else { "sae-village" };
+        Ok([self.end("north", "sae-north")?, self.end(far, sae)?])
     }
 
     async fn until<T>(
@@ -92,46 +93,74 @@ impl<'a> Watch<'a> {
     /// The middle node of the way from north to south, once all links are there.
     pub(super) async fn settled(&self) -> Result<String, Failure> {
         self.all_live().await?;
-        self.until("a way from north to south", async || {
-            let way = self.way().await?;
-            Ok((!way.is_empty()).then_some(way))
+        self.until("ways from north to south and to the village", async || {
+            let (way, other) = (self.way_to("south").await?, self.way_to("village").await?);
+            Ok((!way.is_empty() && !other.is_empty()).then_some(way))
         })
         .await
     }
 
     /// The middle node of the best way from north to south, by what north's KM follows.
     pub(super) async fn way(&self) -> Result<String, Failure> {
+        self.way_to("south").await
+    }
+
+    async fn way_to(&self, far: &str) -> Result<String, Failure> {
         let routes = self.ask(&self.admin, "/v1/routes").await?;
         let all = routes["routes"].as_array().into_iter().flatten();
-        let to_south = all.into_iter().find(|ways| ways["to"] == "south");
-        let hop = to_south.map(|ways| ways["routes"][0]["hops"][0].clone());
+        let there = all.into_iter().find(|ways| ways["to"] == far);
+        let hop = there.map(|ways| ways["routes"][0]["hops"][0].clone());
         Ok(hop.as_ref().and_then(Value::as_str).unwrap_or_default().to_owned())
     }
 
-    /// Waits until north follows another way than by `old`; the last change must be for `why`.
-    pub(super) async fn moved_from(&self, old: &str, why: &str) -> Result<String, Failure> {
+    /// Waits until north and `neighbour` have fewer keys than a pool may have that carries others'.
+    pub(super) async fn low(&self, neighbour: &str) -> Result<(), Failure> {
+        self.until(&format!("few keys between north and {neighbour}"), async || {
+            let pools = self.ask(&self.admin, "/v1/pools").await?;
+            let pools = pools["pools"].as_array().cloned().unwrap_or_default();
+            let pool = pools.iter().find(|pool| pool["peer"] == neighbour);
+            let stored = pool.and_then(|pool| pool["stored_bits"].as_u64());
+            Ok(stored.filter(|stored| *stored < LOW_BITS).map(drop))
+        })
+        .await
+    }
+
+    /// Waits until north follows another way than by `old`; the last change must be for `why`. The
+    /// new way, and how long it took since `struck`.
+    pub(super) async fn moved_from(
+        &self,
+        old: &str,
+        why: &str,
+        struck: Instant,
+    ) -> Result<(String, Duration), Failure> {
         let new = self
             .until(&format!("a way that is not by {old}, because of {why}"), async || {
                 let way = self.way().await?;
                 Ok((!way.is_empty() && way != old).then_some(way))
             })
             .await?;
+        let took = struck.elapsed();
         let events = self.ask(&self.controller, "/v1/events").await?;
         let all = events["events"].as_array().into_iter().flatten();
         let mut ours = all.filter(|event| {
             event["between"] == serde_json::json!(["north", "south"]) && event["old"][1] == old
         });
         match ours.next_back().map(|event| event["why"].clone()) {
-            Some(said) if said == why => Ok(new),
+            Some(said) if said == why => Ok((new, took)),
             said => Err(failed(format!("the way by {old} was left for {said:?}, not for {why}"))),
         }
     }
 
-    /// A key for north and south, equal at both, that was relayed by `way` after this call.
-    pub(super) async fn fresh_key(&self, way: &str) -> Result<(String, String), Failure> {
+    /// A key for north and `far`, equal at both, that was relayed after this call, and how; by `way`
+    /// if one is named.
+    pub(super) async fn fresh_key(
+        &self,
+        far: &'static str,
+        way: Option<&str>,
+    ) -> Result<(String, String), Failure> {
         let began = now_ms();
-        let [north, south] = self.ends()?;
-        self.until(&format!("new keys by {way}"), async || {
+        let [north, south] = self.ends(far)?;
+        self.until(&format!("new keys for {far}"), async || {
             let Some(issued) = etsi014_issue(north, south, 16, 32_768).await? else {
                 return Ok(None);
             };
@@ -154,7 +183,7 @@ impl<'a> Watch<'a> {
         &self,
         id: &str,
         began: u64,
-        way: &str,
+        way: Option<&str>,
     ) -> Result<Option<String>, Failure> {
         let shown = self.ask(&self.admin, &format!("/v1/keys/{id}")).await?;
         let key = &shown["pool_key"];
@@ -167,12 +196,23 @@ impl<'a> Watch<'a> {
         let fresh = key["received_ms"].as_u64().unwrap_or_default() >= began;
         let grade = key["provenance"]["grade"].as_str().unwrap_or_default();
         let by = format!("{} ({grade})", path.join(", "));
-        Ok((fresh && path.first() == Some(&way)).then_some(by))
+        let there = way.is_none_or(|way| path.first() == Some(&way));
+        Ok((fresh && there).then_some(by))
     }
 
-    pub(super) async fn kmip_key(&self) -> Result<String, Failure> {
-        let [north, south] = self.ends()?;
-        kmip_between(north, south).await
+    /// A key for north and `far` over KMIP, equal at both.
+    pub(super) async fn kmip_key(&self, far: &'static str) -> Result<String, Failure> {
+        let [north, far] = self.ends(far)?;
+        let start = Instant::now();
+        loop {
+            match kmip_between(north, far).await {
+                // What a pool has just now may be used up.
+                Err(failure) if not_yet(&failure) && start.elapsed() < PATIENCE => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                done => return done,
+            }
+        }
     }
 
     /// Switches a fault of the simulated link `id`.
@@ -208,4 +248,8 @@ impl<'a> Watch<'a> {
             }
         }
     }
+}
+
+fn not_yet(failure: &Failure) -> bool {
+    failure.to_string().contains("the server refused")
 }

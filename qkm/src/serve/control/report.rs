@@ -13,7 +13,8 @@ pub(super) fn gather(inside: &Inside) -> Report {
     let views: Vec<PoolView> = supply.pools().map(|pool| pool.view()).collect();
     let links = inside.links.status();
     let link = |view: &PoolView| {
-        let up = links.iter().any(|link| link.peer == view.peer && link.up);
+        let of_link = links.iter().find(|link| link.peer == view.peer);
+        let up = of_link.is_some_and(|link| link.up);
         let of_peer = inside.links.modules.iter().filter(|(_, peer, _)| *peer == view.peer);
         let qkd = of_peer.map(|(id, _, module)| qkd(id.clone(), module)).collect();
         let taken_bits = view.ledger.absorbed;
@@ -25,6 +26,7 @@ pub(super) fn gather(inside: &Inside) -> Report {
             taken_bits,
             spent_bits: taken_bits.saturating_sub(view.stored_bits),
             qkd,
+            without_qkd: of_link.is_some_and(|link| link.without_qkd),
         }
     };
     Report {
