@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use der::Decode;
+use der::{Decode, oid::AssociatedOid};
 use x509_cert::{
     Certificate,
-    ext::pkix::{BasicConstraints, KeyUsage},
+    ext::pkix::{
+        AuthorityKeyIdentifier, BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAltName,
+        SubjectKeyIdentifier,
+    },
 };
 
 use crate::signature;
@@ -22,7 +25,8 @@ pub enum Verdict {
     Valid,
     /// One is out of its time, not signed by the next, or may not sign.
     Invalid,
-    /// It ends with one whose issuer is not there, or uses an algorithm that is not had.
+    /// It ends with one whose issuer is not there, or uses an algorithm that is not had, or says
+    /// something critical that is not understood (name constraints, policies).
     Unknown,
 }
 
@@ -63,6 +67,9 @@ impl Chain {
             if !is_in_time(at_hand, at) {
                 return Verdict::Invalid;
             }
+            if !is_understood(at_hand) {
+                return Verdict::Unknown;
+            }
             let tbs = at_hand.read.tbs_certificate();
             let Some(issuer) =
                 self.0.iter().find(|other| other.read.tbs_certificate().subject() == tbs.issuer())
@@ -96,6 +103,20 @@ impl Chain {
         };
         self.0.iter().find(|certificate| !issued(certificate))
     }
+}
+
+/// Whether nothing critical in it is passed over (RFC 5280, 4.2).
+fn is_understood(certificate: &Link) -> bool {
+    let understood = [
+        BasicConstraints::OID,
+        KeyUsage::OID,
+        ExtendedKeyUsage::OID,
+        SubjectAltName::OID,
+        SubjectKeyIdentifier::OID,
+        AuthorityKeyIdentifier::OID,
+    ];
+    let extensions = certificate.read.tbs_certificate().extensions().into_iter().flatten();
+    extensions.filter(|one| one.critical).all(|one| understood.contains(&one.extn_id))
 }
 
 fn is_in_time(certificate: &Link, at: u64) -> bool {

@@ -105,6 +105,26 @@ async fn chains_that_do_not_hold_are_told_apart_from_those_that_end() {
     assert_eq!(verdict(&[&changed, one.certificate()], now()), Verdict::Invalid);
 }
 
+#[test]
+fn what_is_critical_and_not_understood_is_not_valid() {
+    let mut above = CertificateParams::default();
+    above.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    above.distinguished_name.push(rcgen::DnType::CommonName, "above");
+    let key = KeyPair::generate().unwrap();
+    let root = above.self_signed(&key).unwrap();
+    let issuer = rcgen::Issuer::new(above, key);
+    for (critical, expected) in [(false, Verdict::Valid), (true, Verdict::Unknown)] {
+        let mut below = CertificateParams::default();
+        below.distinguished_name.push(rcgen::DnType::CommonName, "below");
+        let oid = [1, 3, 6, 1, 4, 1, 55555, 1];
+        let mut extension = rcgen::CustomExtension::from_oid_content(&oid, vec![5, 0]);
+        extension.set_criticality(critical);
+        below.custom_extensions.push(extension);
+        let leaf = below.signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap();
+        assert_eq!(verdict(&[leaf.der(), root.der()], now()), expected, "critical: {critical}");
+    }
+}
+
 #[tokio::test]
 async fn requests_are_checked_and_authorities_are_made_once() {
     let dir = tempfile::tempdir().unwrap();
