@@ -39,6 +39,16 @@ impl SealedObject {
         }
     }
 
+    /// Bytes it takes in a store, about.
+    pub(crate) fn stored_len(&self) -> usize {
+        match &self.form {
+            Form::Sealed(sealed) | Form::Wrapped(sealed) => {
+                sealed.iv.len() + sealed.ciphertext.len()
+            }
+            Form::Kept(name) => name.len(),
+        }
+    }
+
     /// What keeps its epoch in use until it is stored.
     pub(crate) fn pin(&self) -> Pin {
         self.pin.clone()

@@ -302,7 +302,7 @@ async fn an_epoch_is_not_empty_while_something_sealed_under_it_is_on_its_way() {
     let machine = Machine::new();
     let (objects, keeper) = lone(&machine, EpochPolicy::default()).await;
     let clear = ClearBytes::copy_from(&random(32));
-    let (made, puts) = objects.prepare(object("slow"), &clear).await.unwrap();
+    let (made, puts, _place) = objects.prepare(object("slow"), &clear).await.unwrap();
     keeper.epochs().rotate("cn:ada").await.unwrap();
     for _ in 0..3 {
         keeper.pass().await.unwrap();

@@ -7,7 +7,7 @@ mod common;
 use common::{Life, Machine, SoftHsm, sae};
 use km_core::{
     material::ClearBytes,
-    objects::{MAX_TERMS, NewObject, ObjectError, ObjectState, ObjectStep, Objects},
+    objects::{MAX_TERMS, NewObject, ObjectError, ObjectState, ObjectStep, Objects, Quota},
     provenance::{Origin, Provenance},
     records::{RecordError, Records},
     store::{Commit, Store, faulty::Fault},
@@ -206,4 +206,38 @@ async fn a_moved_or_changed_row_is_refused_but_an_old_one_put_back_is_not_notice
     write(&rows[0].0, &rows[0].1).await;
     let (revived, _) = room.objects.get(&owner, "u1").await.unwrap();
     assert_eq!(revived.state, ObjectState::PreActive);
+}
+
+#[tokio::test]
+async fn quotas_hold_for_what_was_stored_before_and_for_many_at_once() {
+    let room = room().await;
+    for number in 0..5 {
+        let uid = format!("u{number}");
+        room.objects.create(new(&uid, "n1", &["type:2", "name:x"]), &clear()).await.unwrap();
+    }
+    let gone = room.objects.step(&sae("n1"), "u0", ObjectStep::Destroy, |_| {}).await;
+    assert!(gone.unwrap().state.is_destroyed());
+    // As after a start: nothing is counted yet.
+    let quota = Quota { objects: 8, bytes: u64::MAX };
+    let objects = room.objects.clone().with_quotas([(sae("n1"), quota)].into());
+    let many = (10..30).map(|number| {
+        let objects = objects.clone();
+        tokio::spawn(async move {
+            objects.create(new(&format!("u{number}"), "n1", &["type:2"]), &clear()).await
+        })
+    });
+    let mut made = 0;
+    for one in many.collect::<Vec<_>>() {
+        match one.await.unwrap() {
+            Ok(_) => made += 1,
+            Err(ObjectError::Quota { objects: 8, .. }) => {}
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert_eq!(made, 4, "four were there");
+    objects.create(new("u99", "n2", &["type:2"]), &clear()).await.unwrap();
+    let full = objects.check_quota(&sae("n1"), 1).await;
+    assert!(matches!(full, Err(ObjectError::Quota { .. })));
+    objects.step(&sae("n1"), "u1", ObjectStep::Destroy, |_| {}).await.unwrap();
+    objects.check_quota(&sae("n1"), 1).await.unwrap();
 }

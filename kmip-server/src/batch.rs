@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     Counters, Server,
-    caller::{Authorized, Caller, Unchecked},
+    caller::{Authorized, Client, Nobody, Unchecked},
     context::Context,
     error::OpError,
     op,
@@ -39,7 +39,7 @@ pub(crate) enum Reply {
 /// Answers the request in `frame`, in the memory of `buffer`.
 pub(crate) async fn answer(
     server: &Server,
-    caller: Option<&Caller>,
+    client: &Client,
     frame: &[u8],
     buffer: Zeroizing<Vec<u8>>,
 ) -> Reply {
@@ -50,14 +50,25 @@ pub(crate) async fn answer(
         Err(error) => return unreadable(server, &error),
     };
     let version = request.version();
-    let Some(request) = request.authorize(caller) else {
-        Counters::add(&server.counters.unauthenticated);
-        let text = "the client certificate belongs to no application registered here";
-        let reason = ResultReason::AuthenticationNotSuccessful;
-        return Reply::Last(error_response(version, now(), reason, text));
+    let request = match request.authorize(server, client).await {
+        Ok(request) => request,
+        Err(nobody) => {
+            Counters::add(&server.counters.unauthenticated);
+            let reason = match nobody {
+                Nobody::TooMany => ResultReason::ServerLimitExceeded,
+                Nobody::Stranger | Nobody::Login(_) => ResultReason::AuthenticationNotSuccessful,
+            };
+            return Reply::Last(error_response(version, now(), reason, nobody.text()));
+        }
     };
     if let Err((reason, text)) = check_header(server, &request) {
         Counters::add(&server.counters.refused);
+        return Reply::Send(error_response(version, now(), reason, text));
+    }
+    if !request.caller.wait(request.items.len()).await {
+        Counters::add(&server.counters.refused);
+        let text = "this client asks for more operations a second than it may; ask more slowly";
+        let reason = ResultReason::ServerLimitExceeded;
         return Reply::Send(error_response(version, now(), reason, text));
     }
     Reply::Send(run(server, request, buffer).await)
@@ -93,7 +104,7 @@ fn check_header(server: &Server, request: &Authorized<'_>) -> Result<(), (Result
         let text = format!("{} batch items; this server takes at most {most}", items.len());
         return Err((ResultReason::ServerLimitExceeded, text));
     }
-    // Who sends them wants them judged; a user name and password are not used.
+    // Who sends them wants them judged.
     let judged = |kind| matches!(kind, CredentialType::Device | CredentialType::Attestation);
     let mut credentials = header.authentication.iter().flat_map(|all| &all.credentials);
     if credentials.any(|credential| judged(credential.kind())) {
@@ -130,7 +141,7 @@ async fn run(
     // Clients that send none may not read one either.
     if response_header.client_correlation_value.is_some() {
         let ours = server.correlation();
-        tracing::debug!(caller = %caller.sae(), correlation = ours, "request");
+        tracing::debug!(caller = %caller.application(), correlation = ours, "request");
         response_header.server_correlation_value = Some(ours);
     }
     let mut response = ResponseWriter::over(buffer, version, response_header);
@@ -188,7 +199,7 @@ fn write(
             ResponseItem::failed(Some(code), id, ResultReason::ResponseTooLarge, text)
         }
         Err(error) => {
-            tracing::debug!(caller = %cx.caller.sae(), operation = ?code, %error, "refused");
+            tracing::debug!(caller = %cx.caller.application(), operation = ?code, %error, "refused");
             let reason = error.reason(cx.version);
             ResponseItem::failed(Some(code), id, reason, error.to_string())
         }
@@ -204,6 +215,9 @@ async fn do_item(cx: &mut Context<'_>, item: RequestItem) -> Result<Answer, OpEr
     }
     if !op::query::OPERATIONS.contains(&item.code) {
         return Err(OpError::Operation);
+    }
+    if !cx.caller.may(item.code) {
+        return Err(OpError::NotAllowed(item.code));
     }
     dispatch(cx, item.operation?).await
 }

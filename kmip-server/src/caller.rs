@@ -1,36 +1,213 @@
-//! Who asks. [`Caller`] comes only from a verified certificate that stands for an application at
-//! this cluster; [`Unchecked`] gives its items to nobody else.
+//! Who asks. A [`Client`] is whoever holds the other end of a connection, as its verified certificate
+//! says; a [`Caller`] is an application registered at this cluster; [`Unchecked`] gives the items of
+//! a request to nobody else.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+};
 
 use km_core::ids::SaeId;
 use kmip::{
     RequestMessage, Version,
-    message::{RequestHeader, RequestItem},
+    enums::OperationCode,
+    message::{Credential, RequestHeader, RequestItem, UsernameAndPassword},
 };
 use transport::PeerIdentity;
 
-use crate::Server;
+use crate::{
+    Server,
+    login::{Login, Refusal},
+    pace::Pace,
+    policy::{Policies, Policy},
+};
 
 /// An application that is registered at this cluster.
 #[derive(Debug)]
-pub(crate) struct Caller(SaeId);
+pub(crate) struct Caller {
+    application: SaeId,
+    tenant: SaeId,
+    policy: Policy,
+    pace: Option<Pace>,
+    /// Connections open now.
+    connections: AtomicU32,
+}
+
+/// Every application a certificate may stand for.
+pub(crate) type Callers = BTreeMap<SaeId, Arc<Caller>>;
 
 impl Caller {
-    /// The application a certificate stands for.
-    pub(crate) fn find(server: &Server, peer: &PeerIdentity) -> Option<Self> {
-        let here = server.supply.here();
-        let sae = server.applications.find(peer);
-        let registered = sae.filter(|sae| server.supply.registry().is_at(sae, here));
-        if registered.is_none() {
-            tracing::info!(client = %peer.address(), %peer, kme = %here,
-                "the certificate is of no application registered here; its requests are refused");
-        }
-        registered.cloned().map(Self)
+    /// All of `applications`, as `policies` say.
+    pub(crate) fn all<'a>(
+        applications: impl Iterator<Item = &'a SaeId>,
+        policies: &Policies,
+    ) -> Callers {
+        let caller = |application: &SaeId| {
+            let policy = policies.get(application).cloned().unwrap_or_default();
+            let tenant = policy.tenant.clone().unwrap_or_else(|| application.clone());
+            let pace = policy.operations_per_s.map(Pace::of);
+            let (application, connections) = (application.clone(), AtomicU32::new(0));
+            Arc::new(Self { application, tenant, policy, pace, connections })
+        };
+        applications.map(|application| (application.clone(), caller(application))).collect()
     }
 
-    /// Its name.
-    pub(crate) fn sae(&self) -> &SaeId {
-        &self.0
+    /// Its name: the end of pool keys, and what the log says.
+    pub(crate) fn application(&self) -> &SaeId {
+        &self.application
     }
+
+    /// Whose managed objects it works with.
+    pub(crate) fn tenant(&self) -> &SaeId {
+        &self.tenant
+    }
+
+    /// Whether it may ask for `operation`.
+    pub(crate) fn may(&self, operation: OperationCode) -> bool {
+        self.policy.allows(operation)
+    }
+
+    /// Waits for its turn; `false` when that is too far away.
+    pub(crate) async fn wait(&self, operations: usize) -> bool {
+        match &self.pace {
+            Some(pace) => pace.wait(operations).await,
+            None => true,
+        }
+    }
+
+    fn login(&self) -> Option<(&SaeId, &Login)> {
+        Some((&self.application, self.policy.login.as_ref()?))
+    }
+}
+
+/// One connection of an application; given back when dropped.
+#[derive(Debug)]
+struct Place(Arc<Caller>);
+
+impl Place {
+    fn take(caller: &Arc<Caller>) -> Option<Self> {
+        let most = caller.policy.connections.map_or(u32::MAX, std::num::NonZero::get);
+        let more = |open: u32| (open < most).then_some(open + 1);
+        caller.connections.fetch_update(Relaxed, Relaxed, more).ok()?;
+        Some(Self(caller.clone()))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Whoever holds the other end of a connection.
+#[derive(Debug)]
+pub(crate) struct Client {
+    /// Whom the certificate may stand for: several only where their logins tell them apart.
+    may_be: Vec<Arc<Caller>>,
+    /// Among the connections of whoever asked last.
+    place: Mutex<Option<Place>>,
+}
+
+/// Why a request is nobody's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Nobody {
+    Stranger,
+    Login(Refusal),
+    TooMany,
+}
+
+impl Nobody {
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Self::Stranger => "the client certificate belongs to no application registered here",
+            Self::Login(refusal) => refusal.text(),
+            Self::TooMany => "this client has as many connections open as it may; close one",
+        }
+    }
+}
+
+impl Client {
+    /// Whom a certificate stands for. `None` when that is one application, which has as many
+    /// connections as it may.
+    pub(crate) fn find(server: &Server, peer: &PeerIdentity) -> Option<Self> {
+        let here = server.supply.here();
+        let found = server.applications.find_all(peer).into_iter();
+        let here_too = found.filter(|sae| server.supply.registry().is_at(sae, here));
+        let mut may_be: Vec<_> =
+            here_too.filter_map(|sae| server.callers.get(sae)).cloned().collect();
+        if may_be.len() > 1 && may_be.iter().any(|caller| caller.policy.login.is_none()) {
+            tracing::warn!(client = %peer.address(), %peer,
+                "the certificate stands for several applications, and not all of them log in");
+            may_be.clear();
+        }
+        if may_be.is_empty() {
+            tracing::info!(client = %peer.address(), %peer, issuer = peer.issuer(), kme = %here,
+                "the certificate is of no application registered here; its requests are refused");
+        }
+        let client = Self { may_be, place: Mutex::default() };
+        if let [only] = client.may_be.as_slice()
+            && !client.counts_as(only)
+        {
+            let most = only.policy.connections;
+            tracing::info!(client = %peer.address(), application = %only.application, ?most,
+                "one connection too many, closed");
+            return None;
+        }
+        Some(client)
+    }
+
+    /// Whether its requests are refused whatever they say.
+    pub(crate) fn is_stranger(&self) -> bool {
+        self.may_be.is_empty()
+    }
+
+    /// Counts the connection among those of `caller`; `false` when it has too many.
+    fn counts_as(&self, caller: &Arc<Caller>) -> bool {
+        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        if place.as_ref().is_none_or(|place| !Arc::ptr_eq(&place.0, caller)) {
+            *place = Place::take(caller);
+        }
+        place.is_some()
+    }
+
+    /// The application that a request with this header comes from.
+    async fn caller(
+        &self,
+        server: &Server,
+        header: &RequestHeader,
+    ) -> Result<&Arc<Caller>, Nobody> {
+        let caller = match self.may_be.as_slice() {
+            [] => return Err(Nobody::Stranger),
+            [only] if only.policy.login.is_none() => only,
+            several => {
+                let said = said(header).ok_or(Nobody::Login(Refusal::Missing))?;
+                let is_named = |caller: &&Arc<Caller>| {
+                    caller.login().is_some_and(|(_, login)| login.username == said.username)
+                };
+                let named = several.iter().find(is_named);
+                let login = named.and_then(|caller| caller.login());
+                let checked = server.guard.check(login, said).await;
+                checked.map_err(Nobody::Login)?;
+                named.ok_or(Nobody::Login(Refusal::Wrong))?
+            }
+        };
+        match self.counts_as(caller) {
+            true => Ok(caller),
+            false => Err(Nobody::TooMany),
+        }
+    }
+}
+
+/// The user name and password in a header.
+fn said(header: &RequestHeader) -> Option<&UsernameAndPassword> {
+    let mut credentials = header.authentication.iter().flat_map(|all| &all.credentials);
+    credentials.find_map(|credential| match credential {
+        Credential::UsernameAndPassword(said) => Some(said),
+        _ => None,
+    })
 }
 
 /// A request of nobody yet: only what is needed to refuse it can be seen.
@@ -54,8 +231,13 @@ impl Unchecked {
     }
 
     /// The one way to the items.
-    pub(crate) fn authorize(self, caller: Option<&Caller>) -> Option<Authorized<'_>> {
+    pub(crate) async fn authorize<'a>(
+        self,
+        server: &Server,
+        client: &'a Client,
+    ) -> Result<Authorized<'a>, Nobody> {
         let RequestMessage { version, header, items } = self.0;
-        caller.map(|caller| Authorized { caller, version, header, items })
+        let caller = client.caller(server, &header).await?;
+        Ok(Authorized { caller, version, header, items })
     }
 }

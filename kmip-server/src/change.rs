@@ -60,7 +60,7 @@ pub(crate) async fn change<T>(
         match once(cx, &object, version, &act).await {
             Ok(given) => return Ok((object.uid, given)),
             Err(Failed::Conflict) => {
-                (object, version) = cx.objects().get(cx.caller.sae(), &object.uid).await?;
+                (object, version) = cx.objects().get(cx.caller.tenant(), &object.uid).await?;
             }
             Err(Failed::Refused(error)) => return Err(error),
         }

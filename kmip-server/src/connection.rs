@@ -13,11 +13,15 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::{
     Limits, Server,
     batch::{self, Reply},
-    caller::Caller,
+    caller::Client,
 };
 
-/// Room a connection keeps while it waits.
+/// Room for what comes, and for answers, while requests follow one another.
 const ROOM: usize = 16 * 1024;
+/// Room a connection keeps while it waits: enough for most requests.
+const WAITING: usize = 512;
+/// How long a connection that pauses keeps more than that.
+const PAUSE: std::time::Duration = std::time::Duration::from_secs(2);
 /// What is read and dropped of a client that is being closed, so that it sees the last answer.
 const DRAIN: usize = 4 << 20;
 const DRAIN_TIME: std::time::Duration = std::time::Duration::from_secs(1);
@@ -31,12 +35,8 @@ enum End {
 }
 
 /// Serves one connection until it ends.
-pub(crate) async fn serve<S>(
-    server: &Server,
-    mut stream: S,
-    caller: Option<Caller>,
-    shutdown: Shutdown,
-) where
+pub(crate) async fn serve<S>(server: &Server, mut stream: S, client: Client, shutdown: Shutdown)
+where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut deadline = Deadline::new();
@@ -45,18 +45,19 @@ pub(crate) async fn serve<S>(
     let mut inbox = Inbox::new();
     let limits = &server.limits;
     // Who will be refused anyway gets no big buffer.
-    let cap = if caller.is_some() { limits.frame } else { limits.frame.min(ROOM) };
+    let cap = if client.is_stranger() { limits.frame.min(ROOM) } else { limits.frame };
     let mut outbox = Outbox::default();
     loop {
         let waited = tokio::select! {
             biased;
-            waited = inbox.next_frame(&mut stream, &mut deadline, limits, cap) => waited,
+            waited = inbox.next_frame(&mut stream, &mut deadline, limits, cap, &mut outbox) => waited,
             () = &mut stop => return close(&mut stream, &mut deadline).await,
         };
         let reply = match waited {
             Ok(len) => {
-                let reply =
-                    batch::answer(server, caller.as_ref(), inbox.frame(len), outbox.take()).await;
+                // In a box: a connection that waits must not hold the room of all operations.
+                let answer = batch::answer(server, &client, inbox.frame(len), outbox.take());
+                let reply = Box::pin(answer).await;
                 inbox.done(len);
                 reply
             }
@@ -127,7 +128,7 @@ struct Inbox {
 
 impl Inbox {
     fn new() -> Self {
-        Self { bytes: Zeroizing::new(vec![0; ROOM]), filled: 0 }
+        Self { bytes: Zeroizing::new(vec![0; WAITING]), filled: 0 }
     }
 
     fn received(&self) -> &[u8] {
@@ -145,11 +146,20 @@ impl Inbox {
         deadline: &mut Deadline,
         limits: &Limits,
         cap: usize,
+        outbox: &mut Outbox,
     ) -> Result<usize, End> {
         if self.filled == 0 {
-            match deadline.run(limits.idle, self.receive(stream)).await {
-                Some(Ok(())) => {}
-                _ => return Err(End::Gone),
+            let pause = PAUSE.min(limits.idle);
+            let first = match deadline.run(pause, self.receive(stream)).await {
+                None => {
+                    self.resize(WAITING);
+                    drop(outbox.take());
+                    deadline.run(limits.idle - pause, self.receive(stream)).await
+                }
+                came => came,
+            };
+            if !matches!(first, Some(Ok(()))) {
+                return Err(End::Gone);
             }
         }
         let whole = self.complete(stream, cap);
@@ -186,12 +196,15 @@ impl Inbox {
     /// Grows as bytes come: a header that promises much does not reserve much.
     fn make_room(&mut self, len: usize) {
         if self.filled == self.bytes.len() {
-            self.resize(len.min(2 * self.bytes.len()));
+            self.resize(len.min(2 * self.bytes.len()).max(ROOM));
         }
     }
 
     /// The old buffer is overwritten when it is dropped.
     fn resize(&mut self, len: usize) {
+        if self.bytes.len() == len {
+            return;
+        }
         let mut other = Zeroizing::new(vec![0; len]);
         for (to, from) in other.iter_mut().zip(self.received()) {
             *to = *from;
@@ -212,5 +225,25 @@ impl Inbox {
         if self.bytes.len() > ROOM && left <= ROOM {
             self.resize(ROOM);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::DuplexStream;
+
+    use super::*;
+
+    /// The size of the futures that `start` gives.
+    fn size<S, F>(_: impl Fn(&'static Server, S, Client, Shutdown) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_connection_that_waits_takes_little_room() {
+        let size = size(|server, stream: DuplexStream, client, shutdown| {
+            serve(server, stream, client, shutdown)
+        });
+        assert!(size < 2048, "{size} bytes");
     }
 }

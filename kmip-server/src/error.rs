@@ -7,7 +7,11 @@ use km_core::{
     random::RandomError,
     supply::SupplyError,
 };
-use kmip::{Version, attribute::AttributeKind, enums::ResultReason};
+use kmip::{
+    Version,
+    attribute::AttributeKind,
+    enums::{OperationCode, ResultReason},
+};
 
 const KEYS_AWAY: &str =
     "keys cannot be supplied now: the link to the other cluster, the HSM or the store is away";
@@ -100,6 +104,10 @@ pub(crate) enum OpError {
     Extension,
     #[error("{0}")]
     TooMuch(String),
+    #[error("{0}")]
+    Quota(String),
+    #[error("this client may not {}; its operator can allow it", .0.name().unwrap_or("do that"))]
+    NotAllowed(OperationCode),
     #[error("the items before it took too long and this one was not begun; send it again, apart")]
     OutOfTime,
     #[error("{0}; try again")]
@@ -165,6 +173,8 @@ impl OpError {
             Self::Extension => {
                 or(ResultReason::UnknownMessageExtension, ResultReason::FeatureNotSupported)
             }
+            Self::Quota(_) => or(ResultReason::ServerLimitExceeded, ResultReason::PermissionDenied),
+            Self::NotAllowed(_) => ResultReason::PermissionDenied,
             Self::TooMuch(_) => or(ResultReason::ServerLimitExceeded, ResultReason::InvalidField),
             // No version has a word for it: the canceled operations are those the client canceled.
             Self::OutOfTime | Self::Temporary(_) => ResultReason::GeneralFailure,
@@ -187,6 +197,7 @@ impl From<ObjectError> for OpError {
             ObjectError::NotFound(uid) => Self::NotFound(uid),
             ObjectError::Destroyed(uid) => Self::Destroyed(uid),
             ObjectError::TooLarge(what) => Self::TooMuch(what),
+            error @ ObjectError::Quota { .. } => Self::Quota(error.to_string()),
             ObjectError::Step(step) => Self::Step(step),
             ObjectError::Conflict(uid) => {
                 Self::Temporary(format!("object {uid} changed at the same time"))

@@ -19,10 +19,10 @@ pub(crate) async fn object(
 ) -> Result<(Object, Version), OpError> {
     let uid = cx.resolve(id)?;
     let Some(key) = KeyId::parse(&uid) else {
-        return Ok(cx.objects().get(cx.caller.sae(), &uid).await?);
+        return Ok(cx.objects().get(cx.caller.tenant(), &uid).await?);
     };
     let stored = key.to_string();
-    match qkd::existing(cx.objects(), cx.caller.sae(), &stored).await? {
+    match qkd::existing(cx.objects(), cx.caller.tenant(), &stored).await? {
         Some(found) => Ok(found),
         None => qkd::collect(cx, key).await,
     }
@@ -59,7 +59,7 @@ pub(crate) async fn step(
             (Ok(changed), Some(_)) => object = changed,
             (Ok(changed), None) => return Ok(changed),
             (Err(ObjectError::Conflict(uid)), _) => {
-                object = cx.objects().get(cx.caller.sae(), &uid).await?.0;
+                object = cx.objects().get(cx.caller.tenant(), &uid).await?.0;
             }
             (Err(error), _) => return Err(error.into()),
         }
@@ -76,7 +76,7 @@ pub(crate) async fn change(
 ) -> Result<String, OpError> {
     let uid = object.uid;
     for _ in 0..TRIES {
-        let (old, version) = cx.objects().get(cx.caller.sae(), &uid).await?;
+        let (old, version) = cx.objects().get(cx.caller.tenant(), &uid).await?;
         if old.state.is_destroyed() {
             return Err(OpError::Destroyed(uid));
         }
@@ -120,7 +120,7 @@ async fn take(
             retire_terms(object);
         }
     };
-    cx.objects().step(cx.caller.sae(), &object.uid, step, stepped).await
+    cx.objects().step(cx.caller.tenant(), &object.uid, step, stepped).await
 }
 
 /// Frees the names of a destroyed object; a search for destroyed objects still finds them.

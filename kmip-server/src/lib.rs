@@ -7,7 +7,8 @@
 //! | `web` | the same over HTTPS, in TTLV, JSON or XML |
 //! | `batch` | one frame to one answer; the `match` over operations |
 //! | `undo` | batches that are done as a whole or not at all |
-//! | `caller` | who asks; without it there is no way to a request's items |
+//! | `caller`, `login` | who asks; without it there is no way to a request's items |
+//! | `policy`, `pace` | what an application may do, and how fast |
 //! | `op` | one file per operation |
 //! | `find` | an identifier to an object, also when it is a pool key not collected yet |
 //! | `qkd` | pool keys that become managed objects |
@@ -24,7 +25,8 @@
 //! | `template` | attributes kept under a name (1.x) |
 //! | `error` | every refusal and its Result Reason, in one place |
 //!
-//! A certificate is the identity (seed clause 7.4); credentials inside requests grant nothing.
+//! A certificate is the identity (seed clause 7.4). A user name and password inside requests only
+//! narrow it: they say which of the applications it stands for asks, and are proven where asked for.
 
 mod batch;
 mod caller;
@@ -37,11 +39,14 @@ mod error;
 mod find;
 mod formats;
 mod locks;
+mod login;
 mod material;
 mod meta;
 mod names;
 mod numbering;
 mod op;
+mod pace;
+pub mod policy;
 mod qkd;
 mod rules;
 mod shown;
@@ -67,9 +72,12 @@ use std::{
 use km_core::{clock::now_ms, ids::SaeId, objects::Objects, supply::Supply};
 use transport::{Directory, PeerIdentity, ServerStream, Shutdown};
 
-use caller::Caller;
+use caller::{Caller, Callers, Client};
 use cipher::Nonces;
 use locks::Locks;
+use login::Guard;
+pub use login::{BadHash, Login, PasswordHash};
+use policy::Policies;
 use streams::Streams;
 
 /// Bounds of one connection and one request.
@@ -150,6 +158,8 @@ pub struct Server {
     supply: Arc<Supply>,
     objects: Objects,
     applications: Directory<SaeId>,
+    callers: Callers,
+    guard: Guard,
     limits: Limits,
     locks: Locks,
     nonces: Nonces,
@@ -162,18 +172,23 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server over `supply` and `objects` for the certificates in `applications`.
+    /// A server over `supply` and `objects` for the certificates in `applications`, each with what
+    /// `policies` say of it.
     pub fn new(
         supply: Arc<Supply>,
         objects: Objects,
         applications: Directory<SaeId>,
         limits: Limits,
+        policies: &Policies,
     ) -> Arc<Self> {
+        let callers = Caller::all(applications.subjects(), policies);
         let (locks, nonces, streams, counters) = Default::default();
         Arc::new(Self {
             supply,
             objects,
             applications,
+            callers,
+            guard: Guard::new(),
             limits,
             locks,
             nonces,
@@ -201,8 +216,9 @@ impl Server {
         identity: PeerIdentity,
         shutdown: Shutdown,
     ) {
-        let caller = Caller::find(&self, &identity);
-        connection::serve(&self, stream, caller, shutdown).await;
+        if let Some(client) = Client::find(&self, &identity) {
+            connection::serve(&self, stream, client, shutdown).await;
+        }
     }
 
     /// Serves one HTTPS connection that [`transport::serve`] accepted, until it ends or `shutdown`.

@@ -20,7 +20,7 @@ pub(crate) async fn hold(
     if names.is_empty() || cx.server.limits.lenience.shared_names {
         return Ok(None);
     }
-    let owner = cx.caller.sae();
+    let owner = cx.caller.tenant();
     let locks = names.iter().map(|name| format!("name:{owner}/{name}")).collect();
     let locks = cx.not_held(locks);
     // Two batches that hold names until their end could wait for each other.

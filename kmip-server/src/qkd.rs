@@ -141,15 +141,16 @@ pub(crate) async fn draw(
     wanted: &Wanted,
     count: u32,
 ) -> Result<Vec<String>, OpError> {
-    let master = cx.caller.sae();
+    let (master, owner) = (cx.caller.application(), cx.caller.tenant());
     let supply = &cx.server.supply;
     let (peer, slaves) = (&share.peer, share.slaves(supply, master)?);
     let bits = wanted.length.unwrap_or(DEFAULT_BITS);
     let size = u32::try_from(bits).unwrap_or(0);
     check_algorithm(wanted, bits)?;
-    let draft = Draft { owner: master, peer, wanted: Some(wanted), now: cx.now };
+    let draft = Draft { owner, peer, wanted: Some(wanted), now: cx.now };
     draft.check(size, supply.limits().max_key_size)?;
-    cx.objects().check_room(master, count.into())?;
+    cx.objects().check_room(owner, count.into())?;
+    cx.objects().check_quota(owner, count.into()).await?;
     let mut made = Vec::new();
     for key in supply.issue(master, &slaves, size, count).await? {
         cx.objects().create(draft.object_of(&key), &key.bytes).await?;
@@ -170,11 +171,11 @@ fn check_algorithm(wanted: &Wanted, bits: i32) -> Result<(), OpError> {
 /// The caller's object for a pool key: made now when it has not been collected yet. One commit
 /// makes the object and marks the key collected, so it is delivered once over all fronts.
 pub(crate) async fn collect(cx: &Context<'_>, id: KeyId) -> Result<(Object, Version), OpError> {
-    let slave = cx.caller.sae();
+    let (slave, owner) = (cx.caller.application(), cx.caller.tenant());
     let uid = id.to_string();
     // A second request for the same key waits here and then finds the object.
-    let _held = cx.server.locks.hold(vec![format!("key:{slave}:{uid}")]).await;
-    if let Some(found) = existing(cx.objects(), slave, &uid).await? {
+    let _held = cx.server.locks.hold(vec![format!("key:{owner}:{uid}")]).await;
+    if let Some(found) = existing(cx.objects(), owner, &uid).await? {
         return Ok(found);
     }
     let supply = &cx.server.supply;
@@ -185,13 +186,14 @@ pub(crate) async fn collect(cx: &Context<'_>, id: KeyId) -> Result<(Object, Vers
     let peer = peer.ok_or_else(|| OpError::NotFound(id.to_string()))?;
     let key = reservation.open().await?.pop();
     let key = key.ok_or_else(|| OpError::NotFound(id.to_string()))?;
-    let new = Draft { owner: slave, peer: &peer, wanted: None, now: cx.now }.object_of(&key);
+    let new = Draft { owner, peer: &peer, wanted: None, now: cx.now }.object_of(&key);
     // The object in hand keeps its KEK in use until the records are stored.
-    let (_made, records) = cx.objects().prepare(new, &key.bytes).await?;
+    let (_made, records, place) = cx.objects().prepare(new, &key.bytes).await?;
     reservation.deliver(records).await?;
+    place.keep();
     Counters::add(&cx.server.counters.pool_keys);
     tracing::debug!(key = %id, %slave, "collected");
-    Ok(cx.objects().get(slave, &uid).await?)
+    Ok(cx.objects().get(owner, &uid).await?)
 }
 
 /// An object that is there already.

@@ -153,7 +153,7 @@ impl Input {
         stream.data = self.data;
         stream.given = given;
         stream.touched = Instant::now();
-        let owner = cx.caller.sae().clone();
+        let owner = cx.caller.application().clone();
         place.waits = true;
         cx.server.streams.lock().streams.insert(place.id, (owner, Some(stream)));
         Some(place.id.to_vec())
@@ -270,7 +270,7 @@ impl Streams {
         let random = cx.objects().vault().random().bytes(size_of::<Id>()).await?;
         let mut id = Id::default();
         random.expose(|bytes| id.copy_from_slice(bytes));
-        let place = self.reserve(id, cx.caller.sae())?;
+        let place = self.reserve(id, cx.caller.application())?;
         self.sweep(SWEEP);
         Ok(place)
     }
@@ -301,7 +301,7 @@ impl Streams {
         let id = Id::try_from(id).map_err(|_| unknown())?;
         let mut open = self.lock();
         let (owner, waiting) = open.streams.get_mut(&id).ok_or_else(unknown)?;
-        let own = owner == cx.caller.sae();
+        let own = owner == cx.caller.application();
         let stream = waiting.take_if(|stream| own && stream.operation == operation);
         let stream = stream.ok_or_else(unknown)?;
         Ok((self.place(id), stream))

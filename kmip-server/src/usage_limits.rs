@@ -83,7 +83,7 @@ pub(crate) async fn spend_use(cx: &Context<'_>, uid: &str, bytes: usize) -> Resu
 
 /// One after the other: many who use up one object would only undo each other's work.
 async fn hold(cx: &Context<'_>, uid: &str) -> Held {
-    cx.server.locks.hold(vec![format!("limits:{}/{uid}", cx.caller.sae())]).await
+    cx.server.locks.hold(vec![format!("limits:{}/{uid}", cx.caller.tenant())]).await
 }
 
 /// Takes `count` off what is left.

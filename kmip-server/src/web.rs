@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 use crate::{
     Counters, Server,
     batch::{self, Reply},
-    caller::Caller,
+    caller::Client,
 };
 
 const PATH: &str = "/kmip";
@@ -91,22 +91,23 @@ pub(crate) async fn serve(
     identity: PeerIdentity,
     shutdown: Shutdown,
 ) {
-    let caller = Arc::new(Caller::find(&server, &identity));
+    let Some(client) = Client::find(&server, &identity) else { return };
+    let client = Arc::new(client);
     let limits = HttpLimits {
         request: server.limits.frame_time + 2 * server.limits.request_time,
         idle: server.limits.idle,
         ..HttpLimits::default()
     };
     let service = service_fn(move |request| {
-        let (server, caller) = (server.clone(), caller.clone());
-        async move { Ok::<_, Infallible>(answer(server, caller, request).await) }
+        let (server, client) = (server.clone(), client.clone());
+        async move { Ok::<_, Infallible>(answer(server, client, request).await) }
     });
     serve_http(stream, identity, service, limits, shutdown).await;
 }
 
 async fn answer(
     server: Arc<Server>,
-    caller: Arc<Option<Caller>>,
+    client: Arc<Client>,
     request: Request<Incoming>,
 ) -> Response<Full<Bytes>> {
     if request.uri().path() != PATH {
@@ -121,10 +122,10 @@ async fn answer(
         let text = "Content-Type is application/octet-stream (TTLV), application/json or text/xml";
         return plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, text);
     };
-    let most = match (caller.is_some(), form) {
-        (false, _) => OF_STRANGERS,
-        (true, Form::Ttlv) => server.limits.frame,
-        (true, _) => WORDY * server.limits.frame,
+    let most = match (client.is_stranger(), form) {
+        (true, _) => OF_STRANGERS,
+        (false, Form::Ttlv) => server.limits.frame,
+        (false, _) => WORDY * server.limits.frame,
     };
     let body = match read_body(request.into_body(), most, server.limits.frame_time).await {
         Ok(body) => body,
@@ -152,10 +153,10 @@ async fn answer(
     };
     let limits = ttlv::Limits { frame: server.limits.frame, ..ttlv::Limits::default() };
     // What has begun is finished, whether the client waits or not.
-    let done = tokio::spawn(async move {
-        let caller = caller.as_ref().as_ref();
-        batch::answer(&server, caller, &frame, Zeroizing::default()).await
-    });
+    let done =
+        tokio::spawn(
+            async move { batch::answer(&server, &client, &frame, Zeroizing::default()).await },
+        );
     let in_words = |frame| match form.write(frame, &limits) {
         Ok(body) => said(StatusCode::OK, form.name(), body),
         Err(error) => {

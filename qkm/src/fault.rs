@@ -86,6 +86,8 @@ codes! {
         "The message has the server's Result Reason and text. Objects are seen only by the client that owns them."
     K003 Failed "the key was not written"
         "`qkm kmip export` writes into a new file in a directory that this user may write to. A file that is there already is left alone. Keys in transparent form need --format."
+    K004 Usage "a password cannot be read"
+        "A password is the first line of a file or of standard input: UTF-8, 1 to 1024 bytes."
     L001 Usage "a network address cannot be used"
         "Another program listens there, the address is not one of this machine, or a port below 1024 needs rights."
     N001 Failed "the orders of the controller cannot be kept"

@@ -195,6 +195,70 @@ fn a_relay_must_lead_somewhere_over_a_neighbour_in_a_way_that_makes_sense() {
 }
 
 #[test]
+fn applications_share_tenants_and_certificates_only_as_far_as_they_are_told_apart() {
+    let hash = password_hash("first");
+    let sae = |more: &str| format!("\n[[sae]]\nid = \"x\"\nclusters = [\"north\"]\n{more}\n");
+    let bank = "\n[[tenant]]\nid = \"bank\"\nmax_objects = 10\nmax_mib = 2\n";
+    let alike = "certificate = \"cn:sae-n1\"";
+    let own = "certificate = \"cn:x\"";
+    let cases = [
+        (sae(alike), "have the same certificate rule"),
+        (sae(&format!("{alike}\nlogin = {{ username = \"a\", password = \"{hash}\" }}")), "same"),
+        (sae(&format!("{own}\nlogin = {{ username = \"a\", password = \"first\" }}")), "qkm kmip"),
+        (
+            sae(&format!("{own}\nlogin = {{ username = \"\", password = \"{hash}\" }}")),
+            "no user name",
+        ),
+        (sae(&format!("{own}\ntenant = \"bank\"")), "add [[tenant]]"),
+        (sae(&format!("{own}\noperations = [\"Read\"]")), "not a KMIP operation"),
+        (sae(&format!("{own}\nconnections = 0")), "nonzero"),
+        (
+            sae(&format!("{own}\ntenant = \"sae-n1\"\nstorage = \"token\""))
+                + &bank.replace("bank", "sae-n1"),
+            "not their storage",
+        ),
+        (format!("{bank}{bank}"), "configured twice"),
+    ];
+    for (entry, what) in cases {
+        let failure = Config::parse(&format!("{EXAMPLE}{entry}"), &"qkm.toml").unwrap_err();
+        assert!(failure.to_string().contains(what), "{what:?} is not in: {failure}");
+        assert!(failure.place().is_some(), "{failure}");
+        assert!(failure.to_string().contains("help: "), "{failure}");
+    }
+    let login = format!("login = {{ username = \"a\", password = \"{hash}\" }}");
+    let more =
+        format!("{own}\n{login}\ntenant = \"bank\"\noperations = [\"Get\"]\nconnections = 2");
+    let second = sae(own).replace("\"x\"", "\"y\"");
+    let second = format!("{second}login = {{ username = \"b\", password = \"{hash}\" }}\n");
+    let config = Config::parse(&format!("{EXAMPLE}{bank}{}{second}", sae(&more)), &"qkm.toml");
+    let config = config.unwrap();
+    let x = km_core::ids::SaeId::parse("x").unwrap();
+    let policy = &config.policies[&x];
+    assert_eq!(policy.tenant.as_ref().unwrap().as_str(), "bank");
+    assert_eq!(policy.operations.as_ref().unwrap().len(), 1);
+    assert_eq!(config.quotas[policy.tenant.as_ref().unwrap()].bytes, 2 << 20);
+    assert!(config.directory().subjects().any(|sae| *sae == x));
+    let alone = config.directory_without_logins();
+    assert!(alone.subjects().all(|sae| sae.as_str() == "sae-n1"), "a certificate is not enough");
+    assert!(!format!("{config:?}").contains(&hash), "hashes stay out of debug");
+}
+
+/// What `qkm kmip password` prints for `password`.
+fn password_hash(password: &str) -> String {
+    use std::io::Write;
+    let mut child = std::process::Command::new(common::program())
+        .args(["kmip", "password"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    writeln!(child.stdin.take().unwrap(), "{password}").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    text(&output.stdout).trim().to_owned()
+}
+
+#[test]
 fn a_peer_without_our_km_link_is_refused() {
     let start = EXAMPLE.find("[km_link]").unwrap();
     let end = EXAMPLE.find("# Plain HTTP").unwrap();

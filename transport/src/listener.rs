@@ -132,8 +132,9 @@ where
         let front = self.clone();
         tasks.spawn(async move {
             let _place = place;
-            if let Some((stream, identity)) = front.shake_hands(socket).await {
-                (front.handler)(stream, identity).await;
+            // In boxes: the room of the handshake goes with it.
+            if let Some((stream, identity)) = Box::pin(front.shake_hands(socket)).await {
+                Box::pin((front.handler)(stream, identity)).await;
             }
         });
     }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Object, ObjectError, Objects, hanging};
+use super::{Hanging, Object, ObjectError, Objects, Place, hanging};
 use crate::{hsm::HsmError, ids::SaeId, material::ClearBytes, vault::SealedObject};
 
 impl Objects {
@@ -129,16 +129,18 @@ impl Objects {
 
     /// The stage that these objects are over was published: destroys in the token what it replaced.
     pub async fn published(&self) {
-        let names =
-            self.staged.as_ref().map(|staged| std::mem::take(&mut hanging(staged).replaced));
-        self.discard(names.unwrap_or_default()).await;
+        let Some(staged) = &self.staged else { return };
+        let Hanging { replaced, places, .. } = std::mem::take(&mut *hanging(staged));
+        places.into_iter().for_each(Place::keep);
+        self.discard(replaced).await;
     }
 
     /// The stage that these objects are over is forgotten: destroys what was kept in the token for
     /// it. Not to be called while it may yet turn out to be stored.
     pub async fn undone(&self) {
-        let names = self.staged.as_ref().map(|staged| std::mem::take(&mut hanging(staged).made));
-        self.discard(names.unwrap_or_default()).await;
+        let Some(staged) = &self.staged else { return };
+        let made = std::mem::take(&mut *hanging(staged)).made;
+        self.discard(made).await;
     }
 
     /// Ends at the first that is not destroyed: a token that is away would keep the caller waiting.

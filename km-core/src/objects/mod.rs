@@ -5,6 +5,7 @@
 
 mod flight;
 mod kept;
+mod quota;
 mod reseal;
 mod state;
 mod using;
@@ -18,6 +19,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use flight::Flights;
+use quota::Quotas;
+pub use quota::{Place, Quota};
 pub use state::{BadObjectStep, ObjectState, ObjectStep};
 
 use crate::{
@@ -111,6 +114,19 @@ pub enum ObjectError {
     /// A bound of this module.
     #[error("{0}")]
     TooLarge(String),
+    /// The owner's quota is used up.
+    #[error(
+        "{owner} may have {objects} objects and {bytes} bytes, and with this one it would have more; \
+         destroy some, or have its quota raised"
+    )]
+    Quota {
+        /// Whose.
+        owner: SaeId,
+        /// Most objects.
+        objects: u64,
+        /// Most bytes.
+        bytes: u64,
+    },
     /// The state machine says no.
     #[error(transparent)]
     Step(#[from] BadObjectStep),
@@ -137,6 +153,8 @@ struct Hanging {
     made: Vec<String>,
     /// In the token, and no longer named once it is published.
     replaced: Vec<String>,
+    /// Under quotas.
+    places: Vec<Place>,
 }
 
 /// The managed objects of a cluster.
@@ -150,6 +168,7 @@ pub struct Objects {
     token_only: bool,
     /// Whose new objects are kept inside the token.
     inside: Arc<BTreeSet<SaeId>>,
+    quotas: Arc<Quotas>,
 }
 
 pub(crate) const OBJECT: &[u8] = b"object/";
@@ -195,8 +214,8 @@ impl Object {
 impl Objects {
     /// Objects over these records and this vault.
     pub fn new(records: Records, vault: Vault) -> Self {
-        let (flights, inside) = (Arc::default(), Arc::default());
-        Self { records, vault, flights, staged: None, token_only: false, inside }
+        let (flights, inside, quotas) = Default::default();
+        Self { records, vault, flights, staged: None, token_only: false, inside, quotas }
     }
 
     /// Keys are used in the token or not at all; see [`Objects::use_key`].
@@ -222,15 +241,34 @@ impl Objects {
         uuid::Uuid::now_v7().to_string()
     }
 
-    /// Seals the object and gives the records that make it exist, for a commit of the caller's.
+    /// Seals the object and gives the records that make it exist, for a commit of the caller's, who
+    /// says [`Place::keep`] when it is made.
     pub async fn prepare(
         &self,
         new: NewObject,
         clear: &ClearBytes,
-    ) -> Result<(Object, Puts), ObjectError> {
+    ) -> Result<(Object, Puts, Place), ObjectError> {
         new.check()?;
+        let place = self.place_for(&new, clear.len()).await?;
+        let (object, puts) = self.sealed_record(new, clear).await?;
+        Ok((object, puts, place))
+    }
+
+    async fn sealed_record(
+        &self,
+        new: NewObject,
+        clear: &ClearBytes,
+    ) -> Result<(Object, Puts), ObjectError> {
         let sealed = self.seal(&new.uid, &new.owner, clear).await?;
         Ok(self.record(new, sealed))
+    }
+
+    /// Of a stage, whoever publishes it says whether the places are kept.
+    fn keep(&self, places: Vec<Place>) {
+        match &self.staged {
+            Some(staged) => hanging(staged).places.extend(places),
+            None => places.into_iter().for_each(Place::keep),
+        }
     }
 
     fn record(&self, new: NewObject, sealed: SealedObject) -> (Object, Puts) {
@@ -258,9 +296,10 @@ impl Objects {
 
     /// Creates an object; durable on return.
     pub async fn create(&self, new: NewObject, clear: &ClearBytes) -> Result<Object, ObjectError> {
-        let (object, puts) = self.prepare(new, clear).await?;
+        let (object, puts, place) = self.prepare(new, clear).await?;
         let done = self.store_new(&[&object], puts).await;
         self.discard_unless(done, object.sealed.as_ref()).await?;
+        self.keep(vec![place]);
         Ok(object)
     }
 
@@ -269,19 +308,33 @@ impl Objects {
         &self,
         new: Vec<(NewObject, SealedObject)>,
     ) -> Result<(), ObjectError> {
-        let checked = new.iter().try_for_each(|(new, _)| new.check());
+        let places = self.places_for(&new).await;
         let (mut objects, mut puts) = (Vec::new(), Vec::new());
         for (new, sealed) in new {
             let (object, more) = self.record(new, sealed);
             objects.push(object);
             puts.extend(more);
         }
-        let done = match checked {
-            Ok(()) => self.store_new(&objects.iter().collect::<Vec<_>>(), puts).await,
-            refused => refused,
+        let done = match &places {
+            Ok(_) => self.store_new(&objects.iter().collect::<Vec<_>>(), puts).await,
+            Err(refused) => Err(refused.clone()),
         };
         let sealed = objects.iter().filter_map(|object| object.sealed.as_ref());
-        self.discard_unless(done, sealed).await
+        self.discard_unless(done, sealed).await?;
+        self.keep(places?);
+        Ok(())
+    }
+
+    async fn places_for(
+        &self,
+        new: &[(NewObject, SealedObject)],
+    ) -> Result<Vec<Place>, ObjectError> {
+        new.iter().try_for_each(|(new, _)| new.check())?;
+        let mut places = Vec::with_capacity(new.len());
+        for (new, sealed) in new {
+            places.push(self.place_for(new, sealed.stored_len()).await?);
+        }
+        Ok(places)
     }
 
     async fn store_new(&self, objects: &[&Object], puts: Puts) -> Result<(), ObjectError> {
@@ -359,6 +412,7 @@ impl Objects {
     ) -> Result<(), ObjectError> {
         check_attributes(&new.attributes)?;
         check_terms(&new.terms)?;
+        let place = self.place_to_grow(old, new).await?;
         match self.write(old, version, new).await {
             Err(ObjectError::Conflict(uid)) => match self.only_resealed(old, new).await? {
                 Some((old, version, new)) => self.write(&old, version, &new).await?,
@@ -366,6 +420,7 @@ impl Objects {
             },
             done => done?,
         }
+        self.keep(vec![place]);
         self.discard_replaced(old, new).await;
         Ok(())
     }
@@ -409,13 +464,17 @@ impl Objects {
             .check()
             .and_then(|()| check_attributes(&changed.attributes))
             .and_then(|()| check_terms(&changed.terms));
+        let place = match checked {
+            Ok(()) => self.place_for(&new, sealed.stored_len()).await,
+            Err(refused) => Err(refused),
+        };
         let (object, puts) = self.record(new, sealed);
         let mut commit = self.rewrite(old, version, changed);
         commit = commit.absent(object_key(&object.uid, &object.owner));
         commit.puts.extend(puts.into_iter().filter_map(|(key, value)| Some((key, value?))));
-        let done = match checked {
-            Ok(()) => self.commit(commit).await,
-            Err(refused) => Err(refused),
+        let done = match &place {
+            Ok(_) => self.commit(commit).await,
+            Err(refused) => Err(refused.clone()),
         };
         let done = done.and_then(|outcome| match outcome {
             Outcome::Committed(_) => Ok(()),
@@ -423,6 +482,7 @@ impl Objects {
             Outcome::Unknown => Err(ObjectError::Unknown(changed.uid.clone())),
         });
         self.discard_unless(done, object.sealed.as_ref()).await?;
+        self.keep(vec![place?]);
         Ok(object)
     }
 
@@ -434,7 +494,8 @@ impl Objects {
         clear: &ClearBytes,
         (old, version): (&Object, Version),
     ) -> Result<Object, ObjectError> {
-        let (object, _) = self.prepare(new, clear).await?;
+        new.check()?;
+        let (object, _) = self.sealed_record(new, clear).await?;
         let done = self.update(old, version, &object).await;
         self.discard_unless(done, object.sealed.as_ref()).await?;
         Ok(object)
@@ -459,6 +520,7 @@ impl Objects {
         self.update(&old, version, &new).await?;
         if let Some(sealed) = old.sealed.as_ref().filter(|_| new.sealed.is_none()) {
             self.vault.forget(&sealing(&old, sealed)).await;
+            self.freed(&old);
         }
         Ok(new)
     }

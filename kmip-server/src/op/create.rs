@@ -98,7 +98,7 @@ pub(super) async fn key_in_token(
     len: usize,
 ) -> Result<Option<SealedObject>, OpError> {
     let Some(kind) = usage::secret_kind(algorithm) else { return Ok(None) };
-    let (owner, bits) = (cx.caller.sae().as_str(), u32::try_from(len * 8).unwrap_or(0));
+    let (owner, bits) = (cx.caller.tenant().as_str(), u32::try_from(len * 8).unwrap_or(0));
     match cx.objects().make_in_token(uid, owner, kind, bits).await {
         Err(ObjectError::Hsm(HsmError::Unsupported(_))) => {
             cx.objects().check_process().map_err(usage::used)?;

@@ -163,7 +163,7 @@ impl Plan {
         let clear = ClearBytes::from_vec(made.public);
         let (clear, public_meta) = in_form(clear, ObjectType::PublicKey, is, asked, cx.now)?;
         let private_meta = made.private_meta;
-        let public = cx.objects().seal(&public_id, cx.caller.sae(), &clear).await?;
+        let public = cx.objects().seal(&public_id, cx.caller.tenant(), &clear).await?;
         let new = |mut meta: Meta, wanted: &Wanted, id: &str, other: &str, kind| {
             meta.set_algorithm(self.algorithm);
             meta.length = self.length;
@@ -183,7 +183,7 @@ impl Plan {
     }
 
     async fn make(&self, cx: &Context<'_>, id: &str) -> Result<Made, OpError> {
-        let owner = cx.caller.sae().as_str();
+        let owner = cx.caller.tenant().as_str();
         let bits = self.length.and_then(|bits| u32::try_from(bits).ok()).unwrap_or(0);
         let inside = self.private.is_secret()
             || (cx.objects().is_token_only() && !self.private.is_to_leave());
@@ -207,7 +207,7 @@ impl Plan {
         let asked = self.private.format.unwrap_or(self.usual_private());
         let kind = ObjectType::PrivateKey;
         let (clear, private_meta) = in_form(pair.private, kind, MADE, asked, cx.now)?;
-        let private = cx.objects().seal(id, cx.caller.sae(), &clear).await?;
+        let private = cx.objects().seal(id, cx.caller.tenant(), &clear).await?;
         Ok(Made { private, private_meta, public: pair.public, origin: Origin::Library })
     }
 

@@ -49,7 +49,7 @@ pub(crate) async fn create_split_key(
         None => fresh(cx, &wanted, request.object_type).await?,
     };
     plan.check_room(terms::of(ObjectType::SplitKey, &wanted.rest).len(), whole.clear.len())?;
-    let owner = cx.caller.sae();
+    let owner = cx.caller.tenant();
     cx.objects().check_room(owner, plan.parts.into())?;
     let (mut ids, mut new) = (Vec::new(), Vec::new());
     for (part, bytes) in (1..).zip(plan.split(cx, &whole.clear).await?) {

@@ -16,6 +16,6 @@ pub(crate) async fn export(cx: &mut Context<'_>, request: Request) -> Result<Res
         wrapping: request.key_wrapping_specification,
     };
     let object = give(cx, object, version, wish).await?;
-    tracing::debug!(key = %id, caller = %cx.caller.sae(), "exported");
+    tracing::debug!(key = %id, caller = %cx.caller.application(), "exported");
     Ok(Response { id, attributes, object })
 }

@@ -42,7 +42,7 @@ pub(crate) async fn get(cx: &mut Context<'_>, request: Request) -> Result<Respon
         wrapping: request.key_wrapping_specification,
     };
     let object = give(cx, object, version, wish).await?;
-    tracing::debug!(key = %id, caller = %cx.caller.sae(), "given");
+    tracing::debug!(key = %id, caller = %cx.caller.application(), "given");
     Ok(Response { id, object })
 }
 
@@ -129,7 +129,7 @@ async fn mark(
         match cx.objects().update(&object, version, &changed).await {
             Ok(()) => return Ok(()),
             Err(ObjectError::Conflict(uid)) => {
-                (object, version) = cx.objects().get(cx.caller.sae(), &uid).await?;
+                (object, version) = cx.objects().get(cx.caller.tenant(), &uid).await?;
                 if object.state.is_destroyed() {
                     return Err(OpError::Destroyed(uid));
                 }

@@ -50,14 +50,14 @@ pub(crate) async fn import(cx: &mut Context<'_>, request: Request) -> Result<Res
     let _held = super::hold_names_of(cx, &[&wanted], Some(&id)).await?;
     let new = NewObject {
         uid: id.clone(),
-        owner: cx.caller.sae().clone(),
+        owner: cx.caller.tenant().clone(),
         state: meta.state_at(state, cx.now),
         provenance: Provenance::local(Origin::Registered),
         attributes: meta.encode(&wanted.rest),
         terms: terms::of(kind, &wanted.rest),
     };
     let stored = match (
-        qkd::existing(cx.objects(), cx.caller.sae(), &id).await?,
+        qkd::existing(cx.objects(), cx.caller.tenant(), &id).await?,
         request.replace_existing,
     ) {
         (Some((old, version)), Some(true)) => {

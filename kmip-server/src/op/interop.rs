@@ -11,7 +11,7 @@ pub(crate) async fn interop(cx: &mut Context<'_>, request: Request) -> Result<Re
     match request.function {
         InteropFunction::Begin | InteropFunction::End => {
             let test: String = request.identifier.unwrap_or_default().chars().take(64).collect();
-            tracing::debug!(caller = %cx.caller.sae(), function = ?request.function, ?test, "interop");
+            tracing::debug!(caller = %cx.caller.application(), function = ?request.function, ?test, "interop");
             Ok(Response {})
         }
         _ => Err(OpError::Feature("this server keeps its objects; destroy those of the test")),

@@ -140,7 +140,7 @@ impl<'a> Search<'a> {
 
     /// Looks at every object that has `term`; `false` when it stopped because enough were found.
     async fn walk(&mut self, cx: &Context<'_>, term: &str) -> Result<bool, OpError> {
-        let owner = cx.caller.sae();
+        let owner = cx.caller.tenant();
         let mut after: Option<String> = None;
         loop {
             let page = cx.objects().search(owner, term, after.as_deref(), MAX_RANGE).await?;
@@ -164,7 +164,7 @@ impl<'a> Search<'a> {
             let text = format!("more than {most} objects to look at; add a Name or Object Group");
             return Err(OpError::TooMuch(text));
         }
-        let object = match cx.objects().get(cx.caller.sae(), uid).await {
+        let object = match cx.objects().get(cx.caller.tenant(), uid).await {
             Ok((object, _)) => object,
             Err(ObjectError::NotFound(_)) => return Ok(()),
             Err(error) => return Err(error.into()),
@@ -260,7 +260,7 @@ async fn narrowest(cx: &Context<'_>, search: &Search<'_>) -> Result<Option<Strin
     }
     let mut best: Option<(usize, String)> = None;
     for term in found {
-        let page = cx.objects().search(cx.caller.sae(), &term, None, MAX_RANGE).await?;
+        let page = cx.objects().search(cx.caller.tenant(), &term, None, MAX_RANGE).await?;
         if best.as_ref().is_none_or(|(least, _)| page.len() < *least) {
             best = Some((page.len(), term));
         }

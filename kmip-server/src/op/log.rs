@@ -13,6 +13,6 @@ pub(crate) async fn log(cx: &mut Context<'_>, request: Request) -> Result<Respon
         return Err(OpError::TooMuch(format!("a Log Message has at most {MAX_LINE} bytes")));
     }
     // Quoted, so that no client writes lines of its own.
-    tracing::info!(caller = %cx.caller.sae(), ?line, "a client says");
+    tracing::info!(caller = %cx.caller.application(), ?line, "a client says");
     Ok(Response {})
 }

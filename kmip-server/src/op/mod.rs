@@ -91,7 +91,7 @@ fn draft(
 ) -> NewObject {
     NewObject {
         uid,
-        owner: cx.caller.sae().clone(),
+        owner: cx.caller.tenant().clone(),
         state: meta.state_at(ObjectState::PreActive, cx.now),
         provenance: Provenance::local(origin),
         attributes: meta.encode(rest),

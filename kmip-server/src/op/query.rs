@@ -92,7 +92,7 @@ pub(crate) async fn query(cx: &mut Context<'_>, request: Request) -> Result<Resp
             _ => {}
         }
     }
-    tracing::debug!(caller = %cx.caller.sae(), "query");
+    tracing::debug!(caller = %cx.caller.application(), "query");
     Ok(response)
 }
 

@@ -34,7 +34,7 @@ pub(crate) async fn rekey(cx: &mut Context<'_>, request: Request) -> Result<Resp
     for _ in 0..TRIES {
         match replace(cx, &old, version, offset, &changes).await {
             Err(Failed::Store(ObjectError::Conflict(uid))) => {
-                (old, version) = cx.objects().get(cx.caller.sae(), &uid).await?;
+                (old, version) = cx.objects().get(cx.caller.tenant(), &uid).await?;
             }
             Err(Failed::Store(error)) => return Err(error.into()),
             Err(Failed::Operation(error)) => return Err(error),
@@ -155,7 +155,7 @@ async fn successor(
     let clear = random.bytes(len).await?;
     let mut meta = clear.expose(|bytes| Meta::new(kind, Form::Bytes, bytes, cx.now));
     meta.dates.original = Some(cx.now);
-    let sealed = objects.seal(uid, cx.caller.sae(), &clear).await?;
+    let sealed = objects.seal(uid, cx.caller.tenant(), &clear).await?;
     Ok((meta, sealed, random.origin()))
 }
 

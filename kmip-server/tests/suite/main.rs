@@ -16,6 +16,7 @@ mod pykmip;
 mod split;
 mod streams;
 mod succession;
+mod tenancy;
 mod transfer;
 mod undo;
 mod usage;

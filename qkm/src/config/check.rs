@@ -7,7 +7,6 @@ use km_core::{
     ids::{ClusterId, PoolTag},
     payload::Storage,
     random::QrngConfig,
-    registry::Registry,
     supply::SupplyLimits,
 };
 use toml::Spanned;
@@ -15,7 +14,7 @@ use toml::Spanned;
 use super::{
     Admin, Config, Controller, Peer, QkdLink, RandomSources,
     file::{self, File},
-    locate, relay,
+    locate, relay, tenancy,
 };
 use crate::{
     fault::{Code, Failure},
@@ -65,10 +64,7 @@ pub(super) fn check(file: File) -> Result<Config, Mistake> {
         )
         .at(&file.peer[0]));
     }
-    let (registry, applications) = applications(&here, &file.sae, &file.pair)?;
-    let inside = file.sae.iter().map(|entry| entry.get_ref());
-    let inside = inside.filter(|sae| sae.storage == file::ObjectStorage::Token);
-    let kept_in_token = inside.map(|sae| sae.id.clone()).collect();
+    let tenancy = tenancy::check(&here, &file.sae, &file.pair, &file.tenant)?;
     Ok(Config {
         cluster: here,
         store: file.store.path,
@@ -95,9 +91,11 @@ pub(super) fn check(file: File) -> Result<Config, Mistake> {
         hsm: file.hsm,
         worker: worker::program(false, file.memory.lock, "off"),
         peers,
-        registry,
-        applications,
-        kept_in_token,
+        registry: tenancy.registry,
+        applications: tenancy.applications,
+        kept_in_token: tenancy.kept_in_token,
+        policies: tenancy.policies,
+        quotas: tenancy.quotas,
     })
 }
 
@@ -246,48 +244,6 @@ fn give_link(peers: &mut [Peer], entry: &Spanned<file::QkdLink>) -> Result<(), M
     }
     peer.qkd = Some(QkdLink { id: id.clone(), module: module.clone() });
     Ok(())
-}
-
-type Applications = Vec<(transport::IdentityRule, km_core::ids::SaeId)>;
-
-fn applications(
-    here: &ClusterId,
-    saes: &[Spanned<file::Sae>],
-    pairs: &[Spanned<file::Pair>],
-) -> Result<(Registry, Applications), Mistake> {
-    let mut registry = Registry::default();
-    let mut applications: Applications = Vec::new();
-    for entry in saes {
-        let file::Sae { id, clusters, certificate, .. } = entry.get_ref();
-        if clusters.is_empty() {
-            let help = format!("add the cluster it connects to, such as [\"{here}\"]");
-            return Err(Mistake::new(format!("{id} is at no cluster"), help).at(entry));
-        }
-        registry
-            .register(id.clone(), clusters.iter().cloned())
-            .map_err(|e| Mistake::new(e.to_string(), "remove one of the entries").at(entry))?;
-        if !clusters.contains(here) {
-            continue;
-        }
-        let Some(rule) = certificate else {
-            let text = format!("{id} connects here, but its certificate is not named");
-            return Err(
-                Mistake::new(text, "add certificate = \"cn:…\" (or uri:, dns:, sha256:)").at(entry)
-            );
-        };
-        if let Some((_, other)) = applications.iter().find(|(taken, _)| taken == rule) {
-            let text = format!("{id} and {other} have the same certificate rule {rule}");
-            return Err(Mistake::new(text, "give each application its own certificate").at(entry));
-        }
-        applications.push((rule.clone(), id.clone()));
-    }
-    for entry in pairs {
-        let [one, other] = &entry.get_ref().saes;
-        registry.pair(one, other).map_err(|e| {
-            Mistake::new(e.to_string(), "add an [[sae]], or correct the name").at(entry)
-        })?;
-    }
-    Ok((registry, applications))
 }
 
 fn monitor(entry: Spanned<file::Monitor>) -> Result<std::net::SocketAddr, Mistake> {

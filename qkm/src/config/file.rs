@@ -1,6 +1,6 @@
 //! The tables of the configuration file as written, before they are checked against each other.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf};
 
 use hsm_profiles::TokenConfig;
 use km_core::{
@@ -49,6 +49,8 @@ pub(super) struct File {
     pub(super) sae: Vec<Spanned<Sae>>,
     #[serde(default)]
     pub(super) pair: Vec<Spanned<Pair>>,
+    #[serde(default)]
+    pub(super) tenant: Vec<Spanned<Tenant>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -407,9 +409,36 @@ pub(super) struct Sae {
     pub(super) id: SaeId,
     pub(super) clusters: Vec<ClusterId>,
     pub(super) certificate: Option<IdentityRule>,
+    /// Distinguished name of the authority that must have issued it.
+    pub(super) issuer: Option<String>,
+    /// What its requests must carry besides.
+    pub(super) login: Option<Login>,
+    /// Whose managed objects it works with.
+    pub(super) tenant: Option<SaeId>,
     /// Where its managed objects are kept.
     #[serde(default)]
     pub(super) storage: ObjectStorage,
+    /// KMIP operations it may ask for; absent: all.
+    pub(super) operations: Option<Vec<String>>,
+    pub(super) operations_per_s: Option<NonZeroU32>,
+    pub(super) connections: Option<NonZeroU32>,
+}
+
+/// A user name and the slow hash of its password.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Login {
+    pub(super) username: String,
+    pub(super) password: String,
+}
+
+/// Applications that share their managed objects, and how much these may be.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Tenant {
+    pub(super) id: SaeId,
+    pub(super) max_objects: Option<u64>,
+    pub(super) max_mib: Option<u64>,
 }
 
 /// How new managed objects of an application are kept.

@@ -1,6 +1,7 @@
 //! The configuration of a key manager: one TOML file, checked once. Enter through [`Config::load`].
 //!
 //! - `file`: the tables as written. - `check`: what must fit together, giving [`Config`].
+//! - `tenancy`: applications, whose objects they share and what they may do.
 //! - `locate`: where in the file a mistake is. - [`EXAMPLE`]: a complete file with comments.
 //!
 //! Nothing downstream of [`Config`] checks again.
@@ -9,18 +10,27 @@ mod check;
 mod file;
 mod locate;
 mod relay;
+mod tenancy;
 
-use std::{collections::BTreeSet, fmt, net::SocketAddr, path::Path, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use hsm_profiles::{Program, TokenConfig};
 use km_core::{
     epoch::EpochPolicy,
     ids::{ClusterId, LinkId, SaeId},
+    objects::Quota,
     payload::Storage,
     random::QrngConfig,
     registry::Registry,
     supply::SupplyLimits,
 };
+use kmip_server::policy::Policies;
 use transport::{Directory, IdentityRule, TlsFiles};
 
 use crate::{
@@ -84,10 +94,27 @@ pub struct Config {
     pub peers: Vec<Peer>,
     /// The applications of the network.
     pub registry: Registry,
-    /// The certificates of applications registered at this cluster.
-    pub applications: Vec<(IdentityRule, SaeId)>,
-    /// Applications whose managed objects are kept inside the token.
+    /// The applications registered at this cluster.
+    pub applications: Vec<Application>,
+    /// Tenants whose managed objects are kept inside the token.
     pub kept_in_token: BTreeSet<SaeId>,
+    /// What each application may do over KMIP.
+    pub policies: Policies,
+    /// How many managed objects tenants may have.
+    pub quotas: BTreeMap<SaeId, Quota>,
+}
+
+/// An application registered at this cluster.
+#[derive(Clone, Debug)]
+pub struct Application {
+    /// Its name.
+    pub sae: SaeId,
+    /// What its certificate carries.
+    pub certificate: IdentityRule,
+    /// Distinguished name of its certificate's issuer, where only one is taken.
+    pub issuer: Option<String>,
+    /// User name that its requests carry besides, if they must.
+    pub login: Option<String>,
 }
 
 /// Sources of random numbers, all of which are mixed; at least one.
@@ -173,19 +200,34 @@ impl Config {
         check::check(file).map_err(|mistake| mistake.locate(text, origin))
     }
 
-    /// Certificates of applications, as the fronts look them up.
+    /// Certificates of applications, as the KMIP fronts look them up.
     pub fn directory(&self) -> Directory<SaeId> {
-        let mut directory = Directory::default();
-        for (rule, sae) in &self.applications {
-            directory.add(rule.clone(), sae.clone());
-        }
-        directory
+        directory(self.applications.iter())
+    }
+
+    /// The same of those whose certificate alone says who they are: fronts that cannot carry a
+    /// login let nobody else in.
+    pub fn directory_without_logins(&self) -> Directory<SaeId> {
+        directory(self.applications.iter().filter(|application| application.login.is_none()))
     }
 
     /// The file of the embedded store.
     pub fn store_file(&self) -> PathBuf {
         self.store.join("store.qkm")
     }
+}
+
+fn directory<'a>(applications: impl Iterator<Item = &'a Application>) -> Directory<SaeId> {
+    let mut directory = Directory::default();
+    for Application { sae, certificate, issuer, .. } in applications {
+        match issuer {
+            Some(issuer) => {
+                directory.add_issued_by(issuer.clone(), certificate.clone(), sae.clone());
+            }
+            None => directory.add(certificate.clone(), sae.clone()),
+        }
+    }
+    directory
 }
 
 /// Reads a configuration file of bounded length.

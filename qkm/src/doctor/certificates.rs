@@ -20,6 +20,7 @@ pub(super) fn check(config: &Config, report: &mut Report) {
     let fronts = [
         ("etsi014", config.etsi014.as_ref(), Profile::Front),
         ("kmip", config.kmip.as_ref(), Profile::Front),
+        ("kmip_https", config.kmip_https.as_ref(), Profile::Front),
         ("km_link", config.km_link.as_ref(), Profile::KmLink),
         ("admin", config.admin.as_ref().map(|admin| &admin.front), Profile::Front),
     ];

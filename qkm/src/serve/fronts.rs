@@ -53,8 +53,14 @@ impl Fronts {
         let lenience = config.lenience;
         let limits = kmip_server::Limits { lenience, ..Default::default() };
         Self {
-            etsi014: Etsi014::new(supply.clone(), config.directory()),
-            kmip: kmip_server::Server::new(supply, objects, config.directory(), limits),
+            etsi014: Etsi014::new(supply.clone(), config.directory_without_logins()),
+            kmip: kmip_server::Server::new(
+                supply,
+                objects,
+                config.directory(),
+                limits,
+                &config.policies,
+            ),
             stats: Stats::default(),
         }
     }

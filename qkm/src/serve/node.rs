@@ -81,6 +81,7 @@ impl Node {
         let objects =
             Objects::new(records.clone(), vault.clone()).token_only(!config.crypto_in_process);
         let objects = objects.kept_in_token(config.kept_in_token.clone());
+        let objects = objects.with_quotas(config.quotas.clone());
         objects.compare_with_token().await.map_err(|e| of_objects(&path, &e))?;
         let keeper = Arc::new(Keeper::new(epochs, vault, records, pools, objects.clone()));
         Ok(Self { token, store, supply, objects, random, keeper, cabinet })

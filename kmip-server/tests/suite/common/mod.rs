@@ -8,6 +8,7 @@ mod hsm;
 mod wire;
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -18,7 +19,7 @@ use std::{
 use km_core::{
     ids::{ClusterId, LinkId, SaeId},
     material::ClearBytes,
-    objects::Objects,
+    objects::{Objects, Quota},
     payload::Storage,
     pool::{NewBlock, Pool, PoolConfig},
     provenance::Provenance,
@@ -29,7 +30,7 @@ use km_core::{
     supply::{Supply, SupplyLimits},
     vault::Vault,
 };
-use kmip_server::{Limits, Server};
+use kmip_server::{Limits, Server, policy::Policies};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, task::JoinHandle};
 use transport::{
@@ -51,6 +52,8 @@ const APPLICATIONS: [(&str, &str); 6] = [
     ("s2", "south"),
     ("s3", "south"),
 ];
+/// These show the one certificate `shared`.
+pub(crate) const SHARING: [&str; 2] = ["m1", "m2"];
 /// n2 is paired with nobody; s3 with nobody.
 const PAIRS: [(&str, &str); 3] = [("n1", "s1"), ("n1", "s2"), ("n3", "s1")];
 /// So many more applications at south are paired with n3: with s1, one more than a key goes to.
@@ -83,11 +86,21 @@ impl Network {
     }
 
     pub(crate) async fn start_with(limits: Limits) -> Self {
+        Self::start_as(limits, Policies::new(), BTreeMap::new()).await
+    }
+
+    /// With policies of applications and quotas of tenants, alike at both ends.
+    pub(crate) async fn start_as(
+        limits: Limits,
+        policies: Policies,
+        quotas: BTreeMap<SaeId, Quota>,
+    ) -> Self {
+        let house = (limits, policies, quotas);
         let dir = tempfile::tempdir().unwrap();
         let ca = DemoCa::create(&dir.path().join("ca")).unwrap();
         let files = ca.issue("kme", &San::loopback(), Validity::days(1)).unwrap();
-        let north = End::start(&dir, &files, ("north", "south"), limits.clone()).await;
-        let south = End::start(&dir, &files, ("south", "north"), limits).await;
+        let north = End::start(&dir, &files, ("north", "south"), &house).await;
+        let south = End::start(&dir, &files, ("south", "north"), &house).await;
         north.wire.lead_to(Arc::downgrade(&south.supply));
         south.wire.lead_to(Arc::downgrade(&north.supply));
         Self { north, south, ca, last_block: AtomicU64::new(0), dir }
@@ -138,7 +151,7 @@ impl Network {
     pub(crate) async fn token_only_client(&self, name: &str, version: kmip::Version) -> Client {
         let (supply, objects) = (self.north.supply.clone(), self.north.objects.clone());
         let objects = objects.token_only(true);
-        let server = Server::new(supply, objects, directory(), Limits::default());
+        let server = Server::new(supply, objects, directory(), Limits::default(), &Policies::new());
         let files = self.ca.issue("token-only", &San::loopback(), Validity::days(1)).unwrap();
         let (address, stop, _) = listen(server, &files).await;
         std::mem::forget(stop); // it listens as long as the test runs
@@ -187,7 +200,7 @@ impl End {
         dir: &TempDir,
         files: &TlsFiles,
         (here, peer): (&str, &str),
-        limits: Limits,
+        (limits, policies, quotas): &(Limits, Policies, BTreeMap<SaeId, Quota>),
     ) -> Self {
         let path = dir.path().join(format!("{here}.db"));
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(path).unwrap());
@@ -208,8 +221,9 @@ impl End {
         pool.connect(wire.clone());
         let supply_limits = SupplyLimits::default();
         let supply = Supply::new(cluster(here), registry(), supply_limits, [pool.clone()]);
-        let objects = Objects::new(records, vault);
-        let server = Server::new(supply.clone(), objects.clone(), directory(), limits);
+        let objects = Objects::new(records, vault).with_quotas(quotas.clone());
+        let server =
+            Server::new(supply.clone(), objects.clone(), directory(), limits.clone(), policies);
         let (address, stop, _listening) = listen(server.clone(), files).await;
         Self { supply, pool, objects, hsm, server, address, wire, stop, _listening }
     }
@@ -234,6 +248,9 @@ async fn listen(server: Arc<Server>, files: &TlsFiles) -> (String, ShutdownHandl
 
 fn registry() -> Registry {
     let mut registry = Registry::default();
+    for name in SHARING {
+        registry.register(sae_id(name), [cluster("north")]).unwrap();
+    }
     for (name, home) in APPLICATIONS {
         registry.register(sae_id(name), [cluster(home)]).unwrap();
     }
@@ -252,6 +269,12 @@ fn directory() -> Directory<SaeId> {
     for (name, _) in APPLICATIONS {
         directory.add(IdentityRule::Uri(uri(name)), sae_id(name));
     }
+    // One certificate of two applications, whose logins tell them apart.
+    for name in SHARING {
+        directory.add(IdentityRule::Uri(uri("shared")), sae_id(name));
+    }
+    // Certificates of another authority stand for nobody.
+    directory.add_issued_by("CN=elsewhere".into(), IdentityRule::Uri(uri("pinned")), sae_id("n1"));
     directory
 }
 

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use transport::{Profile, TlsClient, TlsClientStream, TlsFiles, client_config};
 use zeroize::Zeroizing;
 
-use super::Server;
+use super::{Server, password};
 use crate::fault::{Code, Failure};
 
 /// For the handshake, and for each answer.
@@ -41,7 +41,11 @@ impl Line {
         let tls =
             TlsClient::new(&server.server, server.server_name.as_deref(), tls).map_err(away)?;
         let (stream, _) = tls.connect(PATIENCE).await.map_err(away)?;
-        Ok(Self { client: Client::new(server.kmip), stream })
+        let mut client = Client::new(server.kmip);
+        if let Some((user, file)) = server.user.as_ref().zip(server.password_file.as_ref()) {
+            client = client.with_login(user, password::read(file)?);
+        }
+        Ok(Self { client, stream })
     }
 
     pub(super) async fn ask(&mut self, question: impl Into<Operation>) -> Result<Answer, Failure> {

@@ -2,6 +2,7 @@
 //! bytes go into files of `export` and nowhere else.
 
 mod line;
+mod password;
 mod show;
 
 use std::{
@@ -62,6 +63,8 @@ pub(super) enum KmipCommand {
         #[command(flatten)]
         server: Server,
     },
+    /// Hash a password for the `login` of an [[sae]]: reads its first line, prints the hash.
+    Password,
 }
 
 /// Where the server is, and who asks.
@@ -82,6 +85,12 @@ pub(super) struct Server {
     /// Certificates of the authorities the server is checked against, PEM.
     #[arg(long, value_name = "FILE")]
     ca: PathBuf,
+    /// User name, where the server wants one besides the certificate.
+    #[arg(long, value_name = "NAME", requires = "password_file")]
+    user: Option<String>,
+    /// File with the password in its first line.
+    #[arg(long, value_name = "FILE", requires = "user")]
+    password_file: Option<PathBuf>,
     /// KMIP version to speak.
     #[arg(long, value_name = "VERSION", default_value = "2.1", value_parser = version)]
     kmip: Version,
@@ -147,6 +156,7 @@ pub(super) fn run(command: &KmipCommand) -> Result<Exit, Failure> {
             KmipCommand::Locate(wanted) => locate(wanted).await,
             KmipCommand::Get { id, server, shape, .. } => metadata(server, id, shape.output).await,
             KmipCommand::Export { id, to, format, server } => export(server, id, to, *format).await,
+            KmipCommand::Password => password::hash(),
         }
     })?;
     Ok(Exit::Done)

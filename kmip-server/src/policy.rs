@@ -1,0 +1,41 @@
+//! What an application may do here, beyond being known: [`Policy`].
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroU32,
+};
+
+use km_core::ids::SaeId;
+use kmip::enums::OperationCode;
+
+use crate::login::Login;
+
+/// Policies by application; those that are not named have the default.
+pub type Policies = BTreeMap<SaeId, Policy>;
+
+/// What one application may do. The default restricts nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Policy {
+    /// Whose objects it works with, together with others that name the same; absent: its own alone.
+    pub tenant: Option<SaeId>,
+    /// Operations it may ask for besides [`ALWAYS`]; absent: all.
+    pub operations: Option<BTreeSet<OperationCode>>,
+    /// What its requests must carry besides its certificate.
+    pub login: Option<Login>,
+    /// Operations a second; those beyond wait, see [`crate::pace`].
+    pub operations_per_s: Option<NonZeroU32>,
+    /// Connections open at once, over all KMIP fronts of this KM.
+    pub connections: Option<NonZeroU32>,
+}
+
+/// What every application may ask: it tells nothing of any object.
+pub const ALWAYS: [OperationCode; 3] =
+    [OperationCode::DiscoverVersions, OperationCode::Query, OperationCode::Ping];
+
+impl Policy {
+    /// Whether it may ask for `operation`.
+    pub(crate) fn allows(&self, operation: OperationCode) -> bool {
+        let named = |operations: &BTreeSet<_>| operations.contains(&operation);
+        self.operations.as_ref().is_none_or(named) || ALWAYS.contains(&operation)
+    }
+}
