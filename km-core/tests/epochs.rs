@@ -426,7 +426,7 @@ async fn rotates(policy: EpochPolicy, seals: usize) -> bool {
     let clear = ClearBytes::copy_from(&random(32));
     objects.create(object("kept"), &clear).await.unwrap();
     for _ in 1..seals {
-        objects.prepare(object("dropped"), &clear).await.unwrap();
+        drop(objects.prepare(object("dropped"), &clear).await.unwrap());
     }
     let keeper = Arc::new(keeper);
     let tended = keeper.clone();

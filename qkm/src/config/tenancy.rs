@@ -120,7 +120,7 @@ fn application(entry: &Spanned<Sae>, others: &[Application]) -> Result<Applicati
         issuer: issuer.clone(),
         login: login.as_ref().map(|login| login.username.clone()),
     };
-    for other in others.iter().filter(|other| other.may_be_taken_for(&new)) {
+    if let Some(other) = others.iter().find(|other| other.may_be_taken_for(&new)) {
         let text = format!("{id} and {} have the same certificate rule {rule}", other.sae);
         let help = "give each application its own certificate, or each a `login` of its own";
         return Err(Mistake::new(text, help).at(entry));
