@@ -21,9 +21,10 @@ use crate::{
     hop::{
         HopFault,
         link_key::{Exported, LinkKey},
+        source::MOST_ON_WAY,
     },
     intake, kem,
-    links::Peer,
+    links::{Peer, altered},
     session::{Action, Event, Feed, MAX_IN_FLIGHT, Session, SessionError, Start},
     work::{self, Done},
 };
@@ -34,7 +35,7 @@ const TICK: Duration = Duration::from_secs(1);
 const SILENCE: Duration = Duration::from_secs(10);
 /// What a leader of the same bound may have on its way, or in its hand, when it finds its pool
 /// full: the follower still takes that.
-const ON_ITS_WAY: u64 = ((MAX_IN_FLIGHT + 2) * MAX_BLOCK) as u64;
+const ON_ITS_WAY: u64 = ((MAX_IN_FLIGHT + MOST_ON_WAY + 2) * MAX_BLOCK) as u64;
 const READ_BYTES: usize = 64 << 10;
 /// How long what was said last may take to leave.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -56,6 +57,20 @@ pub(crate) enum LinkError {
     Replaced,
     #[error("the store here does not confirm what the greeting is made of; see its alarm")]
     NotSettled,
+}
+
+impl LinkError {
+    /// Whether it cannot be the peer's doing alone: TLS refused a record, or what was in one is no
+    /// message of this protocol.
+    pub(crate) fn shows_tampering(&self) -> bool {
+        match self {
+            Self::Io(error) => altered(error),
+            Self::Frame(FrameError::Version(_)) => false,
+            Self::Frame(_) => true,
+            Self::Session(error) => matches!(error, SessionError::Protocol(_)),
+            Self::Silent | Self::Stuck | Self::Replaced | Self::NotSettled => false,
+        }
+    }
 }
 
 struct Driver<'a> {
@@ -390,6 +405,9 @@ impl<'a> Driver<'a> {
                 Action::Order(bytes) => pool.order(bytes),
                 Action::PadsKnown(spans) => pool.pads_known(&spans),
                 Action::Opened { head, material } => {
+                    let count = &self.peer.counters;
+                    count.hops_opened.fetch_add(1, Relaxed);
+                    count.hop_bytes_opened.fetch_add(material.len() as u64, Relaxed);
                     let from = self.peer.config.cluster.clone();
                     self.peer.relay.opened(from, head, material);
                 }
@@ -404,8 +422,10 @@ impl<'a> Driver<'a> {
 
     fn not_opened(&self, why: HopFault) {
         let peer = &self.peer.config.cluster;
+        self.peer.counters.hops_refused.fetch_add(1, Relaxed);
         match why {
             HopFault::BadTag | HopFault::BadPad => {
+                self.peer.counters.tampered.fetch_add(1, Relaxed);
                 tracing::error!(%peer, %why, alarm = "hop-tampered", "relayed keys do not open");
             }
             why => tracing::warn!(%peer, %why, "relayed keys were refused"),

@@ -80,10 +80,17 @@ impl Window {
 /// The pool at one moment.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stock {
-    /// Bytes stored.
+    /// Bytes stored or on their way.
     pub stored: u64,
     /// Bytes ever used up: delivered, burned or spent.
     pub consumed: u64,
+}
+
+/// For whom bytes were brought.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Share {
+    ordered: u64,
+    rate: u64,
 }
 
 /// Decides how much to bring.
@@ -144,19 +151,24 @@ impl Feeder {
         }
     }
 
-    /// Bytes were brought.
-    pub fn fed(&mut self, bytes: u64) {
-        let from_order = bytes.min(self.demand.ordered);
-        self.demand.ordered -= from_order;
-        let left = bytes - from_order;
+    /// Bytes are on their way; for whom.
+    pub fn sent(&mut self, bytes: u64) -> Share {
+        let ordered = bytes.min(self.demand.ordered);
+        self.demand.ordered -= ordered;
+        let left = bytes - ordered;
         let from_missed = left.min(self.demand.missed);
         self.demand.missed -= from_missed;
-        self.credit -= (left - from_missed) as f64;
+        let rate = left - from_missed;
+        self.credit -= rate as f64;
+        Share { ordered, rate }
     }
 
-    /// Nothing can be brought now: who asked in vain asks again.
-    pub fn failed(&mut self) {
+    /// Bytes on their way are lost, and nothing can be brought now. What was ordered is owed again;
+    /// who asked in vain asks again.
+    pub fn failed(&mut self, share: Share) {
+        self.demand.ordered += share.ordered;
         self.demand.missed = 0;
+        self.credit += share.rate as f64;
     }
 
     fn look(&mut self, stock: Stock, now: Instant) {
@@ -192,9 +204,9 @@ mod tests {
         assert_eq!(feeder.wanted(stock(0), now, NOON), 0);
         feeder.add(Demand { missed: 5000, ordered: 0 });
         assert_eq!(feeder.wanted(stock(0), now, NOON), 5000);
-        feeder.fed(4000);
+        feeder.sent(4000);
         assert_eq!(feeder.wanted(stock(0), now, NOON), 1024);
-        feeder.fed(1024);
+        feeder.sent(1024);
         assert_eq!(feeder.wanted(stock(0), now, NOON), 0);
     }
 
@@ -205,9 +217,11 @@ mod tests {
         assert_eq!(feeder.wanted(stock(0), now, NOON), 0);
         feeder.add(Demand { missed: 0, ordered: 3000 });
         assert_eq!(feeder.wanted(stock(0), now, NOON), 3000);
-        feeder.failed();
+        let share = feeder.sent(3000);
+        assert_eq!(feeder.wanted(stock(0), now, NOON), 0);
+        feeder.failed(share);
         assert_eq!(feeder.wanted(stock(0), now, NOON), 3000);
-        feeder.fed(3000);
+        feeder.sent(3000);
         assert_eq!(feeder.wanted(stock(0), now, NOON), 0);
     }
 
@@ -227,7 +241,7 @@ mod tests {
         let mut brought = 0;
         for _ in 0..3600 {
             let bytes = feeder.wanted(stock(1 << 30), now, NOON);
-            feeder.fed(bytes);
+            feeder.sent(bytes);
             brought += bytes;
             now += Duration::from_secs(1);
         }

@@ -1,7 +1,10 @@
 //! The link as the pool sees it: a [`PeerLink`] that forwards to whichever connection is up.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -16,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     frame::{Assigned, Frame},
-    hop::{HopFault, HopHead, Lock, link_key::LinkKey},
+    hop::{HopFault, HopFrame, HopHead, Lock, link_key::LinkKey},
 };
 
 /// Longest wait for the peer's answer to an assignment.
@@ -42,6 +45,9 @@ struct Connection {
 #[derive(Default)]
 pub(crate) struct Handle {
     connection: Mutex<Option<Connection>>,
+    /// Batches of relayed keys sent, and bytes of keys in them.
+    pub(crate) hops: AtomicU64,
+    pub(crate) hop_bytes: AtomicU64,
 }
 
 impl Handle {
@@ -76,14 +82,22 @@ impl Handle {
         connection.commands.try_send(command).map_err(|_| down("too many messages wait for it"))
     }
 
-    /// Sends over the connection `turn` only.
-    pub(crate) fn send_on(&self, turn: u64, frame: Frame) -> Result<(), AssignError> {
+    /// Sends a batch of `bytes` of keys, over the connection `turn` only.
+    pub(crate) fn send_hop(
+        &self,
+        turn: u64,
+        frame: HopFrame,
+        bytes: usize,
+    ) -> Result<(), AssignError> {
         let down = |why: &str| AssignError::Unavailable(why.to_owned());
         let connection = self.connection();
         let connection = connection.as_ref().filter(|connection| connection.turn == turn);
         let connection = connection.ok_or_else(|| down("the connection is gone"))?;
-        let sent = connection.commands.try_send(Command::Send(frame));
-        sent.map_err(|_| down("too many messages wait for it"))
+        let sent = connection.commands.try_send(Command::Send(Frame::Hop(Box::new(frame))));
+        sent.map_err(|_| down("too many messages wait for it"))?;
+        self.hops.fetch_add(1, Relaxed);
+        self.hop_bytes.fetch_add(bytes as u64, Relaxed);
+        Ok(())
     }
 
     /// Sends a batch under the key of the connection that is up.
@@ -94,7 +108,10 @@ impl Handle {
         let (number, counter, key) = keys.next_frame().ok_or(HopFault::NoLink)?;
         let frame = key.seal(head, Lock::Link { key: number, counter }, material);
         let frame = Frame::Hop(Box::new(frame.ok_or(HopFault::Refused)?));
-        commands.try_send(Command::Send(frame)).map_err(|_| HopFault::Busy)
+        commands.try_send(Command::Send(frame)).map_err(|_| HopFault::Busy)?;
+        self.hops.fetch_add(1, Relaxed);
+        self.hop_bytes.fetch_add(material.len() as u64, Relaxed);
+        Ok(())
     }
 
     /// Sends if it can.

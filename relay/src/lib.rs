@@ -25,5 +25,8 @@ mod links;
 pub mod session;
 mod work;
 
-pub use hop::{engine::Scheme, source::RelayConfig};
+pub use hop::{
+    engine::{RelayView, Scheme},
+    source::RelayConfig,
+};
 pub use links::{LinkView, Links, PeerConfig};

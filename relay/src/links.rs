@@ -37,10 +37,10 @@ use crate::{
     frame::Frame,
     handle::Handle,
     hop::{
-        engine::Relay,
+        engine::{Relay, RelayView},
         link_key::Exported,
         neighbour::Neighbour,
-        source::{RelayConfig, RelaySource},
+        source::{RelayConfig, RelayModule, RelaySource},
     },
     session::Feed,
 };
@@ -104,6 +104,19 @@ pub struct LinkView {
     pub in_flight: u64,
     /// Whether the pool beside it has no QKD, and the link itself fills it.
     pub without_qkd: bool,
+    /// Batches of relayed keys sent over it since start.
+    pub hops_sent: u64,
+    /// Bytes of keys in them.
+    pub hop_bytes_sent: u64,
+    /// Batches of relayed keys that came over it and opened since start.
+    pub hops_opened: u64,
+    /// Bytes of keys in them.
+    pub hop_bytes_opened: u64,
+    /// Batches that came over it since start and did not open.
+    pub hops_refused: u64,
+    /// Signs of somebody in the middle since start: connections and batches that were altered,
+    /// and KMs with another identity.
+    pub tampered: u64,
 }
 
 /// Counts of one link since start.
@@ -116,6 +129,10 @@ pub(crate) struct Counters {
     pub(crate) mismatched: AtomicU64,
     pub(crate) given_up: AtomicU64,
     pub(crate) in_flight: AtomicU64,
+    pub(crate) hops_opened: AtomicU64,
+    pub(crate) hop_bytes_opened: AtomicU64,
+    pub(crate) hops_refused: AtomicU64,
+    pub(crate) tampered: AtomicU64,
 }
 
 /// One link and all it needs.
@@ -170,7 +187,7 @@ impl Links {
             let source = source.or_else(|| {
                 let settings = config.relay.clone()?;
                 let source = RelaySource::new(relay.clone(), pool.clone(), settings);
-                Some(Arc::new(source) as Arc<dyn ModuleSource>)
+                Some(Arc::new(RelayModule(source)) as Arc<dyn ModuleSource>)
             });
             links.directory.add(config.identity.clone(), links.peers.len());
             links.peers.push(Arc::new(Peer {
@@ -234,6 +251,11 @@ impl Links {
         true
     }
 
+    /// What passes through this KM, and what it brought.
+    pub fn relay(&self) -> RelayView {
+        self.relay.view()
+    }
+
     /// All links.
     pub fn status(&self) -> Vec<LinkView> {
         self.peers.iter().map(|peer| peer.view()).collect()
@@ -257,6 +279,12 @@ impl Peer {
             given_up: count.given_up.load(Relaxed),
             in_flight: count.in_flight.load(Relaxed),
             without_qkd: self.config.feed() == Some(Feed::KmLink),
+            hops_sent: self.handle.hops.load(Relaxed),
+            hop_bytes_sent: self.handle.hop_bytes.load(Relaxed),
+            hops_opened: count.hops_opened.load(Relaxed),
+            hop_bytes_opened: count.hop_bytes_opened.load(Relaxed),
+            hops_refused: count.hops_refused.load(Relaxed),
+            tampered: count.tampered.load(Relaxed),
         }
     }
 
@@ -269,6 +297,13 @@ impl Peer {
                 false => tracing::warn!(%peer, alarm = "km-link-down", "KM link down"),
             }
         }
+    }
+
+    /// Somebody is in the middle, or takes the place of the peer.
+    pub(crate) fn tampered(&self, what: &str) {
+        self.counters.tampered.fetch_add(1, Relaxed);
+        let peer = &self.config.cluster;
+        tracing::error!(%peer, alarm = "km-link-tampered", "{what}; look for who is in the middle");
     }
 
     /// Whether the peer greeted, so that the link was up.
@@ -290,6 +325,9 @@ impl Peer {
         self.counters.connections.fetch_add(1, Relaxed);
         if let Err(error) = driver::run(self, stream, exported, turn, shutdown).await {
             tracing::warn!(peer = %self.config.cluster, %error, "KM link connection ended");
+            if error.shows_tampering() {
+                self.tampered("the connection carried what the peer did not send");
+            }
         }
         self.handle.detach();
         let was_up = self.counters.up.load(Relaxed);
@@ -321,7 +359,12 @@ async fn keep_up(peer: Arc<Peer>, tls: Arc<rustls::ClientConfig>, shutdown: Shut
                     pause = FIRST_PAUSE;
                 }
             }
-            Err(error) => tracing::info!(peer = %peer.config.cluster, %error, "cannot dial"),
+            Err(error) => {
+                tracing::info!(peer = %peer.config.cluster, %error, "cannot dial");
+                if error.shows_tampering() {
+                    peer.tampered("who answers at the peer's address is not the peer");
+                }
+            }
         }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -339,6 +382,24 @@ enum DialError {
     NoAddress,
     #[error("the certificate at {0} is not the one configured as `identity` of this peer")]
     WrongIdentity(String),
+}
+
+impl DialError {
+    /// Somebody answered who could not prove to be the peer. What is only silent or closed may be a
+    /// peer that is starting.
+    fn shows_tampering(&self) -> bool {
+        match self {
+            Self::WrongIdentity(_) => true,
+            Self::Connect(ConnectError::Tls { source, .. }) => altered(source),
+            Self::Connect(_) | Self::NoAddress => false,
+        }
+    }
+}
+
+/// Whether TLS says that what it read was not made by the peer.
+pub(crate) fn altered(error: &std::io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    inner.is_some_and(|error| !matches!(error, rustls::Error::AlertReceived(_)))
 }
 
 async fn dial(

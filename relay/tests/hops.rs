@@ -195,6 +195,30 @@ fn each_bit_of_a_frame_counts() {
     }
 }
 
+/// Of a full frame, 2,045 keys of 256 bits: both the pad it spends and the bytes it sends.
+#[test]
+fn one_time_pad_costs_less_than_one_percent_over_the_keys() {
+    let mut ends = Ends::new(11);
+    for _ in 0..2 {
+        ends.lend(65_472, Grade::ItsRelay);
+    }
+    let keys = vec![0x5A; 2045 * 32];
+    let frame = ends.seal(1, &keys, 0).unwrap();
+    let Lock::Otp(pieces) = &frame.lock else { panic!() };
+    let spent: usize = pieces.iter().map(|piece| usize::from(piece.len)).sum();
+    let least = keys.len() * 101 / 100;
+    assert!(spent < least && spent == keys.len() + 32, "{spent} bytes of pad");
+    let sent = bytes_of(&frame).len();
+    assert!(sent < least, "{sent} bytes on the wire");
+    assert!(ends.far.open(&frame).is_ok());
+    // Of the pad alone, 128 keys are enough.
+    ends.lend(65_472, Grade::ItsRelay);
+    let few = ends.seal(2, &keys[..128 * 32], 0).unwrap();
+    let Lock::Otp(pieces) = &few.lock else { panic!() };
+    let spent: usize = pieces.iter().map(|piece| usize::from(piece.len)).sum();
+    assert!(spent * 100 < 128 * 32 * 101, "{spent} bytes of pad");
+}
+
 /// The tag is rebuilt from the description in the module's header.
 #[test]
 fn one_time_pad_is_addition_and_a_poly1305_tag_over_head_lock_and_ciphertext() {

@@ -67,8 +67,17 @@ pub(super) fn feed(args: &AdminArgs, peer: &str, bytes: u64) -> Result<Exit, Fai
 
 pub(super) fn links(args: &AdminArgs) -> Result<Exit, Failure> {
     let answer = send(&args.config.config, None, Request::Get("/v1/links"))?;
-    let counts = ["connections", "agreed", "mismatched", "given_up", "in_flight"];
-    let head = ["PEER", "STATE", "CONNECTIONS", "AGREED", "MISMATCHED", "GIVEN UP", "IN FLIGHT"];
+    let counts = ["connections", "agreed", "mismatched", "given_up", "in_flight", "tampered"];
+    let head = [
+        "PEER",
+        "STATE",
+        "CONNECTIONS",
+        "AGREED",
+        "MISMATCHED",
+        "GIVEN UP",
+        "IN FLIGHT",
+        "TAMPERED",
+    ];
     show(args.output, &answer, &head, "links", |link| {
         let up = if link["up"] == Value::Bool(true) { "up" } else { "down" };
         let mut row = vec![text(&link["peer"]), up.to_owned()];

@@ -87,6 +87,11 @@ impl Links {
         self.km.as_ref().is_some_and(|km| km.order(peer, bytes))
     }
 
+    /// The relay as an operator sees it; absent when there are no peers.
+    pub(crate) fn relay(&self) -> Option<relay::RelayView> {
+        self.km.as_ref().map(|km| km.relay())
+    }
+
     /// The KM links as an operator sees them.
     pub(crate) fn status(&self) -> Vec<relay::LinkView> {
         self.km.as_ref().map(|km| km.status()).unwrap_or_default()

@@ -3,7 +3,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -14,6 +17,7 @@ use km_core::{
     random::Random,
     route::{CipherPolicy, Route, Routes},
 };
+use serde::Serialize;
 use tokio::sync::oneshot;
 use transport::Shutdown;
 
@@ -53,6 +57,21 @@ pub(crate) struct Relay {
     neighbours: BTreeMap<ClusterId, Arc<Neighbour>>,
     transfers: Mutex<Transfers>,
     waiting: Mutex<HashMap<TransferId, oneshot::Sender<HopAnswer>>>,
+    fetched: AtomicU64,
+    lost: AtomicU64,
+}
+
+/// The relay of one KM as an operator sees it.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct RelayView {
+    /// Batches of others passing through now.
+    pub passing: usize,
+    /// Batches that arrived here and are not agreed on yet.
+    pub arrived: usize,
+    /// Batches this KM brought to their destination since start.
+    pub fetched: u64,
+    /// Batches this KM sent that were lost since start.
+    pub lost: u64,
 }
 
 impl Relay {
@@ -64,7 +83,22 @@ impl Relay {
     ) -> Arc<Self> {
         let neighbours = neighbours.into_iter().map(|n| (n.cluster.clone(), n)).collect();
         let transfers = Mutex::new(Transfers::new(here.clone()));
-        Arc::new(Self { here, random, routes, neighbours, transfers, waiting: Mutex::default() })
+        Arc::new(Self {
+            here,
+            random,
+            routes,
+            neighbours,
+            transfers,
+            waiting: Mutex::default(),
+            fetched: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
+        })
+    }
+
+    pub(crate) fn view(&self) -> RelayView {
+        let (passing, arrived) = self.transfers().counts();
+        let (fetched, lost) = (self.fetched.load(Relaxed), self.lost.load(Relaxed));
+        RelayView { passing, arrived, fetched, lost }
     }
 
     /// The ways to a cluster whose first link is up, best first, none with more ciphers than
@@ -123,12 +157,14 @@ impl Relay {
         };
         self.waiting().remove(&transfer);
         self.transfers().forget(transfer);
+        let count = if arrived.is_ok() { &self.fetched } else { &self.lost };
+        count.fetch_add(1, Relaxed);
         arrived
     }
 
     async fn send_first(
         &self,
-        neighbour: &Neighbour,
+        neighbour: &Arc<Neighbour>,
         head: HopHead,
         scheme: Scheme,
         len: usize,

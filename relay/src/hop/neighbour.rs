@@ -2,19 +2,19 @@
 //! through [`Neighbour::send`] and [`Neighbour::give`].
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use km_core::{
     ids::{ClusterId, LinkId},
     material::ClearBytes,
-    pad::PadUse,
+    pad::{Pad, PadUse},
     pool::{Pool, PoolError},
     provenance::HopCipher,
     route::CipherPolicy,
 };
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::Mutex as AsyncMutex;
 
 use super::{
     cipher,
@@ -38,7 +38,9 @@ pub(crate) struct Neighbour {
     pub(crate) link: Option<LinkId>,
     pool: Arc<Pool>,
     handle: Arc<Handle>,
-    pads: Mutex<Lent>,
+    lent: Mutex<Lent>,
+    /// Held by whoever is lending.
+    lending: AsyncMutex<()>,
 }
 
 /// What is lent over the connection `turn`.
@@ -54,8 +56,8 @@ impl Neighbour {
         pool: Arc<Pool>,
         handle: Arc<Handle>,
     ) -> Self {
-        let pads = Mutex::new(Lent { turn: 0, pads: PadsOut::new(Instant::now()) });
-        Self { cluster, link, pool, handle, pads }
+        let lent = Mutex::new(Lent { turn: 0, pads: PadsOut::new(Instant::now()) });
+        Self { cluster, link, pool, handle, lent, lending: AsyncMutex::default() }
     }
 
     /// Whether a batch could be sent now.
@@ -70,7 +72,7 @@ impl Neighbour {
 
     /// Sends a batch, hidden as the head's policy says; which cipher that was.
     pub(crate) async fn send(
-        &self,
+        self: &Arc<Self>,
         head: HopHead,
         material: &ClearBytes,
     ) -> Result<HopCipher, HopFault> {
@@ -90,77 +92,169 @@ impl Neighbour {
         }
     }
 
-    async fn send_otp(&self, head: HopHead, material: &ClearBytes) -> Result<HopCipher, HopFault> {
-        let mut lent = self.lent(TAG_KEY + material.len()).await?;
-        let taken = take(&mut lent.pads, material.len())?;
-        let frame = cipher::seal_otp(head, Lock::Otp(taken.pieces), &taken.bytes, material);
-        self.send_frame(&mut lent, frame)?;
-        Ok(of_pad(HopCipher::Otp, taken.grade))
+    async fn send_otp(
+        self: &Arc<Self>,
+        head: HopHead,
+        material: &ClearBytes,
+    ) -> Result<HopCipher, HopFault> {
+        let need = TAG_KEY + material.len();
+        self.with_pad(
+            |_| need,
+            |lent| {
+                let taken = take(&mut lent.pads, material.len())?;
+                let frame = cipher::seal_otp(head, Lock::Otp(taken.pieces), &taken.bytes, material);
+                self.send_frame(lent.turn, frame, material.len())?;
+                Ok(of_pad(HopCipher::Otp, taken.grade))
+            },
+        )
+        .await
     }
 
-    async fn send_aes(&self, head: HopHead, material: &ClearBytes) -> Result<HopCipher, HopFault> {
-        let mut lent = self.lent(TAG_KEY).await?;
-        let (piece, key) = lent.pads.hop_key(Instant::now()).ok_or(HopFault::NoPad)?;
-        let counter = key.next().ok_or(HopFault::NoPad)?;
-        let frame = key.seal(head, Lock::Aes { key: piece, counter }, material);
-        self.send_frame(&mut lent, frame)?;
-        Ok(HopCipher::Aes256Gcm)
+    async fn send_aes(
+        self: &Arc<Self>,
+        head: HopHead,
+        material: &ClearBytes,
+    ) -> Result<HopCipher, HopFault> {
+        let need = |pads: &PadsOut| if pads.has_hop_key() { 0 } else { TAG_KEY };
+        self.with_pad(need, |lent| {
+            let (piece, key) = lent.pads.hop_key(Instant::now()).ok_or(HopFault::NoPad)?;
+            let counter = key.next().ok_or(HopFault::NoPad)?;
+            let frame = key.seal(head, Lock::Aes { key: piece, counter }, material);
+            self.send_frame(lent.turn, frame, material.len())?;
+            Ok(HopCipher::Aes256Gcm)
+        })
+        .await
     }
 
     /// Passes on `len` bytes that both ends hold; nothing but their place is sent.
     pub(crate) async fn give(
-        &self,
+        self: &Arc<Self>,
         head: HopHead,
         len: usize,
     ) -> Result<(ClearBytes, HopCipher), HopFault> {
-        let mut lent = self.lent(TAG_KEY + len).await?;
-        let taken = take(&mut lent.pads, len)?;
-        let given = cipher::seal_given(head, Lock::Given(taken.pieces), &taken.bytes);
-        let (frame, material) = given.ok_or(HopFault::Refused)?;
-        self.send_frame(&mut lent, Some(frame))?;
-        Ok((material, of_pad(HopCipher::Shared, taken.grade)))
+        self.with_pad(
+            |_| TAG_KEY + len,
+            |lent| {
+                let taken = take(&mut lent.pads, len)?;
+                let given = cipher::seal_given(head, Lock::Given(taken.pieces), &taken.bytes);
+                let (frame, material) = given.ok_or(HopFault::Refused)?;
+                self.send_frame(lent.turn, Some(frame), len)?;
+                Ok((material, of_pad(HopCipher::Shared, taken.grade)))
+            },
+        )
+        .await
     }
 
-    /// Sends, and then tells which spans that finished: never before the frame that names them.
-    fn send_frame(&self, lent: &mut Lent, frame: Option<HopFrame>) -> Result<(), HopFault> {
+    fn send_frame(&self, turn: u64, frame: Option<HopFrame>, len: usize) -> Result<(), HopFault> {
         let frame = frame.ok_or(HopFault::Refused)?;
-        let sent = self.handle.send_on(lent.turn, Frame::Hop(Box::new(frame)));
-        self.settle(&mut lent.pads);
-        sent.map_err(|_| HopFault::NoLink)
+        self.handle.send_hop(turn, frame, len).map_err(|_| HopFault::NoLink)
     }
 
-    /// Waits until `need` bytes are lent over the connection of now.
-    async fn lent(&self, need: usize) -> Result<MutexGuard<'_, Lent>, HopFault> {
-        let turn = tokio::time::timeout(TURN_WITHIN, self.pads.lock()).await;
-        let mut lent = turn.map_err(|_| HopFault::Busy)?;
+    /// Does `job` once as many bytes as `need` says are lent over the connection of now. Frames
+    /// leave in the order their bytes were taken, and before it is told which spans that finished.
+    /// The next batch of that length shall not have to wait for its bytes.
+    async fn with_pad<T>(
+        self: &Arc<Self>,
+        need: impl Fn(&PadsOut) -> usize,
+        job: impl FnOnce(&mut Lent) -> Result<T, HopFault>,
+    ) -> Result<T, HopFault> {
+        let until = tokio::time::Instant::now() + TURN_WITHIN;
+        let mut turn = None;
         loop {
-            let turn = self.handle.turn().ok_or(HopFault::NoLink)?;
-            if lent.turn != turn {
-                lent.pads.end();
-                self.settle(&mut lent.pads);
-                lent.turn = turn;
-            }
-            if lent.pads.available() >= need {
-                return Ok(lent);
-            }
-            let want = lent.pads.next_span(need);
-            let pad = match self.pool.lend(want).await {
-                Ok(pad) => pad,
-                Err(PoolError::NoKeys) => {
-                    self.pool.ask_blocks(ASK_BLOCKS);
-                    return Err(HopFault::NoPad);
+            let needed = {
+                let mut lent = self.lent_now()?;
+                let needed = need(&lent.pads);
+                if lent.pads.available() >= needed {
+                    let done = job(&mut lent);
+                    self.settle(&mut lent.pads);
+                    if lent.pads.available() < needed {
+                        self.lend_ahead(needed);
+                    }
+                    return done;
                 }
-                Err(error) => {
-                    tracing::warn!(peer = %self.cluster, %error, "no pad for the relay");
-                    return Err(HopFault::NoLink);
-                }
+                needed
             };
-            match self.handle.turn() == Some(turn) {
-                true => lent.pads.add(pad),
-                // It was lent over a connection that is gone.
-                false => self.pool.pad_used(PadUse::burned(pad.span)),
+            if turn.is_some() {
+                self.lend(needed).await?;
+            }
+            let mine = tokio::time::timeout_at(until, self.lending.lock());
+            turn = match turn {
+                None => Some(mine.await.map_err(|_| HopFault::Busy)?),
+                held => held,
+            };
+        }
+    }
+
+    /// Bytes for another batch like the last one, while nobody waits for them.
+    fn lend_ahead(self: &Arc<Self>, need: usize) {
+        let neighbour = self.clone();
+        tokio::spawn(async move {
+            // Whoever lends already brings some.
+            let Ok(_turn) = neighbour.lending.try_lock() else { return };
+            if let Err(why) = neighbour.lend(need).await {
+                tracing::debug!(peer = %neighbour.cluster, %why, "no pad ahead");
+            }
+        });
+    }
+
+    /// What is lent over the connection of now; what is left of an earlier one is given up.
+    fn lent_now(&self) -> Result<MutexGuard<'_, Lent>, HopFault> {
+        let turn = self.handle.turn().ok_or(HopFault::NoLink)?;
+        let mut lent = self.lent();
+        if lent.turn != turn {
+            lent.pads.end();
+            self.settle(&mut lent.pads);
+            lent.turn = turn;
+        }
+        Ok(lent)
+    }
+
+    fn lent(&self) -> MutexGuard<'_, Lent> {
+        self.lent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lends what is missing of `need` bytes, several spans at once, or some of it.
+    async fn lend(&self, need: usize) -> Result<(), HopFault> {
+        let (turn, lengths) = {
+            let mut lent = self.lent_now()?;
+            (lent.turn, lent.pads.next_spans(need))
+        };
+        let lend = |want| {
+            let pool = self.pool.clone();
+            tokio::spawn(async move { pool.lend(want).await })
+        };
+        let lending: Vec<_> = lengths.into_iter().map(lend).collect();
+        let (mut added, mut failed) = (false, None);
+        for lending in lending {
+            match lending.await.unwrap_or(Err(PoolError::NotDurable)) {
+                Ok(pad) => added |= self.add(turn, pad),
+                Err(error) => failed = Some(error),
             }
         }
+        match failed {
+            Some(error) if !added => Err(self.no_pad(&error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether it was lent over the connection of now.
+    fn add(&self, turn: u64, pad: Pad) -> bool {
+        let mut lent = self.lent();
+        let same = lent.turn == turn && self.handle.turn() == Some(turn);
+        match same {
+            true => lent.pads.add(pad),
+            false => self.pool.pad_used(PadUse::burned(pad.span)),
+        }
+        same
+    }
+
+    fn no_pad(&self, error: &PoolError) -> HopFault {
+        if *error == PoolError::NoKeys {
+            self.pool.ask_blocks(ASK_BLOCKS);
+            return HopFault::NoPad;
+        }
+        tracing::warn!(peer = %self.cluster, %error, "no pad for the relay");
+        HopFault::NoLink
     }
 
     fn settle(&self, pads: &mut PadsOut) {
@@ -169,8 +263,7 @@ impl Neighbour {
 
     /// Gives up what is lent over a connection that is gone, or that nobody used lately.
     pub(crate) fn tend(&self) {
-        // Whoever holds it does the same.
-        let Ok(mut lent) = self.pads.try_lock() else { return };
+        let mut lent = self.lent();
         match self.handle.turn() == Some(lent.turn) {
             true => lent.pads.end_idle(Instant::now()),
             false => lent.pads.end(),

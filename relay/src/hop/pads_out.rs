@@ -20,6 +20,8 @@ use super::{
 /// First and longest span, in bytes; the length doubles from one to the next while they are used up.
 const FIRST_SPAN: u16 = 2048;
 const LONGEST_SPAN: u16 = 65_472;
+/// Most spans to lend at once.
+const MOST_AT_ONCE: usize = 3;
 /// Spans nobody took from for this long are given up; what is left of them is burned.
 pub const IDLE: Duration = Duration::from_secs(10);
 
@@ -73,7 +75,23 @@ impl PadsOut {
 
     /// How long a span to lend next, when `need` bytes are wanted at once.
     pub fn next_span(&mut self, need: usize) -> u16 {
-        let missing = need.saturating_sub(self.available());
+        self.next_len(need.saturating_sub(self.available()))
+    }
+
+    /// How long the spans to lend next, so that there are `need` bytes at once; at most
+    /// [`MOST_AT_ONCE`].
+    pub fn next_spans(&mut self, need: usize) -> Vec<u16> {
+        let mut missing = need.saturating_sub(self.available());
+        let mut lengths = Vec::new();
+        while missing > 0 && lengths.len() < MOST_AT_ONCE {
+            let len = self.next_len(missing);
+            missing = missing.saturating_sub(usize::from(len));
+            lengths.push(len);
+        }
+        lengths
+    }
+
+    fn next_len(&mut self, missing: usize) -> u16 {
         let asked = usize::from(self.want).max(missing).min(usize::from(LONGEST_SPAN));
         self.want = self.want.saturating_mul(2).min(LONGEST_SPAN);
         asked as u16
@@ -131,11 +149,15 @@ impl PadsOut {
         Taken { pieces, bytes: ClearBytes::from_vec(bytes), grade }
     }
 
+    /// Whether the hop key in use serves for another frame.
+    pub fn has_hop_key(&self) -> bool {
+        self.hop_key.as_ref().is_some_and(|(_, key)| key.next().is_some())
+    }
+
     /// The hop key in use and where it is; a fresh one is taken when the last has served. `None`
     /// when the spans have no 32 bytes in one piece.
     pub fn hop_key(&mut self, now: Instant) -> Option<(Piece, &mut HopKey)> {
-        let serves = self.hop_key.as_ref().is_some_and(|(_, key)| key.next().is_some());
-        if !serves {
+        if !self.has_hop_key() {
             // A key is never in two pieces.
             while let Some(span) = self.spans.front().filter(|span| span.left() < 32) {
                 self.through.push(span.used());

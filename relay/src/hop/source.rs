@@ -1,6 +1,8 @@
-//! The relay as a source of keys for an end-to-end pool, in the place of a QKD module.
+//! The relay as a source of keys for an end-to-end pool, in the place of a QKD module. Several batches
+//! are on their way at once; they are given on in the order they were sent.
 
 use std::{
+    collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -14,15 +16,20 @@ use km_core::{
     pool::Pool,
     route::{CipherPolicy, Route},
 };
+use tokio::{sync::Mutex as AsyncMutex, task::JoinHandle};
 
 use super::{
     engine::{Fetched, Relay, Scheme},
     message::{HopFault, MAX_MATERIAL, TransferId},
 };
-use crate::feed::{Feeder, Mode, Stock};
+use crate::feed::{Feeder, Mode, Share, Stock};
 
 /// How often a pool without news is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// Batches of one pool on their way at once.
+pub(crate) const MOST_ON_WAY: usize = 4;
+/// One that was sent longer ago is given up: its destination is about to.
+const FRESH: Duration = Duration::from_secs(20);
 
 /// How a pool is fed by relay.
 #[derive(Clone, Debug)]
@@ -51,33 +58,53 @@ pub(crate) struct RelaySource {
     pool: Arc<Pool>,
     config: RelayConfig,
     feeder: Mutex<Feeder>,
+    /// In the order they were sent, and given on in that order.
+    on_way: AsyncMutex<VecDeque<OnWay>>,
+}
+
+/// A batch on its way.
+struct OnWay {
+    bytes: u64,
+    share: Share,
+    sent: Instant,
+    task: JoinHandle<Result<Fetched, ModuleError>>,
 }
 
 impl RelaySource {
-    pub(crate) fn new(relay: Arc<Relay>, pool: Arc<Pool>, config: RelayConfig) -> Self {
+    pub(crate) fn new(relay: Arc<Relay>, pool: Arc<Pool>, config: RelayConfig) -> Arc<Self> {
         pool.hears_demand();
         let to = pool.config().peer.clone();
         let feeder = Mutex::new(Feeder::new(config.mode.clone()));
-        Self { relay, to, pool, config, feeder }
+        Arc::new(Self { relay, to, pool, config, feeder, on_way: AsyncMutex::default() })
     }
 
-    /// Waits until keys are wanted, and how many bytes.
-    async fn wanted(&self) -> usize {
-        loop {
-            let demanded = self.pool.demanded();
-            let wanted = {
-                let view = self.pool.view();
-                let stored = view.stored_bits / 8;
-                let consumed = (view.ledger.absorbed - view.stored_bits) / 8;
-                let mut feeder = self.feeder();
-                feeder.add(self.pool.take_demand());
-                feeder.wanted(Stock { stored, consumed }, Instant::now(), now_ms())
-            };
-            if wanted > 0 {
-                return wanted.min(MAX_MATERIAL as u64 - TAG_KEYS as u64) as usize + TAG_KEYS;
+    /// Sends batches while keys are wanted, none longer than `most`. They go on when nobody waits
+    /// for them: a connection that ends must not leave pad burned.
+    fn send(self: &Arc<Self>, on_way: &mut VecDeque<OnWay>, most: usize) {
+        while on_way.len() < MOST_ON_WAY {
+            let wanted = self.wanted(on_way.iter().map(|batch| batch.bytes).sum());
+            if wanted == 0 {
+                return;
             }
-            let _ = tokio::time::timeout(LOOK_AGAIN, demanded).await;
+            let bytes = wanted.min((MAX_MATERIAL.min(most) - TAG_KEYS) as u64);
+            let source = self.clone();
+            let task = tokio::spawn(async move { source.fetch(bytes as usize + TAG_KEYS).await });
+            let (share, sent) = (self.feeder().sent(bytes), Instant::now());
+            on_way.push_back(OnWay { bytes, share, sent, task });
         }
+    }
+
+    /// Bytes to send now beside those on their way; 0: none.
+    fn wanted(&self, on_way: u64) -> u64 {
+        let view = self.pool.view();
+        let stored = view.stored_bits / 8 + on_way;
+        if stored >= self.pool.config().max_stored {
+            return 0;
+        }
+        let consumed = (view.ledger.absorbed - view.stored_bits) / 8;
+        let mut feeder = self.feeder();
+        feeder.add(self.pool.take_demand());
+        feeder.wanted(Stock { stored, consumed }, Instant::now(), now_ms())
     }
 
     fn feeder(&self) -> MutexGuard<'_, Feeder> {
@@ -86,41 +113,57 @@ impl RelaySource {
 
     async fn fetch(&self, bytes: usize) -> Result<Fetched, ModuleError> {
         let mut last = ModuleError::Unavailable(format!("no route to {}", self.to));
-        let RelayConfig { route, cipher, .. } = &self.config;
+        let RelayConfig { route, cipher, scheme, .. } = &self.config;
         for route in self.relay.ways(&self.to, route.as_ref(), *cipher) {
-            let (relay, scheme) = (self.relay.clone(), self.config.scheme);
-            let fetching = tokio::spawn(async move { relay.fetch(&route, scheme, bytes).await });
-            match fetching.await {
-                Ok(Ok(fetched)) => return Ok(fetched),
-                Ok(Err(HopFault::NoPad)) => last = ModuleError::Empty,
-                Ok(Err(why)) => last = ModuleError::Unavailable(why.to_string()),
-                Err(_) => last = ModuleError::Unavailable("the relay is stopping".into()),
+            match self.relay.fetch(&route, *scheme, bytes).await {
+                Ok(fetched) => return Ok(fetched),
+                Err(HopFault::NoPad) => last = ModuleError::Empty,
+                Err(why) => last = ModuleError::Unavailable(why.to_string()),
             }
         }
         Err(last)
     }
 }
 
+/// The source as the intake of the pool's link sees it.
+pub(crate) struct RelayModule(pub(crate) Arc<RelaySource>);
+
 #[async_trait]
-impl ModuleSource for RelaySource {
+impl ModuleSource for RelayModule {
     async fn take(&self, bytes: usize) -> Result<Vec<ModuleKey>, ModuleError> {
-        let wanted = self.wanted().await.min(bytes);
-        let fetched = self.fetch(wanted).await;
-        match &fetched {
-            Ok(_) => self.feeder().fed(wanted.saturating_sub(TAG_KEYS) as u64),
-            Err(_) => self.feeder().failed(),
+        let source = &self.0;
+        let mut on_way = source.on_way.lock().await;
+        loop {
+            let demanded = source.pool.demanded();
+            source.send(&mut on_way, bytes);
+            let Some(first) = on_way.front_mut() else {
+                let _ = tokio::time::timeout(LOOK_AGAIN, demanded).await;
+                continue;
+            };
+            let ended = tokio::select! {
+                ended = &mut first.task => ended,
+                _ = tokio::time::timeout(LOOK_AGAIN, demanded) => continue,
+            };
+            let (share, late) = (first.share, first.sent.elapsed() >= FRESH);
+            on_way.pop_front();
+            let stopping = || ModuleError::Unavailable("the relay is stopping".into());
+            let fetched = match ended.map_err(|_| stopping()).flatten() {
+                Ok(_) if late => Err(ModuleError::Unavailable("a batch came too late".into())),
+                fetched => fetched,
+            };
+            let Fetched { transfer, material, provenance } =
+                fetched.inspect_err(|_| source.feeder().failed(share))?;
+            let relayed = Some(provenance);
+            return Ok(vec![ModuleKey { id: transfer.to_string(), bytes: material, relayed }]);
         }
-        let Fetched { transfer, material, provenance } = fetched?;
-        let relayed = Some(provenance);
-        Ok(vec![ModuleKey { id: transfer.to_string(), bytes: material, relayed }])
     }
 
     async fn collect(&self, ids: &[String]) -> Result<Vec<ModuleKey>, ModuleError> {
         let collect = |id: &String| {
-            let name = (self.to.clone(), parse(id)?);
-            let (bytes, provenance) = self.relay.collect(&name)?;
-            if !provenance.path.iter().all(|hop| self.config.cipher.allows(hop.cipher)) {
-                tracing::warn!(from = %self.to, "relayed keys came over a cipher not allowed here");
+            let RelaySource { relay, to, config, .. } = self.0.as_ref();
+            let (bytes, provenance) = relay.collect(&(to.clone(), parse(id)?))?;
+            if !provenance.path.iter().all(|hop| config.cipher.allows(hop.cipher)) {
+                tracing::warn!(from = %to, "relayed keys came over a cipher not allowed here");
                 return None;
             }
             Some(ModuleKey { id: id.clone(), bytes, relayed: Some(provenance) })

@@ -140,14 +140,26 @@ impl Km {
 pub struct Net {
     pub plan: Plan,
     pub kms: Vec<Km>,
-    addresses: Vec<SocketAddr>,
+    pub addresses: Vec<SocketAddr>,
+    through: Through,
     fibres: Vec<Arc<Fibre>>,
     tls: Vec<TlsFiles>,
     _dir: tempfile::TempDir,
 }
 
+/// Where a KM dials in place of another one's address.
+pub type Through = BTreeMap<(usize, usize), SocketAddr>;
+
 impl Net {
     pub async fn start(plan: Plan) -> Self {
+        Self::start_through(plan, |_, _| Through::new()).await
+    }
+
+    /// With somebody in the middle: `place` is told all addresses and certificates.
+    pub async fn start_through(
+        plan: Plan,
+        place: impl FnOnce(&[SocketAddr], &[TlsFiles]) -> Through,
+    ) -> Self {
         let dir = temp_dir();
         let ca = DemoCa::create(dir.path()).unwrap();
         let issue = |name| ca.issue(name, &San::loopback(), Validity::days(1)).unwrap();
@@ -156,9 +168,11 @@ impl Net {
         for _ in &plan.clusters {
             listeners.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
         }
-        let addresses = listeners.iter().map(|l| l.local_addr().unwrap()).collect();
+        let addresses: Vec<_> = listeners.iter().map(|l| l.local_addr().unwrap()).collect();
+        let through = place(&addresses, &tls);
         let fibres = plan.links.iter().map(|_| Arc::default()).collect();
-        let mut net = Self { plan, kms: Vec::new(), addresses, fibres, tls, _dir: dir };
+        let kms = Vec::new();
+        let mut net = Self { plan, kms, addresses, through, fibres, tls, _dir: dir };
         for (at, listener) in listeners.into_iter().enumerate() {
             let km = net.open(at, Machine::new(), listener).await;
             net.kms.push(km);
@@ -249,9 +263,10 @@ impl Net {
             let (cipher, scheme) = (CipherPolicy::default(), self.plan.scheme);
             RelayConfig { route, cipher, scheme, mode: self.plan.mode.clone() }
         });
+        let dialled = self.through.get(&(at, far)).unwrap_or(&self.addresses[far]);
         PeerConfig {
             cluster: name(far),
-            address: Some(format!("localhost:{}", self.addresses[far].port())),
+            address: Some(format!("localhost:{}", dialled.port())),
             identity: format!("cn:{}", self.plan.clusters[far]).parse().unwrap(),
             qkd_link: fibre.map(|i| LinkId::parse(&format!("link-{i}")).unwrap()),
             relay,

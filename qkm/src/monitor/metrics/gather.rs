@@ -27,6 +27,7 @@ pub(super) fn all(inside: &Inside) -> Vec<Metric> {
     metrics.extend(custodies(inside));
     metrics.extend(pools(inside));
     metrics.extend(links(inside));
+    metrics.extend(relay(inside));
     metrics.extend(modules(inside));
     metrics.extend(listeners(inside));
     metrics.extend(etsi014(inside));
@@ -270,6 +271,25 @@ fn links(inside: &Inside) -> Vec<Metric> {
         counter("qkm_link_blocks_agreed", "Blocks both ends proved equal.", |l| l.agreed),
         counter("qkm_link_blocks_mismatched", "Blocks that differed.", |l| l.mismatched),
         counter("qkm_link_blocks_given_up", "Blocks given up otherwise.", |l| l.given_up),
+        counter("qkm_link_tampered", "Signs of somebody in the middle.", |l| l.tampered),
+        counter("qkm_relay_batches_sent", "Batches of relayed keys sent on.", |l| l.hops_sent),
+        counter("qkm_relay_sent_bytes", "Key bytes in them.", |l| l.hop_bytes_sent),
+        counter("qkm_relay_batches_opened", "Batches that came and opened.", |l| l.hops_opened),
+        counter("qkm_relay_opened_bytes", "Key bytes in them.", |l| l.hop_bytes_opened),
+        counter("qkm_relay_batches_refused", "Batches that did not open.", |l| l.hops_refused),
+    ]
+}
+
+fn relay(inside: &Inside) -> Vec<Metric> {
+    let Some(view) = inside.links.relay() else { return Vec::new() };
+    let gauge =
+        |name, help, value: usize| Metric::gauge(name, help, vec![(Vec::new(), value as f64)]);
+    let counter = |name, help, value| Metric::counter(name, help, vec![(Vec::new(), value)]);
+    vec![
+        gauge("qkm_relay_batches_passing", "Batches of others passing through.", view.passing),
+        gauge("qkm_relay_batches_arrived", "Batches to be agreed on here.", view.arrived),
+        counter("qkm_relay_batches_fetched", "Own batches that arrived.", view.fetched),
+        counter("qkm_relay_batches_lost", "Own batches that were lost.", view.lost),
     ]
 }
 

@@ -1,0 +1,146 @@
+//! ML-KEM: known answers of NIST (FIPS 203), and the library this program uses against RustCrypto's.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use aws_lc_rs::kem::{Ciphertext, DecapsulationKey, ML_KEM_768, ML_KEM_1024};
+use common::{SoftHsm, random};
+use km_core::{material::ClearBytes, usage::kem::KemSet, vault::Vault};
+use ml_kem::{
+    B32, Key, MlKem768, MlKem1024, Seed,
+    kem::{Decapsulate, KeyExport},
+};
+
+fn unhex(text: &str) -> Vec<u8> {
+    (0..text.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
+        .collect()
+}
+
+/// A line of `vectors/ml-kem.txt`.
+struct Vector {
+    set: KemSet,
+    function: &'static str,
+    values: BTreeMap<&'static str, Vec<u8>>,
+}
+
+impl Vector {
+    fn all() -> Vec<Self> {
+        let lines = include_str!("vectors/ml-kem.txt").lines();
+        let parse = |line: &'static str| {
+            let mut words = line.split(' ');
+            let set = match words.next().unwrap() {
+                "ML-KEM-768" => KemSet::MlKem768,
+                "ML-KEM-1024" => KemSet::MlKem1024,
+                other => panic!("{other}"),
+            };
+            let function = words.next().unwrap();
+            let value = |word: &'static str| {
+                let (name, hex) = word.split_once('=').unwrap();
+                (name, unhex(hex))
+            };
+            Self { set, function, values: words.map(value).collect() }
+        };
+        lines.filter(|line| !line.starts_with('#')).map(parse).collect()
+    }
+}
+
+/// RustCrypto's ML-KEM by one set, as the functions the tests need.
+macro_rules! theirs {
+    ($name:ident, $set:ty) => {
+        mod $name {
+            use super::*;
+
+            type Private = ml_kem::DecapsulationKey<$set>;
+            type Public = ml_kem::EncapsulationKey<$set>;
+
+            #[allow(deprecated, reason = "the known answers are in this form")]
+            pub(super) fn decapsulate_expanded(key: &[u8], ciphertext: &[u8]) -> Vec<u8> {
+                let key = Private::from_expanded(&key.try_into().unwrap()).unwrap();
+                key.decapsulate(&ciphertext.try_into().unwrap()).to_vec()
+            }
+
+            pub(super) fn decapsulate(seed: &[u8], ciphertext: &[u8]) -> Vec<u8> {
+                let key = Private::from_seed(Seed::try_from(seed).unwrap());
+                key.decapsulate(&ciphertext.try_into().unwrap()).to_vec()
+            }
+
+            pub(super) fn public(seed: &[u8]) -> Vec<u8> {
+                let key = Private::from_seed(Seed::try_from(seed).unwrap());
+                key.encapsulation_key().to_bytes().to_vec()
+            }
+
+            pub(super) fn encapsulate(public: &[u8], m: &[u8]) -> (Vec<u8>, Vec<u8>) {
+                let key = Key::<Public>::try_from(public).unwrap();
+                let key = Public::new(&key).unwrap();
+                let (ciphertext, secret) =
+                    key.encapsulate_deterministic(&B32::try_from(m).unwrap());
+                (ciphertext.to_vec(), secret.to_vec())
+            }
+        }
+    };
+}
+
+theirs!(theirs768, MlKem768);
+theirs!(theirs1024, MlKem1024);
+
+#[test]
+fn both_libraries_give_the_known_answers_of_nist() {
+    let vectors = Vector::all();
+    assert_eq!(vectors.len(), 4);
+    for Vector { set, function, values } in vectors {
+        let (algorithm, decapsulate, encapsulate): (
+            _,
+            fn(&[u8], &[u8]) -> _,
+            fn(&[u8], &[u8]) -> _,
+        ) = match set {
+            KemSet::MlKem768 => {
+                (&ML_KEM_768, theirs768::decapsulate_expanded, theirs768::encapsulate)
+            }
+            KemSet::MlKem1024 => {
+                (&ML_KEM_1024, theirs1024::decapsulate_expanded, theirs1024::encapsulate)
+            }
+        };
+        let (dk, c, k) = (&values["dk"], &values["c"], &values["k"]);
+        assert_eq!(c.len(), set.ciphertext_bytes());
+        let key = DecapsulationKey::new(algorithm, dk).unwrap();
+        let ours = key.decapsulate(Ciphertext::from(c.as_slice())).unwrap();
+        assert_eq!(ours.as_ref(), k, "{set:?} {function}");
+        assert_eq!(&decapsulate(dk, c), k, "{set:?} {function}");
+        if function == "encapsulation" {
+            assert_eq!(values["ek"].len(), set.public_bytes());
+            assert_eq!(encapsulate(&values["ek"], &values["m"]), (c.clone(), k.clone()));
+        }
+    }
+}
+
+/// And the other way round.
+#[tokio::test]
+async fn what_one_library_makes_the_other_opens() {
+    let vault = Vault::new(SoftHsm::new());
+    let bytes = |secret: &ClearBytes| secret.expose(<[u8]>::to_vec);
+    for round in 0..20 {
+        for set in [KemSet::MlKem768, KemSet::MlKem1024] {
+            let (seed, m) = (random(64), random(32));
+            let (public, decapsulate): (_, fn(&[u8], &[u8]) -> Vec<u8>) = match set {
+                KemSet::MlKem768 => (theirs768::public(&seed), theirs768::decapsulate),
+                KemSet::MlKem1024 => (theirs1024::public(&seed), theirs1024::decapsulate),
+            };
+            let (mut ciphertext, secret) = vault.kem_encapsulate(set, &public).await.unwrap();
+            assert_eq!(decapsulate(&seed, &ciphertext), bytes(&secret));
+            ciphertext[round] ^= 1;
+            assert_ne!(decapsulate(&seed, &ciphertext), bytes(&secret));
+
+            let pair = vault.kem_key_pair(set).await.unwrap();
+            let (ciphertext, secret) = match set {
+                KemSet::MlKem768 => theirs768::encapsulate(&pair.public, &m),
+                KemSet::MlKem1024 => theirs1024::encapsulate(&pair.public, &m),
+            };
+            assert_eq!(bytes(&vault.kem_decapsulate(&pair, &ciphertext).await.unwrap()), secret);
+        }
+    }
+}
