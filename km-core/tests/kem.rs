@@ -88,32 +88,53 @@ macro_rules! theirs {
 theirs!(theirs768, MlKem768);
 theirs!(theirs1024, MlKem1024);
 
+/// A ciphertext and its secret.
+type Sealed = (Vec<u8>, Vec<u8>);
+
+/// The functions of one set.
+struct Theirs {
+    public: fn(&[u8]) -> Vec<u8>,
+    encapsulate: fn(&[u8], &[u8]) -> Sealed,
+    decapsulate: fn(&[u8], &[u8]) -> Vec<u8>,
+    decapsulate_expanded: fn(&[u8], &[u8]) -> Vec<u8>,
+}
+
+fn theirs(set: KemSet) -> Theirs {
+    match set {
+        KemSet::MlKem768 => Theirs {
+            public: theirs768::public,
+            encapsulate: theirs768::encapsulate,
+            decapsulate: theirs768::decapsulate,
+            decapsulate_expanded: theirs768::decapsulate_expanded,
+        },
+        KemSet::MlKem1024 => Theirs {
+            public: theirs1024::public,
+            encapsulate: theirs1024::encapsulate,
+            decapsulate: theirs1024::decapsulate,
+            decapsulate_expanded: theirs1024::decapsulate_expanded,
+        },
+    }
+}
+
 #[test]
 fn both_libraries_give_the_known_answers_of_nist() {
     let vectors = Vector::all();
     assert_eq!(vectors.len(), 4);
     for Vector { set, function, values } in vectors {
-        let (algorithm, decapsulate, encapsulate): (
-            _,
-            fn(&[u8], &[u8]) -> _,
-            fn(&[u8], &[u8]) -> _,
-        ) = match set {
-            KemSet::MlKem768 => {
-                (&ML_KEM_768, theirs768::decapsulate_expanded, theirs768::encapsulate)
-            }
-            KemSet::MlKem1024 => {
-                (&ML_KEM_1024, theirs1024::decapsulate_expanded, theirs1024::encapsulate)
-            }
+        let algorithm = match set {
+            KemSet::MlKem768 => &ML_KEM_768,
+            KemSet::MlKem1024 => &ML_KEM_1024,
         };
         let (dk, c, k) = (&values["dk"], &values["c"], &values["k"]);
         assert_eq!(c.len(), set.ciphertext_bytes());
         let key = DecapsulationKey::new(algorithm, dk).unwrap();
         let ours = key.decapsulate(Ciphertext::from(c.as_slice())).unwrap();
         assert_eq!(ours.as_ref(), k, "{set:?} {function}");
-        assert_eq!(&decapsulate(dk, c), k, "{set:?} {function}");
+        assert_eq!(&(theirs(set).decapsulate_expanded)(dk, c), k, "{set:?} {function}");
         if function == "encapsulation" {
-            assert_eq!(values["ek"].len(), set.public_bytes());
-            assert_eq!(encapsulate(&values["ek"], &values["m"]), (c.clone(), k.clone()));
+            let (ek, m) = (&values["ek"], &values["m"]);
+            assert_eq!(ek.len(), set.public_bytes());
+            assert_eq!((theirs(set).encapsulate)(ek, m), (c.clone(), k.clone()));
         }
     }
 }
@@ -125,21 +146,15 @@ async fn what_one_library_makes_the_other_opens() {
     let bytes = |secret: &ClearBytes| secret.expose(<[u8]>::to_vec);
     for round in 0..20 {
         for set in [KemSet::MlKem768, KemSet::MlKem1024] {
-            let (seed, m) = (random(64), random(32));
-            let (public, decapsulate): (_, fn(&[u8], &[u8]) -> Vec<u8>) = match set {
-                KemSet::MlKem768 => (theirs768::public(&seed), theirs768::decapsulate),
-                KemSet::MlKem1024 => (theirs1024::public(&seed), theirs1024::decapsulate),
-            };
+            let (theirs, seed, m) = (theirs(set), random(64), random(32));
+            let public = (theirs.public)(&seed);
             let (mut ciphertext, secret) = vault.kem_encapsulate(set, &public).await.unwrap();
-            assert_eq!(decapsulate(&seed, &ciphertext), bytes(&secret));
+            assert_eq!((theirs.decapsulate)(&seed, &ciphertext), bytes(&secret));
             ciphertext[round] ^= 1;
-            assert_ne!(decapsulate(&seed, &ciphertext), bytes(&secret));
+            assert_ne!((theirs.decapsulate)(&seed, &ciphertext), bytes(&secret));
 
             let pair = vault.kem_key_pair(set).await.unwrap();
-            let (ciphertext, secret) = match set {
-                KemSet::MlKem768 => theirs768::encapsulate(&pair.public, &m),
-                KemSet::MlKem1024 => theirs1024::encapsulate(&pair.public, &m),
-            };
+            let (ciphertext, secret) = (theirs.encapsulate)(&pair.public, &m);
             assert_eq!(bytes(&vault.kem_decapsulate(&pair, &ciphertext).await.unwrap()), secret);
         }
     }
