@@ -2,8 +2,9 @@
 
 use std::str::FromStr;
 
-use der::{Decode, asn1::Ia5String};
+use der::{Decode, Document, asn1::Ia5String};
 use x509_cert::{
+    Certificate,
     ext::{
         Extension,
         pkix::{SubjectAltName, name::GeneralName},
@@ -54,7 +55,7 @@ pub struct Leaf {
 
 impl Leaf {
     /// For `key` (SubjectPublicKeyInfo, or PKCS #1 for RSA, in DER) under the name `subject`, as in
-    /// `CN=gate,O=Example`.
+    /// `CN=gate,O=Example`; it may be empty.
     ///
     /// # Errors
     /// [`BadRequest::Form`] when the key cannot be read, [`BadRequest::Name`].
@@ -98,6 +99,42 @@ impl Leaf {
         Ok(Self { subject: info.subject, key: info.public_key, names, uses })
     }
 
+    /// As the PKCS #10 request in PEM says; see [`Leaf::of_request`].
+    ///
+    /// # Errors
+    /// As [`Leaf::of_request`].
+    pub fn of_pem_request(pem: &[u8], uses: Uses) -> Result<Self, BadRequest> {
+        let unreadable = BadRequest::Form("the certificate request is no PKCS #10 in PEM");
+        if pem.len() > LONGEST {
+            return Err(BadRequest::Form("the certificate request has more than 64 KiB"));
+        }
+        let text = std::str::from_utf8(pem).map_err(|_| unreadable.clone())?;
+        let (label, document) = Document::from_pem(text).map_err(|_| unreadable.clone())?;
+        match label {
+            "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST" => {
+                Self::of_request(document.as_bytes(), uses)
+            }
+            _ => Err(unreadable),
+        }
+    }
+
+    /// As the certificate `der` says: its subject, key and alternative names.
+    ///
+    /// # Errors
+    /// [`BadRequest::Form`] when it cannot be read.
+    pub fn of_certificate(der: &[u8], uses: Uses) -> Result<Self, BadRequest> {
+        let unreadable = BadRequest::Form("the certificate is no X.509 in DER");
+        if der.len() > LONGEST {
+            return Err(unreadable);
+        }
+        let certificate = Certificate::from_der(der).map_err(|_| unreadable.clone())?;
+        let tbs = certificate.tbs_certificate();
+        let names = tbs.get_extension::<SubjectAltName>().map_err(|_| unreadable)?;
+        let names = names.map_or_else(Vec::new, |(_, names)| names.0);
+        let (subject, key) = (tbs.subject().clone(), tbs.subject_public_key_info().clone());
+        Ok(Self { subject, key, names, uses })
+    }
+
     /// Adds the host name `dns`.
     ///
     /// # Errors
@@ -134,6 +171,20 @@ impl Leaf {
         Ok(Self { subject: name(subject)?, ..self })
     }
 
+    /// With the subject `der`, a distinguished name as X.509 has it.
+    ///
+    /// # Errors
+    /// [`BadRequest::Name`].
+    pub fn subject_der(self, der: &[u8]) -> Result<Self, BadRequest> {
+        let bad = |_| BadRequest::Name("the distinguished name of the request".to_owned());
+        Ok(Self { subject: Name::from_der(der).map_err(bad)?, ..self })
+    }
+
+    /// Whether it has the key of `other`.
+    pub fn has_key_of(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
+
     /// The subject, as text.
     pub fn subject_text(&self) -> String {
         self.subject.to_string()
@@ -156,6 +207,9 @@ impl Leaf {
 /// Reads a distinguished name as people write it (RFC 4514).
 pub(crate) fn name(text: &str) -> Result<Name, BadRequest> {
     let bad = || BadRequest::Name(text.chars().take(128).collect());
+    if text.is_empty() {
+        return Ok(Name::default());
+    }
     if text.len() > 1024 {
         return Err(bad());
     }

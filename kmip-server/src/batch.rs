@@ -213,7 +213,7 @@ async fn do_item(cx: &mut Context<'_>, item: RequestItem) -> Result<Answer, OpEr
     if item.extension.is_some_and(|extension| extension.critical) {
         return Err(OpError::Extension);
     }
-    if !op::query::OPERATIONS.contains(&item.code) {
+    if !op::query::operations(cx.server).any(|had| had == item.code) {
         return Err(OpError::Operation);
     }
     if !cx.caller.may(item.code) {
@@ -258,6 +258,10 @@ async fn dispatch(cx: &mut Context<'_>, operation: Operation) -> Result<Answer, 
         Operation::Archive(r) => op::archive::archive(cx, r).await?.into(),
         Operation::Recover(r) => op::recover::recover(cx, r).await?.into(),
         Operation::ReKey(r) => op::rekey::rekey(cx, r).await?.into(),
+        Operation::ReKeyKeyPair(r) => op::rekey_key_pair::rekey_key_pair(cx, r).await?.into(),
+        Operation::Certify(r) => op::certify::certify(cx, r).await?.into(),
+        Operation::ReCertify(r) => op::recertify::recertify(cx, r).await?.into(),
+        Operation::Validate(r) => op::validate::validate(cx, r).await?.into(),
         Operation::Import(r) => op::import::import(cx, r).await?.into(),
         Operation::Export(r) => op::export::export(cx, r).await?.into(),
         Operation::Interop(r) => op::interop::interop(cx, r).await?.into(),
@@ -281,7 +285,16 @@ async fn dispatch(cx: &mut Context<'_>, operation: Operation) -> Result<Answer, 
         Operation::RngSeed(r) => op::rng_seed::rng_seed(cx, r).await?.into(),
         Operation::CreateKeyPair(r) => op::create_key_pair::create_key_pair(cx, r).await?.into(),
         Operation::DeriveKey(r) => op::derive_key::derive_key(cx, r).await?.into(),
-        Operation::Raw(_) => return Err(OpError::Operation),
+        Operation::Poll(_)
+        | Operation::Cancel(_)
+        | Operation::Process(_)
+        | Operation::QueryAsynchronousRequests(_)
+        | Operation::Login(_)
+        | Operation::Logout(_)
+        | Operation::DelegatedLogin(_)
+        | Operation::SetDefaults(_)
+        | Operation::Pkcs11(_)
+        | Operation::Raw(_) => return Err(OpError::Operation),
     })
 }
 

@@ -3,8 +3,9 @@
 
 use kmip::{
     attribute::{
-        Attribute, Attributes, CertificateIdentifier, CertificateIssuer, CertificateSubject,
-        X509CertificateIdentifier, X509CertificateIssuer, X509CertificateSubject,
+        Attribute, AttributeKind, Attributes, CertificateIdentifier, CertificateIssuer,
+        CertificateSubject, X509CertificateIdentifier, X509CertificateIssuer,
+        X509CertificateSubject,
     },
     enums::{CryptographicAlgorithm, DigitalSignatureAlgorithm},
 };
@@ -88,6 +89,60 @@ pub(crate) fn attributes(der: &[u8], meta: &mut Meta) -> Vec<Attribute> {
     list.extend(parts(subject, |(_, subject, _)| subject));
     list.extend(parts(issuer, |(_, _, issuer)| issuer));
     list
+}
+
+/// The subject that attributes ask for part by part, as people write it; empty when none does.
+pub(crate) fn subject_parts(attributes: &Attributes) -> String {
+    const NAMES: [(AttributeKind, &str); 11] = [
+        (AttributeKind::CertificateSubjectCn, "CN"),
+        (AttributeKind::CertificateSubjectO, "O"),
+        (AttributeKind::CertificateSubjectOu, "OU"),
+        (AttributeKind::CertificateSubjectEmail, "emailAddress"),
+        (AttributeKind::CertificateSubjectC, "C"),
+        (AttributeKind::CertificateSubjectSt, "ST"),
+        (AttributeKind::CertificateSubjectL, "L"),
+        (AttributeKind::CertificateSubjectUid, "UID"),
+        (AttributeKind::CertificateSubjectSerialNumber, "serialNumber"),
+        (AttributeKind::CertificateSubjectTitle, "title"),
+        (AttributeKind::CertificateSubjectDc, "DC"),
+    ];
+    let part = |attribute: &Attribute| {
+        let kind = attribute.kind()?;
+        let (_, name) = NAMES.iter().find(|(known, _)| *known == kind)?;
+        Some(format!("{name}={}", escaped(text_of(attribute)?)))
+    };
+    attributes.iter().filter_map(part).collect::<Vec<_>>().join(",")
+}
+
+fn text_of(attribute: &Attribute) -> Option<&str> {
+    use Attribute as A;
+    match attribute {
+        A::CertificateSubjectCn(text)
+        | A::CertificateSubjectO(text)
+        | A::CertificateSubjectOu(text)
+        | A::CertificateSubjectEmail(text)
+        | A::CertificateSubjectC(text)
+        | A::CertificateSubjectSt(text)
+        | A::CertificateSubjectL(text)
+        | A::CertificateSubjectUid(text)
+        | A::CertificateSubjectSerialNumber(text)
+        | A::CertificateSubjectTitle(text)
+        | A::CertificateSubjectDc(text) => Some(text),
+        _ => None,
+    }
+}
+
+/// A value in the text of a distinguished name (RFC 4514).
+fn escaped(value: &str) -> String {
+    let mut text = String::with_capacity(value.len());
+    for (at, c) in value.char_indices() {
+        let at_end = at == 0 || at + c.len_utf8() == value.len();
+        if "\"+,;<>\\=".contains(c) || (at_end && (c == ' ' || c == '#')) {
+            text.push('\\');
+        }
+        text.push(c);
+    }
+    text
 }
 
 /// Adds what a certificate says to what the client said about it; the certificate is right.

@@ -27,6 +27,8 @@ pub(crate) struct Context<'a> {
     made: Vec<(OperationCode, Vec<String>)>,
     /// The public key of the last pair; its private key is in `made`.
     pub(crate) public_of_pair: Option<String>,
+    /// The same of the last pair that took the place of another.
+    pub(crate) public_of_rekeyed: Option<String>,
 }
 
 impl<'a> Context<'a> {
@@ -50,11 +52,17 @@ impl<'a> Context<'a> {
             looked_at: 0,
             made: Vec::new(),
             public_of_pair: None,
+            public_of_rekeyed: None,
         }
     }
 
     pub(crate) fn objects(&self) -> &'a Objects {
         self.objects
+    }
+
+    /// Whether changes wait to be published with the batch.
+    pub(crate) fn is_staged(&self) -> bool {
+        self.is_staged
     }
 
     /// Keeps names held for as long as they must be: to the end of a batch that may be undone, else
@@ -96,6 +104,9 @@ impl<'a> Context<'a> {
             Some(UniqueIdentifier::Reference(UniqueIdentifierCode::CreateKeyPairPublicKey)) => {
                 self.public_of_pair.clone()
             }
+            Some(UniqueIdentifier::Reference(UniqueIdentifierCode::ReKeyKeyPairPublicKey)) => {
+                self.public_of_rekeyed.clone()
+            }
             Some(UniqueIdentifier::Reference(code)) => self.made_by(code).and_then(only),
         };
         found.ok_or(OpError::NoPlaceholder)
@@ -112,6 +123,9 @@ impl<'a> Context<'a> {
             UniqueIdentifierCode::Locate => OperationCode::Locate,
             UniqueIdentifierCode::DeriveKey => OperationCode::DeriveKey,
             UniqueIdentifierCode::CreateKeyPairPrivateKey => OperationCode::CreateKeyPair,
+            UniqueIdentifierCode::Certify => OperationCode::Certify,
+            UniqueIdentifierCode::ReCertify => OperationCode::ReCertify,
+            UniqueIdentifierCode::ReKeyKeyPairPrivateKey => OperationCode::ReKeyKeyPair,
             _ => return None,
         };
         let found = self.made.iter().rev().find(|(made, _)| *made == operation);

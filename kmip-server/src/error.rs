@@ -90,6 +90,8 @@ pub(crate) enum OpError {
     Check(ResultReason, String),
     #[error("{0}")]
     BadParameters(String),
+    #[error("{0}")]
+    CertificateRequest(String),
     #[error("a tag of {0} bytes is not made; it has 12 to 16 (CCM: 8, 12 or 16)")]
     TagLength(i32),
     #[error("{0}")]
@@ -164,6 +166,7 @@ impl OpError {
             Self::BadParameters(_) => {
                 or(ResultReason::BadCryptographicParameters, ResultReason::InvalidField)
             }
+            Self::CertificateRequest(_) => or(ResultReason::InvalidCsr, ResultReason::InvalidField),
             Self::CannotUse(_) => ResultReason::UnsupportedCryptographicParameters,
             // The words of the OASIS cases in every version.
             Self::TagLength(_) => ResultReason::GeneralFailure,

@@ -6,14 +6,14 @@
 //! | `connection` | the socket loop: frames in, answers out, deadlines |
 //! | `web` | the same over HTTPS, in TTLV, JSON or XML |
 //! | `batch` | one frame to one answer; the `match` over operations |
-//! | `undo` | batches that are done as a whole or not at all |
+//! | `undo`, `unit` | batches, and single operations on several objects, done as a whole or not at all |
 //! | `caller`, `login` | who asks; without it there is no way to a request's items |
 //! | `policy`, `pace` | what an application may do, and how fast |
 //! | `op` | one file per operation |
 //! | `find` | an identifier to an object, also when it is a pool key not collected yet |
 //! | `qkd` | pool keys that become managed objects |
 //! | `meta`, `wanted`, `shown`, `terms` | attributes: as stored, asked for, answered, searched |
-//! | `certificate` | what certificates say about themselves |
+//! | `certificate`, `certifier` | what certificates say about themselves; who issues them to whom |
 //! | `material` | objects to clear bytes and back |
 //! | `formats` | key material from one Key Format Type to another |
 //! | `wrap` | keys wrapped by other keys |
@@ -31,6 +31,7 @@
 mod batch;
 mod caller;
 mod certificate;
+mod certifier;
 mod change;
 mod cipher;
 mod connection;
@@ -55,6 +56,7 @@ mod streams;
 mod template;
 mod terms;
 mod undo;
+mod unit;
 mod usage;
 mod usage_limits;
 mod wanted;
@@ -63,7 +65,7 @@ mod wrap;
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -73,6 +75,7 @@ use km_core::{clock::now_ms, ids::SaeId, objects::Objects, supply::Supply};
 use transport::{Directory, PeerIdentity, ServerStream, Shutdown};
 
 use caller::{Caller, Callers, Client};
+pub use certifier::Certifier;
 use cipher::Nonces;
 use locks::Locks;
 use login::Guard;
@@ -164,6 +167,7 @@ pub struct Server {
     locks: Locks,
     nonces: Nonces,
     streams: Streams,
+    certifier: OnceLock<Certifier>,
     counters: Counters,
     /// Milliseconds since 1970.
     started: u64,
@@ -193,6 +197,7 @@ impl Server {
             locks,
             nonces,
             streams,
+            certifier: OnceLock::new(),
             counters,
             started: now_ms(),
             correlated: AtomicU64::new(0),
@@ -202,6 +207,17 @@ impl Server {
     /// What names a request in this server's log.
     fn correlation(&self) -> String {
         format!("{:x}-{:x}", self.started, self.correlated.fetch_add(1, Relaxed))
+    }
+
+    /// From now on the server has Certify and Re-certify; once.
+    pub fn certify_with(&self, certifier: Certifier) {
+        if self.certifier.set(certifier).is_err() {
+            tracing::warn!("the server has an authority already, and keeps it");
+        }
+    }
+
+    fn certifier(&self) -> Option<&Certifier> {
+        self.certifier.get()
     }
 
     /// Counts since start.

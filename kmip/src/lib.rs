@@ -76,4 +76,4 @@ mod wire;
 pub use message::{DecodeError, RequestMessage, ResponseMessage, ResponseWriter};
 pub use op::{Answer, Operation};
 pub use version::{ProtocolVersion, Version};
-pub use wire::{BigInteger, DateTime, Field, Interval, SecretBytes, SecretText};
+pub use wire::{BigInteger, DateTime, DateTimeExtended, Field, Interval, SecretBytes, SecretText};

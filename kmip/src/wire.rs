@@ -51,6 +51,8 @@ simple_field! {
     String: |i| i.text().map(str::to_owned), |w, t, v| w.text(t, v);
     Vec<u8>: |i| i.bytes().map(<[u8]>::to_vec), |w, t, v| w.bytes(t, v);
     DateTime: |i| i.date_time().map(DateTime), |w, t, v| w.date_time(t, v.0);
+    DateTimeExtended: |i| i.date_time_extended().map(DateTimeExtended),
+        |w, t, v| w.date_time_extended(t, v.0);
     Interval: |i| i.interval().map(Interval), |w, t, v| w.interval(t, v.0);
     BigInteger: |i| i.big_integer().map(|b| BigInteger(b.to_vec())),
         |w, t, v| w.big_integer(t, &v.0);
@@ -64,6 +66,10 @@ simple_field! {
 /// Seconds since 1970-01-01 UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DateTime(pub i64);
+
+/// Microseconds since 1970-01-01 UTC (2.0).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DateTimeExtended(pub i64);
 
 /// A length of time in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -53,8 +53,8 @@ pub(crate) async fn create_key_pair(
         return Err(OpError::invalid(AttributeKind::CryptographicLength, text));
     }
     let _held = super::hold_names(cx, &[&private, &public]).await?;
-    let plan = Plan { algorithm, length, kind, private, public };
-    let (private_id, public_id) = plan.carry_out(cx).await?;
+    let plan = Plan { algorithm, length, kind, private, public, only_inside: false };
+    let (private_id, public_id) = plan.carry_out(cx, cx.objects()).await?;
     cx.remember(OperationCode::CreateKeyPair, vec![private_id.clone()]);
     cx.public_of_pair = Some(public_id.clone());
     Ok(Response { private_id, public_id, ..Response::default() })
@@ -62,6 +62,14 @@ pub(crate) async fn create_key_pair(
 
 /// What is wanted of one key: its own attributes, and the common ones it does not say itself.
 fn read(common: &Attributes, own: Attributes, kind: ObjectType) -> Result<Wanted, OpError> {
+    let wanted = Wanted::read(merged(common, own), kind)?;
+    qkd::refuse_claims(&wanted)?;
+    wanted.usage_mask.ok_or(OpError::Missing("Cryptographic Usage Mask is missing"))?;
+    Ok(wanted)
+}
+
+/// The attributes of one key of a pair: its own, and the common ones it does not say itself.
+pub(super) fn merged(common: &Attributes, own: Attributes) -> Attributes {
     let mut all = own.clone();
     for instance in &common.list {
         let single = instance.attribute.kind().filter(|kind| !kind.is_multiple());
@@ -69,10 +77,7 @@ fn read(common: &Attributes, own: Attributes, kind: ObjectType) -> Result<Wanted
             all.list.push(instance.clone());
         }
     }
-    let wanted = Wanted::read(all, kind)?;
-    qkd::refuse_claims(&wanted)?;
-    wanted.usage_mask.ok_or(OpError::Missing("Cryptographic Usage Mask is missing"))?;
-    Ok(wanted)
+    all
 }
 
 /// Both keys of a pair say the same, or one of them does.
@@ -138,12 +143,15 @@ fn in_form(
 /// The form private keys are made in.
 const MADE: KeyFormatType = KeyFormatType::Pkcs8;
 
-struct Plan {
-    algorithm: Algorithm,
-    length: Option<i32>,
-    kind: KeyKind,
-    private: Wanted,
-    public: Wanted,
+/// A pair that is to be made.
+pub(super) struct Plan {
+    pub(super) algorithm: Algorithm,
+    pub(super) length: Option<i32>,
+    pub(super) kind: KeyKind,
+    pub(super) private: Wanted,
+    pub(super) public: Wanted,
+    /// Not outside the token, come what may.
+    pub(super) only_inside: bool,
 }
 
 /// The two keys as they were made.
@@ -155,15 +163,20 @@ struct Made {
 }
 
 impl Plan {
-    async fn carry_out(&self, cx: &Context<'_>) -> Result<(String, String), OpError> {
+    /// Makes the pair in `objects`: its private and its public key.
+    pub(super) async fn carry_out(
+        &self,
+        cx: &Context<'_>,
+        objects: &Objects,
+    ) -> Result<(String, String), OpError> {
         let (private_id, public_id) = (Objects::fresh_uid(), Objects::fresh_uid());
-        let made = self.make(cx, &private_id).await?;
+        let made = self.make(cx, objects, &private_id).await?;
         let is = self.usual_public();
         let asked = self.public.format.unwrap_or(is);
         let clear = ClearBytes::from_vec(made.public);
         let (clear, public_meta) = in_form(clear, ObjectType::PublicKey, is, asked, cx.now)?;
         let private_meta = made.private_meta;
-        let public = cx.objects().seal(&public_id, cx.caller.tenant(), &clear).await?;
+        let public = objects.seal(&public_id, cx.caller.tenant(), &clear).await?;
         let new = |mut meta: Meta, wanted: &Wanted, id: &str, other: &str, kind| {
             meta.set_algorithm(self.algorithm);
             meta.length = self.length;
@@ -178,17 +191,18 @@ impl Plan {
         let private_new = new(private_meta, &self.private, &private_id, &public_id, to_public);
         let public_new = new(public_meta, &self.public, &public_id, &private_id, to_private);
         let both = vec![(private_new, made.private), (public_new, public)];
-        cx.objects().create_sealed(both).await?;
+        objects.create_sealed(both).await?;
         Ok((private_id, public_id))
     }
 
-    async fn make(&self, cx: &Context<'_>, id: &str) -> Result<Made, OpError> {
+    async fn make(&self, cx: &Context<'_>, objects: &Objects, id: &str) -> Result<Made, OpError> {
         let owner = cx.caller.tenant().as_str();
         let bits = self.length.and_then(|bits| u32::try_from(bits).ok()).unwrap_or(0);
-        let inside = self.private.is_secret()
-            || (cx.objects().is_token_only() && !self.private.is_to_leave());
+        let inside = self.only_inside
+            || self.private.is_secret()
+            || (objects.is_token_only() && !self.private.is_to_leave());
         if inside && matches!(self.private.format, None | Some(MADE)) {
-            match cx.objects().make_in_token(id, owner, self.kind, bits).await {
+            match objects.make_in_token(id, owner, self.kind, bits).await {
                 Ok(made) => {
                     let public = made.public.ok_or_else(|| {
                         OpError::Internal("the token made a pair without a public key".to_owned())
@@ -199,15 +213,15 @@ impl Plan {
                     let (private, origin) = (made.sealed, Origin::HsmRng);
                     return Ok(Made { private, private_meta, public, origin });
                 }
-                Err(ObjectError::Hsm(HsmError::Unsupported(_))) => {}
+                Err(ObjectError::Hsm(HsmError::Unsupported(_))) if !self.only_inside => {}
                 Err(error) => return Err(usage::used(error)),
             }
         }
-        let pair = cx.objects().make_in_process(self.kind, bits).await.map_err(usage::used)?;
+        let pair = objects.make_in_process(self.kind, bits).await.map_err(usage::used)?;
         let asked = self.private.format.unwrap_or(self.usual_private());
         let kind = ObjectType::PrivateKey;
         let (clear, private_meta) = in_form(pair.private, kind, MADE, asked, cx.now)?;
-        let private = cx.objects().seal(id, cx.caller.tenant(), &clear).await?;
+        let private = objects.seal(id, cx.caller.tenant(), &clear).await?;
         Ok(Made { private, private_meta, public: pair.public, origin: Origin::Library })
     }
 

@@ -4,6 +4,7 @@ pub(crate) mod activate;
 pub(crate) mod add_attribute;
 pub(crate) mod adjust_attribute;
 pub(crate) mod archive;
+pub(crate) mod certify;
 pub(crate) mod check;
 pub(crate) mod create;
 pub(crate) mod create_key_pair;
@@ -31,9 +32,11 @@ pub(crate) mod modify_attribute;
 pub(crate) mod obtain_lease;
 pub(crate) mod ping;
 pub(crate) mod query;
+pub(crate) mod recertify;
 pub(crate) mod recover;
 pub(crate) mod register;
 pub(crate) mod rekey;
+pub(crate) mod rekey_key_pair;
 pub(crate) mod revoke;
 pub(crate) mod rng_retrieve;
 pub(crate) mod rng_seed;
@@ -41,6 +44,7 @@ pub(crate) mod set_attribute;
 pub(crate) mod set_endpoint_role;
 pub(crate) mod sign;
 pub(crate) mod signature_verify;
+pub(crate) mod validate;
 
 use km_core::{
     material::ClearBytes,

@@ -9,12 +9,12 @@ use kmip::{
     op::query::{CapabilityInformation, Request, Response},
 };
 
-use crate::{context::Context, error::OpError, qkd};
+use crate::{Server, context::Context, error::OpError, qkd};
 
 const VENDOR: &str = concat!("qkm ", env!("CARGO_PKG_VERSION"));
 
-/// The operations the dispatch in `batch` has.
-pub(crate) const OPERATIONS: [OperationCode; 41] = [
+/// The operations that need no configuration.
+const OPERATIONS: [OperationCode; 43] = [
     OperationCode::DiscoverVersions,
     OperationCode::Query,
     OperationCode::Create,
@@ -56,7 +56,11 @@ pub(crate) const OPERATIONS: [OperationCode; 41] = [
     OperationCode::Hash,
     OperationCode::RngRetrieve,
     OperationCode::RngSeed,
+    OperationCode::ReKeyKeyPair,
+    OperationCode::Validate,
 ];
+/// Those that need an authority.
+const CERTIFICATION: [OperationCode; 2] = [OperationCode::Certify, OperationCode::ReCertify];
 
 const OBJECT_TYPES: [ObjectType; 10] = [
     ObjectType::Certificate,
@@ -71,6 +75,12 @@ const OBJECT_TYPES: [ObjectType; 10] = [
     ObjectType::CertificateRequest,
 ];
 
+/// The operations that this server has as it is configured.
+pub(crate) fn operations(server: &Server) -> impl Iterator<Item = OperationCode> {
+    let certification = server.certifier().is_some().then_some(CERTIFICATION);
+    OPERATIONS.into_iter().chain(certification.into_iter().flatten())
+}
+
 pub(crate) async fn query(cx: &mut Context<'_>, request: Request) -> Result<Response, OpError> {
     if request.functions.is_empty() {
         return Err(OpError::Missing("Query needs at least one Query Function"));
@@ -78,7 +88,9 @@ pub(crate) async fn query(cx: &mut Context<'_>, request: Request) -> Result<Resp
     let mut response = Response::default();
     for function in request.functions {
         match function {
-            QueryFunction::QueryOperations => response.operations = OPERATIONS.to_vec(),
+            QueryFunction::QueryOperations => {
+                response.operations = operations(cx.server).collect();
+            }
             QueryFunction::QueryObjects => response.object_types = OBJECT_TYPES.to_vec(),
             QueryFunction::QueryServerInformation => {
                 response.vendor_identification = Some(VENDOR.to_owned());

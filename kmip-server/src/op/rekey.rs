@@ -74,11 +74,7 @@ fn check(old: &Object, offset: Option<Interval>, changes: &Attributes) -> Result
         let text = "only keys in Raw form that are not wrapped are made again";
         return Err(OpError::Illegal(text.to_owned()));
     }
-    if offset.is_some() && changes.iter().any(is_date) {
-        let text = "the dates follow from Offset; leave them out or leave Offset out";
-        return Err(OpError::Invalid(text.to_owned()));
-    }
-    Ok(())
+    check_dates(offset, &[changes])
 }
 
 fn is_date(attribute: &Attribute) -> bool {
@@ -159,17 +155,36 @@ async fn successor(
     Ok((meta, sealed, random.origin()))
 }
 
-fn link(kind: LinkType, uid: &str) -> Attribute {
+pub(super) fn link(kind: LinkType, uid: &str) -> Attribute {
     Attribute::Link(Link { kind, target: UniqueIdentifier::from(uid) })
 }
 
-fn is_succession(attribute: &Attribute) -> bool {
-    matches!(attribute, Attribute::Link(link)
-        if matches!(link.kind, LinkType::ReplacedObjectLink | LinkType::ReplacementObjectLink))
+/// Links of the old object that say nothing about the new one.
+fn is_of_the_old(attribute: &Attribute) -> bool {
+    matches!(attribute, Attribute::Link(link) if matches!(
+        link.kind,
+        LinkType::ReplacedObjectLink
+            | LinkType::ReplacementObjectLink
+            | LinkType::CertificateLink
+            | LinkType::PublicKeyLink
+            | LinkType::PrivateKeyLink
+    ))
+}
+
+/// Refuses dates beside the offset they follow from.
+pub(super) fn check_dates(
+    offset: Option<Interval>,
+    changes: &[&Attributes],
+) -> Result<(), OpError> {
+    if offset.is_some() && changes.iter().any(|changes| changes.iter().any(is_date)) {
+        let text = "the dates follow from Offset; leave them out or leave Offset out";
+        return Err(OpError::Invalid(text.to_owned()));
+    }
+    Ok(())
 }
 
 /// What the new key asks for: what the old one has, its dates moved by `offset`, with `changes`.
-fn succession(
+pub(super) fn succession(
     meta: &Meta,
     rest: &Attributes,
     now: i64,
@@ -179,7 +194,7 @@ fn succession(
     let mut all = changes.clone();
     let mut keep = |attribute: Attribute| {
         let said = changes.iter().any(|change| change.key() == attribute.key());
-        if !said && !is_succession(&attribute) && !wanted::is_read_only(&attribute) {
+        if !said && !is_of_the_old(&attribute) && !wanted::is_read_only(&attribute) {
             all.push(attribute);
         }
     };
@@ -222,7 +237,7 @@ fn moved(dates: &Dates, now: i64, offset: Option<Interval>) -> Vec<Attribute> {
 }
 
 /// The old key as it is from now on.
-fn superseded(
+pub(super) fn superseded(
     old: &Object,
     mut meta: Meta,
     rest: &Attributes,

@@ -3,6 +3,7 @@
 
 mod attributes;
 mod batch;
+mod certificates;
 mod ciphers;
 mod clients;
 mod common;

@@ -22,6 +22,16 @@ const COMMON: (Tag, Tag) = (Tag::CommonTemplateAttribute, Tag::CommonAttributes)
 const PRIVATE: (Tag, Tag) = (Tag::PrivateKeyTemplateAttribute, Tag::PrivateKeyAttributes);
 const PUBLIC: (Tag, Tag) = (Tag::PublicKeyTemplateAttribute, Tag::PublicKeyAttributes);
 
+impl Request {
+    /// Writes the three lists of attributes.
+    pub(super) fn write_lists(&self, w: &mut Writer, version: Version) {
+        let lists = [(&self.common, COMMON), (&self.private, PRIVATE), (&self.public, PUBLIC)];
+        for (list, tags) in lists.into_iter().filter(|(list, _)| !list.is_empty()) {
+            list.encode_under(w, version, tags);
+        }
+    }
+}
+
 impl Field for Request {
     fn read(item: &Item<'_>) -> Result<Self> {
         let mut request = Self::default();
@@ -43,12 +53,7 @@ impl Field for Request {
     }
 
     fn write(&self, w: &mut Writer, tag: Tag, version: Version) {
-        let lists = [(&self.common, COMMON), (&self.private, PRIVATE), (&self.public, PUBLIC)];
-        w.structure(tag, |w| {
-            for (list, tags) in lists.into_iter().filter(|(list, _)| !list.is_empty()) {
-                list.encode_under(w, version, tags);
-            }
-        });
+        w.structure(tag, |w| self.write_lists(w, version));
     }
 
     fn known(&self, version: Version) -> bool {

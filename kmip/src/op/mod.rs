@@ -7,11 +7,14 @@ pub mod activate;
 pub mod add_attribute;
 pub mod adjust_attribute;
 pub mod archive;
+pub mod cancel;
+pub mod certify;
 pub mod check;
 pub mod create;
 pub mod create_key_pair;
 pub mod create_split_key;
 pub mod decrypt;
+pub mod delegated_login;
 pub mod delete_attribute;
 pub mod derive_key;
 pub mod destroy;
@@ -28,22 +31,32 @@ pub mod interop;
 pub mod join_split_key;
 pub mod locate;
 pub mod log;
+pub mod login;
+pub mod logout;
 pub mod mac;
 pub mod mac_verify;
 pub mod modify_attribute;
 pub mod obtain_lease;
 pub mod ping;
+pub mod pkcs11;
+pub mod poll;
+pub mod process;
 pub mod query;
+pub mod query_asynchronous_requests;
+pub mod recertify;
 pub mod recover;
 pub mod register;
 pub mod rekey;
+pub mod rekey_key_pair;
 pub mod revoke;
 pub mod rng_retrieve;
 pub mod rng_seed;
 pub mod set_attribute;
+pub mod set_defaults;
 pub mod set_endpoint_role;
 pub mod sign;
 pub mod signature_verify;
+pub mod validate;
 
 use crate::enums::OperationCode;
 use crate::tag::Tag;
@@ -194,4 +207,17 @@ operations! {
     Hash: hash,
     RngRetrieve: rng_retrieve,
     RngSeed: rng_seed,
+    ReKeyKeyPair: rekey_key_pair,
+    Certify: certify,
+    ReCertify: recertify,
+    Validate: validate,
+    Poll: poll,
+    Cancel: cancel,
+    Process: process,
+    QueryAsynchronousRequests: query_asynchronous_requests,
+    Login: login,
+    Logout: logout,
+    DelegatedLogin: delegated_login,
+    SetDefaults: set_defaults,
+    Pkcs11: pkcs11,
 }

@@ -104,6 +104,10 @@ impl Client {
         destroy: Destroy / destroy;
         create: Create / create;
         rekey: ReKey / rekey;
+        rekey_key_pair: ReKeyKeyPair / rekey_key_pair;
+        certify: Certify / certify;
+        recertify: ReCertify / recertify;
+        validate: Validate / validate;
         archive: Archive / archive;
         recover: Recover / recover;
         import: Import / import;

@@ -1,0 +1,128 @@
+//! Re-certify: a new certificate for the key of an old one, linked with it. The names go over to the
+//! new certificate.
+
+use authority::{Leaf, Uses};
+use km_core::{
+    objects::{Object, Objects},
+    store::Version,
+};
+use kmip::{
+    Interval,
+    attribute::{Attribute, Attributes},
+    enums::{CertificateType, LinkType, ObjectType, OperationCode},
+    op::{
+        certify,
+        recertify::{Request, Response},
+    },
+};
+
+use super::{
+    certify::{Draft, asked, certifier, dates},
+    rekey::{check_dates, link, superseded},
+};
+use crate::{
+    certifier::Certifier, context::Context, error::OpError, find, meta::Meta, names, template,
+    unit::Unit, wanted,
+};
+
+pub(crate) async fn recertify(cx: &mut Context<'_>, request: Request) -> Result<Response, OpError> {
+    let certifier = certifier(cx)?;
+    let Request { certify: asked_for, offset } = request;
+    let certify::Request { id, request_id, request_type, request, attributes, .. } = asked_for;
+    let changes = template::expand(cx, attributes).await?;
+    check_dates(offset, &[&changes])?;
+    let asked = asked(cx, request_id, request_type, request).await?;
+    let (old, version) = find::on_line(cx, id).await?;
+    let (meta, rest) = check(&old)?;
+    let before =
+        cx.objects().open(&old).await?.expose(|der| Leaf::of_certificate(der, Uses::Signing))?;
+    let leaf = match asked {
+        Some(asked) if asked.has_key_of(&before) => asked,
+        Some(_) => {
+            let text = "the certificate request is for another key than the old certificate";
+            return Err(OpError::CertificateRequest(text.to_owned()));
+        }
+        None => before,
+    };
+    let span = span(cx, certifier, &meta, offset, &changes)?;
+    let der = certifier.authority.issue(&leaf, span).await?;
+    let draft = Draft { der, span, key: key_of(&rest), attributes: succession(&rest, &changes) };
+    let (new_meta, mut wanted) = draft.read(cx)?;
+    wanted.rest.push(link(LinkType::ReplacedObjectLink, &old.uid));
+    let renamed = changes.iter().any(|a| matches!(a, Attribute::Name(_)));
+    let except = (!renamed).then_some(old.uid.as_str());
+    let _held = names::hold(cx, &wanted.names().collect::<Vec<_>>(), except).await?;
+    let unit = Unit::begin(cx);
+    let done = match draft.store(cx, unit.objects(), &new_meta, &wanted).await {
+        Ok(id) => {
+            let changed = superseded(&old, meta, &rest, &id, renamed, cx.now);
+            write(unit.objects(), (&old, version), &changed).await.map(|()| id)
+        }
+        refused => refused,
+    };
+    let id = unit.end(done).await?;
+    tracing::info!(caller = %cx.caller.sae(), certificate = %id, subject = %leaf.subject_text(),
+        "a certificate was renewed");
+    cx.remember(OperationCode::ReCertify, vec![id.clone()]);
+    Ok(Response { id, attributes: Attributes::default() })
+}
+
+async fn write(
+    objects: &Objects,
+    (old, version): (&Object, Version),
+    changed: &Object,
+) -> Result<(), OpError> {
+    Ok(objects.update(old, version, changed).await?)
+}
+
+fn check(old: &Object) -> Result<(Meta, Attributes), OpError> {
+    let (meta, rest) = Meta::with_rest(old)?;
+    let x509 = CertificateType::from_number(meta.subtype) == CertificateType::X509;
+    if meta.kind() != ObjectType::Certificate || !x509 {
+        return Err(OpError::ObjectType("Re-certify renews X.509 certificates".to_owned()));
+    }
+    match old.state.is_destroyed() {
+        true => Err(OpError::Destroyed(old.uid.clone())),
+        false => Ok((meta, rest)),
+    }
+}
+
+fn key_of(rest: &Attributes) -> Option<String> {
+    rest.iter().find_map(|attribute| match attribute {
+        Attribute::Link(link) if link.kind == LinkType::PublicKeyLink => {
+            link.target.as_text().map(str::to_owned)
+        }
+        _ => None,
+    })
+}
+
+/// When the new certificate is valid: with an offset as long as the old one from then on, else as the
+/// attributes say, else from now on for as long as new certificates are.
+fn span(
+    cx: &Context<'_>,
+    certifier: &Certifier,
+    old: &Meta,
+    offset: Option<Interval>,
+    changes: &Attributes,
+) -> Result<authority::Span, OpError> {
+    let Some(offset) = offset else {
+        let (from, until) = dates(changes);
+        return certifier.span(cx.now, from, until);
+    };
+    let from = cx.now.saturating_add(i64::from(offset.0));
+    let dates = &old.dates;
+    let until = dates.activation.zip(dates.deactivation);
+    let until = until.map(|(begin, end)| end.saturating_add(from.saturating_sub(begin)));
+    certifier.span(cx.now, Some(from), until)
+}
+
+/// What the new certificate asks for: what the old one has and the new one does not say itself.
+fn succession(rest: &Attributes, changes: &Attributes) -> Attributes {
+    let mut all = changes.clone();
+    let stays = |attribute: &&Attribute| {
+        let said = changes.iter().any(|change| change.key() == attribute.key());
+        !said && !matches!(attribute, Attribute::Link(_)) && !wanted::is_read_only(attribute)
+    };
+    rest.iter().filter(stays).cloned().for_each(|attribute| all.push(attribute));
+    all
+}

@@ -1,0 +1,310 @@
+//! Certify, Re-certify, Validate; Re-key Key Pair.
+
+use std::{collections::BTreeSet, sync::atomic::Ordering::Relaxed};
+
+use authority::{Authority, Span};
+use kmip::{
+    DateTime, Interval, Version,
+    attribute::{
+        Attribute, AttributeKind, Attributes, CertificateSubject, Link, Name, UniqueIdentifier,
+    },
+    client,
+    enums::{CryptographicAlgorithm as Algorithm, *},
+    object::{Certificate, CertificateRequest, Object},
+    op,
+};
+use rcgen::{CertificateParams, DnType, KeyPair, PublicKeyData};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::common::{Client, Network, refusal, sae_id};
+
+const SIGN: i32 = 1;
+const VERIFY: i32 = 2;
+
+/// North has an authority, for n1.
+async fn network() -> Network {
+    let network = Network::start().await;
+    network.north.hsm.pairs.store(true, Relaxed);
+    let now = km_core::clock::now_ms() / 1000;
+    let span = Span::days(now, 3650);
+    let authority =
+        Authority::make(&network.north.objects, "kmip", "CN=KMIP,O=Example", span).await;
+    let applications = BTreeSet::from([sae_id("n1")]);
+    let certifier =
+        kmip_server::Certifier { authority: authority.unwrap(), applications, days: 90 };
+    network.north.server.certify_with(certifier);
+    network
+}
+
+fn pair(more: &[Attribute]) -> op::create_key_pair::Request {
+    let of = |mask, more: &[Attribute]| {
+        let mask = Attribute::CryptographicUsageMask(mask);
+        more.iter().cloned().chain([mask]).collect::<Attributes>()
+    };
+    op::create_key_pair::Request {
+        common: Attributes::from_iter([
+            Attribute::CryptographicAlgorithm(Algorithm::Ecdsa),
+            Attribute::CryptographicLength(256),
+            Attribute::ActivationDate(DateTime(1_000)),
+        ]),
+        private: of(SIGN, more),
+        public: of(VERIFY, &[]),
+    }
+}
+
+async fn links(client: &mut Client, id: &str) -> Vec<(LinkType, String)> {
+    let request = client::get_attributes(id, [AttributeKind::Link.into()]);
+    let answer = client.get_attributes(request).await.unwrap();
+    let target = |link: &Link| link.target.as_text().unwrap().to_owned();
+    let links = answer.attributes.iter().filter_map(|attribute| match attribute {
+        Attribute::Link(link) => Some((link.kind, target(link))),
+        _ => None,
+    });
+    links.collect()
+}
+
+/// The bytes of a certificate.
+async fn der(client: &mut Client, id: &str) -> Vec<u8> {
+    match client.get(client::get(id)).await.unwrap().object {
+        Object::Certificate(certificate) => certificate.value,
+        other => panic!("a certificate, not {other:?}"),
+    }
+}
+
+fn subject(version: Version) -> Vec<Attribute> {
+    match version >= Version::V1_4 {
+        true => vec![
+            Attribute::CertificateSubjectCn("gate, the first".to_owned()),
+            Attribute::CertificateSubjectO("Example".to_owned()),
+        ],
+        false => vec![Attribute::CertificateSubject(CertificateSubject {
+            distinguished_name: "CN=gate\\, the first,O=Example".to_owned(),
+            alternative_names: Vec::new(),
+        })],
+    }
+}
+
+fn request(key: &KeyPair) -> Vec<u8> {
+    let mut params = CertificateParams::new(vec!["gate.example".to_owned()]).unwrap();
+    params.distinguished_name.push(DnType::CommonName, "gate");
+    params.serialize_request(key).unwrap().der().to_vec()
+}
+
+async fn validity(client: &mut Client, ids: &[&str], date: Option<i64>) -> ValidityIndicator {
+    let ids = ids.iter().map(|id| UniqueIdentifier::from(*id)).collect();
+    let request = op::validate::Request { ids, date: date.map(DateTime), ..Default::default() };
+    client.validate(request).await.unwrap().validity
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_managed_key_is_certified_and_renewed_in_every_version() {
+    let network = network().await;
+    for version in Version::ALL {
+        let mut client = network.client("n1", version).await;
+        let made = client.create_key_pair(pair(&[])).await.unwrap();
+        let name = Attribute::Name(Name::text(&format!("certificate of {version}")));
+        let asked = op::certify::Request {
+            id: Some(made.public_id.as_str().into()),
+            attributes: subject(version).into_iter().chain([name.clone()]).collect(),
+            ..Default::default()
+        };
+        let first = client.certify(asked).await.unwrap().id;
+        let bytes = der(&mut client, &first).await;
+        let (_, read) = X509Certificate::from_der(&bytes).unwrap();
+        assert_eq!(read.issuer().to_string(), "CN=KMIP, O=Example");
+        assert_eq!(
+            read.subject().iter_common_name().next().unwrap().as_str(),
+            Ok("gate, the first")
+        );
+        let days = read.validity().not_after.timestamp() - read.validity().not_before.timestamp();
+        assert!((90 * 86_400..=90 * 86_400 + 600).contains(&days), "{days}");
+        let to_key = (LinkType::PublicKeyLink, made.public_id.clone());
+        assert_eq!(links(&mut client, &first).await, [to_key.clone()]);
+        let own = links(&mut client, &made.public_id).await;
+        assert!(own.contains(&(LinkType::CertificateLink, first.clone())), "{own:?}");
+        assert_eq!(client.state(&first).await, State::Active);
+        assert_eq!(validity(&mut client, &[&first], None).await, ValidityIndicator::Valid);
+        let late = Some(read.validity().not_after.timestamp() + 1);
+        assert_eq!(validity(&mut client, &[&first], late).await, ValidityIndicator::Invalid);
+
+        let certify =
+            op::certify::Request { id: Some(first.as_str().into()), ..Default::default() };
+        let again = op::recertify::Request { certify, offset: Some(Interval(3600)) };
+        let second = client.recertify(again).await.unwrap().id;
+        let renewed = der(&mut client, &second).await;
+        let (_, new) = X509Certificate::from_der(&renewed).unwrap();
+        assert_eq!(new.public_key().raw, read.public_key().raw);
+        assert_eq!(new.subject().as_raw(), read.subject().as_raw());
+        assert_ne!(new.raw_serial(), read.raw_serial());
+        let replaced = (LinkType::ReplacedObjectLink, first.clone());
+        let links_now = links(&mut client, &second).await;
+        assert_eq!(links_now.len(), 2, "{links_now:?}");
+        assert!(links_now.contains(&to_key) && links_now.contains(&replaced), "{links_now:?}");
+        let replacement = (LinkType::ReplacementObjectLink, second.clone());
+        assert!(links(&mut client, &first).await.contains(&replacement));
+        let own = links(&mut client, &made.public_id).await;
+        assert!(own.contains(&(LinkType::CertificateLink, second.clone())), "{own:?}");
+        assert!(!own.contains(&(LinkType::CertificateLink, first.clone())), "{own:?}");
+        assert_eq!(client.attribute(&second, AttributeKind::Name).await, Some(name));
+        assert_eq!(client.attribute(&first, AttributeKind::Name).await, None);
+        assert_eq!(client.state(&second).await, State::PreActive);
+
+        client.revoke(client::revoke(&first, RevocationReasonCode::Superseded)).await.unwrap();
+        assert_eq!(validity(&mut client, &[&first], None).await, ValidityIndicator::Invalid);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificate_requests_are_certified_as_they_stand() {
+    let network = network().await;
+    let mut client = network.client("n1", Version::V2_1).await;
+    let key = KeyPair::generate().unwrap();
+    let asked = |request: Vec<u8>, kind| op::certify::Request {
+        request_type: Some(kind),
+        request: Some(request),
+        ..Default::default()
+    };
+    let plain = asked(request(&key), CertificateRequestType::Pkcs10);
+    let id = client.certify(plain.clone()).await.unwrap().id;
+    let bytes = der(&mut client, &id).await;
+    let (_, read) = X509Certificate::from_der(&bytes).unwrap();
+    assert_eq!(read.public_key().raw, key.subject_public_key_info());
+    assert_eq!(read.subject().to_string(), "CN=gate");
+    assert!(read.subject_alternative_name().unwrap().is_some());
+
+    let object = CertificateRequest { kind: CertificateRequestType::Pkcs10, value: request(&key) };
+    let object = Object::CertificateRequest(object);
+    let kept = op::register::Request::new(object, Attributes::default());
+    let kept = client.register(kept).await.unwrap().id;
+    let named =
+        op::certify::Request { request_id: Some(kept.as_str().into()), ..Default::default() };
+    client.certify(named).await.unwrap();
+
+    let mut forged = request(&key);
+    *forged.last_mut().unwrap() ^= 1;
+    for bad in [
+        asked(forged, CertificateRequestType::Pkcs10),
+        asked(b"none".to_vec(), CertificateRequestType::Pem),
+        asked(request(&key), CertificateRequestType::Crmf),
+    ] {
+        assert_eq!(refusal(client.certify(bad).await), ResultReason::InvalidCsr);
+    }
+    let made = client.create_key_pair(pair(&[])).await.unwrap();
+    let other = op::certify::Request { id: Some(made.public_id.as_str().into()), ..plain.clone() };
+    assert_eq!(refusal(client.certify(other).await), ResultReason::InvalidCsr);
+    let long = Attribute::DeactivationDate(DateTime(4_000_000_000));
+    let long = op::certify::Request { attributes: [long].into_iter().collect(), ..plain.clone() };
+    assert_eq!(refusal(client.certify(long).await), ResultReason::InvalidAttributeValue);
+    let nameless =
+        op::certify::Request { id: Some(made.public_id.as_str().into()), ..Default::default() };
+    assert_eq!(refusal(client.certify(nameless).await), ResultReason::MissingData);
+
+    // Nobody else has certificates, and no other server.
+    let mut stranger = network.client("n2", Version::V2_1).await;
+    assert_eq!(refusal(stranger.certify(plain.clone()).await), ResultReason::PermissionDenied);
+    let mut south = network.client("s1", Version::V2_1).await;
+    assert_eq!(refusal(south.certify(plain).await), ResultReason::OperationNotSupported);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn chains_are_validated_with_what_the_client_sends() {
+    let network = network().await;
+    let mut client = network.client("s1", Version::V1_0).await;
+    let root_key = KeyPair::generate().unwrap();
+    let mut root = CertificateParams::new(Vec::new()).unwrap();
+    root.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    root.distinguished_name.push(DnType::CommonName, "root");
+    let root_der = root.self_signed(&root_key).unwrap().der().to_vec();
+    let mut leaf = CertificateParams::new(vec!["leaf".to_owned()]).unwrap();
+    leaf.distinguished_name.push(DnType::CommonName, "leaf");
+    let issuer = rcgen::Issuer::new(root, root_key);
+    let leaf = leaf.signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap().der().to_vec();
+    let of = |certificates: &[&Vec<u8>]| op::validate::Request {
+        certificates: certificates
+            .iter()
+            .map(|der| Certificate { kind: CertificateType::X509, value: der.to_vec() })
+            .collect(),
+        ..Default::default()
+    };
+    let both = client.validate(of(&[&leaf, &root_der])).await.unwrap().validity;
+    assert_eq!(both, ValidityIndicator::Valid);
+    let alone = client.validate(of(&[&leaf])).await.unwrap().validity;
+    assert_eq!(alone, ValidityIndicator::Unknown);
+    let mut changed = leaf.clone();
+    *changed.last_mut().unwrap() ^= 1;
+    let broken = client.validate(of(&[&changed, &root_der])).await.unwrap().validity;
+    assert_eq!(broken, ValidityIndicator::Invalid);
+    let junk = b"no certificate".to_vec();
+    assert_eq!(refusal(client.validate(of(&[&junk])).await), ResultReason::InvalidField);
+    assert_eq!(refusal(client.validate(of(&[])).await), ResultReason::MissingData);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pair_is_made_again_with_its_names_and_links() {
+    let network = network().await;
+    for version in Version::ALL.into_iter().filter(|version| *version >= Version::V1_1) {
+        let mut client = network.client("n1", version).await;
+        let name = Attribute::Name(Name::text(&format!("pair of {version}")));
+        let old = client.create_key_pair(pair(&[name.clone()])).await.unwrap();
+        let asked = op::rekey_key_pair::Request {
+            private_id: Some(old.private_id.as_str().into()),
+            ..Default::default()
+        };
+        let new = client.rekey_key_pair(asked.clone()).await.unwrap();
+        let found = links(&mut client, &new.private_id).await;
+        let expected = [
+            (LinkType::ReplacedObjectLink, old.private_id.clone()),
+            (LinkType::PublicKeyLink, new.public_id.clone()),
+        ];
+        assert_eq!(found, expected);
+        let found = links(&mut client, &new.public_id).await;
+        let expected = [
+            (LinkType::ReplacedObjectLink, old.public_id.clone()),
+            (LinkType::PrivateKeyLink, new.private_id.clone()),
+        ];
+        assert_eq!(found, expected);
+        for (old, new) in [(&old.private_id, &new.private_id), (&old.public_id, &new.public_id)] {
+            let replacement = (LinkType::ReplacementObjectLink, new.clone());
+            assert!(links(&mut client, old).await.contains(&replacement));
+        }
+        assert_eq!(client.attribute(&new.private_id, AttributeKind::Name).await, Some(name));
+        assert_eq!(client.attribute(&old.private_id, AttributeKind::Name).await, None);
+        let digest = |answer: Option<Attribute>| answer.expect("a digest");
+        assert_ne!(
+            digest(client.attribute(&new.public_id, AttributeKind::Digest).await),
+            digest(client.attribute(&old.public_id, AttributeKind::Digest).await)
+        );
+        let mask = client.attribute(&new.public_id, AttributeKind::CryptographicUsageMask).await;
+        assert_eq!(mask, Some(Attribute::CryptographicUsageMask(VERIFY)));
+
+        let of_public = op::rekey_key_pair::Request {
+            private_id: Some(old.public_id.as_str().into()),
+            ..Default::default()
+        };
+        let wrong = refusal(client.rekey_key_pair(of_public).await);
+        assert!(matches!(wrong, ResultReason::InvalidObjectType | ResultReason::InvalidField));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_private_key_of_the_token_has_its_successor_there() {
+    let network = network().await;
+    let mut client = network.client("n1", Version::V1_4).await;
+    let old = client.create_key_pair(pair(&[Attribute::Extractable(false)])).await.unwrap();
+    let asked = op::rekey_key_pair::Request {
+        private_id: Some(old.private_id.as_str().into()),
+        ..Default::default()
+    };
+    let new = client.rekey_key_pair(asked.clone()).await.unwrap();
+    let never = client.attribute(&new.private_id, AttributeKind::NeverExtractable).await;
+    assert_eq!(never, Some(Attribute::NeverExtractable(true)));
+    // A token that makes no pairs any more: nothing is made elsewhere, and nothing is changed.
+    network.north.hsm.pairs.store(false, Relaxed);
+    let asked = op::rekey_key_pair::Request {
+        private_id: Some(new.private_id.as_str().into()),
+        ..Default::default()
+    };
+    refusal(client.rekey_key_pair(asked).await);
+    let unchanged = links(&mut client, &new.private_id).await;
+    assert!(!unchanged.iter().any(|(kind, _)| *kind == LinkType::ReplacementObjectLink));
+}
