@@ -5,10 +5,7 @@ use std::time::Instant;
 use km_core::clock::now_ms;
 use kmip::{
     Answer, DateTime, Operation, RequestMessage, ResponseWriter, Version,
-    enums::{
-        AsynchronousIndicator, BatchErrorContinuationOption, CredentialType, OperationCode,
-        ResultReason,
-    },
+    enums::{BatchErrorContinuationOption, CredentialType, OperationCode, ResultReason},
     message::{
         DecodeError, Outcome, RequestHeader, RequestItem, ResponseHeader, ResponseItem,
         error_response,
@@ -22,7 +19,7 @@ use crate::{
     caller::{Authorized, Client, Nobody, Unchecked},
     context::Context,
     error::OpError,
-    op,
+    later, op,
     undo::Undo,
 };
 
@@ -57,7 +54,9 @@ pub(crate) async fn answer(
             let reason = match nobody {
                 Nobody::TooMany => ResultReason::ServerLimitExceeded,
                 Nobody::Stranger | Nobody::Login(_) => ResultReason::AuthenticationNotSuccessful,
+                Nobody::Ticket => ResultReason::InvalidTicket,
             };
+            let reason = reason.in_version(version);
             return Reply::Last(error_response(version, now(), reason, nobody.text()));
         }
     };
@@ -93,7 +92,7 @@ fn now() -> DateTime {
     DateTime(i64::try_from(now_ms() / 1000).unwrap_or(i64::MAX))
 }
 
-fn check_header(server: &Server, request: &Authorized<'_>) -> Result<(), (ResultReason, String)> {
+fn check_header(server: &Server, request: &Authorized) -> Result<(), (ResultReason, String)> {
     let Authorized { header, items, .. } = request;
     let most = server.limits.batch_items;
     if items.is_empty() {
@@ -112,9 +111,7 @@ fn check_header(server: &Server, request: &Authorized<'_>) -> Result<(), (Result
                     certificate says who asks";
         return Err((ResultReason::AuthenticationNotSuccessful, text.to_owned()));
     }
-    let later = header.asynchronous.map(|asynchronous| asynchronous.0);
-    if later == Some(AsynchronousIndicator::Mandatory) {
-        let text = "this server answers at once only; leave Asynchronous Indicator out";
+    if let Some(text) = later::refused(header, items) {
         return Err((ResultReason::FeatureNotSupported, text.to_owned()));
     }
     Ok(())
@@ -123,21 +120,14 @@ fn check_header(server: &Server, request: &Authorized<'_>) -> Result<(), (Result
 /// Does the items in order, whether the client asked for order or not, until their time is up.
 async fn run(
     server: &Server,
-    request: Authorized<'_>,
+    request: Authorized,
     buffer: Zeroizing<Vec<u8>>,
 ) -> Zeroizing<Vec<u8>> {
-    let Authorized { caller, version, header, items } = request;
+    let Authorized { caller, rights, version, mut header, mut items } = request;
     let now = now();
     let cap = response_cap(server, &header);
-    let after_error = header.batch_error_continuation;
-    let go_on = after_error == Some(BatchErrorContinuationOption::Continue);
-    let undo = after_error == Some(BatchErrorContinuationOption::Undo) && items.len() > 1;
-    let staged = undo.then(|| server.objects.staged());
-    let objects = staged.as_ref().map_or(&server.objects, |(objects, _)| objects);
-    let mut undo = staged.clone().map(|(objects, stage)| Undo::of(objects, stage));
-    let mut cx = Context::new(server, objects, undo.is_some(), caller, version, now.0);
     let mut response_header = ResponseHeader::new(version, now);
-    response_header.client_correlation_value = header.client_correlation_value;
+    response_header.client_correlation_value = header.client_correlation_value.take();
     // Clients that send none may not read one either.
     if response_header.client_correlation_value.is_some() {
         let ours = server.correlation();
@@ -145,6 +135,28 @@ async fn run(
         response_header.server_correlation_value = Some(ours);
     }
     let mut response = ResponseWriter::over(buffer, version, response_header);
+    if later::is_wanted(&header, &items) {
+        let first = items.first().map(|item| (item.code, item.id.clone()));
+        let items = std::mem::take(&mut items);
+        let who = (&caller, rights);
+        match later::submit(server, who, version, &header, items).await {
+            Ok(pending) => pending.iter().for_each(|item| response.item(item)),
+            Err(error) => {
+                Counters::add(&server.counters.refused);
+                let (code, id) = first.unzip();
+                let (reason, id) = (error.reason(version), id.flatten());
+                response.item(&ResponseItem::failed(code, id, reason, error.to_string()));
+            }
+        }
+        return response.finish();
+    }
+    let after_error = header.batch_error_continuation;
+    let go_on = after_error == Some(BatchErrorContinuationOption::Continue);
+    let undo = after_error == Some(BatchErrorContinuationOption::Undo) && items.len() > 1;
+    let staged = undo.then(|| server.objects.staged());
+    let objects = staged.as_ref().map_or(&server.objects, |(objects, _)| objects);
+    let mut undo = staged.clone().map(|(objects, stage)| Undo::of(objects, stage));
+    let mut cx = Context::new(server, objects, undo.is_some(), (&caller, rights), version, now.0);
     let start = response.checkpoint();
     let begun = Instant::now();
     for item in items {
@@ -154,7 +166,8 @@ async fn run(
             true => do_item(&mut cx, item).await,
             false => Err(OpError::OutOfTime),
         };
-        let item = write(&mut response, &cx, cap, code, id, done);
+        let item = outcome(&cx, code, id, done);
+        let item = write(&mut response, &cx, cap, item);
         let failed = matches!(item.outcome, Outcome::Failed(_));
         if let Some(undo) = &mut undo {
             undo.wrote(item);
@@ -175,41 +188,59 @@ fn response_cap(server: &Server, header: &RequestHeader) -> usize {
     asked.unwrap_or(usize::MAX).min(server.limits.frame)
 }
 
-/// Writes the outcome of an item and returns what was written.
-fn write(
-    response: &mut ResponseWriter,
+/// What an item came to.
+pub(crate) enum Done {
+    /// Its own answer.
+    Now(Answer),
+    /// What became of another operation, which is told in its place.
+    Told(OperationCode, Outcome),
+}
+
+/// The response item for what an item came to.
+pub(crate) fn outcome(
     cx: &Context<'_>,
-    cap: usize,
     code: OperationCode,
     id: Option<Vec<u8>>,
-    done: Result<Answer, OpError>,
+    done: Result<Done, OpError>,
 ) -> ResponseItem {
-    let counters = &cx.server.counters;
-    let failed = match done {
-        Ok(answer) => {
-            let before = response.checkpoint();
-            let item = ResponseItem::success(id.clone(), answer);
-            response.item(&item);
-            if response.len() <= cap {
-                Counters::add(&counters.done);
-                return item;
-            }
-            response.rollback(before);
-            let text = format!("the answer takes more than {cap} bytes; ask for less");
-            ResponseItem::failed(Some(code), id, ResultReason::ResponseTooLarge, text)
+    match done {
+        Ok(Done::Now(answer)) => ResponseItem::success(id, answer),
+        Ok(Done::Told(code, outcome)) => {
+            ResponseItem { code: Some(code), id, outcome, extension: None }
         }
         Err(error) => {
             tracing::debug!(caller = %cx.caller.application(), operation = ?code, %error, "refused");
             let reason = error.reason(cx.version);
             ResponseItem::failed(Some(code), id, reason, error.to_string())
         }
-    };
+    }
+}
+
+/// Writes an item, or that it is too long; gives what was written.
+fn write(
+    response: &mut ResponseWriter,
+    cx: &Context<'_>,
+    cap: usize,
+    item: ResponseItem,
+) -> ResponseItem {
+    let counters = &cx.server.counters;
+    let before = response.checkpoint();
+    response.item(&item);
+    let failed = matches!(item.outcome, Outcome::Failed(_));
+    if failed || response.len() <= cap {
+        Counters::add(if failed { &counters.refused } else { &counters.done });
+        return item;
+    }
+    response.rollback(before);
+    let text = format!("the answer takes more than {cap} bytes; ask for less");
+    let reason = ResultReason::ResponseTooLarge;
+    let failed = ResponseItem::failed(item.code, item.id, reason, text);
     Counters::add(&counters.refused);
     response.item(&failed);
     failed
 }
 
-async fn do_item(cx: &mut Context<'_>, item: RequestItem) -> Result<Answer, OpError> {
+pub(crate) async fn do_item(cx: &mut Context<'_>, item: RequestItem) -> Result<Done, OpError> {
     if item.extension.is_some_and(|extension| extension.critical) {
         return Err(OpError::Extension);
     }
@@ -219,7 +250,12 @@ async fn do_item(cx: &mut Context<'_>, item: RequestItem) -> Result<Answer, OpEr
     if !cx.caller.may(item.code) {
         return Err(OpError::NotAllowed(item.code));
     }
-    dispatch(cx, item.operation?).await
+    cx.begin(item.code)?;
+    let operation = item.operation?;
+    match later::told(cx, &operation).await {
+        Some(told) => told,
+        None => dispatch(cx, operation).await.map(Done::Now),
+    }
 }
 
 async fn dispatch(cx: &mut Context<'_>, operation: Operation) -> Result<Answer, OpError> {
@@ -285,16 +321,18 @@ async fn dispatch(cx: &mut Context<'_>, operation: Operation) -> Result<Answer, 
         Operation::RngSeed(r) => op::rng_seed::rng_seed(cx, r).await?.into(),
         Operation::CreateKeyPair(r) => op::create_key_pair::create_key_pair(cx, r).await?.into(),
         Operation::DeriveKey(r) => op::derive_key::derive_key(cx, r).await?.into(),
-        Operation::Poll(_)
-        | Operation::Cancel(_)
-        | Operation::Process(_)
-        | Operation::QueryAsynchronousRequests(_)
-        | Operation::Login(_)
-        | Operation::Logout(_)
-        | Operation::DelegatedLogin(_)
-        | Operation::SetDefaults(_)
-        | Operation::Pkcs11(_)
-        | Operation::Raw(_) => return Err(OpError::Operation),
+        Operation::Cancel(r) => op::cancel::cancel(cx, r).await?.into(),
+        Operation::QueryAsynchronousRequests(r) => {
+            op::query_asynchronous_requests::query_asynchronous_requests(cx, r).await?.into()
+        }
+        Operation::Login(r) => op::login::login(cx, r).await?.into(),
+        Operation::Logout(r) => op::logout::logout(cx, r).await?.into(),
+        Operation::DelegatedLogin(r) => op::delegated_login::delegated_login(cx, r).await?.into(),
+        Operation::Pkcs11(r) => op::pkcs11::pkcs11(cx, r).await?.into(),
+        // The first two are answered before they come here.
+        Operation::Poll(_) | Operation::Process(_) | Operation::Raw(_) => {
+            return Err(OpError::Operation);
+        }
     })
 }
 

@@ -23,6 +23,7 @@ use crate::{
     login::{Login, Refusal},
     pace::Pace,
     policy::{Policies, Policy},
+    tickets::{Rights, Shown},
 };
 
 /// An application that is registered at this cluster.
@@ -117,6 +118,7 @@ pub(crate) enum Nobody {
     Stranger,
     Login(Refusal),
     TooMany,
+    Ticket,
 }
 
 impl Nobody {
@@ -124,6 +126,10 @@ impl Nobody {
         match self {
             Self::Stranger => "the client certificate belongs to no application registered here",
             Self::Login(refusal) => refusal.text(),
+            Self::Ticket => {
+                "the ticket is not good: it ended, was logged out, or is another client's; log in \
+                 again"
+            }
             Self::TooMany => "this client has as many connections open as it may; close one",
         }
     }
@@ -214,8 +220,10 @@ fn said(header: &RequestHeader) -> Option<&UsernameAndPassword> {
 pub(crate) struct Unchecked(RequestMessage);
 
 /// A request of a known application.
-pub(crate) struct Authorized<'a> {
-    pub(crate) caller: &'a Caller,
+pub(crate) struct Authorized {
+    pub(crate) caller: Arc<Caller>,
+    /// All that may be asked, where somebody passed on a part of what he may.
+    pub(crate) rights: Option<Arc<Rights>>,
     pub(crate) version: Version,
     pub(crate) header: RequestHeader,
     pub(crate) items: Vec<RequestItem>,
@@ -231,13 +239,25 @@ impl Unchecked {
     }
 
     /// The one way to the items.
-    pub(crate) async fn authorize<'a>(
+    pub(crate) async fn authorize(
         self,
         server: &Server,
-        client: &'a Client,
-    ) -> Result<Authorized<'a>, Nobody> {
+        client: &Client,
+    ) -> Result<Authorized, Nobody> {
         let RequestMessage { version, header, items } = self.0;
         let caller = client.caller(server, &header).await?;
-        Ok(Authorized { caller, version, header, items })
+        let credentials = header.authentication.as_ref().map_or(&[][..], |all| &all.credentials);
+        let (caller, rights) = match server.tickets.show(credentials) {
+            None => (caller, None),
+            Some(Err(())) => return Err(Nobody::Ticket),
+            Some(Ok(Shown { by, rights: None })) if by == *caller.application() => (caller, None),
+            Some(Ok(Shown { rights: None, .. })) => return Err(Nobody::Ticket),
+            Some(Ok(Shown { by, rights })) => {
+                let by = server.callers.get(&by).ok_or(Nobody::Ticket)?;
+                tracing::debug!(holder = %caller.application(), by = %by.application(), "a ticket");
+                (by, rights)
+            }
+        };
+        Ok(Authorized { caller: caller.clone(), rights, version, header, items })
     }
 }

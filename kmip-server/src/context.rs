@@ -1,7 +1,7 @@
 //! What an operation may use: the server, the caller, the version, and what earlier items of the
 //! same batch made.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use km_core::objects::Objects;
 use kmip::{
@@ -10,7 +10,7 @@ use kmip::{
     enums::{OperationCode, UniqueIdentifierCode},
 };
 
-use crate::{Server, caller::Caller, error::OpError, locks::Held};
+use crate::{Server, caller::Caller, error::OpError, locks::Held, tickets::Rights};
 
 pub(crate) struct Context<'a> {
     pub(crate) server: &'a Server,
@@ -20,6 +20,10 @@ pub(crate) struct Context<'a> {
     /// The changes are staged: names are held until all of them are published.
     is_staged: bool,
     held: Mutex<Vec<Held>>,
+    /// All that may be done, where a ticket says so.
+    rights: Option<Arc<Rights>>,
+    /// What is being done.
+    operation: Option<OperationCode>,
     /// Seconds since 1970, one moment for the whole request.
     pub(crate) now: i64,
     /// Objects the Locates of this request have looked at so far.
@@ -36,7 +40,7 @@ impl<'a> Context<'a> {
         server: &'a Server,
         objects: &'a Objects,
         is_staged: bool,
-        caller: &'a Caller,
+        (caller, rights): (&'a Caller, Option<Arc<Rights>>),
         version: Version,
         now: i64,
     ) -> Self {
@@ -48,6 +52,8 @@ impl<'a> Context<'a> {
             objects,
             is_staged,
             held,
+            rights,
+            operation: None,
             now,
             looked_at: 0,
             made: Vec::new(),
@@ -58,6 +64,27 @@ impl<'a> Context<'a> {
 
     pub(crate) fn objects(&self) -> &'a Objects {
         self.objects
+    }
+
+    /// An item begins that asks for `operation`, if that may be done.
+    pub(crate) fn begin(&mut self, operation: OperationCode) -> Result<(), OpError> {
+        self.operation = Some(operation);
+        match self.rights.as_ref().is_none_or(|rights| rights.allow(operation)) {
+            true => Ok(()),
+            false => Err(OpError::NotAllowed(operation)),
+        }
+    }
+
+    /// Refuses what is being done on the object `uid`, where a ticket gives no right to it.
+    pub(crate) fn check_right(&self, uid: &str) -> Result<(), OpError> {
+        let Some((rights, operation)) = self.rights.as_ref().zip(self.operation) else {
+            return Ok(());
+        };
+        match rights.allow_on(operation, uid) {
+            true => Ok(()),
+            // As to strangers: whether there is such an object is not told.
+            false => Err(OpError::NotFound(uid.to_owned())),
+        }
     }
 
     /// Whether changes wait to be published with the batch.

@@ -92,6 +92,12 @@ pub(crate) enum OpError {
     BadParameters(String),
     #[error("{0}")]
     CertificateRequest(String),
+    #[error("{0}")]
+    AsynchronousValue(&'static str),
+    #[error("the ticket is not one of this client that is still good")]
+    Ticket,
+    #[error("there is one interface here, PKCS 11; leave PKCS#11 Interface out")]
+    Pkcs11Interface,
     #[error("a tag of {0} bytes is not made; it has 12 to 16 (CCM: 8, 12 or 16)")]
     TagLength(i32),
     #[error("{0}")]
@@ -166,6 +172,11 @@ impl OpError {
             Self::BadParameters(_) => {
                 or(ResultReason::BadCryptographicParameters, ResultReason::InvalidField)
             }
+            Self::AsynchronousValue(_) => {
+                or(ResultReason::InvalidAsynchronousCorrelationValue, ResultReason::InvalidField)
+            }
+            Self::Ticket => ResultReason::InvalidTicket,
+            Self::Pkcs11Interface => ResultReason::Pkcs11InvalidInterface,
             Self::CertificateRequest(_) => or(ResultReason::InvalidCsr, ResultReason::InvalidField),
             Self::CannotUse(_) => ResultReason::UnsupportedCryptographicParameters,
             // The words of the OASIS cases in every version.

@@ -18,6 +18,7 @@ pub(crate) async fn object(
     id: Option<UniqueIdentifier>,
 ) -> Result<(Object, Version), OpError> {
     let uid = cx.resolve(id)?;
+    cx.check_right(&uid)?;
     let Some(key) = KeyId::parse(&uid) else {
         return Ok(cx.objects().get(cx.caller.tenant(), &uid).await?);
     };

@@ -9,6 +9,8 @@
 //! | `undo`, `unit` | batches, and single operations on several objects, done as a whole or not at all |
 //! | `caller`, `login` | who asks; without it there is no way to a request's items |
 //! | `policy`, `pace` | what an application may do, and how fast |
+//! | `tickets` | what Login and Delegated Login give |
+//! | `later` | operations in the background |
 //! | `op` | one file per operation |
 //! | `find` | an identifier to an object, also when it is a pool key not collected yet |
 //! | `qkd` | pool keys that become managed objects |
@@ -39,6 +41,7 @@ mod context;
 mod error;
 mod find;
 mod formats;
+mod later;
 mod locks;
 mod login;
 mod material;
@@ -55,6 +58,7 @@ mod split;
 mod streams;
 mod template;
 mod terms;
+mod tickets;
 mod undo;
 mod unit;
 mod usage;
@@ -65,7 +69,7 @@ mod wrap;
 
 use std::{
     sync::{
-        Arc, OnceLock,
+        Arc, OnceLock, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -77,11 +81,13 @@ use transport::{Directory, PeerIdentity, ServerStream, Shutdown};
 use caller::{Caller, Callers, Client};
 pub use certifier::Certifier;
 use cipher::Nonces;
+use later::Later;
 use locks::Locks;
 use login::Guard;
 pub use login::{BadHash, Login, PasswordHash};
 use policy::Policies;
 use streams::Streams;
+use tickets::Tickets;
 
 /// Bounds of one connection and one request.
 #[derive(Clone, Debug)]
@@ -167,6 +173,10 @@ pub struct Server {
     locks: Locks,
     nonces: Nonces,
     streams: Streams,
+    later: Later,
+    tickets: Tickets,
+    /// For what goes on without the connection that asked for it.
+    me: Weak<Self>,
     certifier: OnceLock<Certifier>,
     counters: Counters,
     /// Milliseconds since 1970.
@@ -187,7 +197,8 @@ impl Server {
     ) -> Arc<Self> {
         let callers = Caller::all(applications.subjects(), policies);
         let (locks, nonces, streams, counters) = Default::default();
-        Arc::new(Self {
+        let (later, tickets) = Default::default();
+        Arc::new_cyclic(|me| Self {
             supply,
             objects,
             applications,
@@ -197,6 +208,9 @@ impl Server {
             locks,
             nonces,
             streams,
+            later,
+            tickets,
+            me: me.clone(),
             certifier: OnceLock::new(),
             counters,
             started: now_ms(),

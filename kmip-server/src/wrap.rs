@@ -188,6 +188,7 @@ async fn key(
     // Wrapping runs here; an operator may forbid cryptography outside the token.
     cx.objects().check_process().map_err(usage::used)?;
     let uid = cx.resolve(Some(id.clone()))?;
+    cx.check_right(&uid)?;
     let found = cx.objects().get(cx.caller.tenant(), &uid).await;
     let (object, _) = found.map_err(|error| match error {
         ObjectError::NotFound(uid) => OpError::WrappingKeyNotFound(uid),

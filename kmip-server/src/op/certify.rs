@@ -53,7 +53,7 @@ pub(crate) async fn certify(cx: &mut Context<'_>, request: Request) -> Result<Re
     let unit = Unit::begin(cx);
     let done = draft.store(cx, unit.objects(), &meta, &wanted).await;
     let id = unit.end(done).await?;
-    tracing::info!(caller = %cx.caller.sae(), certificate = %id, subject = %leaf.subject_text(),
+    tracing::info!(caller = %cx.caller.application(), certificate = %id, subject = %leaf.subject_text(),
         "a certificate was issued");
     cx.remember(OperationCode::Certify, vec![id.clone()]);
     Ok(Response { id, attributes: Attributes::default() })
@@ -62,7 +62,7 @@ pub(crate) async fn certify(cx: &mut Context<'_>, request: Request) -> Result<Re
 /// The authority, when there is one and the caller may have its certificates.
 pub(super) fn certifier<'a>(cx: &Context<'a>) -> Result<&'a Certifier, OpError> {
     let certifier = cx.server.certifier().ok_or(OpError::Operation)?;
-    match certifier.applications.contains(cx.caller.sae()) {
+    match certifier.applications.contains(cx.caller.application()) {
         true => Ok(certifier),
         false => {
             let text = "this application may have no certificates issued; ask the operator";
@@ -248,7 +248,7 @@ impl Draft {
         let new = super::draft(cx, uid.clone(), meta, &wanted.rest, Origin::HsmRng);
         objects.create(new, &ClearBytes::copy_from(&self.der)).await?;
         let Some(key) = &self.key else { return Ok(uid) };
-        let (old, version) = objects.get(cx.caller.sae(), key).await?;
+        let (old, version) = objects.get(cx.caller.tenant(), key).await?;
         let (mut key_meta, rest) = Meta::with_rest(&old)?;
         let is_old = |attribute: &&Attribute| matches!(attribute, Attribute::Link(link) if link.kind == LinkType::CertificateLink);
         let mut rest: Attributes = rest.iter().filter(|a| !is_old(a)).cloned().collect();

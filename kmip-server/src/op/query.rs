@@ -14,7 +14,7 @@ use crate::{Server, context::Context, error::OpError, qkd};
 const VENDOR: &str = concat!("qkm ", env!("CARGO_PKG_VERSION"));
 
 /// The operations that need no configuration.
-const OPERATIONS: [OperationCode; 43] = [
+const OPERATIONS: [OperationCode; 51] = [
     OperationCode::DiscoverVersions,
     OperationCode::Query,
     OperationCode::Create,
@@ -58,6 +58,14 @@ const OPERATIONS: [OperationCode; 43] = [
     OperationCode::RngSeed,
     OperationCode::ReKeyKeyPair,
     OperationCode::Validate,
+    OperationCode::Poll,
+    OperationCode::Cancel,
+    OperationCode::Process,
+    OperationCode::QueryAsynchronousRequests,
+    OperationCode::Login,
+    OperationCode::Logout,
+    OperationCode::DelegatedLogin,
+    OperationCode::Pkcs11,
 ];
 /// Those that need an authority.
 const CERTIFICATION: [OperationCode; 2] = [OperationCode::Certify, OperationCode::ReCertify];
@@ -125,7 +133,7 @@ pub(crate) fn rng() -> RngParameters {
 fn capabilities() -> CapabilityInformation {
     CapabilityInformation {
         streaming: Some(true),
-        asynchronous: Some(false),
+        asynchronous: Some(true),
         attestation: Some(false),
         batch_undo: Some(true),
         batch_continue: Some(true),

@@ -61,7 +61,7 @@ pub(crate) async fn recertify(cx: &mut Context<'_>, request: Request) -> Result<
         refused => refused,
     };
     let id = unit.end(done).await?;
-    tracing::info!(caller = %cx.caller.sae(), certificate = %id, subject = %leaf.subject_text(),
+    tracing::info!(caller = %cx.caller.application(), certificate = %id, subject = %leaf.subject_text(),
         "a certificate was renewed");
     cx.remember(OperationCode::ReCertify, vec![id.clone()]);
     Ok(Response { id, attributes: Attributes::default() })

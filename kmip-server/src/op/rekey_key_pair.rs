@@ -56,7 +56,7 @@ impl Old {
         uid: &str,
         kind: ObjectType,
     ) -> Result<Self, OpError> {
-        let (object, version) = objects.get(cx.caller.sae(), uid).await?;
+        let (object, version) = objects.get(cx.caller.tenant(), uid).await?;
         let (meta, rest) = Meta::with_rest(&object)?;
         if meta.kind() != kind {
             let text = "Re-key Key Pair takes the private key of a pair whose public key is here";

@@ -256,6 +256,9 @@ wire_enum! {
 }
 
 wire_enum! {
-    /// PKCS#11 return codes that profiles test.
-    pub enum Pkcs11ReturnCode { V2_0: Ok "OK" = 0x00; }
+    /// Return codes of PKCS #11: CKR_OK and those a server answers with here.
+    pub enum Pkcs11ReturnCode {
+        V2_0: Ok "OK" = 0x00, FunctionNotSupported "FUNCTION_NOT_SUPPORTED" = 0x54,
+            CryptokiNotInitialized "CRYPTOKI_NOT_INITIALIZED" = 0x190;
+    }
 }

@@ -52,7 +52,6 @@ pub mod revoke;
 pub mod rng_retrieve;
 pub mod rng_seed;
 pub mod set_attribute;
-pub mod set_defaults;
 pub mod set_endpoint_role;
 pub mod sign;
 pub mod signature_verify;
@@ -218,6 +217,5 @@ operations! {
     Login: login,
     Logout: logout,
     DelegatedLogin: delegated_login,
-    SetDefaults: set_defaults,
     Pkcs11: pkcs11,
 }

@@ -1,0 +1,189 @@
+//! Login, Delegated Login, Logout; the operation PKCS#11.
+
+use kmip::{
+    Answer, Operation, RequestMessage, ResponseMessage, SecretBytes, Version,
+    attribute::UniqueIdentifier,
+    client,
+    enums::*,
+    message::{Authentication, Credential, Outcome, RequestHeader, RequestItem},
+    op::{
+        self,
+        delegated_login::{Objects, Right, Rights},
+        login::Ticket,
+        query_asynchronous_requests::Operations,
+    },
+    tag::Tag,
+    ttlv::Writer,
+};
+
+use crate::common::{Client, Network, refusal};
+
+/// Encrypt and Decrypt.
+const USAGE: i32 = 12;
+
+/// A copy of a ticket.
+fn copy(ticket: &Ticket) -> Ticket {
+    let value = ticket.value.expose(SecretBytes::copy_from);
+    Ticket { kind: ticket.kind, value }
+}
+
+/// What is answered to `operation` in a request that carries `ticket`.
+async fn with(client: &mut Client, ticket: &Ticket, operation: impl Into<Operation>) -> Outcome {
+    let mut content = Writer::default();
+    content.enumeration(Tag::TicketType, ticket.kind.number());
+    ticket.value.expose(|value| content.bytes(Tag::TicketValue, value));
+    let credential = Credential::Other {
+        kind: CredentialType::Ticket,
+        content: SecretBytes::new(content.finish()),
+    };
+    let mut header = RequestHeader::new(client.version);
+    header.authentication = Some(Authentication { credentials: vec![credential] });
+    let version = client.version;
+    let items = vec![RequestItem::new(operation.into())];
+    let frame = RequestMessage { version, header, items }.encode().unwrap();
+    let answer = client.exchange(&frame).await;
+    ResponseMessage::decode(&answer).unwrap().items.remove(0).outcome
+}
+
+fn reason(outcome: &Outcome) -> ResultReason {
+    match outcome {
+        Outcome::Failed(failure) => failure.reason,
+        other => panic!("a refusal, not {other:?}"),
+    }
+}
+
+async fn login(client: &mut Client, requests: Option<i32>) -> Ticket {
+    let request = op::login::Request { request_count: requests, ..Default::default() };
+    match client.call(request).await.unwrap() {
+        Answer::Login(answer) => answer.ticket,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn delegate(client: &mut Client, rights: Vec<Right>) -> Result<Ticket, ResultReason> {
+    let rights = Rights { list: rights };
+    let request = op::delegated_login::Request {
+        lease_time: None,
+        request_count: None,
+        usage_limits: None,
+        rights,
+    };
+    match client.call(request).await {
+        Ok(Answer::DelegatedLogin(answer)) => Ok(answer.ticket),
+        refused => Err(refusal(refused)),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ticket_serves_its_client_until_it_is_used_up_or_logged_out() {
+    let network = Network::start().await;
+    let mut client = network.client("n1", Version::V2_1).await;
+    let id = client.aes([]).await.unwrap();
+    let get = || client::get(id.as_str());
+    let ticket = login(&mut client, Some(2)).await;
+    for _ in 0..2 {
+        assert!(matches!(with(&mut client, &ticket, get()).await, Outcome::Success(_)));
+    }
+    let gone = with(&mut client, &ticket, get()).await;
+    assert_eq!(reason(&gone), ResultReason::InvalidTicket);
+
+    let mut client = network.client("n1", Version::V2_1).await;
+    let ticket = login(&mut client, None).await;
+    // It proves nothing for anybody else.
+    let mut other = network.client("n2", Version::V2_1).await;
+    let stolen = with(&mut other, &ticket, get()).await;
+    assert_eq!(reason(&stolen), ResultReason::InvalidTicket);
+    let mut other = network.client("n2", Version::V2_1).await;
+    let logout = op::logout::Request { ticket: copy(&ticket) };
+    assert_eq!(refusal(other.call(logout).await), ResultReason::InvalidTicket);
+    let logout = op::logout::Request { ticket: copy(&ticket) };
+    client.call(logout).await.unwrap();
+    let gone = with(&mut client, &ticket, get()).await;
+    assert_eq!(reason(&gone), ResultReason::InvalidTicket);
+    let mut client = network.client("n1", Version::V2_0).await;
+    let none = op::login::Request { request_count: Some(0), ..Default::default() };
+    assert_eq!(refusal(client.call(none).await), ResultReason::InvalidAttributeValue);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delegate_does_what_the_rights_say_and_nothing_else() {
+    let network = Network::start().await;
+    let mut owner = network.client("n1", Version::V2_1).await;
+    let shared = owner.aes([]).await.unwrap();
+    let private = owner.aes([]).await.unwrap();
+    let right = |objects: Option<&str>, operations: &[OperationCode]| Right {
+        operations: Some(Operations { list: operations.to_vec() }),
+        objects: objects.map(|id| Objects { list: vec![UniqueIdentifier::from(id)] }),
+        ..Default::default()
+    };
+    let rights = vec![
+        right(Some(&shared), &[OperationCode::Get]),
+        right(None, &[OperationCode::GetAttributes, OperationCode::Query]),
+    ];
+    let ticket = delegate(&mut owner, rights).await.unwrap();
+
+    let mut holder = network.client("n2", Version::V2_1).await;
+    let own = holder.aes([]).await.unwrap();
+    let given = with(&mut holder, &ticket, client::get(shared.as_str())).await;
+    assert!(matches!(given, Outcome::Success(Answer::Get(_))), "{given:?}");
+    for hidden in [&private, &own] {
+        let refused = with(&mut holder, &ticket, client::get(hidden.as_str())).await;
+        assert_eq!(reason(&refused), ResultReason::ObjectNotFound);
+    }
+    let told = with(&mut holder, &ticket, client::get_attributes(private.as_str(), [])).await;
+    assert!(matches!(told, Outcome::Success(_)), "{told:?}");
+    let create = client::create(CryptographicAlgorithm::Aes, 256, USAGE, []);
+    let refused = with(&mut holder, &ticket, create).await;
+    assert_eq!(reason(&refused), ResultReason::PermissionDenied);
+    let again = op::login::Request::default();
+    let refused = with(&mut holder, &ticket, again).await;
+    assert_eq!(reason(&refused), ResultReason::PermissionDenied);
+    // Without the ticket the holder is itself again.
+    assert_eq!(refusal(holder.get(client::get(&shared)).await), ResultReason::ObjectNotFound);
+
+    // Rights that would not hold are not given.
+    let locate = vec![right(Some(&shared), &[OperationCode::Locate])];
+    assert_eq!(
+        delegate(&mut owner, locate).await.unwrap_err(),
+        ResultReason::InvalidAttributeValue
+    );
+    let unbounded = Right { operations: None, ..right(Some(&shared), &[]) };
+    let refused = delegate(&mut owner, vec![unbounded]).await.unwrap_err();
+    assert_eq!(refused, ResultReason::InvalidAttributeValue);
+    assert_eq!(delegate(&mut owner, vec![]).await.unwrap_err(), ResultReason::MissingData);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pkcs11_tells_what_it_is_and_what_it_has_not() {
+    let network = Network::start().await;
+    let mut client = network.client("n1", Version::V2_1).await;
+    let ask = |function, correlation_value| op::pkcs11::Request {
+        interface: None,
+        function,
+        correlation_value,
+        input: None,
+    };
+    let answer = async |client: &mut Client, request: op::pkcs11::Request| match client
+        .call(request)
+        .await
+        .unwrap()
+    {
+        Answer::Pkcs11(answer) => answer,
+        other => panic!("{other:?}"),
+    };
+    let begun = answer(&mut client, ask(Pkcs11Function::Initialize, None)).await;
+    assert_eq!(begun.code, Pkcs11ReturnCode::Ok);
+    let value = begun.correlation_value;
+    assert!(value.is_some());
+    let info = answer(&mut client, ask(Pkcs11Function::GetInfo, value.clone())).await;
+    assert!(info.output.unwrap().expose(|info| info.starts_with(&[2, 40]) && info.len() == 76));
+    let other = answer(&mut client, ask(Pkcs11Function::Other(0x30), value)).await;
+    assert_eq!(other.code, Pkcs11ReturnCode::FunctionNotSupported);
+    let lost = answer(&mut client, ask(Pkcs11Function::GetInfo, Some(vec![1]))).await;
+    assert_eq!(lost.code, Pkcs11ReturnCode::CryptokiNotInitialized);
+    let named = op::pkcs11::Request {
+        interface: Some("Vendor".to_owned()),
+        ..ask(Pkcs11Function::Initialize, None)
+    };
+    assert_eq!(refusal(client.call(named).await), ResultReason::Pkcs11InvalidInterface);
+}
