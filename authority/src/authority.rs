@@ -3,7 +3,7 @@
 
 use std::{fmt, time::Duration};
 
-use der::{Decode, Encode, asn1::BitString};
+use der::{Decode, Encode, asn1::BitString, pem::LineEnding};
 use km_core::{
     ids::SaeId,
     material::ClearBytes,
@@ -209,6 +209,14 @@ impl Authority {
     /// Its certificate, in DER.
     pub fn certificate(&self) -> &[u8] {
         &self.certificate
+    }
+
+    /// Its certificate, in PEM.
+    pub fn pem(&self) -> String {
+        let document = Document::try_from(self.certificate.as_slice());
+        let pem = document.and_then(|document| document.to_pem("CERTIFICATE", LineEnding::LF));
+        // It was read as DER when it came here.
+        pem.unwrap_or_default()
     }
 
     /// When its certificate is valid.

@@ -52,6 +52,8 @@ codes! {
         "No stored pool key and no managed object has this identifier here. A pool key is forgotten once it was collected by everybody, expired, or burned."
     A004 Failed "the admin API answered something unexpected"
         "The server at the address is not a qkm of the same version, or it failed. Its log has the reason."
+    A005 Failed "the certificate authority is not as asked for"
+        "An authority has a name of its own, is made once, and signs in the HSM, which must have P-256 keys. The message says what is wrong; `qkm ca show` shows one that is there."
     C001 Usage "the configuration file cannot be read"
         "Check the path and the rights of the file."
     C002 Usage "the configuration file has an error"

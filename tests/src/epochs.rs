@@ -6,8 +6,17 @@ use crate::network::{End::North, Network};
 
 /// `qkm hsm epoch …` with the certificate of a custodian, or the operator's: exit code and words.
 pub fn epoch(network: &Network, custodian: Option<usize>, command: &[&str]) -> (i32, String) {
-    let mut all = vec!["hsm", "epoch"];
-    all.extend(command);
+    let all: Vec<&str> = ["hsm", "epoch"].into_iter().chain(command.iter().copied()).collect();
+    self::custodian(network, custodian, &all)
+}
+
+/// Any command with the certificate of a custodian, or the operator's: exit code and words.
+pub fn custodian(
+    network: &Network,
+    custodian: Option<usize>,
+    command: &[&str],
+) -> (i32, String) {
+    let mut all = command.to_vec();
     let shown = custodian.and_then(|at| network.layout().custodians.get(at).cloned());
     let paths = shown.map(|files| [files.certificate, files.key].map(|p| p.display().to_string()));
     if let Some([certificate, key]) = &paths {

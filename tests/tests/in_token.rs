@@ -7,7 +7,7 @@ use kmip::{
     client,
     enums::{
         BlockCipherMode, CryptographicAlgorithm as Algorithm, HashingAlgorithm, ObjectType,
-        RevocationReasonCode, SplitKeyMethod,
+        RevocationReasonCode, SplitKeyMethod, ValidityIndicator,
     },
     op,
     ttlv::Value,
@@ -231,4 +231,39 @@ async fn objects_of_an_application_are_kept_inside_the_token() {
         app.ask(client::destroy(id)).await.unwrap();
     }
     assert_eq!(network.metric(North, "qkm_token_objects").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authority_in_the_token_issues_certificates_over_kmip() {
+    let ca = "[kmip_ca]\nname = \"devices\"\napplications = [\"sae-n1\"]\ndays = 30\n";
+    let network = Network::start(Options { tables: ca.to_owned(), ..Options::default() }).await;
+    let app = network.kmip_client("sae-n1");
+    let (private, public) = made_pair(&app).await;
+    let subject = Attribute::CertificateSubjectCn("meter 7".to_owned());
+    let wish = op::certify::Request {
+        id: Some(public.as_str().into()),
+        attributes: Attributes::from_iter([subject]),
+        ..Default::default()
+    };
+    app.ask(wish.clone()).await.expect_err("there is no authority yet");
+    let make = ["ca", "make", "devices", "--subject", "CN=Devices,O=Example"];
+    let (code, said) = epochs::custodian(&network, None, &make);
+    assert!(code == 4 && said.contains("QKM-A002"), "{code}: {said}");
+    let (code, said) = epochs::custodian(&network, Some(0), &make);
+    assert!(code == 0 && said.contains("BEGIN CERTIFICATE"), "{code}: {said}");
+    let (code, said) = epochs::custodian(&network, Some(1), &make);
+    assert!(code != 0 && said.contains("QKM-A005"), "{code}: {said}");
+    let (code, shown) = epochs::custodian(&network, None, &["ca", "show", "devices"]);
+    assert!(code == 0 && shown.contains("BEGIN CERTIFICATE"), "{code}: {shown}");
+
+    let Answer::Certify(made) = app.ask(wish).await.unwrap() else { panic!("certified") };
+    let validate = op::validate::Request { ids: vec![made.id.as_str().into()], ..Default::default() };
+    let Answer::Validate(answer) = app.ask(validate).await.unwrap() else { panic!("validated") };
+    assert_eq!(answer.validity, ValidityIndicator::Valid);
+    let again = op::rekey_key_pair::Request {
+        private_id: Some(private.as_str().into()),
+        ..Default::default()
+    };
+    let Answer::ReKeyKeyPair(new) = app.ask(again).await.unwrap() else { panic!("made again") };
+    assert_ne!(new.public_id, public);
 }

@@ -18,6 +18,7 @@ mod pykmip;
 mod split;
 mod streams;
 mod succession;
+mod table;
 mod tenancy;
 mod tickets;
 mod transfer;

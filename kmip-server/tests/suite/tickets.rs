@@ -177,7 +177,7 @@ async fn pkcs11_tells_what_it_is_and_what_it_has_not() {
     assert!(value.is_some());
     let info = answer(&mut client, ask(Pkcs11Function::GetInfo, value.clone())).await;
     assert!(info.output.unwrap().expose(|info| info.starts_with(&[2, 40]) && info.len() == 76));
-    let other = answer(&mut client, ask(Pkcs11Function::Other(0x30), value)).await;
+    let other = answer(&mut client, ask(Pkcs11Function::Other(0x8000_0001), value)).await;
     assert_eq!(other.code, Pkcs11ReturnCode::FunctionNotSupported);
     let lost = answer(&mut client, ask(Pkcs11Function::GetInfo, Some(vec![1]))).await;
     assert_eq!(lost.code, Pkcs11ReturnCode::CryptokiNotInitialized);

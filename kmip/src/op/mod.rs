@@ -149,6 +149,12 @@ macro_rules! operations {
     };
 }
 
+impl From<Raw> for Operation {
+    fn from(raw: Raw) -> Self {
+        Self::Raw(raw)
+    }
+}
+
 impl Operation {
     /// Whether `version` has the operation and everything its payload cannot do without.
     pub fn known(&self, version: Version) -> bool {

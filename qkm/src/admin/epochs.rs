@@ -1,6 +1,6 @@
 //! `/v1/hsm/epochs`: the KEK epochs, and the two changes a custodian may make to them.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use km_core::{
     audit,
@@ -28,6 +28,12 @@ impl Custodian {
     pub(super) fn of(peer: &PeerIdentity, custodians: &[IdentityRule]) -> Result<Self, Problem> {
         let rule = custodians.iter().find(|rule| peer.matches(rule));
         rule.map(|rule| Self(rule.to_string())).ok_or_else(Problem::not_a_custodian)
+    }
+}
+
+impl fmt::Display for Custodian {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 

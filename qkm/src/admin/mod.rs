@@ -1,8 +1,9 @@
 //! The operators' API over HTTPS: pools, links, single keys. Enter through [`start`].
 //!
 //! JSON, errors as problem details (RFC 9457). It never has key bytes to show. Operators read, and
-//! order keys by relay; custodians may also change the KEK epochs.
+//! order keys by relay; custodians may also change the KEK epochs, and make authorities.
 
+mod authorities;
 mod epochs;
 mod keys;
 mod problem;
@@ -22,14 +23,14 @@ use transport::{
 };
 
 use crate::{
-    config::Config,
+    config::{Config, KmipCa},
     fault::Failure,
     serve::{Inside, Listening},
 };
 use epochs::Custodian;
 pub(crate) use problem::Problem;
 
-/// Longest body of a change; nothing is read out of it.
+/// Longest body of a change.
 const BODY_BYTES: usize = 1024;
 /// Longest wait for it.
 const BODY_WAIT: Duration = Duration::from_secs(5);
@@ -46,7 +47,8 @@ pub(crate) async fn start(
     let Some(admin) = &config.admin else { return Ok(()) };
     let open = Listening::open("admin", &admin.front, Profile::Front).await?;
     let (operators, custodians) = (admin.operators.clone(), admin.custodians.clone());
-    let api = Arc::new(Api { inside: inside.clone(), operators, custodians });
+    let kmip_ca = config.kmip_ca.clone();
+    let api = Arc::new(Api { inside: inside.clone(), operators, custodians, kmip_ca });
     let stop = shutdown.clone();
     let handler = move |stream: ServerStream, peer: PeerIdentity| {
         let (api, stop) = (api.clone(), stop.clone());
@@ -60,6 +62,7 @@ struct Api {
     inside: Arc<Inside>,
     operators: Vec<IdentityRule>,
     custodians: Vec<IdentityRule>,
+    kmip_ca: Option<KmipCa>,
 }
 
 impl Api {
@@ -105,6 +108,7 @@ impl Api {
             ["v1", "routes"] => Ok(self.routes()),
             ["v1", "links"] => Ok(json!({ "links": self.inside.links.status() })),
             ["v1", "keys", id] => keys::show(&self.inside.node, id).await,
+            ["v1", "ca", name] => authorities::show(&self.inside, name).await,
             ["v1", "hsm", "epochs"] => Ok(epochs::list(&self.inside.node.keeper)),
             ["v1", "hsm", "epochs", "log"] => epochs::log(self.inside.node.keeper.records()).await,
             _ => Err(Problem::no_such_path(path)),
@@ -124,11 +128,15 @@ impl Api {
             return Err(Problem::wrong_body());
         }
         let body = read_body(request.into_body(), BODY_BYTES, BODY_WAIT).await;
-        body.map_err(|_| Problem::wrong_body())?;
+        let body = body.map_err(|_| Problem::wrong_body())?;
         let keeper = &self.inside.node.keeper;
         let custodian = || Custodian::of(peer, &self.custodians);
         match segments {
             ["v1", "pools", far, "feed", bytes] => self.feed(far, bytes, peer),
+            ["v1", "ca", name] => {
+                let (inside, ca) = (&self.inside, self.kmip_ca.as_ref());
+                authorities::make(inside, ca, name, &body, custodian()?, peer).await
+            }
             ["v1", "hsm", "epochs"] => epochs::rotate(keeper, custodian()?, peer).await,
             ["v1", "hsm", "epochs", number, "destroy"] => {
                 epochs::destroy(keeper, number, custodian()?, peer).await

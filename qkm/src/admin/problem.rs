@@ -25,7 +25,7 @@ impl Problem {
     }
 
     pub(crate) fn not_a_custodian() -> Self {
-        let detail = "this certificate is none of the custodians that [admin] names, who alone change epochs";
+        let detail = "this certificate is none of the custodians that [admin] names, who alone change epochs and make authorities";
         Self::new(StatusCode::FORBIDDEN, Code::A002, detail)
     }
 
@@ -40,7 +40,7 @@ impl Problem {
     }
 
     pub(crate) fn wrong_method() -> Self {
-        let detail = "POST goes to /v1/hsm/epochs and /v1/pools/PEER/feed/BYTES; all else is GET";
+        let detail = "POST goes to /v1/hsm/epochs, /v1/ca/NAME and /v1/pools/PEER/feed/BYTES; all else is GET";
         Self::new(StatusCode::METHOD_NOT_ALLOWED, Code::A004, detail)
     }
 
@@ -61,7 +61,7 @@ impl Problem {
     pub(crate) fn no_such_path(path: &str) -> Self {
         let shown: String = path.chars().take(100).collect();
         let detail = format!(
-            "there is nothing at {shown:?}; see /v1/pools, /v1/links, /v1/routes, /v1/keys/ID, /v1/hsm/epochs"
+            "there is nothing at {shown:?}; see /v1/pools, /v1/links, /v1/routes, /v1/keys/ID, /v1/ca/NAME, /v1/hsm/epochs"
         );
         Self::new(StatusCode::NOT_FOUND, Code::A004, detail)
     }

@@ -1,6 +1,7 @@
 //! The command line. Enter through [`run`]. `table` prints; one file for each group of commands.
 
 mod admin;
+mod ca;
 mod controller;
 mod hsm;
 mod kmip;
@@ -73,6 +74,9 @@ enum Command {
     /// The HSM and what this key manager keeps in it.
     #[command(subcommand)]
     Hsm(hsm::HsmCommand),
+    /// Certificate authorities whose keys are in the HSM.
+    #[command(subcommand)]
+    Ca(ca::CaCommand),
     /// Look at a KMIP server as one of its clients.
     #[command(subcommand)]
     Kmip(kmip::KmipCommand),
@@ -260,6 +264,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Key(KeyCommand::Show { id, admin: args }) => admin::key(&args, &id),
         Command::Hsm(hsm::HsmCommand::Epoch(command)) => hsm::epoch(&command),
         Command::Hsm(hsm::HsmCommand::Token(command)) => hsm::token(command),
+        Command::Ca(command) => ca::run(&command),
         Command::Kmip(command) => kmip::run(&command),
         Command::Explain { code } => local::explain(code.as_deref()),
         Command::Completions { shell } => local::completions(shell),

@@ -4,7 +4,7 @@ use std::{collections::HashMap, fmt, time::Duration};
 
 use km_core::{
     epoch::{EpochPolicy, MOST_SEALS},
-    ids::{ClusterId, PoolTag},
+    ids::{ClusterId, PoolTag, SaeId},
     payload::Storage,
     random::QrngConfig,
     supply::SupplyLimits,
@@ -12,7 +12,7 @@ use km_core::{
 use toml::Spanned;
 
 use super::{
-    Admin, Config, Controller, Peer, QkdLink, RandomSources,
+    Admin, Config, Controller, KmipCa, Peer, QkdLink, RandomSources,
     file::{self, File},
     locate, relay, tenancy,
 };
@@ -64,6 +64,7 @@ pub(super) fn check(file: File) -> Result<Config, Mistake> {
         )
         .at(&file.peer[0]));
     }
+    let kmip_ca = file.kmip_ca.map(|entry| kmip_ca(entry, &file.sae)).transpose()?;
     let tenancy = tenancy::check(&here, &file.sae, &file.pair, &file.tenant)?;
     Ok(Config {
         cluster: here,
@@ -76,6 +77,7 @@ pub(super) fn check(file: File) -> Result<Config, Mistake> {
         etsi014: file.etsi014,
         kmip: file.kmip,
         kmip_https: file.kmip_https,
+        kmip_ca,
         km_link: file.km_link,
         monitor: file.monitor.map(monitor).transpose()?,
         admin: file.admin.map(admin).transpose()?,
@@ -97,6 +99,21 @@ pub(super) fn check(file: File) -> Result<Config, Mistake> {
         policies: tenancy.policies,
         quotas: tenancy.quotas,
     })
+}
+
+fn kmip_ca(entry: Spanned<file::KmipCa>, saes: &[Spanned<file::Sae>]) -> Result<KmipCa, Mistake> {
+    let table = entry.get_ref();
+    let known = |sae: &SaeId| saes.iter().any(|known| known.get_ref().id == *sae);
+    if let Some(stranger) = table.applications.iter().find(|sae| !known(sae)) {
+        let text = format!("[kmip_ca] names {stranger}, which is not a registered SAE");
+        return Err(Mistake::new(text, "add an [[sae]], or correct the name").at(&entry));
+    }
+    if !(1..=3650).contains(&table.days) {
+        let text = "days in [kmip_ca] must be 1 to 3650";
+        return Err(Mistake::new(text, "say how long certificates are valid").at(&entry));
+    }
+    let file::KmipCa { name, applications, days } = entry.into_inner();
+    Ok(KmipCa { name, applications: applications.into_iter().collect(), days })
 }
 
 fn epochs(entry: Option<&Spanned<file::Epochs>>) -> Result<EpochPolicy, Mistake> {

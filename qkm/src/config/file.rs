@@ -28,6 +28,7 @@ pub(super) struct File {
     pub(super) etsi014: Option<Front>,
     pub(super) kmip: Option<Front>,
     pub(super) kmip_https: Option<Front>,
+    pub(super) kmip_ca: Option<Spanned<KmipCa>>,
     pub(super) km_link: Option<Front>,
     pub(super) monitor: Option<Spanned<Monitor>>,
     pub(super) admin: Option<Spanned<Admin>>,
@@ -183,6 +184,22 @@ impl Front {
             ca: self.ca.clone(),
         }
     }
+}
+
+/// Certify and Re-certify over KMIP.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct KmipCa {
+    /// The authority, as `qkm ca make` called it.
+    pub(super) name: String,
+    /// Who may have certificates, of any name they ask for.
+    pub(super) applications: Vec<SaeId>,
+    #[serde(default = "certificate_days")]
+    pub(super) days: u32,
+}
+
+fn certificate_days() -> u32 {
+    365
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]

@@ -72,6 +72,8 @@ pub struct Config {
     pub kmip: Option<Front>,
     /// The KMIP front over HTTPS, for messages in TTLV, JSON and XML.
     pub kmip_https: Option<Front>,
+    /// Who may have certificates over KMIP, and from which authority.
+    pub kmip_ca: Option<KmipCa>,
     /// Our side of all KM links; present when there are peers.
     pub km_link: Option<Front>,
     /// Plain HTTP for metrics and health.
@@ -102,6 +104,17 @@ pub struct Config {
     pub policies: Policies,
     /// How many managed objects tenants may have.
     pub quotas: BTreeMap<SaeId, Quota>,
+}
+
+/// Certify and Re-certify over KMIP.
+#[derive(Clone, Debug)]
+pub struct KmipCa {
+    /// The authority.
+    pub name: String,
+    /// Who may have certificates.
+    pub applications: BTreeSet<SaeId>,
+    /// How long a certificate is valid, at most.
+    pub days: u32,
 }
 
 /// An application registered at this cluster.

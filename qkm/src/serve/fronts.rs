@@ -2,9 +2,10 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
+use authority::Authority;
 use key_supply::Etsi014;
 use tokio::{net::TcpListener, task::JoinSet};
-use tracing::info;
+use tracing::{info, warn};
 use transport::{
     ListenerLimits, ListenerStats, PeerIdentity, Profile, ServerConfig, ServerStream, Shutdown,
     server_config,
@@ -12,7 +13,7 @@ use transport::{
 
 use super::{Node, failures::of_tls};
 use crate::{
-    config::{Config, Front},
+    config::{Config, Front, KmipCa},
     fault::{Code, Failure},
 };
 
@@ -63,6 +64,30 @@ impl Fronts {
             ),
             stats: Stats::default(),
         }
+    }
+
+    /// Lets KMIP clients have certificates, as far as configured; the authority that is to issue them
+    /// may be made later.
+    pub(crate) async fn certify(&self, config: &Config, node: &Node) -> Result<(), Failure> {
+        let Some(ca) = &config.kmip_ca else { return Ok(()) };
+        let found = Authority::open(&node.objects, &ca.name).await;
+        let failed = |e| Failure::new(Code::C003, format!("[kmip_ca]: {e}"));
+        match found.map_err(failed)? {
+            Some(authority) => self.certify_with(ca, authority),
+            None => {
+                warn!(
+                    authority = ca.name,
+                    "there is no such authority yet: make it with `qkm ca make`"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// From now on KMIP clients have certificates from `authority`.
+    pub(crate) fn certify_with(&self, ca: &KmipCa, authority: Authority) {
+        let (applications, days) = (ca.applications.clone(), ca.days);
+        self.kmip.certify_with(kmip_server::Certifier { authority, applications, days });
     }
 
     /// Opens the configured listeners and serves them in `tasks` until `shutdown`.

@@ -56,6 +56,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
     let control = Control::open(&config, &node).await;
     let links = Links::new(&config, &node, &control)?;
     let fronts = Fronts::new(&config, &node);
+    fronts.certify(&config, &node).await?;
     let inside =
         Arc::new(Inside { node: node.clone(), links, fronts, health: health.clone(), control });
 

@@ -50,13 +50,13 @@ pub(super) enum EpochCommand {
 #[derive(Debug, clap::Args)]
 pub(super) struct Custodian {
     #[command(flatten)]
-    admin: AdminArgs,
+    pub(super) admin: AdminArgs,
     /// Certificate to show in place of that in [operator].
     #[arg(long, value_name = "FILE", requires = "key")]
-    certificate: Option<PathBuf>,
+    pub(super) certificate: Option<PathBuf>,
     /// Its private key.
     #[arg(long, value_name = "FILE", requires = "certificate")]
-    key: Option<PathBuf>,
+    pub(super) key: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
