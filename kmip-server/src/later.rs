@@ -48,7 +48,7 @@ enum Stage {
     InProcess,
     Canceled,
     /// None once a Poll took it.
-    Done(Option<Outcome>, Instant),
+    Done(Option<Box<Outcome>>, Instant),
 }
 
 struct Entry {
@@ -76,7 +76,7 @@ impl Entry {
     }
 
     fn finish(&self, outcome: Outcome) {
-        *self.stage() = Stage::Done(Some(outcome), Instant::now());
+        *self.stage() = Stage::Done(Some(Box::new(outcome)), Instant::now());
         self.finished.notify_waiters();
     }
 
@@ -251,7 +251,7 @@ pub(crate) fn poll(cx: &Context<'_>, id: &[u8]) -> Result<Done, OpError> {
         _ => return Ok(Done::Told(OperationCode::Poll, Outcome::Pending(id.to_vec()))),
     };
     cx.server.later.lock().remove(&id);
-    Ok(Done::Told(entry.code, outcome))
+    Ok(Done::Told(entry.code, *outcome))
 }
 
 /// As [`poll`], after a while in which it may be done.
@@ -282,7 +282,9 @@ pub(crate) fn cancel(cx: &Context<'_>, id: &[u8]) -> CancellationResult {
             CancellationResult::Canceled
         }
         Stage::InProcess => CancellationResult::UnableToCancel,
-        Stage::Done(Some(Outcome::Failed(_)), _) => CancellationResult::Failed,
+        Stage::Done(Some(outcome), _) if matches!(**outcome, Outcome::Failed(_)) => {
+            CancellationResult::Failed
+        }
         Stage::Done(..) => CancellationResult::Completed,
         Stage::Canceled => CancellationResult::Unavailable,
     }
@@ -344,7 +346,7 @@ mod tests {
         later.enter(several(2, "b", MOST_OF_ONE)).unwrap();
         let old = Instant::now().checked_sub(PATIENCE).unwrap();
         for entry in later.lock().values().filter(|entry| entry.owner.as_str() == "a") {
-            *entry.stage() = Stage::Done(Some(canceled()), old);
+            *entry.stage() = Stage::Done(Some(Box::new(canceled())), old);
         }
         later.enter(several(3, "a", MOST_OF_ONE)).unwrap();
         assert_eq!(later.lock().len(), 2 * MOST_OF_ONE);

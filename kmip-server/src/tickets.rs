@@ -249,7 +249,7 @@ fn ticket(credential: &Credential) -> Option<Result<Ticket, ()>> {
     else {
         return None;
     };
-    Some(content.expose(|items| read(items)).ok_or(()))
+    Some(content.expose(read).ok_or(()))
 }
 
 /// Reads a ticket out of the content of a Credential Value, with or without a structure of its own.

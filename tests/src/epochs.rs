@@ -11,11 +11,7 @@ pub fn epoch(network: &Network, custodian: Option<usize>, command: &[&str]) -> (
 }
 
 /// Any command with the certificate of a custodian, or the operator's: exit code and words.
-pub fn custodian(
-    network: &Network,
-    custodian: Option<usize>,
-    command: &[&str],
-) -> (i32, String) {
+pub fn custodian(network: &Network, custodian: Option<usize>, command: &[&str]) -> (i32, String) {
     let mut all = command.to_vec();
     let shown = custodian.and_then(|at| network.layout().custodians.get(at).cloned());
     let paths = shown.map(|files| [files.certificate, files.key].map(|p| p.display().to_string()));

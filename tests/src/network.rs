@@ -40,6 +40,8 @@ pub struct Options {
     pub max_stored_mib: u64,
     /// Lines put at the end of the table `[supply]` of both KMs.
     pub supply: String,
+    /// Tables put before the first `[[sae]]` of both KMs.
+    pub tables: String,
     /// Lines put at the end of the table `[hsm]` of a KM, by the name of its cluster.
     pub hsm: HashMap<&'static str, String>,
     /// `key_size_bits` of both modules.
@@ -54,6 +56,7 @@ impl Default for Options {
             rate: Some("20000000".into()),
             max_stored_mib: 16,
             supply: String::new(),
+            tables: String::new(),
             hsm: HashMap::new(),
             module_key_bits: None,
             env: Vec::new(),
@@ -143,6 +146,9 @@ impl Network {
                     1,
                 );
                 text = text.replace("[[SAE]]", "[[sae]]");
+            }
+            if !options.tables.is_empty() {
+                text = text.replacen("[[sae]]", &format!("{}\n[[sae]]", options.tables), 1);
             }
             std::fs::write(&site.config, text).expect("a writable configuration");
         }

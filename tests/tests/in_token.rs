@@ -236,8 +236,9 @@ async fn objects_of_an_application_are_kept_inside_the_token() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_authority_in_the_token_issues_certificates_over_kmip() {
     let ca = "[kmip_ca]\nname = \"devices\"\napplications = [\"sae-n1\"]\ndays = 30\n";
-    let network = Network::start(Options { tables: ca.to_owned(), ..Options::default() }).await;
-    let app = network.kmip_client("sae-n1");
+    let options = Options { tables: ca.to_owned(), ..Options::default() };
+    let network = Network::north_alone(options).await;
+    let app = network.kmip_client(North, "sae-n1");
     let (private, public) = made_pair(&app).await;
     let subject = Attribute::CertificateSubjectCn("meter 7".to_owned());
     let wish = op::certify::Request {
@@ -257,7 +258,8 @@ async fn an_authority_in_the_token_issues_certificates_over_kmip() {
     assert!(code == 0 && shown.contains("BEGIN CERTIFICATE"), "{code}: {shown}");
 
     let Answer::Certify(made) = app.ask(wish).await.unwrap() else { panic!("certified") };
-    let validate = op::validate::Request { ids: vec![made.id.as_str().into()], ..Default::default() };
+    let validate =
+        op::validate::Request { ids: vec![made.id.as_str().into()], ..Default::default() };
     let Answer::Validate(answer) = app.ask(validate).await.unwrap() else { panic!("validated") };
     assert_eq!(answer.validity, ValidityIndicator::Valid);
     let again = op::rekey_key_pair::Request {

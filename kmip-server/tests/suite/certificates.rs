@@ -102,7 +102,7 @@ async fn a_managed_key_is_certified_and_renewed_in_every_version() {
     for version in Version::ALL {
         let mut client = network.client("n1", version).await;
         let made = client.create_key_pair(pair(&[])).await.unwrap();
-        let name = Attribute::Name(Name::text(&format!("certificate of {version}")));
+        let name = Attribute::Name(Name::text(format!("certificate of {version}")));
         let asked = op::certify::Request {
             id: Some(made.public_id.as_str().into()),
             attributes: subject(version).into_iter().chain([name.clone()]).collect(),
@@ -119,7 +119,7 @@ async fn a_managed_key_is_certified_and_renewed_in_every_version() {
         let days = read.validity().not_after.timestamp() - read.validity().not_before.timestamp();
         assert!((90 * 86_400..=90 * 86_400 + 600).contains(&days), "{days}");
         let to_key = (LinkType::PublicKeyLink, made.public_id.clone());
-        assert_eq!(links(&mut client, &first).await, [to_key.clone()]);
+        assert_eq!(links(&mut client, &first).await, std::slice::from_ref(&to_key));
         let own = links(&mut client, &made.public_id).await;
         assert!(own.contains(&(LinkType::CertificateLink, first.clone())), "{own:?}");
         assert_eq!(client.state(&first).await, State::Active);
@@ -244,8 +244,8 @@ async fn a_pair_is_made_again_with_its_names_and_links() {
     let network = network().await;
     for version in Version::ALL.into_iter().filter(|version| *version >= Version::V1_1) {
         let mut client = network.client("n1", version).await;
-        let name = Attribute::Name(Name::text(&format!("pair of {version}")));
-        let old = client.create_key_pair(pair(&[name.clone()])).await.unwrap();
+        let name = Attribute::Name(Name::text(format!("pair of {version}")));
+        let old = client.create_key_pair(pair(std::slice::from_ref(&name))).await.unwrap();
         let asked = op::rekey_key_pair::Request {
             private_id: Some(old.private_id.as_str().into()),
             ..Default::default()

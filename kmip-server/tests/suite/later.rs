@@ -123,8 +123,8 @@ async fn a_batch_keeps_its_order_and_stops_where_it_would_stop() {
 async fn operations_are_listed_waited_for_and_canceled() {
     let network = Network::start().await;
     let mut client = network.client("n1", Version::V2_1).await;
-    let list = async |client: &mut Client, request| {
-        let answer = client.call(op::query_asynchronous_requests::Request::from(request)).await;
+    let list = async |client: &mut Client, request: op::query_asynchronous_requests::Request| {
+        let answer = client.call(request).await;
         match answer.unwrap() {
             Answer::QueryAsynchronousRequests(found) => found.requests,
             other => panic!("{other:?}"),
