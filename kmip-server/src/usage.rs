@@ -60,7 +60,7 @@ impl Subject {
         parameters: Option<CryptographicParameters>,
         wanted: Use,
     ) -> Result<Self, OpError> {
-        let (object, _) = find::object(cx, id).await?;
+        let (object, _) = find::on_line(cx, id).await?;
         let (meta, parameters) = match parameters {
             Some(parameters) => (Meta::of(&object)?, parameters),
             None => {

@@ -5,9 +5,15 @@
 //! the steadiest on a noisy machine. Results also go to `target/bench/results.json`.
 //!
 //! `QKM_BENCH_SECONDS` sets the time of each measurement (default 4);
-//! `QKM_BENCH_ONLY` names parts (`etsi014`, `kmip`, `usage`, `ingest`) to leave the others out;
-//! `QKM_BENCH_KEYS` the keys stored for the memory figure (default 10 million).
+//! `QKM_BENCH_ONLY` names parts (`etsi014`, `kmip`, `usage`, `connections`, `locate`, `ingest`) to
+//! leave the others out;
+//! `QKM_BENCH_KEYS` the keys stored for the memory figure (default 10 million);
+//! `QKM_BENCH_OBJECTS` the objects among which names are looked for (default 1 million);
+//! `QKM_BENCH_IDLE` the idle connections (default 2000).
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "a benchmark")]
+
+#[path = "parts/kmip.rs"]
+mod kmip;
 
 use std::{
     io::{BufRead, BufReader},
@@ -70,6 +76,13 @@ async fn main() {
     }
     if wanted("usage") {
         bench.usage(&network).await;
+        bench.sizes(&network).await;
+    }
+    if wanted("connections") {
+        bench.connections(&network).await;
+    }
+    if wanted("locate") {
+        bench.locate(&network).await;
     }
     if wanted("ingest") {
         bench.fill(&network, stored_keys).await;

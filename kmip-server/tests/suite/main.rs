@@ -1,6 +1,7 @@
 //! The server through real TLS: with the client of crate `kmip`, with raw bytes, with PyKMIP.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod appliances;
 mod attributes;
 mod batch;
 mod certificates;
@@ -11,6 +12,7 @@ mod hostile;
 mod later;
 mod lifecycle;
 mod locate;
+mod machine;
 mod model;
 mod operations;
 mod pool_keys;

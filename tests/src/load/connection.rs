@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use rustls::{ClientConfig, client::Resumption};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use transport::{Profile, TlsClient, TlsClientStream, TlsFiles, client_config};
 
@@ -23,6 +24,8 @@ pub enum Framing {
 /// A server and the certificate to meet it with.
 #[derive(Clone)]
 pub struct Target {
+    address: String,
+    config: Arc<ClientConfig>,
     client: TlsClient,
     framing: Framing,
 }
@@ -30,13 +33,29 @@ pub struct Target {
 impl Target {
     pub fn new(address: &str, files: &TlsFiles, framing: Framing) -> Self {
         let config = client_config(files, Profile::Front).expect("client certificate");
-        let client = TlsClient::new(address, None, Arc::clone(&config)).expect("address");
-        Self { client, framing }
+        Self::with(address, config, framing)
+    }
+
+    fn with(address: &str, config: Arc<ClientConfig>, framing: Framing) -> Self {
+        let client = TlsClient::new(address, None, config.clone()).expect("address");
+        Self { address: address.to_owned(), config, client, framing }
+    }
+
+    /// The same, with a full handshake for each connection.
+    pub fn without_resumption(&self) -> Self {
+        let mut config = ClientConfig::clone(&self.config);
+        config.resumption = Resumption::disabled();
+        Self::with(&self.address, Arc::new(config), self.framing)
     }
 
     pub async fn connect(&self) -> Connection {
-        let (stream, _) = self.client.connect(CONNECT).await.expect("the server answers");
-        Connection { stream, framing: self.framing, buffer: Vec::with_capacity(16 << 10) }
+        self.try_connect().await.expect("the server answers")
+    }
+
+    /// A connection, if the server gives one.
+    pub async fn try_connect(&self) -> Result<Connection, String> {
+        let (stream, _) = self.client.connect(CONNECT).await.map_err(|e| e.to_string())?;
+        Ok(Connection { stream, framing: self.framing, buffer: Vec::new() })
     }
 
     pub async fn connect_many(&self, count: usize) -> Vec<Connection> {

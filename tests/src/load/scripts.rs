@@ -2,7 +2,7 @@
 
 use kmip::{Operation, Version, client, op, op::Answer as KmipAnswer};
 
-use super::{Connection, Script};
+use super::{Connection, Script, Target};
 
 /// An ETSI GS QKD 014 GET request, bytes ready to send.
 fn get(path: &str) -> Vec<u8> {
@@ -115,6 +115,11 @@ impl Kmip {
         Self { connection, requests, next: 0 }
     }
 
+    /// Each of `requests` in turn.
+    pub fn each(connection: Connection, requests: Vec<Vec<u8>>) -> Self {
+        Self { connection, requests, next: 0 }
+    }
+
     /// `request` over and over.
     pub fn always(connection: Connection, request: Vec<u8>) -> Self {
         Self { connection, requests: vec![request], next: 0 }
@@ -124,6 +129,57 @@ impl Kmip {
     pub fn create(connection: Connection) -> Self {
         Self { connection, requests: vec![create_request()], next: 0 }
     }
+}
+
+/// Opens a connection, asks one thing, and leaves.
+pub struct Connect {
+    target: Target,
+    request: Vec<u8>,
+}
+
+impl Connect {
+    pub fn new(target: Target, request: Vec<u8>) -> Self {
+        Self { target, request }
+    }
+}
+
+impl Script for Connect {
+    async fn step(&mut self) -> Result<u64, String> {
+        let mut connection = self.target.try_connect().await?;
+        connection.ask(&self.request).await?;
+        Ok(1)
+    }
+}
+
+/// `Discover Versions`.
+pub fn discover_request() -> Vec<u8> {
+    let request = client::Client::new(Version::V1_4).request(client::discover_versions());
+    request.expect("encodes").to_vec()
+}
+
+fn object_name(number: u64) -> String {
+    format!("object-{number}")
+}
+
+/// `Locate` of the object that [`create_named`] gave `number`.
+pub fn locate_request(number: u64) -> Vec<u8> {
+    let locate = client::locate_name(&object_name(number));
+    client::Client::new(Version::V1_4).request(locate).expect("encodes").to_vec()
+}
+
+/// Creates an AES-256 key for each of `numbers`, named after it, in one batch.
+pub async fn create_named(connection: &mut Connection, numbers: std::ops::Range<u64>) {
+    use kmip::attribute::{Attribute, Name};
+    let create = |number| {
+        let name = Attribute::Name(Name::text(object_name(number)));
+        client::create(kmip::enums::CryptographicAlgorithm::Aes, 256, 12, [name]).into()
+    };
+    let client = client::Client::new(Version::V1_4);
+    let request = client.batch(numbers.clone().map(create)).expect("encodes");
+    let answer = connection.ask(&request).await.expect("the server answers");
+    let answers = client.answers(answer.body).expect("a batch");
+    assert_eq!(answers.len() as u64, numbers.end - numbers.start);
+    answers.into_iter().for_each(|answer| drop(answer.expect("created")));
 }
 
 /// `Get` of the object `uid`.

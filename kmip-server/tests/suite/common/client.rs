@@ -45,7 +45,10 @@ impl Client {
     pub(crate) async fn connect(address: &str, files: &TlsFiles, version: Version) -> Self {
         let config = client_config(files, Profile::Front).unwrap();
         let tls = TlsClient::new(address, None, config).unwrap();
-        let stream = tls.connect(PATIENCE).await.unwrap().0;
+        Self::over(tls.connect(PATIENCE).await.unwrap().0, version)
+    }
+
+    pub(crate) fn over(stream: TlsClientStream, version: Version) -> Self {
         Self { version, kmip: client::Client::new(version), stream }
     }
 
