@@ -1,6 +1,6 @@
 //! One frame in, one answer out. No sockets: whoever holds the connection carries the bytes.
 
-use std::time::Instant;
+use std::{collections::VecDeque, time::Instant};
 
 use km_core::clock::now_ms;
 use kmip::{
@@ -20,6 +20,7 @@ use crate::{
     context::Context,
     error::OpError,
     later, op,
+    together::{self, Together},
     undo::Undo,
 };
 
@@ -117,7 +118,8 @@ fn check_header(server: &Server, request: &Authorized) -> Result<(), (ResultReas
     Ok(())
 }
 
-/// Does the items in order, whether the client asked for order or not, until their time is up.
+/// Does the items in order, whether the client asked for order or not, until their time is up; those
+/// that depend on no other at the same time.
 async fn run(
     server: &Server,
     request: Authorized,
@@ -156,15 +158,32 @@ async fn run(
     let staged = undo.then(|| server.objects.staged());
     let objects = staged.as_ref().map_or(&server.objects, |(objects, _)| objects);
     let mut undo = staged.clone().map(|(objects, stage)| Undo::of(objects, stage));
-    let mut cx = Context::new(server, objects, undo.is_some(), (&caller, rights), version, now.0);
+    let context =
+        |staged| Context::new(server, objects, staged, (&caller, rights.clone()), version, now.0);
+    let mut cx = context(undo.is_some());
     let start = response.checkpoint();
     let begun = Instant::now();
-    for item in items {
-        let (code, id) = (item.code, item.id.clone());
-        // Never cut an item short: nobody would know how far it came.
-        let done = match begun.elapsed() < server.limits.request_time {
-            true => do_item(&mut cx, item).await,
-            false => Err(OpError::OutOfTime),
+    let mut together = Together::new(server.limits.request_time);
+    let mut items = VecDeque::from(items);
+    loop {
+        let may = |item: &RequestItem| undo.is_none() && together::may(item);
+        while together.has_room()
+            && let Some(item) = items.pop_front_if(|item| may(item))
+        {
+            together.begin(context(false), item);
+        }
+        let (code, id, done) = match together.next().await {
+            Some(done) => done,
+            None => {
+                let Some(item) = items.pop_front() else { break };
+                let (code, id) = (item.code, item.id.clone());
+                // Never cut an item short: nobody would know how far it came.
+                let done = match begun.elapsed() < server.limits.request_time {
+                    true => do_item(&mut cx, item).await,
+                    false => Err(OpError::OutOfTime),
+                };
+                (code, id, done)
+            }
         };
         let item = outcome(&cx, code, id, done);
         let item = write(&mut response, &cx, cap, item);
@@ -175,6 +194,7 @@ async fn run(
         if failed && !go_on {
             break;
         }
+        together.answered();
     }
     if let Some(undo) = undo {
         undo.settle(&mut response, start).await;
@@ -241,6 +261,15 @@ fn write(
 }
 
 pub(crate) async fn do_item(cx: &mut Context<'_>, item: RequestItem) -> Result<Done, OpError> {
+    let operation = allowed(cx, item)?;
+    match later::told(cx, &operation).await {
+        Some(told) => told,
+        None => dispatch(cx, operation).await.map(Done::Now),
+    }
+}
+
+/// The operation of an item, if this server does it and the caller may ask for it.
+pub(crate) fn allowed(cx: &mut Context<'_>, item: RequestItem) -> Result<Operation, OpError> {
     if item.extension.is_some_and(|extension| extension.critical) {
         return Err(OpError::Extension);
     }
@@ -251,11 +280,7 @@ pub(crate) async fn do_item(cx: &mut Context<'_>, item: RequestItem) -> Result<D
         return Err(OpError::NotAllowed(item.code));
     }
     cx.begin(item.code)?;
-    let operation = item.operation?;
-    match later::told(cx, &operation).await {
-        Some(told) => told,
-        None => dispatch(cx, operation).await.map(Done::Now),
-    }
+    Ok(item.operation?)
 }
 
 async fn dispatch(cx: &mut Context<'_>, operation: Operation) -> Result<Answer, OpError> {

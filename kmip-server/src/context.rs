@@ -10,7 +10,7 @@ use kmip::{
     enums::{OperationCode, UniqueIdentifierCode},
 };
 
-use crate::{Server, caller::Caller, error::OpError, locks::Held, tickets::Rights};
+use crate::{Server, caller::Caller, error::OpError, locks::Held, tickets::Rights, together::Turn};
 
 pub(crate) struct Context<'a> {
     pub(crate) server: &'a Server,
@@ -33,6 +33,8 @@ pub(crate) struct Context<'a> {
     pub(crate) public_of_pair: Option<String>,
     /// The same of the last pair that took the place of another.
     pub(crate) public_of_rekeyed: Option<String>,
+    /// Of an item that is done at the same time as others.
+    pub(crate) turn: Option<Turn>,
 }
 
 impl<'a> Context<'a> {
@@ -59,6 +61,7 @@ impl<'a> Context<'a> {
             made: Vec::new(),
             public_of_pair: None,
             public_of_rekeyed: None,
+            turn: None,
         }
     }
 

@@ -59,6 +59,7 @@ mod streams;
 mod template;
 mod terms;
 mod tickets;
+mod together;
 mod undo;
 mod unit;
 mod usage;

@@ -38,6 +38,8 @@ const CONNECTIONS: [usize; 3] = [1, 8, 64];
 /// About the sizes of an `enc_keys` exchange for one key.
 const ECHO_REQUEST: usize = 96;
 const ECHO_RESPONSE: usize = 320;
+/// Items of a KMIP request that asks for many at once.
+const BATCH: usize = 32;
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
@@ -308,24 +310,44 @@ impl Bench {
         let target = Target::new(&network.kmip(End::North), &network.tls("sae-n1"), Framing::Kmip);
         let pid = network.pid(End::North);
         let mut first = target.connect().await;
-        let requests = [
-            ("kmip_encrypt_1k", Direct::Encrypt, encrypt_request(&mut first, direct::BYTES).await),
-            ("kmip_sign_p256", Direct::Sign, sign_request(&mut first).await),
-        ];
         let site = network.site(End::North);
-        for (name, plain, request) in requests {
-            let scripts = async |count| {
-                let connections = target.connect_many(count).await;
-                let always = |c| Kmip::always(c, request.clone());
-                connections.into_iter().map(always).collect::<Vec<_>>()
-            };
-            self.sweep(&format!("{name}_per_s"), pid, scripts).await;
+        let plain = [("kmip_encrypt_1k", Direct::Encrypt), ("kmip_sign_p256", Direct::Sign)];
+        for (base, plain) in plain {
             for count in CONNECTIONS {
                 let alone = plain.per_second(&site.softhsm_conf, &site.pin_file, count, self.time);
-                self.report.add(&format!("{name}_direct_per_s@{count}"), alone, "1/s");
-                let done = self.report.get(&format!("{name}_per_s@{count}")).unwrap_or(0.0);
-                self.report.against(&format!("{name}_of_direct@{count}"), done, "1/s", alone);
+                self.report.add(&format!("{base}_direct_per_s@{count}"), alone, "1/s");
             }
+            for items in [1, BATCH] {
+                let request = match plain {
+                    Direct::Encrypt => encrypt_request(&mut first, direct::BYTES, items).await,
+                    Direct::Sign => sign_request(&mut first, items).await,
+                };
+                let name = if items == 1 { base.to_owned() } else { format!("{base}_x{items}") };
+                self.used(&name, base, pid, &target, (&request, items)).await;
+            }
+        }
+    }
+
+    /// One request over and over, `items` items each; its items are what is compared.
+    async fn used(
+        &mut self,
+        name: &str,
+        base: &str,
+        pid: u32,
+        target: &Target,
+        (request, items): (&[u8], usize),
+    ) {
+        let scripts = async |count| {
+            let connections = target.connect_many(count).await;
+            let again = |c| Kmip::batch(c, request.to_vec(), items);
+            connections.into_iter().map(again).collect::<Vec<_>>()
+        };
+        self.sweep(&format!("{name}_per_s"), pid, scripts).await;
+        for count in CONNECTIONS {
+            let of = |name: String| self.report.get(&name).unwrap_or(0.0);
+            let done = of(format!("{name}_per_s@{count}")) * items as f64;
+            let alone = of(format!("{base}_direct_per_s@{count}"));
+            self.report.against(&format!("{name}_of_direct@{count}"), done, "1/s", alone);
         }
     }
 }

@@ -18,7 +18,7 @@ use kmip_server::Limits;
 
 use crate::common::{Client, Network, sae_id};
 
-async fn run(
+pub(crate) async fn run(
     client: &mut Client,
     operations: impl IntoIterator<Item = Operation>,
     change: impl FnOnce(&mut RequestMessage),
@@ -38,7 +38,7 @@ async fn run(
     message.items
 }
 
-fn reason(item: &ResponseItem) -> Option<ResultReason> {
+pub(crate) fn reason(item: &ResponseItem) -> Option<ResultReason> {
     match &item.outcome {
         Outcome::Success(_) => None,
         Outcome::Failed(failure) => Some(failure.reason),

@@ -23,6 +23,7 @@ mod succession;
 mod table;
 mod tenancy;
 mod tickets;
+mod together;
 mod transfer;
 mod undo;
 mod usage;

@@ -130,6 +130,18 @@ async fn an_application_does_what_it_may_and_nothing_else() {
         assert_eq!(refusal(reader.destroy(client::destroy(&id)).await), denied);
         assert_eq!(refusal(reader.add(&id, name("mine")).await), denied);
         assert_eq!(refusal(reader.bring(&[1; 32], []).await), denied);
+        // Uses of keys that are done at the same time, too; KMIP has them since 1.2.
+        if version >= Version::V1_2 {
+            let encrypt = || op::encrypt::Request {
+                id: Some(id.as_str().into()),
+                data: Some(kmip::SecretBytes::copy_from(&[1; 16])),
+                ..Default::default()
+            };
+            let items = [encrypt().into(), encrypt().into()];
+            let done = crate::batch::run(&mut reader, items, |_| {}).await;
+            let found: Vec<_> = done.iter().map(crate::batch::reason).collect();
+            assert_eq!(found, [Some(denied)], "{version:?}");
+        }
         owner.destroy(client::destroy(&id)).await.unwrap();
     }
 }

@@ -106,28 +106,35 @@ pub struct Kmip {
     connection: Connection,
     requests: Vec<Vec<u8>>,
     next: usize,
+    /// Batch items of each request.
+    items: usize,
 }
 
 impl Kmip {
     /// `Get` of each of these objects in turn.
     pub fn get<S: AsRef<str>>(connection: Connection, uids: &[S]) -> Self {
         let requests = uids.iter().map(|uid| get_request(uid.as_ref())).collect();
-        Self { connection, requests, next: 0 }
+        Self { connection, requests, next: 0, items: 1 }
     }
 
     /// Each of `requests` in turn.
     pub fn each(connection: Connection, requests: Vec<Vec<u8>>) -> Self {
-        Self { connection, requests, next: 0 }
+        Self { connection, requests, next: 0, items: 1 }
     }
 
     /// `request` over and over.
     pub fn always(connection: Connection, request: Vec<u8>) -> Self {
-        Self { connection, requests: vec![request], next: 0 }
+        Self::batch(connection, request, 1)
+    }
+
+    /// `request`, a batch of `items` items, over and over.
+    pub fn batch(connection: Connection, request: Vec<u8>, items: usize) -> Self {
+        Self { connection, requests: vec![request], next: 0, items }
     }
 
     /// `Create` of an AES-256 key.
     pub fn create(connection: Connection) -> Self {
-        Self { connection, requests: vec![create_request()], next: 0 }
+        Self::always(connection, create_request())
     }
 }
 
@@ -219,14 +226,14 @@ async fn answered(connection: &mut Connection, operation: impl Into<Operation>) 
     client.answer(answer.body).expect("done")
 }
 
-/// `Encrypt` of `bytes` bytes by AES-256-GCM, with a key made in the token.
-pub async fn encrypt_request(connection: &mut Connection, bytes: usize) -> Vec<u8> {
+/// `items` of `Encrypt` of `bytes` bytes by AES-256-GCM in one request, with a key made in the token.
+pub async fn encrypt_request(connection: &mut Connection, bytes: usize, items: usize) -> Vec<u8> {
     use kmip::enums::{BlockCipherMode, CryptographicAlgorithm};
     let create = client::create(CryptographicAlgorithm::Aes, 256, ANY_USE, in_token());
     let KmipAnswer::Create(created) = answered(connection, create).await else {
         panic!("Create was answered with something else");
     };
-    let encrypt = op::encrypt::Request {
+    let encrypt = || op::encrypt::Request {
         id: Some(created.id.as_str().into()),
         parameters: Some(kmip::attribute::CryptographicParameters {
             block_cipher_mode: Some(BlockCipherMode::Gcm),
@@ -236,11 +243,15 @@ pub async fn encrypt_request(connection: &mut Connection, bytes: usize) -> Vec<u
         data: Some(kmip::SecretBytes::copy_from(&vec![1; bytes])),
         ..Default::default()
     };
-    client::Client::new(Version::V1_4).request(encrypt).expect("encodes").to_vec()
+    batch((0..items).map(|_| encrypt().into()))
 }
 
-/// `Sign` of a hash by ECDSA on P-256, with a key made in the token.
-pub async fn sign_request(connection: &mut Connection) -> Vec<u8> {
+fn batch(items: impl Iterator<Item = Operation>) -> Vec<u8> {
+    client::Client::new(Version::V1_4).batch(items).expect("encodes").to_vec()
+}
+
+/// `items` of `Sign` of a hash by ECDSA on P-256 in one request, with a key made in the token.
+pub async fn sign_request(connection: &mut Connection, items: usize) -> Vec<u8> {
     use kmip::attribute::Attribute;
     use kmip::enums::CryptographicAlgorithm;
     let mut private = vec![Attribute::CryptographicUsageMask(1)];
@@ -258,12 +269,12 @@ pub async fn sign_request(connection: &mut Connection) -> Vec<u8> {
     let KmipAnswer::CreateKeyPair(pair) = answered(connection, create).await else {
         panic!("Create Key Pair was answered with something else");
     };
-    let sign = op::sign::Request {
+    let sign = || op::sign::Request {
         id: Some(pair.private_id.as_str().into()),
         digested: Some(vec![1; 32]),
         ..Default::default()
     };
-    client::Client::new(Version::V1_4).request(sign).expect("encodes").to_vec()
+    batch((0..items).map(|_| sign().into()))
 }
 
 impl Script for Kmip {
@@ -271,19 +282,22 @@ impl Script for Kmip {
         let request = &self.requests[self.next % self.requests.len()];
         self.next += 1;
         let answer = self.connection.ask(request).await?;
-        kmip_ok(answer.body)?;
-        Ok(1)
+        kmip_ok(answer.body, self.items)?;
+        Ok(self.items as u64)
     }
 }
 
-/// Result Status (tag 42007F, Enumeration) of the one batch item is Success (0).
-fn kmip_ok(frame: &[u8]) -> Result<(), String> {
+/// Result Status (tag 42007F, Enumeration) of each of `items` batch items is Success (0).
+fn kmip_ok(mut frame: &[u8], items: usize) -> Result<(), String> {
     const STATUS: [u8; 8] = [0x42, 0x00, 0x7F, 0x05, 0, 0, 0, 4];
-    let at = frame.windows(8).position(|w| w == STATUS).ok_or("no Result Status")?;
-    match frame.get(at + 8..at + 12) {
-        Some([0, 0, 0, 0]) => Ok(()),
-        _ => Err("the server refused".into()),
+    for _ in 0..items {
+        let at = frame.windows(8).position(|w| w == STATUS).ok_or("no Result Status")?;
+        frame = frame.get(at + 8..).unwrap_or_default();
+        if frame.get(..4) != Some(&[0; 4]) {
+            return Err("the server refused".into());
+        }
     }
+    Ok(())
 }
 
 /// Bytes of fixed sizes, for the echo.

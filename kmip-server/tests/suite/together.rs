@@ -1,0 +1,145 @@
+//! Cryptographic items of one batch, which are done at the same time, do what they do one by one.
+
+use kmip::{
+    Answer, DateTime, Operation, SecretBytes, Version,
+    attribute::{Attribute, AttributeKind, CryptographicParameters, UsageLimits},
+    enums::{
+        BatchErrorContinuationOption, BlockCipherMode, PaddingMethod, ResultReason, UsageLimitsUnit,
+    },
+    message::{Outcome, RequestMessage, ResponseItem},
+    op,
+};
+
+use crate::{
+    batch::{reason, run},
+    common::{Client, Network},
+};
+
+fn cbc() -> Option<CryptographicParameters> {
+    Some(CryptographicParameters {
+        block_cipher_mode: Some(BlockCipherMode::Cbc),
+        padding_method: Some(PaddingMethod::Pkcs5),
+        ..Default::default()
+    })
+}
+
+fn encrypt(id: &str, data: &[u8]) -> Operation {
+    op::encrypt::Request {
+        id: Some(id.into()),
+        parameters: cbc(),
+        data: Some(SecretBytes::copy_from(data)),
+        iv: Some(vec![7; 16]),
+        ..Default::default()
+    }
+    .into()
+}
+
+fn decrypt(id: &str, data: &[u8]) -> Operation {
+    op::decrypt::Request {
+        id: Some(id.into()),
+        parameters: cbc(),
+        data: Some(data.to_vec()),
+        iv: Some(vec![7; 16]),
+        ..Default::default()
+    }
+    .into()
+}
+
+fn ciphertext(item: &ResponseItem) -> Vec<u8> {
+    match &item.outcome {
+        Outcome::Success(Answer::Encrypt(response)) => response.data.clone().unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn keys(client: &mut Client, count: usize) -> Vec<String> {
+    let mut ids = Vec::new();
+    for _ in 0..count {
+        ids.push(client.aes([Attribute::ActivationDate(DateTime(1))]).await.unwrap());
+    }
+    ids
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_keep_the_order_of_their_items() {
+    let network = Network::start().await;
+    let mut client = network.client("n1", Version::V1_4).await;
+    let ids = keys(&mut client, 4).await;
+    // More than are under way at a time, of different keys and lengths.
+    let data: Vec<Vec<u8>> = (0..100u8).map(|n| vec![n; usize::from(n) * 3 + 1]).collect();
+    let of = |n: usize| ids[n % ids.len()].as_str();
+    let items = data.iter().enumerate().map(|(n, data)| encrypt(of(n), data));
+    let sealed = run(&mut client, items, |_| {}).await;
+    assert_eq!(sealed.len(), data.len());
+    let numbers = sealed.iter().map(|item| item.id.clone().unwrap()[0]);
+    assert!(numbers.eq(1..=100));
+    let sealed: Vec<_> = sealed.iter().map(ciphertext).collect();
+    let items = sealed.iter().enumerate().map(|(n, sealed)| decrypt(of(n), sealed));
+    let opened = run(&mut client, items, |_| {}).await;
+    for (n, (item, data)) in opened.iter().zip(&data).enumerate() {
+        match &item.outcome {
+            Outcome::Success(Answer::Decrypt(response)) => {
+                let clear = response.data.as_ref().unwrap();
+                assert!(clear.expose(|clear| clear == data), "item {n}");
+            }
+            other => panic!("item {n}: {other:?}"),
+        }
+    }
+}
+
+/// Items that change a key stand between those that use it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_changes_a_key_comes_after_the_uses_before_it() {
+    let network = Network::start().await;
+    let mut client = network.client("n1", Version::V1_4).await;
+    let ids = keys(&mut client, 1).await;
+    let use_it = || encrypt(&ids[0], b"data");
+    let revoke = kmip::client::revoke(&ids[0], kmip::enums::RevocationReasonCode::Superseded);
+    let items = [use_it(), use_it(), revoke.into(), use_it(), use_it()];
+    let go_on = |m: &mut RequestMessage| {
+        m.header.batch_error_continuation = Some(BatchErrorContinuationOption::Continue);
+    };
+    let done = run(&mut client, items, go_on).await;
+    let ended = Some(ResultReason::WrongKeyLifecycleState.in_version(Version::V1_4));
+    let found: Vec<_> = done.iter().map(reason).collect();
+    assert_eq!(found, [None, None, None, ended, ended]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn usage_limits_count_what_was_answered() {
+    let network = Network::start().await;
+    let mut client = network.client("n1", Version::V1_4).await;
+    let free = keys(&mut client, 1).await.remove(0);
+    let limits = |count| {
+        Attribute::UsageLimits(UsageLimits { total: 10, count, unit: UsageLimitsUnit::Object })
+    };
+    let start = [Attribute::ActivationDate(DateTime(1)), limits(None)];
+    let limited = client.aes(start).await.unwrap();
+    let missing = "no such key";
+    let items = || {
+        let ids = [&free, &limited, &limited, missing, &limited, &free, &limited];
+        ids.map(|id: &str| encrypt(id, b"data"))
+    };
+    let none = Some(ResultReason::ItemNotFound);
+    let stopped = run(&mut client, items(), |_| {}).await;
+    let found: Vec<_> = stopped.iter().map(reason).collect();
+    assert_eq!(found, [None, None, None, none]);
+    let left = client.attribute(&limited, AttributeKind::UsageLimits).await;
+    assert_eq!(left, Some(limits(Some(8))), "nothing for what is not answered");
+
+    let go_on = |m: &mut RequestMessage| {
+        m.header.batch_error_continuation = Some(BatchErrorContinuationOption::Continue);
+    };
+    let all = run(&mut client, items(), go_on).await;
+    let found: Vec<_> = all.iter().map(reason).collect();
+    assert_eq!(found, [None, None, None, none, None, None, None]);
+    let left = client.attribute(&limited, AttributeKind::UsageLimits).await;
+    assert_eq!(left, Some(limits(Some(4))));
+
+    // The first that is too many is refused, and none after it takes anything.
+    let many = (0..6).map(|_| encrypt(&limited, b"data"));
+    let done = run(&mut client, many, go_on).await;
+    let found: Vec<_> = done.iter().map(reason).collect();
+    let denied = Some(ResultReason::PermissionDenied);
+    assert_eq!(found, [None, None, None, None, denied, denied]);
+}
