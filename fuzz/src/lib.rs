@@ -1,6 +1,8 @@
 //! Any bytes in, a panic when an invariant breaks. One function for each folder of `corpus`; the
 //! fuzz targets and the test `tests/tests/fuzz_corpus.rs` call the same ones.
 
+mod front;
+
 use km_core::{
     block::{BlockHeader, BlockState, SealedBlock},
     objects::Object,
@@ -13,9 +15,10 @@ use relay::frame::{Frame, Frames};
 pub type Entry = fn(&[u8]);
 
 /// Every kind by its name in `corpus`.
-pub const ENTRIES: [(&str, Entry); 7] = [
+pub const ENTRIES: [(&str, Entry); 8] = [
     ("ttlv", ttlv),
     ("encodings", encodings),
+    ("kmip_request", kmip_request),
     ("link_frame", link_frame),
     ("hsm_frame", hsm_frame),
     ("etsi014", etsi014),
@@ -31,6 +34,11 @@ pub fn ttlv(data: &[u8]) {
 /// KMIP in JSON and XML.
 pub fn encodings(data: &[u8]) {
     kmip::fuzzing::encodings(data);
+}
+
+/// A whole request to the KMIP front.
+pub fn kmip_request(data: &[u8]) {
+    front::answer(data);
 }
 
 /// A stream on a KM link.

@@ -165,6 +165,12 @@ impl Client {
         Some(client)
     }
 
+    /// The application of this name, without a certificate.
+    pub(crate) fn of(server: &Server, application: &SaeId) -> Option<Self> {
+        let caller = server.callers.get(application)?;
+        Some(Self { may_be: vec![caller.clone()], place: Mutex::default() })
+    }
+
     /// Whether its requests are refused whatever they say.
     pub(crate) fn is_stranger(&self) -> bool {
         self.may_be.is_empty()

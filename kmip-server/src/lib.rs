@@ -41,6 +41,8 @@ mod context;
 mod error;
 mod find;
 mod formats;
+#[doc(hidden)]
+pub mod fuzzing;
 mod later;
 mod locks;
 mod login;

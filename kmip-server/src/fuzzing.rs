@@ -1,0 +1,24 @@
+//! The door for fuzzers: a frame of a known application in, what it would be answered out.
+
+use km_core::ids::SaeId;
+use zeroize::Zeroizing;
+
+use crate::{
+    Server,
+    batch::{self, Reply},
+    caller::Client,
+};
+
+/// The answer to `frame` as if it came over a connection of `application`; `None` when the
+/// connection would end without one, or nobody is called so.
+pub async fn answer(
+    server: &Server,
+    application: &SaeId,
+    frame: &[u8],
+) -> Option<Zeroizing<Vec<u8>>> {
+    let client = Client::of(server, application)?;
+    match batch::answer(server, &client, frame, Zeroizing::default()).await {
+        Reply::Send(answer) | Reply::Last(answer) => Some(answer),
+        Reply::Close => None,
+    }
+}
