@@ -7,7 +7,7 @@ mod common;
 use common::{Life, Machine, SoftHsm, sae};
 use km_core::{
     material::ClearBytes,
-    objects::{MAX_TERMS, NewObject, ObjectError, ObjectState, ObjectStep, Objects, Quota},
+    objects::{MAX_TERMS, NewObject, Object, ObjectError, ObjectState, ObjectStep, Objects, Quota},
     provenance::{Origin, Provenance},
     records::{RecordError, Records},
     store::{Commit, Store, faulty::Fault},
@@ -236,8 +236,34 @@ async fn quotas_hold_for_what_was_stored_before_and_for_many_at_once() {
     }
     assert_eq!(made, 4, "four were there");
     objects.create(new("u99", "n2", &["type:2"]), &clear()).await.unwrap();
-    let full = objects.check_quota(&sae("n1"), 1).await;
+    let one = new("u98", "n1", &["type:2"]);
+    let full = objects.places(&one, 32, 1).await.map(drop);
     assert!(matches!(full, Err(ObjectError::Quota { .. })));
     objects.step(&sae("n1"), "u1", ObjectStep::Destroy, |_| {}).await.unwrap();
-    objects.check_quota(&sae("n1"), 1).await.unwrap();
+    let places = objects.places(&one, 32, 1).await.unwrap();
+    let taken = objects.create(new("u97", "n1", &["type:2"]), &clear()).await;
+    assert!(matches!(taken, Err(ObjectError::Quota { .. })), "it is taken ahead");
+    let place = places.into_iter().next().unwrap();
+    objects.create_in(place, one, &clear()).await.unwrap();
+}
+
+#[tokio::test]
+async fn whoever_is_over_the_quota_can_revoke_and_destroy_and_what_is_left_counts() {
+    let room = room().await;
+    for uid in ["u1", "u2"] {
+        room.objects.create(new(uid, "n1", &["type:2"]), &clear()).await.unwrap();
+    }
+    let quota = Quota { objects: 1, bytes: 600 };
+    let objects = room.objects.clone().with_quotas([(sae("n1"), quota)].into());
+    let more = |object: &mut Object| object.attributes.extend([7; 300]);
+    let owner = sae("n1");
+    let revoked = objects.step(&owner, "u1", ObjectStep::Compromise, more).await.unwrap();
+    assert_eq!(revoked.state, ObjectState::Compromised);
+    assert!(
+        objects.step(&owner, "u1", ObjectStep::Destroy, more).await.unwrap().state.is_destroyed()
+    );
+    // Without objects there is still no room for another: two records are left.
+    objects.step(&owner, "u2", ObjectStep::Destroy, more).await.unwrap();
+    let full = objects.create(new("u3", "n1", &["type:2"]), &clear()).await;
+    assert!(matches!(full, Err(ObjectError::Quota { .. })));
 }

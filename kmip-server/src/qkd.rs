@@ -148,12 +148,12 @@ pub(crate) async fn draw(
     let size = u32::try_from(bits).unwrap_or(0);
     check_algorithm(wanted, bits)?;
     let draft = Draft { owner, peer, wanted: Some(wanted), now: cx.now };
-    draft.check(size, supply.limits().max_key_size)?;
+    let sample = draft.sample(size, supply.limits().max_key_size)?;
     cx.objects().check_room(owner, count.into())?;
-    cx.objects().check_quota(owner, count.into()).await?;
+    let places = cx.objects().places(&sample, size as usize / 8, count).await?;
     let mut made = Vec::new();
-    for key in supply.issue(master, &slaves, size, count).await? {
-        cx.objects().create(draft.object_of(&key), &key.bytes).await?;
+    for (key, place) in supply.issue(master, &slaves, size, count).await?.into_iter().zip(places) {
+        cx.objects().create_in(place, draft.object_of(&key), &key.bytes).await?;
         Counters::add(&cx.server.counters.pool_keys);
         tracing::debug!(key = %key.id, %master, %peer, "drawn");
         made.push(key.id.to_string());
@@ -218,12 +218,15 @@ struct Draft<'a> {
 }
 
 impl Draft<'_> {
-    /// Refuses what [`Objects`] would refuse of a key of `size` bits, before there is one.
-    fn check(&self, size: u32, most: u32) -> Result<(), OpError> {
+    /// What a key of `size` bits will be, as far as it is known before there is one. Refuses what
+    /// [`Objects`] would refuse.
+    fn sample(&self, size: u32, most: u32) -> Result<NewObject, OpError> {
         let blank = ClearBytes::from_vec(vec![0; (size.min(most) / 8) as usize]);
         // As long as a key's identifier.
         let id = Objects::fresh_uid();
-        Ok(self.object(id, &blank, Provenance::local(Origin::HsmRng)).check()?)
+        let sample = self.object(id, &blank, Provenance::local(Origin::HsmRng));
+        sample.check()?;
+        Ok(sample)
     }
 
     fn object_of(&self, key: &SuppliedKey) -> NewObject {

@@ -263,6 +263,13 @@ impl Objects {
         Ok(self.record(new, sealed))
     }
 
+    /// The places stay taken where the objects are stored, or may be.
+    fn settle(&self, done: &Result<(), ObjectError>, places: Vec<Place>) {
+        if matches!(done, Ok(()) | Err(ObjectError::Unknown(_))) {
+            self.keep(places);
+        }
+    }
+
     /// Of a stage, whoever publishes it says whether the places are kept.
     fn keep(&self, places: Vec<Place>) {
         match &self.staged {
@@ -296,10 +303,23 @@ impl Objects {
 
     /// Creates an object; durable on return.
     pub async fn create(&self, new: NewObject, clear: &ClearBytes) -> Result<Object, ObjectError> {
-        let (object, puts, place) = self.prepare(new, clear).await?;
+        new.check()?;
+        let place = self.place_for(&new, clear.len()).await?;
+        self.create_in(place, new, clear).await
+    }
+
+    /// The same in a place that was taken ahead.
+    pub async fn create_in(
+        &self,
+        place: Place,
+        new: NewObject,
+        clear: &ClearBytes,
+    ) -> Result<Object, ObjectError> {
+        new.check()?;
+        let (object, puts) = self.sealed_record(new, clear).await?;
         let done = self.store_new(&[&object], puts).await;
+        self.settle(&done, vec![place]);
         self.discard_unless(done, object.sealed.as_ref()).await?;
-        self.keep(vec![place]);
         Ok(object)
     }
 
@@ -315,14 +335,16 @@ impl Objects {
             objects.push(object);
             puts.extend(more);
         }
-        let done = match &places {
-            Ok(_) => self.store_new(&objects.iter().collect::<Vec<_>>(), puts).await,
-            Err(refused) => Err(refused.clone()),
+        let done = match places {
+            Ok(places) => {
+                let done = self.store_new(&objects.iter().collect::<Vec<_>>(), puts).await;
+                self.settle(&done, places);
+                done
+            }
+            Err(refused) => Err(refused),
         };
         let sealed = objects.iter().filter_map(|object| object.sealed.as_ref());
-        self.discard_unless(done, sealed).await?;
-        self.keep(places?);
-        Ok(())
+        self.discard_unless(done, sealed).await
     }
 
     async fn places_for(
@@ -410,9 +432,21 @@ impl Objects {
         version: Version,
         new: &Object,
     ) -> Result<(), ObjectError> {
+        let place = self.place_to_grow(old, new).await?;
+        let done = self.change(old, version, new).await;
+        self.settle(&done, vec![place]);
+        done
+    }
+
+    /// As [`Objects::update`], whatever the quota.
+    async fn change(
+        &self,
+        old: &Object,
+        version: Version,
+        new: &Object,
+    ) -> Result<(), ObjectError> {
         check_attributes(&new.attributes)?;
         check_terms(&new.terms)?;
-        let place = self.place_to_grow(old, new).await?;
         match self.write(old, version, new).await {
             Err(ObjectError::Conflict(uid)) => match self.only_resealed(old, new).await? {
                 Some((old, version, new)) => self.write(&old, version, &new).await?,
@@ -420,7 +454,6 @@ impl Objects {
             },
             done => done?,
         }
-        self.keep(vec![place]);
         self.discard_replaced(old, new).await;
         Ok(())
     }
@@ -472,17 +505,19 @@ impl Objects {
         let mut commit = self.rewrite(old, version, changed);
         commit = commit.absent(object_key(&object.uid, &object.owner));
         commit.puts.extend(puts.into_iter().filter_map(|(key, value)| Some((key, value?))));
-        let done = match &place {
-            Ok(_) => self.commit(commit).await,
-            Err(refused) => Err(refused.clone()),
+        let done = match place {
+            Ok(place) => {
+                let done = self.commit(commit).await.and_then(|outcome| match outcome {
+                    Outcome::Committed(_) => Ok(()),
+                    Outcome::Conflict => Err(ObjectError::Conflict(changed.uid.clone())),
+                    Outcome::Unknown => Err(ObjectError::Unknown(changed.uid.clone())),
+                });
+                self.settle(&done, vec![place]);
+                done
+            }
+            Err(refused) => Err(refused),
         };
-        let done = done.and_then(|outcome| match outcome {
-            Outcome::Committed(_) => Ok(()),
-            Outcome::Conflict => Err(ObjectError::Conflict(changed.uid.clone())),
-            Outcome::Unknown => Err(ObjectError::Unknown(changed.uid.clone())),
-        });
         self.discard_unless(done, object.sealed.as_ref()).await?;
-        self.keep(vec![place?]);
         Ok(object)
     }
 
@@ -502,7 +537,8 @@ impl Objects {
     }
 
     /// Takes one step of the state machine and writes it; a Destroy erases the sealed bytes in
-    /// the same commit. `change` may adjust the metadata.
+    /// the same commit. `change` may adjust the metadata. No quota stands in the way: whoever has
+    /// no more room must still be able to revoke and destroy.
     pub async fn step(
         &self,
         owner: &SaeId,
@@ -517,10 +553,10 @@ impl Objects {
             new.sealed = None;
         }
         change(&mut new);
-        self.update(&old, version, &new).await?;
+        self.change(&old, version, &new).await?;
         if let Some(sealed) = old.sealed.as_ref().filter(|_| new.sealed.is_none()) {
+            self.freed(&old, &new);
             self.vault.forget(&sealing(&old, sealed)).await;
-            self.freed(&old);
         }
         Ok(new)
     }

@@ -1,9 +1,10 @@
 //! How many objects an owner may have, and how many bytes their records may take. Enter through
 //! [`Objects::with_quotas`].
 //!
-//! What is there is counted in the store when it is first asked for, every ten minutes, and when
-//! something is to be refused; in between it is followed in memory. So what other KMs of the cluster
-//! make is noticed late, and what this one makes at once. Destroyed objects do not count.
+//! What is there is counted in the store when it is first asked for, every ten minutes in the
+//! background, and when something is to be refused; in between it is followed in memory. So what other
+//! KMs of the cluster make is noticed late, and what this one makes at once. A destroyed object is none,
+//! but what its record still takes counts: otherwise the store could be filled with them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,8 +18,10 @@ use crate::{ids::SaeId, records::RecordError, store::MAX_RANGE};
 
 /// How long a count is gone by.
 const COUNT_AGAIN: Duration = Duration::from_secs(600);
-/// The same when something would be refused.
+/// The same when something would be refused; and no sooner than after so many times what the last
+/// count took.
 const COUNT_AGAIN_FULL: Duration = Duration::from_secs(10);
+const REST: u32 = 10;
 /// What a record holds besides attributes, search terms and sealed bytes, about.
 const OVERHEAD: usize = 256;
 
@@ -27,7 +30,7 @@ const OVERHEAD: usize = 256;
 pub struct Quota {
     /// Objects that are not destroyed.
     pub objects: u64,
-    /// Bytes of their records: sealed bytes and attributes.
+    /// Bytes of the records, also of destroyed ones: sealed bytes and attributes.
     pub bytes: u64,
 }
 
@@ -51,6 +54,8 @@ struct Used {
     /// Stored since the count that is going on began.
     since: Charge,
     counted: Option<Instant>,
+    /// What the last count took.
+    took: Duration,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,7 +71,8 @@ impl Charge {
 
     fn of(object: &Object) -> Self {
         let sealed = object.sealed.as_ref().map_or(0, |sealed| sealed.stored_len());
-        Self::one(OVERHEAD + object.attributes.len() + terms(&object.terms) + sealed)
+        let all = Self::one(OVERHEAD + object.attributes.len() + terms(&object.terms) + sealed);
+        Self { objects: u64::from(!object.state.is_destroyed()), ..all }
     }
 
     fn plus(self, other: Self) -> Self {
@@ -128,7 +134,9 @@ impl Account {
         let Quota { objects, bytes } = self.quota;
         let mut used = self.used();
         let all = used.stored.plus(used.coming).plus(charge);
-        if all.objects > objects || all.bytes > bytes {
+        // What grows no object and no byte is refused for neither.
+        let over = |more, all, most| more > 0 && all > most;
+        if over(charge.objects, all.objects, objects) || over(charge.bytes, all.bytes, bytes) {
             return Err(ObjectError::Quota { owner: self.owner.clone(), objects, bytes });
         }
         used.coming = used.coming.plus(charge);
@@ -146,14 +154,23 @@ impl Objects {
         Self { quotas: Arc::new(Quotas(quotas.into_iter().map(account).collect())), ..self }
     }
 
-    /// Refuses `count` more objects of `owner` that would not fit under its quota. Whoever spends
-    /// keys on objects asks first.
+    /// Places for `count` objects like `sample` with `len` bytes of their own. Whoever spends keys on
+    /// objects takes them first, and uses them with [`Objects::create_in`]: no key is burned for want
+    /// of room.
     ///
     /// # Errors
     /// [`ObjectError::Quota`], and those of the store.
-    pub async fn check_quota(&self, owner: &SaeId, count: u64) -> Result<(), ObjectError> {
-        let charge = Charge { objects: count, bytes: 0 };
-        self.place(owner, charge).await.map(drop)
+    pub async fn places(
+        &self,
+        sample: &NewObject,
+        len: usize,
+        count: u32,
+    ) -> Result<Vec<Place>, ObjectError> {
+        let mut places = Vec::new();
+        for _ in 0..count {
+            places.push(self.place_for(sample, len).await?);
+        }
+        Ok(places)
     }
 
     /// A place for a new object with `len` bytes of its own.
@@ -181,23 +198,33 @@ impl Objects {
 
     async fn place(&self, owner: &SaeId, charge: Charge) -> Result<Place, ObjectError> {
         let Some(account) = self.quotas.0.get(owner) else { return Ok(Place(None)) };
-        self.count(account, COUNT_AGAIN).await?;
+        if account.used().counted.is_none() {
+            self.count(account, COUNT_AGAIN).await?;
+        } else if account.is_stale(COUNT_AGAIN) && account.counting.try_lock().is_ok() {
+            let (objects, account) = (self.clone(), Arc::clone(account));
+            tokio::spawn(async move {
+                if let Err(error) = objects.count(&account, COUNT_AGAIN).await {
+                    tracing::warn!(owner = %account.owner, %error, "objects are not counted anew");
+                }
+            });
+        }
+        let rest = COUNT_AGAIN_FULL.max(account.used().took * REST);
         match account.take(charge) {
-            Err(_) if account.is_stale(COUNT_AGAIN_FULL) => {
-                self.count(account, COUNT_AGAIN_FULL).await?;
+            Err(_) if account.is_stale(rest) => {
+                self.count(account, rest).await?;
                 account.take(charge)
             }
             taken => taken,
         }
     }
 
-    /// `old` is destroyed. On a stage it counts until the next count.
-    pub(super) fn freed(&self, old: &Object) {
+    /// `old` is destroyed, and `new` is what is left. On a stage it counts until the next count.
+    pub(super) fn freed(&self, old: &Object, new: &Object) {
         if self.staged.is_none()
             && let Some(account) = self.quotas.0.get(&old.owner)
         {
             let mut used = account.used();
-            used.stored = used.stored.minus(Charge::of(old));
+            used.stored = used.stored.minus(Charge::of(old)).plus(Charge::of(new));
         }
     }
 
@@ -210,21 +237,20 @@ impl Objects {
         if !account.is_stale(age) {
             return Ok(());
         }
+        let began = Instant::now();
         account.used().since = Charge::default();
         let mut found = Charge::default();
         for uid in self.uids_of(&account.owner).await? {
             match self.get(&account.owner, &uid).await {
-                Ok((object, _)) if !object.state.is_destroyed() => {
-                    found = found.plus(Charge::of(&object));
-                }
-                Ok(_) | Err(ObjectError::NotFound(_)) => {}
+                Ok((object, _)) => found = found.plus(Charge::of(&object)),
+                Err(ObjectError::NotFound(_)) => {}
                 Err(error) => return Err(error),
             }
         }
         let mut used = account.used();
         // What was stored meanwhile may have been found as well: rather too much than too little.
         used.stored = found.plus(used.since);
-        used.counted = Some(Instant::now());
+        (used.counted, used.took) = (Some(Instant::now()), began.elapsed());
         Ok(())
     }
 

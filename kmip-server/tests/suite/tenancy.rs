@@ -199,6 +199,21 @@ async fn a_tenant_takes_no_more_bytes_than_its_quota() {
     client.aes([]).await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_tenant_burns_no_pool_key() {
+    let network = network([], [("n1", quota(u64::MAX, 700))]).await;
+    network.stock().await;
+    let mut client = network.client("n1", Version::V2_1).await;
+    client.aes([]).await.unwrap();
+    let stock = || (network.north.pool.view().own_bits, network.north.pool.view().issuing);
+    let before = stock();
+    for _ in 0..3 {
+        let drawn = client.aes([Attribute::ObjectGroup("qkd/south".into())]).await;
+        assert_eq!(refusal(drawn), ResultReason::ServerLimitExceeded);
+    }
+    assert_eq!(stock(), before);
+}
+
 fn login(username: &str, password: &str) -> Login {
     let password = PasswordHash::make(password.as_bytes()).unwrap();
     Login { username: username.to_owned(), password }

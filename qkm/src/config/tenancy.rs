@@ -86,6 +86,10 @@ fn quotas(entries: &[Spanned<Tenant>]) -> Result<BTreeMap<SaeId, Quota>, Mistake
         let Tenant { id, max_objects, max_mib } = entry.get_ref();
         let (objects, bytes) = (max_objects.unwrap_or(u64::MAX), max_mib.unwrap_or(u64::MAX));
         let quota = Quota { objects, bytes: bytes.saturating_mul(1 << 20) };
+        if id.is_reserved() {
+            let text = format!("the name {id} is the key manager's own");
+            return Err(Mistake::new(text, "give the tenant another name").at(entry));
+        }
         if quotas.insert(id.clone(), quota).is_some() {
             let text = format!("the tenant {id} is configured twice");
             return Err(Mistake::new(text, "remove one of the entries").at(entry));

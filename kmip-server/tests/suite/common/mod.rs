@@ -109,10 +109,15 @@ impl Network {
     /// With blocks that each end may assign from.
     pub(crate) async fn stocked() -> Self {
         let network = Self::start().await;
-        for owner in ["north", "south", "north", "south"] {
-            network.admit(owner, 4096).await;
-        }
+        network.stock().await;
         network
+    }
+
+    /// Fills the pool: two blocks to assign from for each end.
+    pub(crate) async fn stock(&self) {
+        for owner in ["north", "south", "north", "south"] {
+            self.admit(owner, 4096).await;
+        }
     }
 
     /// The same fresh block at both ends; `owner` assigns from it.
