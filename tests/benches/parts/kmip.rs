@@ -31,7 +31,7 @@ impl Bench {
         let target = Target::new(&network.kmip(End::North), &network.tls("sae-n1"), Framing::Kmip);
         let mut first = target.connect().await;
         for (name, bytes) in SIZES {
-            let request = encrypt_request(&mut first, bytes).await;
+            let request = encrypt_request(&mut first, bytes, 1).await;
             let scripts = async |count| {
                 let connections = target.connect_many(count).await;
                 let always = |c| Kmip::always(c, request.clone());
