@@ -29,10 +29,12 @@ verify:
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	@$(MAKE) --no-print-directory test
 
-## kill -9 of either KM under load, 200 times (`make test` does 20).
+## kill -9 of either KM under load, 200 times (`make test` does 20), and of the source, the middle and
+## the destination of a relay, 100 times (`make test` does 6).
 kill:
 	@scripts/setup.sh tests
 	QKM_KILLS=200 $(CARGO) test --locked -p qkm-tests --test kill -- --nocapture
+	QKM_KILLS=100 $(CARGO) test --locked -p qkm-tests --test kill_relay -- --nocapture
 
 ## The OASIS KMIP test cases over the socket, as a table and in target/oasis/results.json.
 ## ARGS="--dir DIR" takes other files than those of ../shared/oasis-kmip.

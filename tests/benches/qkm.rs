@@ -5,8 +5,8 @@
 //! the steadiest on a noisy machine. Results also go to `target/bench/results.json`.
 //!
 //! `QKM_BENCH_SECONDS` sets the time of each measurement (default 4);
-//! `QKM_BENCH_ONLY` names parts (`etsi014`, `kmip`, `usage`, `connections`, `locate`, `ingest`) to
-//! leave the others out;
+//! `QKM_BENCH_ONLY` names parts (`etsi014`, `kmip`, `usage`, `connections`, `locate`, `ingest`,
+//! `relay`) to leave the others out;
 //! `QKM_BENCH_KEYS` the keys stored for the memory figure (default 10 million);
 //! `QKM_BENCH_OBJECTS` the objects among which names are looked for (default 1 million);
 //! `QKM_BENCH_IDLE` the idle connections (default 2000).
@@ -14,6 +14,8 @@
 
 #[path = "parts/kmip.rs"]
 mod kmip;
+#[path = "parts/relay.rs"]
+mod relay;
 
 use std::{
     io::{BufRead, BufReader},
@@ -91,6 +93,10 @@ async fn main() {
         let resident = cpu::resident_mib(network.pid(End::North));
         bench.report.add("km_resident", resident, "MiB");
         bench.etsi014_flat(&network).await;
+    }
+    drop(network);
+    if wanted("relay") {
+        relay::rows(&mut bench.report).await;
     }
     bench.report.write(&results_path());
 }

@@ -360,7 +360,7 @@ fn end(child: Option<Child>) {
 }
 
 /// A range of ports for each test process, below the ephemeral ones.
-fn base_port() -> u16 {
+pub(crate) fn base_port() -> u16 {
     10_000 + (std::process::id() % 340) as u16 * 64
 }
 

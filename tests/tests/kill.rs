@@ -4,63 +4,21 @@
 //! 20 kills here; `QKM_KILLS=200` (`make kill`) for the full run. `QKM_SEED` repeats a run.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use kmip::{Answer, client, enums::CryptographicAlgorithm};
 use qkm_tests::{
-    clients::{Etsi014, Kmip, material},
+    clients::{Kmip, material},
     network::{End, Network, Options},
+    promises::{Dice, Load, PATIENCE, from_env, pair_worker},
 };
 
 const ENCRYPT_DECRYPT: i32 = 12;
 const WORKERS: usize = 3;
-/// How often a collector asks again while a KM is away.
-const PATIENCE: usize = 400;
-
-/// What the applications were told, by all workers.
-#[derive(Default)]
-struct Told {
-    issued: HashMap<String, String>,
-    objects: Vec<(String, String)>,
-    far_objects: Vec<(String, String)>,
-    collected: u64,
-    doubtful: u64,
-}
-
-#[derive(Clone)]
-struct Load {
-    told: Arc<Mutex<Told>>,
-    over: Arc<AtomicBool>,
-    steps: Arc<AtomicU64>,
-}
-
-/// Small and seeded, so that a failing run can be repeated.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, below: u64) -> u64 {
-        // xorshift64* (Vigna 2016); good enough to choose moments.
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % below
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killing_a_km_at_any_moment_loses_and_repeats_nothing() {
-    let from_env = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
-    let kills = from_env("QKM_KILLS").unwrap_or(20);
-    let seed = from_env("QKM_SEED").unwrap_or_else(|| std::process::id().into());
-    println!("seed {seed}, {kills} kills");
-    let mut dice = Dice(seed | 1);
+    let (kills, mut dice) = (from_env("QKM_KILLS").unwrap_or(20), Dice::seeded());
     let mut network = Network::start(Options::default()).await;
     network.stocked(End::North, 10_000).await;
     let (load, workers) = start_load(&network);
@@ -92,8 +50,7 @@ async fn killing_a_km_at_any_moment_loses_and_repeats_nothing() {
 }
 
 fn start_load(network: &Network) -> (Load, Vec<tokio::task::JoinHandle<()>>) {
-    let told = Arc::default();
-    let load = Load { told, over: Arc::default(), steps: Arc::default() };
+    let load = Load::default();
     let mut workers = Vec::new();
     for _ in 0..WORKERS {
         for (from, to) in [(End::North, End::South), (End::South, End::North)] {
@@ -112,62 +69,6 @@ fn start_load(network: &Network) -> (Load, Vec<tokio::task::JoinHandle<()>>) {
         workers.push(tokio::spawn(pool_object_worker(load.clone(), near, far)));
     }
     (load, workers)
-}
-
-async fn pair_worker(
-    load: Load,
-    near: Etsi014,
-    far: Etsi014,
-    master: &'static str,
-    slave: &'static str,
-) {
-    while !load.over.load(Relaxed) {
-        let Ok(said) = near.enc(slave, 3).await else {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            continue;
-        };
-        match said.status {
-            200 => {}
-            503 => {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                continue;
-            }
-            other => panic!("enc_keys answered {other}: {:?}", said.body),
-        }
-        for (id, key) in said.keys() {
-            let before = load.told.lock().unwrap().issued.insert(id.clone(), key.clone());
-            assert!(before.is_none(), "key {id} was issued twice");
-            collect(&load, &far, master, &id, &key).await;
-        }
-        load.steps.fetch_add(1, Relaxed);
-    }
-}
-
-/// An issued key must be collected at the first attempt that is answered at all; only an attempt
-/// whose answer was lost may have used it up.
-async fn collect(load: &Load, far: &Etsi014, master: &str, id: &str, key: &str) {
-    let mut doubt = false;
-    for _ in 0..PATIENCE {
-        match far.dec(master, &[id]).await {
-            Err(_) => doubt = true,
-            Ok(said) if said.status == 503 => doubt = true,
-            Ok(said) if said.status == 200 => {
-                assert_eq!(said.keys(), [(id.to_owned(), key.to_owned())], "bytes differ");
-                load.told.lock().unwrap().collected += 1;
-                if let Ok(again) = far.dec(master, &[id]).await {
-                    assert_ne!(again.status, 200, "key {id} was delivered twice");
-                }
-                return;
-            }
-            Ok(said) => {
-                assert!(doubt, "an issued key was lost: {} {:?}", said.status, said.body);
-                load.told.lock().unwrap().doubtful += 1;
-                return;
-            }
-        }
-        tokio::time::sleep(Duration::from_millis(25)).await;
-    }
-    panic!("key {id} was not answered for in time");
 }
 
 async fn object_worker(load: Load, kmip: Kmip) {
