@@ -7,7 +7,7 @@ use crate::{
     epoch::Pin,
     ids::{BlockId, ClusterId},
     payload::Payload,
-    provenance::Provenance,
+    provenance::{Grade, Provenance},
 };
 
 /// Most usable bytes in a block. Offsets and lengths fit 16 bits.
@@ -120,6 +120,8 @@ pub struct BlockState {
     pub cursor: u16,
     /// Whether the bits are an object inside the token.
     pub in_token: bool,
+    /// What its keys may claim, as its header says.
+    pub grade: Grade,
 }
 
 impl BlockState {

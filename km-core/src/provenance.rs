@@ -92,6 +92,30 @@ pub enum Grade {
     ItsRelay,
 }
 
+/// What the tags were keyed with by which the two ends of a pool compared a block. The nodes between
+/// them are trusted with the keys they relay; this says whether they could also have changed them, had
+/// they broken the TLS between the two ends as well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndTag {
+    /// Bits of the QKD link between the two, which no other node holds.
+    Qkd,
+    /// Relayed bits and a secret of an ML-KEM exchange between the two, which no other node holds.
+    MlKem,
+    /// Relayed bits only: the two ends share no key that the nodes between them do not know.
+    Relayed,
+}
+
+impl EndTag {
+    /// The name in metadata.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            EndTag::Qkd => "qkd",
+            EndTag::MlKem => "ml-kem",
+            EndTag::Relayed => "relayed",
+        }
+    }
+}
+
 impl Grade {
     /// The name in metadata, metrics and KMIP attributes.
     pub fn as_str(self) -> &'static str {
@@ -125,6 +149,14 @@ impl Provenance {
         self.origin == seen.origin
             && self.path.len() == seen.path.len()
             && self.path.iter().zip(&seen.path).all(same)
+    }
+    /// What the two ends compared their bits under.
+    pub fn end_tag(&self) -> EndTag {
+        match (&self.combined, self.path.len()) {
+            (Some(_), _) => EndTag::MlKem,
+            (None, 0) => EndTag::Qkd,
+            (None, _) => EndTag::Relayed,
+        }
     }
     /// The level that follows.
     pub fn grade(&self) -> Grade {

@@ -3,7 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::ids::{ClusterId, SaeId};
+use crate::{
+    ids::{ClusterId, SaeId},
+    provenance::Grade,
+};
 
 /// A mistake in the registered applications or pairs.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
@@ -31,6 +34,8 @@ pub enum RegistryError {
 pub struct Registry {
     clusters: BTreeMap<SaeId, BTreeSet<ClusterId>>,
     pairs: BTreeSet<(SaeId, SaeId)>,
+    /// The least their keys must claim, where policy says so.
+    grades: BTreeMap<(SaeId, SaeId), Grade>,
 }
 
 impl Registry {
@@ -62,6 +67,18 @@ impl Registry {
         self.pairs.insert((one.clone(), other.clone()));
         self.pairs.insert((other.clone(), one.clone()));
         Ok(())
+    }
+
+    /// Keys these two share must claim at least `grade`.
+    pub fn require(&mut self, one: &SaeId, other: &SaeId, grade: Grade) {
+        self.grades.insert((one.clone(), other.clone()), grade);
+        self.grades.insert((other.clone(), one.clone()), grade);
+    }
+
+    /// The least that keys of `master` and all of `slaves` must claim.
+    pub fn grade(&self, master: &SaeId, slaves: &[SaeId]) -> Grade {
+        let of = |slave: &SaeId| self.grades.get(&(master.clone(), slave.clone())).copied();
+        slaves.iter().filter_map(of).max().unwrap_or(Grade::Computational)
     }
 
     /// Whether `master` may share keys with `slave`.

@@ -13,6 +13,7 @@ use crate::{
     ids::{ClusterId, SaeId},
     key_id::KeyId,
     pool::{Accepted, CollectError, Pool, PoolError, Reservation, SuppliedKey},
+    provenance::Grade,
     registry::Registry,
     run::{MAX_SLAVES, RunSpec},
 };
@@ -56,6 +57,14 @@ pub enum SupplyError {
     /// A size or number out of bounds.
     #[error("{0}")]
     OutOfBounds(String),
+    /// The pool has keys, but none that claims what policy asks for.
+    #[error("policy asks for keys of grade {} with {peer}, and the pool holds none", grade.as_str())]
+    BelowGrade {
+        /// The other cluster.
+        peer: ClusterId,
+        /// What policy asks for.
+        grade: Grade,
+    },
     /// The pool ran dry.
     #[error("no key material is left in the pool with {0}")]
     NoKeys(ClusterId),
@@ -147,10 +156,16 @@ impl Supply {
             return Err(SupplyError::OutOfBounds(format!("number shall be from 1 to {most}")));
         };
         let pairing = self.pairing(master, slaves, key_len)?;
-        let peer = pairing.pool.config().peer.clone();
+        let (pool, grade) = (pairing.pool.clone(), pairing.grade);
+        let peer = pool.config().peer.clone();
         let drawn = self.ahead.draw(pairing, asked);
         match tokio::time::timeout(REQUEST_DEADLINE, drawn).await {
             Ok(Ok(keys)) => Ok(keys),
+            Ok(Err(PoolError::NoKeys))
+                if grade > Grade::Computational && pool.own_bytes() >= u64::from(key_len) =>
+            {
+                Err(SupplyError::BelowGrade { peer, grade })
+            }
             Ok(Err(PoolError::NoKeys)) => Err(SupplyError::NoKeys(peer)),
             Ok(Err(error)) => Err(SupplyError::Unavailable(error.to_string())),
             Err(_) => Err(SupplyError::Unavailable(format!("{peer} did not answer in time"))),
@@ -236,6 +251,12 @@ impl Supply {
         if !allowed {
             return Err(PoolError::NotPaired);
         }
+        if pool
+            .grade_of(number)
+            .is_some_and(|has| has < self.registry.grade(&run.master, &run.slaves))
+        {
+            return Err(PoolError::Block(number, "claims less than policy here asks for"));
+        }
         pool.accept_run(run)
     }
 
@@ -308,7 +329,8 @@ impl Supply {
             let text = format!("no pool is configured with {}", far.map_or("", ClusterId::as_str));
             SupplyError::Unavailable(text)
         })?;
-        Ok(Pairing { pool, master: master.clone(), slaves: sorted, key_len })
+        let grade = self.registry.grade(master, &sorted);
+        Ok(Pairing { pool, master: master.clone(), slaves: sorted, key_len, grade })
     }
 }
 

@@ -278,7 +278,9 @@ impl From<SupplyError> for OpError {
             SupplyError::OutOfBounds(what) => {
                 Self::invalid(AttributeKind::CryptographicLength, &what)
             }
-            error @ SupplyError::NoKeys(_) => Self::Temporary(error.to_string()),
+            error @ (SupplyError::NoKeys(_) | SupplyError::BelowGrade { .. }) => {
+                Self::Temporary(error.to_string())
+            }
             // What is away, and why, is for the operator to read, not for applications.
             SupplyError::Unavailable(reason) => {
                 tracing::warn!(%reason, "cannot supply keys");

@@ -19,7 +19,7 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use crate::{
-    combine::{KemSecret, combine},
+    combine::{KemSecret, combine, combine_tag_keys},
     frame::Proposal,
 };
 
@@ -50,7 +50,8 @@ impl Raw {
         Some(Self(ClearBytes::from_vec(joined)))
     }
 
-    /// The same with combined bits; the tag keys stay. `None` when they cannot be combined.
+    /// The same with combined bits, and tag keys that only the holders of the secret know. `None` when
+    /// they cannot be combined.
     pub fn combined(
         &self,
         method: CombineMethod,
@@ -60,8 +61,9 @@ impl Raw {
     ) -> Option<Self> {
         let bits = self.0.slice(TAG_KEYS..self.0.len())?;
         let combined = combine(method, secret, pool, number, &bits)?;
+        let tag_keys = combine_tag_keys(secret, pool, number, &self.0.slice(0..TAG_KEYS)?)?;
         let mut raw = Vec::with_capacity(self.0.len());
-        self.0.expose(|own| raw.extend_from_slice(&own[..TAG_KEYS]));
+        tag_keys.expose(|keys| raw.extend_from_slice(keys));
         combined.expose(|bits| raw.extend_from_slice(bits));
         Some(Self(ClearBytes::from_vec(raw)))
     }

@@ -8,6 +8,9 @@
 //!   TS 103 744 (concatenation KDF, with lengths before all parts and the whole context). Secure if
 //!   either input is; but only ever computationally.
 //!
+//! The keys of the block's two tags get a key stream of the secret too ([`combine_tag_keys`]): a node
+//! that relayed the bits could else make tags for others.
+//!
 //! Nothing is secret in the context: pool, block number, and the hash of what was exchanged.
 
 use aws_lc_rs::{
@@ -28,6 +31,7 @@ const CHUNK: usize = 32;
 /// Key stream bytes from one expansion; HKDF-SHA-384 gives at most 12,240.
 const STREAM: usize = 8192;
 const XOR: &[u8] = b"qkm combine xor 1\0";
+const TAG_KEYS: &[u8] = b"qkm combine tag keys 1\0";
 const CATKDF: &[u8] = b"qkm combine catkdf 1\0";
 
 /// What both ends of a pool must agree on.
@@ -81,14 +85,7 @@ pub fn combine(
     number: u64,
     bits: &ClearBytes,
 ) -> Option<ClearBytes> {
-    let context = |label: &[u8], index: u64| {
-        let mut info = label.to_vec();
-        info.extend_from_slice(&pool.bits().to_be_bytes());
-        info.extend_from_slice(&number.to_be_bytes());
-        info.extend_from_slice(&index.to_be_bytes());
-        info.extend_from_slice(&secret.transcript);
-        info
-    };
+    let context = |label, index| context(label, secret, pool, number, index);
     let mut out = Vec::with_capacity(bits.len());
     let combined = bits.expose(|bits| match method {
         CombineMethod::Xor => {
@@ -112,6 +109,34 @@ pub fn combine(
     });
     let out = ClearBytes::from_vec(out);
     (combined.is_some() && !out.is_empty()).then_some(out)
+}
+
+/// The tag keys of that block plus a key stream made from the secret: whoever relayed the bits does not
+/// know them. They stay uniform if they were. `None` when there are none.
+pub fn combine_tag_keys(
+    secret: &KemSecret,
+    pool: PoolTag,
+    number: u64,
+    keys: &ClearBytes,
+) -> Option<ClearBytes> {
+    let mut input = Zeroizing::new(Vec::with_capacity(64));
+    secret.secret.expose(|secret| put(&mut input, secret));
+    let info = context(TAG_KEYS, secret, pool, number, 0);
+    let stream = derive(&input, &info, keys.len())?;
+    let added =
+        |keys: &[u8]| keys.iter().zip(stream.iter()).map(|(key, with)| key ^ with).collect();
+    let added = ClearBytes::from_vec(keys.expose(added));
+    (!added.is_empty()).then_some(added)
+}
+
+/// What a derivation is for; nothing in it is secret.
+fn context(label: &[u8], secret: &KemSecret, pool: PoolTag, number: u64, index: u64) -> Vec<u8> {
+    let mut info = label.to_vec();
+    info.extend_from_slice(&pool.bits().to_be_bytes());
+    info.extend_from_slice(&number.to_be_bytes());
+    info.extend_from_slice(&index.to_be_bytes());
+    info.extend_from_slice(&secret.transcript);
+    info
 }
 
 /// A part behind its length.

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use km_core::{block::MAX_BLOCK, module::ModuleKey, pool::DURABLE_DEADLINE};
+use km_core::{block::MAX_BLOCK, ledger::Ledger, module::ModuleKey, pool::DURABLE_DEADLINE};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     sync::{mpsc, oneshot},
@@ -318,6 +318,7 @@ impl<'a> Driver<'a> {
         if self.session.is_up() {
             Frame::Ping(self.next_request).encode(&mut self.out);
             Frame::Floor(self.peer.pool.floor()).encode(&mut self.out);
+            Frame::Account(self.peer.pool.account()).encode(&mut self.out);
         }
         while self.tasks.try_join_next().is_some() {}
         self.carry_out(actions)
@@ -403,6 +404,7 @@ impl<'a> Driver<'a> {
                     self.spawn_whole(opening);
                 }
                 Action::Order(bytes) => pool.order(bytes),
+                Action::PeerAccount(account) => self.peer_account(account),
                 Action::PadsKnown(spans) => pool.pads_known(&spans),
                 Action::Opened { head, material } => {
                     let count = &self.peer.counters;
@@ -418,6 +420,17 @@ impl<'a> Driver<'a> {
             }
         }
         Ok(())
+    }
+
+    fn peer_account(&self, account: Ledger) {
+        let pool = &self.peer.pool;
+        pool.peer_account(account);
+        let view = pool.view();
+        if view.ends_agree == Some(false) {
+            let (peer, here, there) = (&self.peer.config.cluster, view.ledger.pad, account.pad);
+            tracing::error!(%peer, here, there, alarm = "ledgers-differ",
+                "the ends do not say the same of the pad they spent, in bits");
+        }
     }
 
     fn not_opened(&self, why: HopFault) {

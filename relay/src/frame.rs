@@ -3,6 +3,7 @@
 
 use km_core::{
     ids::{ClusterId, MAX_BLOCK_NUMBER, PoolTag},
+    ledger::Ledger,
     module::MAX_MODULE_ID,
     pad::{PadSpan, PadUse},
     peer::GivenBlock,
@@ -217,6 +218,8 @@ pub enum Frame {
         /// What became of it.
         answer: HopAnswer,
     },
+    /// The account of the pool at this end, as time goes on.
+    Account(Ledger),
 }
 
 /// Bytes that are no frame. The connection cannot go on.

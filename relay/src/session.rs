@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use km_core::{
     ids::{ClusterId, LinkId, PoolTag},
+    ledger::Ledger,
     material::ClearBytes,
     module::{ModuleError, ModuleKey},
     pad::{Pad, PadSpan, PadUse},
@@ -153,6 +154,8 @@ pub enum Action {
     },
     /// An operator at the other end orders so many bytes.
     Order(u64),
+    /// The peer's account of the pool.
+    PeerAccount(Ledger),
     /// Relayed keys came and were opened; the head's path has this hop in it.
     Opened {
         /// What they are.
@@ -372,6 +375,7 @@ impl Session {
             Frame::Order(bytes) => vec![Action::Order(bytes)],
             Frame::PadsKnown(spans) => vec![Action::PadsKnown(spans)],
             Frame::Hop(frame) => self.hop(*frame),
+            Frame::Account(account) => vec![Action::PeerAccount(account)],
             Frame::HopAnswer { name, answer } => vec![Action::Answered { name, answer }],
         })
     }

@@ -12,13 +12,15 @@ use ends::{bytes_of, ids_of, sae};
 use km_core::{
     ids::{ClusterId, LinkId, PoolTag},
     material::ClearBytes,
-    provenance::{Combination, CombineMethod, Grade, HopCipher},
+    module::ModuleKey,
+    provenance::{Combination, CombineMethod, EndTag, Grade, HopCipher},
     route::CipherPolicy,
     usage::kem::KemSet,
 };
 use net::{Net, Plan};
 use relay::{
     Scheme,
+    agreement::Raw,
     combine::{Combine, KemSecret, combine},
     frame::{Frame, Hello},
     kems::{MOST_TIME, RENEW_TIME},
@@ -101,6 +103,28 @@ fn every_input_counts_and_short_ones_are_refused() {
     assert!(KemSecret::new(KemSet::MlKem1024, &public, &ciphertext, whole).is_none());
 }
 
+/// Both tags of a combined block need the secret, though every bit of the block was relayed by others.
+#[test]
+fn who_relayed_the_bits_of_a_combined_block_cannot_make_its_tags() {
+    let (public, ciphertext) = (vec![1; 1184], vec![2; 1088]);
+    let secret = |byte| {
+        let secret = ClearBytes::from_vec(vec![byte; 32]);
+        KemSecret::new(KemSet::MlKem768, &public, &ciphertext, secret).unwrap()
+    };
+    let bytes = ClearBytes::from_vec(made(7, 4096));
+    let raw = Raw::join(&[ModuleKey { id: "k".into(), bytes, relayed: None }]).unwrap();
+    for method in [CombineMethod::Xor, CombineMethod::CatKdf] {
+        let tag = |secret: &KemSecret, number| {
+            let combined = raw.combined(method, secret, PoolTag::from_bits(1), number).unwrap();
+            combined.confirm_tag(9)
+        };
+        assert_eq!(tag(&secret(5), 9), tag(&secret(5), 9));
+        assert_ne!(tag(&secret(5), 9), raw.confirm_tag(9), "the relayed bits are enough");
+        assert_ne!(tag(&secret(5), 9), tag(&secret(6), 9), "any secret will do");
+        assert_ne!(tag(&secret(5), 9), tag(&secret(5), 10), "two blocks have the same tag keys");
+    }
+}
+
 fn with(required: bool, method: CombineMethod) -> Option<Combine> {
     Some(Combine { required, method, set: KemSet::MlKem768 })
 }
@@ -118,6 +142,7 @@ async fn combined(method: CombineMethod, path: &[HopCipher], grade: Grade) {
         for seen in [&key.provenance, &same.provenance] {
             let with = Combination { kem: KemSet::MlKem768, method };
             assert_eq!((seen.combined, seen.grade()), (Some(with), grade));
+            assert_eq!(seen.end_tag(), EndTag::MlKem);
             let ciphers: Vec<HopCipher> = seen.path.iter().map(|hop| hop.cipher).collect();
             assert_eq!(ciphers, path);
         }

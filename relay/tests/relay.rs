@@ -9,7 +9,7 @@ mod net;
 use ends::{bytes_of, ids_of, sae};
 use km_core::{
     ids::LinkId,
-    provenance::{Grade, HopCipher, Origin},
+    provenance::{EndTag, Grade, HopCipher, Origin},
     route::CipherPolicy,
 };
 use net::{Net, Plan};
@@ -44,6 +44,7 @@ async fn passes(hops: usize, cipher: CipherPolicy, scheme: Scheme, expected: &[H
                 };
                 assert_eq!(seen.origin, origin);
                 let its = its && !expected.contains(&HopCipher::Aes256Gcm);
+                assert_eq!(seen.end_tag(), EndTag::Relayed);
                 let grade = if its { Grade::ItsRelay } else { Grade::Computational };
                 assert_eq!(seen.grade(), grade);
             }
@@ -126,6 +127,14 @@ async fn what_an_operator_orders_comes_and_no_more() {
     net.until("it came", |net| stored(net) >= 100_000).await;
     tokio::time::sleep(std::time::Duration::from_millis(600)).await;
     assert!(stored(&net) < 102_000, "{} bytes came", stored(&net));
+    // Once nobody uses them any more, what is left of the spans is given up and told.
+    let agree = |net: &Net| {
+        let links = [(0, "b"), (1, "a"), (1, "c"), (2, "b")];
+        let views = links.map(|(at, peer)| net.kms[at].pool(peer).view());
+        assert!(views.iter().all(|view| view.ends_agree != Some(false)), "{views:?}");
+        views.iter().all(|view| view.ends_agree == Some(true) && view.ledger.pad >= 8 * 100_000)
+    };
+    net.until("both ends of each link say the same of their pad", agree).await;
     net.stop_and_audit().await;
 }
 

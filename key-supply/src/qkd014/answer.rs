@@ -131,6 +131,7 @@ impl From<SupplyError> for Refusal {
             SupplyError::BadSlaves(text) | SupplyError::OutOfBounds(text) => {
                 Self::BadRequest(ErrorBody::new(text))
             }
+            SupplyError::BelowGrade { .. } => unavailable(error.to_string()),
             SupplyError::NoKeys(_) => unavailable(format!("{error}; try again later")),
             SupplyError::Collect(CollectError::NotFound(ids)) => not_found(ids),
             SupplyError::Collect(CollectError::NotYours(_)) => Self::Unauthorized,

@@ -45,6 +45,7 @@ impl Pool {
             .ok()
             .filter(|len| usize::from(*len) <= MAX_BLOCK && *len >= MIN_KEY);
         let len = len.ok_or(PoolError::Block(number, "has a length no block can have"))?;
+        let grade = block.provenance.grade();
         let header = BlockHeader {
             id: BlockId { pool: self.tag, number },
             len,
@@ -57,8 +58,8 @@ impl Pool {
         let phase = if block.confirmed { Phase::Stored } else { Phase::Agreed };
         let object = sealed.payload().object().map(str::to_owned);
         let in_token = object.is_some();
-        let state =
-            BlockState { phase, owner: block.owner, transfers: 0, len, cursor: 0, in_token };
+        let owner = block.owner;
+        let state = BlockState { phase, owner, transfers: 0, len, cursor: 0, in_token, grade };
         let ticket = {
             let mut tables = self.tables();
             if !tables.claim_number(number) {

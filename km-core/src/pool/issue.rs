@@ -16,6 +16,7 @@ use crate::{
     journal::{Change, Ticket},
     ledger::bits,
     peer::AssignError,
+    provenance::Grade,
     records::RecordError,
     run::{MAX_RUN_KEYS, RunId, RunRecord, RunSpec, Side},
 };
@@ -69,6 +70,18 @@ impl Pool {
         key_len: u16,
         want: u16,
     ) -> Result<IssuerRun, PoolError> {
+        self.lease_of(Grade::Computational, master, slaves, key_len, want).await
+    }
+
+    /// The same, of keys that claim at least `grade`.
+    pub async fn lease_of(
+        self: &Arc<Self>,
+        grade: Grade,
+        master: &SaeId,
+        slaves: &[SaeId],
+        key_len: u16,
+        want: u16,
+    ) -> Result<IssuerRun, PoolError> {
         // What is reserved while nobody can be told is burned: a cut must not drain the pool.
         if !self.link_up() {
             let down = AssignError::Unavailable("not connected".into());
@@ -76,7 +89,7 @@ impl Pool {
         }
         // Before the other end starts to count.
         let stale_at = Instant::now() + self.key_ttl() / 2;
-        let (spec, ticket, place) = self.reserve_run(master, slaves, key_len, want)?;
+        let (spec, ticket, place) = self.reserve_run(grade, master, slaves, key_len, want)?;
         match self.make_ready(&spec, ticket, place).await {
             Ok(open) => {
                 self.count(&self.counters.runs_leased, 1);
@@ -145,13 +158,14 @@ impl Pool {
 
     fn reserve_run(
         &self,
+        grade: Grade,
         master: &SaeId,
         slaves: &[SaeId],
         key_len: u16,
         want: u16,
     ) -> Result<(RunSpec, Ticket, Place), PoolError> {
         let mut tables = self.tables();
-        let (number, state) = tables.block_for(key_len).ok_or(PoolError::NoKeys)?;
+        let (number, state) = tables.block_for(key_len, grade).ok_or(PoolError::NoKeys)?;
         let fits = state.remaining() / key_len;
         let spec = RunSpec {
             id: RunId { block: BlockId { pool: self.tag, number }, offset: state.cursor },

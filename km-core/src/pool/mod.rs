@@ -52,7 +52,7 @@ use crate::{
     pad::{PadRecord, PadSpan, PadUse},
     payload::Storage,
     peer::{AssignError, PeerLink},
-    provenance::Provenance,
+    provenance::{Grade, Provenance},
     records::{RecordError, Records},
     run::{RunRecord, RunSpec, Side},
     vault::{Kind, Vault},
@@ -147,6 +147,11 @@ pub struct PoolView {
     pub collecting: usize,
     /// Whether the link to the peer is up.
     pub link_up: bool,
+    /// The peer's account of the same pool, as it last said.
+    pub peer_ledger: Option<Ledger>,
+    /// Whether both ends say the same of the pad they spent for each other; absent while the relay
+    /// uses some, as then they need not, and until the peer has said so since.
+    pub ends_agree: Option<bool>,
 }
 
 /// Clear bytes of a run, with how they came to be.
@@ -179,6 +184,7 @@ pub struct Pool {
     peer: OnceLock<Arc<dyn PeerLink>>,
     /// The other end's `key_ttl` in milliseconds, once it said so.
     peer_key_ttl: AtomicU64,
+    peer_ledger: Mutex<Option<Ledger>>,
     changed: tokio::sync::Notify,
     wanted: wanted::Wanted,
     /// Counts since start.
@@ -233,6 +239,7 @@ impl Pool {
             order: Arc::default(),
             peer: OnceLock::new(),
             peer_key_ttl: AtomicU64::new(u64::MAX),
+            peer_ledger: Mutex::default(),
             changed: tokio::sync::Notify::new(),
             wanted: wanted::Wanted::default(),
             counters: PoolCounters::default(),
@@ -308,6 +315,11 @@ impl Pool {
         self.tables().own_bytes
     }
 
+    /// What the keys of a block may claim, while it is here.
+    pub fn grade_of(&self, number: u64) -> Option<Grade> {
+        self.tables().block(number).map(|state| state.grade)
+    }
+
     /// Bytes the peer may assign from.
     pub fn peer_bytes(&self) -> u64 {
         self.tables().peer_bytes
@@ -322,6 +334,21 @@ impl Pool {
             tracing::warn!(peer = %self.config.peer, ours_ms, theirs_ms,
                 "`key_ttl_s` differs between the two ends; keys assigned here live by the shorter");
         }
+    }
+
+    /// The peer tells its account of this pool. What it told before a change of ours to pad is
+    /// forgotten at that change: it need not agree.
+    pub fn peer_account(&self, theirs: Ledger) {
+        *self.told() = Some(theirs);
+    }
+
+    fn told(&self) -> MutexGuard<'_, Option<Ledger>> {
+        self.peer_ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// This end's account.
+    pub fn account(&self) -> Ledger {
+        self.journal.account()
     }
 
     /// How long a key assigned here lives at the end that forgets it first.
@@ -357,6 +384,9 @@ impl Pool {
         let tables = self.tables();
         let ledger = self.journal.account();
         let stored_bits = bits(tables.stored_bytes());
+        let peer_ledger = *self.told();
+        let pads = tables.lent.len() + tables.through.len() + tables.borrowed.len();
+        let settled = pads == 0 && self.link_up();
         PoolView {
             peer: self.config.peer.clone(),
             ledger,
@@ -367,6 +397,8 @@ impl Pool {
             issuing: tables.issuing.len(),
             collecting: tables.collecting.len(),
             link_up: self.link_up(),
+            peer_ledger,
+            ends_agree: settled.then(|| Some(peer_ledger?.pad == ledger.pad)).flatten(),
         }
     }
 

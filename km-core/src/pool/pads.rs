@@ -21,7 +21,7 @@ use crate::{
     ledger::{Ledger, bits},
     pad::{Pad, PadRecord, PadSpan, PadUse},
     peer::AssignError,
-    provenance::Provenance,
+    provenance::{Grade, Provenance},
     records::{RecordError, Records},
     run::RunId,
 };
@@ -56,7 +56,7 @@ impl Pool {
     fn reserve_pad(&self, want: u16) -> Result<(PadSpan, Ticket, Place), PoolError> {
         let mut tables = self.tables();
         // Any rest of a block will do: pad is taken in pieces.
-        let (number, state) = tables.block_for(1).ok_or(PoolError::NoKeys)?;
+        let (number, state) = tables.block_for(1, Grade::Computational).ok_or(PoolError::NoKeys)?;
         let id = RunId { block: BlockId { pool: self.tag, number }, offset: state.cursor };
         let span = PadSpan { id, len: want.clamp(1, state.remaining()) };
         let mut change = Change::default();
@@ -162,6 +162,7 @@ impl Pool {
     /// The peer knows what became of these spans.
     pub fn pads_known(&self, spans: &[RunId]) {
         let mut tables = self.tables();
+        *self.told() = None;
         let mut change = Change::default();
         for id in spans {
             if tables.through.remove(id).is_some() {
@@ -191,6 +192,7 @@ impl Pool {
     /// The peer tells what became of spans of its own; the ticket is the moment to say we know.
     pub fn pads_told(self: &Arc<Self>, told: &[PadUse]) -> Accepted {
         let mut tables = self.tables();
+        *self.told() = None;
         let mut change = Change::default();
         for used in told.iter().filter(|used| used.sound()) {
             self.take_told(&mut tables, used, &mut change);

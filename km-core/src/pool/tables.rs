@@ -14,6 +14,7 @@ use crate::{
     ids::{ClusterId, MAX_BLOCK_NUMBER},
     key_id::Slice,
     pad::{PadRecord, PadSpan, PadUse},
+    provenance::Grade,
     run::{Bitmap, RunId, RunRecord, RunSpec, Side},
 };
 
@@ -201,14 +202,14 @@ impl Tables {
         self.aside.insert(number, Instant::now());
     }
 
-    /// The lowest block of ours with room for a key of `key_len` bytes.
-    pub(super) fn block_for(&self, key_len: u16) -> Option<(u64, BlockState)> {
+    /// The lowest block of ours with room for a key of `key_len` bytes that claims at least `grade`.
+    pub(super) fn block_for(&self, key_len: u16, grade: Grade) -> Option<(u64, BlockState)> {
         let aside = |number| self.aside.get(number).is_some_and(|s| s.elapsed() < SET_ASIDE);
         self.assignable
             .iter()
             .filter(|number| !aside(*number))
             .filter_map(|number| Some((*number, self.blocks.get(number)?)))
-            .find(|(_, state)| state.remaining() >= key_len)
+            .find(|(_, state)| state.remaining() >= key_len && state.grade >= grade)
             .map(|(number, state)| (number, state.clone()))
     }
 

@@ -16,6 +16,7 @@ use crate::{
     payload::Storage,
     peer::AssignError,
     pool::{IssuerRun, Pool, PoolError, SuppliedKey},
+    provenance::Grade,
     run::MAX_RUN_KEYS,
 };
 
@@ -37,6 +38,8 @@ pub(super) struct Pairing {
     pub(super) master: SaeId,
     pub(super) slaves: Vec<SaeId>,
     pub(super) key_len: u16,
+    /// The least the keys must claim.
+    pub(super) grade: Grade,
 }
 
 type Name = (SaeId, Vec<SaeId>, u16);
@@ -232,12 +235,12 @@ impl Queue {
     }
 
     async fn lease_or_borrow(&self, want: u16) -> Result<IssuerRun, PoolError> {
-        let Pairing { pool, master, slaves, key_len } = &self.pairing;
+        let Pairing { pool, master, slaves, key_len, grade } = &self.pairing;
         // What one waited for in vain, those behind it in the line need not wait for again.
         let mut borrowed = self.state().dry.is_some_and(|since| since.elapsed() < BORROW);
         let mut passed_over = 0;
         loop {
-            match pool.lease(master, slaves, *key_len, want).await {
+            match pool.lease_of(*grade, master, slaves, *key_len, want).await {
                 Err(PoolError::NoKeys) if !borrowed && self.may_come(want) => {
                     borrowed = true;
                     self.borrow_blocks().await;

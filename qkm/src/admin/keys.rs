@@ -63,5 +63,10 @@ fn managed(object: &Object) -> Value {
 }
 
 fn provenance(of: &Provenance) -> Value {
-    json!({ "origin": of.origin, "path": of.path, "grade": of.grade().as_str() })
+    let mut shown = json!({ "origin": of.origin, "path": of.path, "grade": of.grade().as_str(),
+        "end_tag": of.end_tag().as_str() });
+    if let Some(combined) = of.combined {
+        shown["combined"] = json!(combined);
+    }
+    shown
 }

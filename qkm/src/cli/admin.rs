@@ -43,14 +43,32 @@ pub(super) fn pools(args: &AdminArgs) -> Result<Exit, Failure> {
 pub(super) fn ledger(args: &AdminArgs) -> Result<Exit, Failure> {
     let answer = send(&args.config.config, None, Request::Get("/v1/pools"))?;
     let columns = ["absorbed", "pad", "tag", "delivered", "burned", "rejected"];
-    let head =
-        ["PEER", "ABSORBED", "PAD", "TAG", "DELIVERED", "BURNED", "REJECTED", "STORED", "ACCOUNT"];
+    let head = [
+        "PEER",
+        "ABSORBED",
+        "PAD",
+        "TAG",
+        "DELIVERED",
+        "BURNED",
+        "REJECTED",
+        "STORED",
+        "ACCOUNT",
+        "PEER'S PAD",
+        "BOTH ENDS",
+    ];
     show(args.output, &answer, &head, "pools", |pool| {
         let mut row = vec![text(&pool["peer"])];
         row.extend(columns.iter().map(|name| text(&pool["ledger"][*name])));
         row.push(text(&pool["stored_bits"]));
         let balanced = pool["balanced"] == Value::Bool(true);
         row.push(if balanced { "balanced" } else { "NOT BALANCED" }.to_owned());
+        row.push(text(&pool["peer_ledger"]["pad"]));
+        let ends = match &pool["ends_agree"] {
+            Value::Bool(true) => "agree",
+            Value::Bool(false) => "DIFFER",
+            _ => "in use",
+        };
+        row.push(ends.to_owned());
         row
     })
 }

@@ -8,6 +8,7 @@ mod kmip;
 mod local;
 mod network;
 mod table;
+mod trace;
 
 use std::path::PathBuf;
 
@@ -224,6 +225,13 @@ enum KeyCommand {
         #[command(flatten)]
         admin: AdminArgs,
     },
+    /// Show the way of a key, step by step: module, hops, combination, block, delivery; never its bytes.
+    Trace {
+        /// Its identifier: ETSI 014 key_ID or KMIP Unique Identifier.
+        id: String,
+        #[command(flatten)]
+        admin: AdminArgs,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -262,6 +270,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Route(RouteCommand::List(args)) => admin::routes(&args),
         Command::Controller(command) => controller::run(command, &log),
         Command::Key(KeyCommand::Show { id, admin: args }) => admin::key(&args, &id),
+        Command::Key(KeyCommand::Trace { id, admin: args }) => trace::key(&args, &id),
         Command::Hsm(hsm::HsmCommand::Epoch(command)) => hsm::epoch(&command),
         Command::Hsm(hsm::HsmCommand::Token(command)) => hsm::token(command),
         Command::Ca(command) => ca::run(&command),

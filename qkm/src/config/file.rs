@@ -5,7 +5,7 @@ use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf};
 use hsm_profiles::TokenConfig;
 use km_core::{
     ids::{ClusterId, LinkId, SaeId},
-    provenance::CombineMethod,
+    provenance::{CombineMethod, Grade},
     route::CipherPolicy,
 };
 use serde::Deserialize;
@@ -471,4 +471,7 @@ pub(super) enum ObjectStorage {
 #[serde(deny_unknown_fields)]
 pub(super) struct Pair {
     pub(super) saes: [SaeId; 2],
+    /// The least their keys must claim.
+    #[serde(default)]
+    pub(super) grade: Option<Grade>,
 }

@@ -57,10 +57,13 @@ pub(super) fn check(
     let inside = storage.into_iter().filter(|(_, (kept, _))| *kept == ObjectStorage::Token);
     all.kept_in_token = inside.map(|(tenant, _)| tenant).collect();
     for entry in pairs {
-        let [one, other] = &entry.get_ref().saes;
+        let Pair { saes: [one, other], grade } = entry.get_ref();
         all.registry.pair(one, other).map_err(|e| {
             Mistake::new(e.to_string(), "add an [[sae]], or correct the name").at(entry)
         })?;
+        if let Some(grade) = grade {
+            all.registry.require(one, other, *grade);
+        }
     }
     Ok(all)
 }
