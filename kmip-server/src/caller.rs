@@ -72,7 +72,7 @@ impl Caller {
     }
 
     /// Waits for its turn; `false` when that is too far away.
-    pub(crate) async fn wait(&self, operations: usize) -> bool {
+    async fn wait(&self, operations: usize) -> bool {
         match &self.pace {
             Some(pace) => pace.wait(operations).await,
             None => true,
@@ -81,6 +81,35 @@ impl Caller {
 
     fn login(&self) -> Option<(&SaeId, &Login)> {
         Some((&self.application, self.policy.login.as_ref()?))
+    }
+}
+
+/// An application that works for another one, with a ticket of that one's: it may do what all three
+/// allow, the ticket, the entry of whose it is, and its own.
+#[derive(Clone, Debug)]
+pub(crate) struct Delegate {
+    holder: Arc<Caller>,
+    rights: Arc<Rights>,
+}
+
+impl Delegate {
+    /// Whether the holder and the ticket allow `operation`, on whichever object.
+    pub(crate) fn may(&self, operation: OperationCode) -> bool {
+        self.holder.may(operation) && self.rights.allow(operation)
+    }
+
+    /// Whether the ticket allows `operation` on the object `uid`.
+    pub(crate) fn may_on(&self, operation: OperationCode, uid: &str) -> bool {
+        self.rights.allow_on(operation, uid)
+    }
+
+    /// Whether both have the same ticket, or neither has one.
+    pub(crate) fn is_same(one: Option<&Self>, other: Option<&Self>) -> bool {
+        match (one, other) {
+            (None, None) => true,
+            (Some(one), Some(other)) => Arc::ptr_eq(&one.rights, &other.rights),
+            _ => false,
+        }
     }
 }
 
@@ -119,6 +148,7 @@ pub(crate) enum Nobody {
     Login(Refusal),
     TooMany,
     Ticket,
+    OtherTenant,
 }
 
 impl Nobody {
@@ -129,6 +159,10 @@ impl Nobody {
             Self::Ticket => {
                 "the ticket is not good: it ended, was logged out, or is another client's; log in \
                  again"
+            }
+            Self::OtherTenant => {
+                "the ticket is of another tenant, and whose it is may not pass on rights so far; its \
+                 operator can allow it by naming DelegatedLogin"
             }
             Self::TooMany => "this client has as many connections open as it may; close one",
         }
@@ -228,11 +262,27 @@ pub(crate) struct Unchecked(RequestMessage);
 /// A request of a known application.
 pub(crate) struct Authorized {
     pub(crate) caller: Arc<Caller>,
-    /// All that may be asked, where somebody passed on a part of what he may.
-    pub(crate) rights: Option<Arc<Rights>>,
+    /// Who asks in its name, where that is another application.
+    pub(crate) delegate: Option<Delegate>,
     pub(crate) version: Version,
     pub(crate) header: RequestHeader,
     pub(crate) items: Vec<RequestItem>,
+}
+
+impl Authorized {
+    /// Waits for the turn of whoever asks and of whose rights those are; `false` when either is too
+    /// far away.
+    pub(crate) async fn wait(&self) -> bool {
+        let operations = self.items.len();
+        let holder = self.delegate.as_ref().map(|delegate| &delegate.holder);
+        let holder = holder.filter(|holder| !Arc::ptr_eq(holder, &self.caller));
+        if let Some(holder) = holder
+            && !holder.wait(operations).await
+        {
+            return false;
+        }
+        self.caller.wait(operations).await
+    }
 }
 
 impl Unchecked {
@@ -253,17 +303,20 @@ impl Unchecked {
         let RequestMessage { version, header, items } = self.0;
         let caller = client.caller(server, &header).await?;
         let credentials = header.authentication.as_ref().map_or(&[][..], |all| &all.credentials);
-        let (caller, rights) = match server.tickets.show(credentials) {
+        let (caller, delegate) = match server.tickets.show(credentials) {
             None => (caller, None),
             Some(Err(())) => return Err(Nobody::Ticket),
             Some(Ok(Shown { by, rights: None })) if by == *caller.application() => (caller, None),
             Some(Ok(Shown { rights: None, .. })) => return Err(Nobody::Ticket),
-            Some(Ok(Shown { by, rights })) => {
+            Some(Ok(Shown { by, rights: Some(rights) })) => {
                 let by = server.callers.get(&by).ok_or(Nobody::Ticket)?;
+                if by.tenant != caller.tenant && !by.policy.delegates_to_other_tenants() {
+                    return Err(Nobody::OtherTenant);
+                }
                 tracing::debug!(holder = %caller.application(), by = %by.application(), "a ticket");
-                (by, rights)
+                (by, Some(Delegate { holder: caller.clone(), rights }))
             }
         };
-        Ok(Authorized { caller: caller.clone(), rights, version, header, items })
+        Ok(Authorized { caller: caller.clone(), delegate, version, header, items })
     }
 }

@@ -1,7 +1,7 @@
 //! What an operation may use: the server, the caller, the version, and what earlier items of the
 //! same batch made.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use km_core::objects::Objects;
 use kmip::{
@@ -10,7 +10,13 @@ use kmip::{
     enums::{OperationCode, UniqueIdentifierCode},
 };
 
-use crate::{Server, caller::Caller, error::OpError, locks::Held, tickets::Rights, together::Turn};
+use crate::{
+    Server,
+    caller::{Caller, Delegate},
+    error::OpError,
+    locks::Held,
+    together::Turn,
+};
 
 pub(crate) struct Context<'a> {
     pub(crate) server: &'a Server,
@@ -20,8 +26,8 @@ pub(crate) struct Context<'a> {
     /// The changes are staged: names are held until all of them are published.
     is_staged: bool,
     held: Mutex<Vec<Held>>,
-    /// All that may be done, where a ticket says so.
-    rights: Option<Arc<Rights>>,
+    /// Who asks in the caller's name, where that is another application.
+    delegate: Option<Delegate>,
     /// What is being done.
     operation: Option<OperationCode>,
     /// Seconds since 1970, one moment for the whole request.
@@ -42,7 +48,7 @@ impl<'a> Context<'a> {
         server: &'a Server,
         objects: &'a Objects,
         is_staged: bool,
-        (caller, rights): (&'a Caller, Option<Arc<Rights>>),
+        (caller, delegate): (&'a Caller, Option<Delegate>),
         version: Version,
         now: i64,
     ) -> Self {
@@ -54,7 +60,7 @@ impl<'a> Context<'a> {
             objects,
             is_staged,
             held,
-            rights,
+            delegate,
             operation: None,
             now,
             looked_at: 0,
@@ -69,10 +75,15 @@ impl<'a> Context<'a> {
         self.objects
     }
 
+    pub(crate) fn delegate(&self) -> Option<&Delegate> {
+        self.delegate.as_ref()
+    }
+
     /// An item begins that asks for `operation`, if that may be done.
     pub(crate) fn begin(&mut self, operation: OperationCode) -> Result<(), OpError> {
         self.operation = Some(operation);
-        match self.rights.as_ref().is_none_or(|rights| rights.allow(operation)) {
+        let delegate = self.delegate.as_ref();
+        match self.caller.may(operation) && delegate.is_none_or(|who| who.may(operation)) {
             true => Ok(()),
             false => Err(OpError::NotAllowed(operation)),
         }
@@ -80,10 +91,10 @@ impl<'a> Context<'a> {
 
     /// Refuses what is being done on the object `uid`, where a ticket gives no right to it.
     pub(crate) fn check_right(&self, uid: &str) -> Result<(), OpError> {
-        let Some((rights, operation)) = self.rights.as_ref().zip(self.operation) else {
+        let Some((delegate, operation)) = self.delegate.as_ref().zip(self.operation) else {
             return Ok(());
         };
-        match rights.allow_on(operation, uid) {
+        match delegate.may_on(operation, uid) {
             true => Ok(()),
             // As to strangers: whether there is such an object is not told.
             false => Err(OpError::NotFound(uid.to_owned())),

@@ -25,10 +25,9 @@ use tokio::sync::Notify;
 use crate::{
     Server,
     batch::{self, Done},
-    caller::Caller,
+    caller::{Caller, Delegate},
     context::Context,
     error::OpError,
-    tickets::Rights,
 };
 
 /// Most operations of one client that wait or are done and were not asked for.
@@ -53,6 +52,8 @@ enum Stage {
 
 struct Entry {
     owner: SaeId,
+    /// Who asked for it in the owner's name.
+    delegate: Option<Delegate>,
     code: OperationCode,
     /// Microseconds since 1970.
     submitted: i64,
@@ -73,6 +74,12 @@ impl Entry {
             *stage = Stage::InProcess;
         }
         wanted
+    }
+
+    /// Whether whoever asks now asked for it: each ticket has its own operations.
+    fn is_of(&self, cx: &Context<'_>) -> bool {
+        self.owner == *cx.caller.application()
+            && Delegate::is_same(self.delegate.as_ref(), cx.delegate())
     }
 
     fn finish(&self, outcome: Outcome) {
@@ -119,8 +126,7 @@ impl Later {
     fn find(&self, cx: &Context<'_>, id: &[u8]) -> Option<(Id, Arc<Entry>)> {
         let id = Id::try_from(id).ok()?;
         let entry = self.lock().get(&id).cloned();
-        let own = |entry: &Arc<Entry>| entry.owner == *cx.caller.application() && !entry.is_late();
-        Some((id, entry.filter(own)?))
+        Some((id, entry.filter(|entry| entry.is_of(cx) && !entry.is_late())?))
     }
 }
 
@@ -178,7 +184,7 @@ fn is_slow(code: OperationCode) -> bool {
 /// correlation values to ask for them.
 pub(crate) async fn submit(
     server: &Server,
-    (caller, rights): (&Arc<Caller>, Option<Arc<Rights>>),
+    (caller, delegate): (&Arc<Caller>, Option<Delegate>),
     version: Version,
     header: &RequestHeader,
     items: Vec<RequestItem>,
@@ -188,8 +194,9 @@ pub(crate) async fn submit(
     let ids: Vec<Id> = random.expose(|bytes| bytes.as_chunks().0.to_vec());
     let submitted = i64::try_from(now_ms()).unwrap_or(i64::MAX).saturating_mul(1000);
     let entry = |code| {
-        let (owner, stage) = (caller.application().clone(), Mutex::new(Stage::Submitted));
-        Arc::new(Entry { owner, code, submitted, stage, finished: Notify::new() })
+        let (owner, delegate) = (caller.application().clone(), delegate.clone());
+        let (stage, finished) = (Mutex::new(Stage::Submitted), Notify::new());
+        Arc::new(Entry { owner, delegate, code, submitted, stage, finished })
     };
     let entries: Vec<_> = ids.into_iter().zip(items.iter().map(|item| entry(item.code))).collect();
     server.later.enter(entries.clone())?;
@@ -202,19 +209,20 @@ pub(crate) async fn submit(
     let answers = answers.collect();
     let go_on = header.batch_error_continuation == Some(BatchErrorContinuationOption::Continue);
     let tasks = entries.into_iter().map(|(_, entry)| entry).zip(items).collect();
-    tokio::spawn(work(server, (caller.clone(), rights), version, go_on, tasks));
+    tokio::spawn(work(server, (caller.clone(), delegate), version, go_on, tasks));
     Ok(answers)
 }
 
 async fn work(
     server: Arc<Server>,
-    (caller, rights): (Arc<Caller>, Option<Arc<Rights>>),
+    (caller, delegate): (Arc<Caller>, Option<Delegate>),
     version: Version,
     go_on: bool,
     tasks: Vec<(Arc<Entry>, RequestItem)>,
 ) {
     let now = i64::try_from(now_ms() / 1000).unwrap_or(i64::MAX);
-    let mut cx = Context::new(&server, &server.objects, false, (&caller, rights), version, now);
+    let who = (&*caller, delegate);
+    let mut cx = Context::new(&server, &server.objects, false, who, version, now);
     let mut stopped = false;
     for (entry, item) in tasks {
         if !entry.begin() {
@@ -297,7 +305,7 @@ pub(crate) fn list(cx: &Context<'_>) -> Vec<AsynchronousRequest> {
         .later
         .lock()
         .iter()
-        .filter(|(_, entry)| entry.owner == *cx.caller.application() && !entry.is_late())
+        .filter(|(_, entry)| entry.is_of(cx) && !entry.is_late())
         .map(|(id, entry)| AsynchronousRequest {
             correlation_value: id.to_vec(),
             operation: entry.code,
@@ -329,7 +337,7 @@ mod tests {
     fn entry(owner: &str, stage: Stage) -> Arc<Entry> {
         let (owner, code) = (SaeId::parse(owner).unwrap(), OperationCode::Create);
         let (stage, finished) = (Mutex::new(stage), Notify::new());
-        Arc::new(Entry { owner, code, submitted: 0, stage, finished })
+        Arc::new(Entry { owner, delegate: None, code, submitted: 0, stage, finished })
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! Login, Delegated Login, Logout; the operation PKCS#11.
 
+use std::{num::NonZeroU32, time::Duration};
+
 use kmip::{
     Answer, Operation, RequestMessage, ResponseMessage, SecretBytes, Version,
     attribute::UniqueIdentifier,
     client,
     enums::*,
-    message::{Authentication, Credential, Outcome, RequestHeader, RequestItem},
+    message::{Asynchronous, Authentication, Credential, Outcome, RequestHeader, RequestItem},
     op::{
         self,
         delegated_login::{Objects, Right, Rights},
@@ -16,7 +18,9 @@ use kmip::{
     ttlv::Writer,
 };
 
-use crate::common::{Client, Network, refusal};
+use kmip_server::{Limits, policy::Policy};
+
+use crate::common::{Client, Network, refusal, sae_id};
 
 /// Encrypt and Decrypt.
 const USAGE: i32 = 12;
@@ -29,6 +33,15 @@ fn copy(ticket: &Ticket) -> Ticket {
 
 /// What is answered to `operation` in a request that carries `ticket`.
 async fn with(client: &mut Client, ticket: &Ticket, operation: impl Into<Operation>) -> Outcome {
+    ask(client, ticket, None, operation.into()).await
+}
+
+async fn ask(
+    client: &mut Client,
+    ticket: &Ticket,
+    asynchronous: Option<AsynchronousIndicator>,
+    operation: Operation,
+) -> Outcome {
     let mut content = Writer::default();
     content.enumeration(Tag::TicketType, ticket.kind.number());
     ticket.value.expose(|value| content.bytes(Tag::TicketValue, value));
@@ -38,8 +51,9 @@ async fn with(client: &mut Client, ticket: &Ticket, operation: impl Into<Operati
     };
     let mut header = RequestHeader::new(client.version);
     header.authentication = Some(Authentication { credentials: vec![credential] });
+    header.asynchronous = asynchronous.map(Asynchronous);
     let version = client.version;
-    let items = vec![RequestItem::new(operation.into())];
+    let items = vec![RequestItem::new(operation)];
     let frame = RequestMessage { version, header, items }.encode().unwrap();
     let answer = client.exchange(&frame).await;
     ResponseMessage::decode(&answer).unwrap().items.remove(0).outcome
@@ -72,6 +86,24 @@ async fn delegate(client: &mut Client, rights: Vec<Right>) -> Result<Ticket, Res
         Ok(Answer::DelegatedLogin(answer)) => Ok(answer.ticket),
         refused => Err(refusal(refused)),
     }
+}
+
+fn right(objects: Option<&str>, operations: &[OperationCode]) -> Right {
+    Right {
+        operations: Some(Operations { list: operations.to_vec() }),
+        objects: objects.map(|id| Objects { list: vec![UniqueIdentifier::from(id)] }),
+        ..Default::default()
+    }
+}
+
+async fn network<const N: usize>(policies: [(&str, Policy); N]) -> Network {
+    let policies = policies.into_iter().map(|(sae, policy)| (sae_id(sae), policy)).collect();
+    Network::start_as(Limits::default(), policies, Default::default()).await
+}
+
+/// Its tickets hold in other tenants too.
+fn delegating() -> Policy {
+    Policy { operations: Some(OperationCode::ALL.iter().copied().collect()), ..Policy::default() }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -107,15 +139,10 @@ async fn a_ticket_serves_its_client_until_it_is_used_up_or_logged_out() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_delegate_does_what_the_rights_say_and_nothing_else() {
-    let network = Network::start().await;
+    let network = network([("n1", delegating())]).await;
     let mut owner = network.client("n1", Version::V2_1).await;
     let shared = owner.aes([]).await.unwrap();
     let private = owner.aes([]).await.unwrap();
-    let right = |objects: Option<&str>, operations: &[OperationCode]| Right {
-        operations: Some(Operations { list: operations.to_vec() }),
-        objects: objects.map(|id| Objects { list: vec![UniqueIdentifier::from(id)] }),
-        ..Default::default()
-    };
     let rights = vec![
         right(Some(&shared), &[OperationCode::Get]),
         right(None, &[OperationCode::GetAttributes, OperationCode::Query]),
@@ -151,6 +178,88 @@ async fn a_delegate_does_what_the_rights_say_and_nothing_else() {
     let refused = delegate(&mut owner, vec![unbounded]).await.unwrap_err();
     assert_eq!(refused, ResultReason::InvalidAttributeValue);
     assert_eq!(delegate(&mut owner, vec![]).await.unwrap_err(), ResultReason::MissingData);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ticket_gives_its_holder_nothing_beyond_the_holders_own_entry() {
+    let reader = Policy {
+        operations: Some([OperationCode::Get].into()),
+        operations_per_s: NonZeroU32::new(1),
+        ..Policy::default()
+    };
+    let network = network([("n1", delegating()), ("n2", reader)]).await;
+    let mut owner = network.client("n1", Version::V2_1).await;
+    let id = owner.aes([]).await.unwrap();
+    let rights = || vec![right(None, &[OperationCode::Get, OperationCode::Destroy])];
+    let ticket = delegate(&mut owner, rights()).await.unwrap();
+    let mut holder = network.client("n2", Version::V2_1).await;
+    let get = || client::get(id.as_str());
+    assert!(matches!(with(&mut holder, &ticket, get()).await, Outcome::Success(_)));
+    let refused = with(&mut holder, &ticket, client::destroy(&id)).await;
+    assert_eq!(reason(&refused), ResultReason::PermissionDenied);
+    // The pace is the holder's too.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let queries = (0..100).map(|_| client::query([QueryFunction::QueryOperations]).into());
+    let frame = holder.kmip.batch(queries).unwrap();
+    holder.exchange(&frame).await;
+    let refused = with(&mut holder, &ticket, get()).await;
+    assert_eq!(reason(&refused), ResultReason::ServerLimitExceeded);
+    assert_eq!(owner.key(&id).await.unwrap().len(), 32);
+
+    // An entry that does not name Delegated Login passes nothing on to other tenants.
+    let mut other = network.client("n3", Version::V2_1).await;
+    let ticket = delegate(&mut other, rights()).await.unwrap();
+    let refused = with(&mut owner, &ticket, get()).await;
+    assert_eq!(reason(&refused), ResultReason::InvalidTicket);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delegate_polls_what_it_began_and_nothing_else() {
+    let bank = || Policy { tenant: Some(sae_id("bank")), ..Policy::default() };
+    let network = network([("n1", bank()), ("n2", bank())]).await;
+    let mut owner = network.client("n1", Version::V2_1).await;
+    let operations = [
+        OperationCode::Create,
+        OperationCode::Poll,
+        OperationCode::Process,
+        OperationCode::Cancel,
+        OperationCode::QueryAsynchronousRequests,
+    ];
+    let ticket = delegate(&mut owner, vec![right(None, &operations)]).await.unwrap();
+    let own = login(&mut owner, None).await;
+    let later = Some(AsynchronousIndicator::Mandatory);
+    let create = || Operation::from(client::create(CryptographicAlgorithm::Aes, 256, USAGE, []));
+    let begun = ask(&mut owner, &own, later, create()).await;
+    let Outcome::Pending(owners) = begun else { panic!("{begun:?}") };
+
+    let mut holder = network.client("n2", Version::V2_1).await;
+    let refused = ResultReason::InvalidAsynchronousCorrelationValue;
+    let poll = |value: &[u8]| op::poll::Request { correlation_value: value.to_vec() };
+    let process = |value: &[u8]| op::process::Request { correlation_value: value.to_vec() };
+    assert_eq!(reason(&with(&mut holder, &ticket, poll(&owners)).await), refused);
+    assert_eq!(reason(&with(&mut holder, &ticket, process(&owners)).await), refused);
+    let cancel = op::cancel::Request { correlation_value: owners.clone() };
+    match with(&mut holder, &ticket, cancel).await {
+        Outcome::Success(Answer::Cancel(answer)) => {
+            assert_eq!(answer.result, CancellationResult::Unavailable);
+        }
+        other => panic!("{other:?}"),
+    }
+    let begun = ask(&mut holder, &ticket, later, create()).await;
+    let Outcome::Pending(holders) = begun else { panic!("{begun:?}") };
+    let all = op::query_asynchronous_requests::Request::default();
+    match with(&mut holder, &ticket, all).await {
+        Outcome::Success(Answer::QueryAsynchronousRequests(found)) => {
+            let found: Vec<_> = found.requests.into_iter().map(|r| r.correlation_value).collect();
+            assert_eq!(found, std::slice::from_ref(&holders));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(refusal(owner.call(poll(&holders)).await), refused);
+    let done = with(&mut holder, &ticket, process(&holders)).await;
+    assert!(matches!(done, Outcome::Success(Answer::Create(_))), "{done:?}");
+    let done = owner.call(process(&owners)).await.unwrap();
+    assert!(matches!(done, Answer::Create(_)), "{done:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
