@@ -172,7 +172,7 @@ async fn run(
         {
             together.begin(context(false), item);
         }
-        let (code, id, done) = match together.next().await {
+        let (code, id, mut done) = match together.next().await {
             Some(done) => done,
             None => {
                 let Some(item) = items.pop_front() else { break };
@@ -185,8 +185,15 @@ async fn run(
                 (code, id, done)
             }
         };
+        let told = match &mut done {
+            Ok(Done::Told(_, _, place)) => place.take(),
+            _ => None,
+        };
         let item = outcome(&cx, code, id, done);
-        let item = write(&mut response, &cx, cap, item);
+        let (item, left) = write(&mut response, &cx, cap, item);
+        if let Some(place) = told {
+            server.later.settle(place, left);
+        }
         let failed = matches!(item.outcome, Outcome::Failed(_));
         if let Some(undo) = &mut undo {
             undo.wrote(item);
@@ -212,8 +219,9 @@ fn response_cap(server: &Server, header: &RequestHeader) -> usize {
 pub(crate) enum Done {
     /// Its own answer.
     Now(Answer),
-    /// What became of another operation, which is told in its place.
-    Told(OperationCode, Outcome),
+    /// What became of another operation, which is told in its place, and where that waits until it
+    /// is.
+    Told(OperationCode, Outcome, Option<later::Place>),
 }
 
 /// The response item for what an item came to.
@@ -225,7 +233,7 @@ pub(crate) fn outcome(
 ) -> ResponseItem {
     match done {
         Ok(Done::Now(answer)) => ResponseItem::success(id, answer),
-        Ok(Done::Told(code, outcome)) => {
+        Ok(Done::Told(code, outcome, _)) => {
             ResponseItem { code: Some(code), id, outcome, extension: None }
         }
         Err(error) => {
@@ -236,20 +244,20 @@ pub(crate) fn outcome(
     }
 }
 
-/// Writes an item, or that it is too long; gives what was written.
+/// Writes an item, or that it is too long; gives what was written, and what was not.
 fn write(
     response: &mut ResponseWriter,
     cx: &Context<'_>,
     cap: usize,
     item: ResponseItem,
-) -> ResponseItem {
+) -> (ResponseItem, Option<Outcome>) {
     let counters = &cx.server.counters;
     let before = response.checkpoint();
     response.item(&item);
     let failed = matches!(item.outcome, Outcome::Failed(_));
     if failed || response.len() <= cap {
         Counters::add(if failed { &counters.refused } else { &counters.done });
-        return item;
+        return (item, None);
     }
     response.rollback(before);
     let text = format!("the answer takes more than {cap} bytes; ask for less");
@@ -257,7 +265,7 @@ fn write(
     let failed = ResponseItem::failed(item.code, item.id, reason, text);
     Counters::add(&counters.refused);
     response.item(&failed);
-    failed
+    (failed, Some(item.outcome))
 }
 
 pub(crate) async fn do_item(cx: &mut Context<'_>, item: RequestItem) -> Result<Done, OpError> {

@@ -2,7 +2,8 @@
 //! Cancel). Enter through [`submit`].
 //!
 //! They live in the memory of this process: after a restart nobody knows their correlation values,
-//! and what had not begun is not done. What is done waits for a Poll for ten minutes.
+//! and what had not begun is not done. What is done waits for a Poll for ten minutes, in bounded room,
+//! and is forgotten then even when nobody comes: it may be a clear key.
 
 use std::{
     collections::HashMap,
@@ -12,12 +13,12 @@ use std::{
 
 use km_core::{clock::now_ms, ids::SaeId};
 use kmip::{
-    DateTimeExtended, Operation, Version,
+    DateTime, DateTimeExtended, Operation, ResponseWriter, Version,
     enums::{
         AsynchronousIndicator, BatchErrorContinuationOption, CancellationResult, OperationCode,
         ProcessingStage, ResultReason,
     },
-    message::{Failure, Outcome, RequestHeader, RequestItem, ResponseItem},
+    message::{Failure, Outcome, RequestHeader, RequestItem, ResponseHeader, ResponseItem},
     op::query_asynchronous_requests::AsynchronousRequest,
 };
 use tokio::sync::Notify;
@@ -32,10 +33,18 @@ use crate::{
 
 /// Most operations of one client that wait or are done and were not asked for.
 const MOST_OF_ONE: usize = 64;
-/// Most of all clients. The answer of each is at most as long as a frame.
+/// Most of all clients.
 const MOST: usize = 512;
+/// Most bytes of the answers of one client, as they are sent.
+const ROOM_OF_ONE: usize = 2 << 20;
+/// Most bytes of all answers.
+const ROOM: usize = 16 << 20;
+/// Shorter answers are kept whatever the room: who made something must learn its identifier.
+const SHORT: usize = 4 << 10;
 /// How long an answer waits for a Poll.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// How often answers are looked for that waited too long.
+const SWEEP: Duration = Duration::from_secs(5);
 /// How long Process waits for an operation.
 const PROCESS: Duration = Duration::from_secs(20);
 
@@ -46,11 +55,19 @@ enum Stage {
     Submitted,
     InProcess,
     Canceled,
-    /// None once a Poll took it.
-    Done(Option<Box<Outcome>>, Instant),
+    Done(Kept),
 }
 
-struct Entry {
+/// An answer that waits for a Poll.
+struct Kept {
+    /// None while it is told.
+    outcome: Option<Box<Outcome>>,
+    /// Its length as it is sent.
+    bytes: usize,
+    since: Instant,
+}
+
+pub(crate) struct Entry {
     owner: SaeId,
     /// Who asked for it in the owner's name.
     delegate: Option<Delegate>,
@@ -82,37 +99,66 @@ impl Entry {
             && Delegate::is_same(self.delegate.as_ref(), cx.delegate())
     }
 
-    fn finish(&self, outcome: Outcome) {
-        *self.stage() = Stage::Done(Some(Box::new(outcome)), Instant::now());
-        self.finished.notify_waiters();
+    /// Bytes of its answer.
+    fn bytes(&self) -> usize {
+        match &*self.stage() {
+            Stage::Done(kept) => kept.bytes,
+            _ => 0,
+        }
     }
 
     fn is_late(&self) -> bool {
         match &*self.stage() {
-            Stage::Done(_, since) => since.elapsed() >= PATIENCE,
+            Stage::Done(kept) => kept.since.elapsed() >= PATIENCE,
             Stage::Canceled => true,
             _ => false,
         }
     }
 }
 
-/// The operations in the background.
 #[derive(Default)]
-pub(crate) struct Later(Mutex<HashMap<Id, Arc<Entry>>>);
+struct All {
+    entries: HashMap<Id, Arc<Entry>>,
+    /// A task looks after them.
+    swept: bool,
+}
+
+/// The operations in the background. Whoever holds this lock may take that of a stage, and nobody
+/// takes them the other way round.
+#[derive(Default)]
+pub(crate) struct Later(Arc<Mutex<All>>);
+
+/// The place of an answer that is told.
+pub(crate) type Place = (Id, Arc<Entry>);
 
 impl Later {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Id, Arc<Entry>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Without answers nobody came for.
+    fn lock(&self) -> MutexGuard<'_, All> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.entries.retain(|_, entry| !entry.is_late());
+        all
     }
 
-    /// Forgets answers nobody came for.
-    fn sweep(&self) {
-        self.lock().retain(|_, entry| !entry.is_late());
+    /// Forgets answers nobody comes for, also when nobody asks for anything any more.
+    fn sweep(&self, every: Duration) {
+        if std::mem::replace(&mut self.lock().swept, true) {
+            return;
+        }
+        let later = Self(self.0.clone());
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(every).await;
+                let mut all = later.lock();
+                if all.entries.is_empty() {
+                    all.swept = false;
+                    return;
+                }
+            }
+        });
     }
 
     fn enter(&self, entries: Vec<(Id, Arc<Entry>)>) -> Result<(), OpError> {
-        self.sweep();
-        let mut all = self.lock();
+        let all = &mut self.lock().entries;
         let owner = entries.first().map(|(_, entry)| &entry.owner);
         let own = all.values().filter(|entry| Some(&entry.owner) == owner).count();
         if own + entries.len() > MOST_OF_ONE || all.len() + entries.len() > MOST {
@@ -125,9 +171,54 @@ impl Later {
 
     fn find(&self, cx: &Context<'_>, id: &[u8]) -> Option<(Id, Arc<Entry>)> {
         let id = Id::try_from(id).ok()?;
-        let entry = self.lock().get(&id).cloned();
-        Some((id, entry.filter(|entry| entry.is_of(cx) && !entry.is_late())?))
+        let entry = self.lock().entries.get(&id).cloned();
+        Some((id, entry.filter(|entry| entry.is_of(cx))?))
     }
+
+    /// Keeps what `entry` came to, where there is room for it.
+    fn finish(&self, entry: &Entry, item: ResponseItem, version: Version) {
+        let mut bytes = length(&item, version);
+        let mut outcome = item.outcome;
+        let all = self.lock();
+        let own = all.entries.values().filter(|other| other.owner == entry.owner);
+        let of_one: usize = own.map(|entry| entry.bytes()).sum();
+        let of_all: usize = all.entries.values().map(|entry| entry.bytes()).sum();
+        if bytes > SHORT && (of_one + bytes > ROOM_OF_ONE || of_all + bytes > ROOM) {
+            let reason = no_room(bytes).reason(version);
+            outcome = Outcome::Failed(Failure { reason, message: Some(no_room(bytes).to_string()) });
+            bytes = 0;
+        }
+        let kept = Kept { outcome: Some(Box::new(outcome)), bytes, since: Instant::now() };
+        *entry.stage() = Stage::Done(kept);
+        drop(all);
+        entry.finished.notify_waiters();
+    }
+
+    /// Forgets what was told; what was not, `left`, waits for another Poll.
+    pub(crate) fn settle(&self, (id, entry): Place, left: Option<Outcome>) {
+        let Some(outcome) = left else {
+            self.lock().entries.remove(&id);
+            return;
+        };
+        if let Stage::Done(kept) = &mut *entry.stage() {
+            kept.outcome = Some(Box::new(outcome));
+        }
+    }
+}
+
+/// The length of an item as it is sent.
+fn length(item: &ResponseItem, version: Version) -> usize {
+    let mut response = ResponseWriter::new(version, ResponseHeader::new(version, DateTime(0)));
+    let before = response.len();
+    response.item(item);
+    response.len() - before
+}
+
+fn no_room(bytes: usize) -> OpError {
+    OpError::TooMuch(format!(
+        "it was done, but there is no room in the background for its answer of {bytes} bytes; poll \
+         the other answers, and ask for it again, best at once"
+    ))
 }
 
 /// Whether the items of a request go into the background: all of them where the client demands it,
@@ -146,6 +237,16 @@ pub(crate) fn is_wanted(header: &RequestHeader, items: &[RequestItem]) -> bool {
 
 /// Why a request is refused that demands what is not had.
 pub(crate) fn refused(header: &RequestHeader, items: &[RequestItem]) -> Option<&'static str> {
+    let tells = |item: &RequestItem| {
+        matches!(item.code, OperationCode::Poll | OperationCode::Process)
+    };
+    // What was told could not be untold.
+    if undoes(header) && items.len() > 1 && items.iter().any(tells) {
+        return Some(
+            "Poll and Process are not part of a batch that is to be undone as a whole; send them in \
+             a request of their own",
+        );
+    }
     let demanded = header.asynchronous.map(|asynchronous| asynchronous.0)
         == Some(AsynchronousIndicator::Mandatory);
     if !demanded {
@@ -200,6 +301,7 @@ pub(crate) async fn submit(
     };
     let entries: Vec<_> = ids.into_iter().zip(items.iter().map(|item| entry(item.code))).collect();
     server.later.enter(entries.clone())?;
+    server.later.sweep(SWEEP);
     let answers = entries.iter().zip(&items).map(|((id, entry), item)| ResponseItem {
         code: Some(entry.code),
         id: item.id.clone(),
@@ -229,20 +331,20 @@ async fn work(
             continue;
         }
         if stopped {
-            entry.finish(canceled());
+            server.later.finish(&entry, canceled(entry.code), version);
             continue;
         }
         let done = batch::do_item(&mut cx, item).await;
         let item = batch::outcome(&cx, entry.code, None, done);
         stopped = matches!(item.outcome, Outcome::Failed(_)) && !go_on;
-        entry.finish(item.outcome);
+        server.later.finish(&entry, item, version);
     }
 }
 
-fn canceled() -> Outcome {
-    let text = "an item before it failed, and this one was not begun".to_owned();
+fn canceled(code: OperationCode) -> ResponseItem {
     let reason = ResultReason::OperationCanceledByRequester;
-    Outcome::Failed(Failure { reason, message: Some(text) })
+    let text = "an item before it failed, and this one was not begun";
+    ResponseItem::failed(Some(code), None, reason, text)
 }
 
 fn unknown() -> OpError {
@@ -255,11 +357,13 @@ fn unknown() -> OpError {
 pub(crate) fn poll(cx: &Context<'_>, id: &[u8]) -> Result<Done, OpError> {
     let (id, entry) = cx.server.later.find(cx, id).ok_or_else(unknown)?;
     let outcome = match &mut *entry.stage() {
-        Stage::Done(outcome, _) => outcome.take().ok_or_else(unknown)?,
-        _ => return Ok(Done::Told(OperationCode::Poll, Outcome::Pending(id.to_vec()))),
+        Stage::Done(kept) => *kept.outcome.take().ok_or_else(unknown)?,
+        _ => {
+            let (code, outcome) = (OperationCode::Poll, Outcome::Pending(id.to_vec()));
+            return Ok(Done::Told(code, outcome, None));
+        }
     };
-    cx.server.later.lock().remove(&id);
-    Ok(Done::Told(entry.code, *outcome))
+    Ok(Done::Told(entry.code, outcome, Some((id, entry))))
 }
 
 /// As [`poll`], after a while in which it may be done.
@@ -286,11 +390,13 @@ pub(crate) fn cancel(cx: &Context<'_>, id: &[u8]) -> CancellationResult {
         Stage::Submitted => {
             *stage = Stage::Canceled;
             drop(stage);
-            cx.server.later.lock().remove(&id);
+            cx.server.later.lock().entries.remove(&id);
             CancellationResult::Canceled
         }
         Stage::InProcess => CancellationResult::UnableToCancel,
-        Stage::Done(Some(outcome), _) if matches!(**outcome, Outcome::Failed(_)) => {
+        Stage::Done(Kept { outcome: Some(outcome), .. })
+            if matches!(**outcome, Outcome::Failed(_)) =>
+        {
             CancellationResult::Failed
         }
         Stage::Done(..) => CancellationResult::Completed,
@@ -304,8 +410,9 @@ pub(crate) fn list(cx: &Context<'_>) -> Vec<AsynchronousRequest> {
         .server
         .later
         .lock()
+        .entries
         .iter()
-        .filter(|(_, entry)| entry.is_of(cx) && !entry.is_late())
+        .filter(|(_, entry)| entry.is_of(cx))
         .map(|(id, entry)| AsynchronousRequest {
             correlation_value: id.to_vec(),
             operation: entry.code,
@@ -340,6 +447,11 @@ mod tests {
         Arc::new(Entry { owner, delegate: None, code, submitted: 0, stage, finished })
     }
 
+    fn done(since: Instant) -> Stage {
+        let outcome = canceled(OperationCode::Create).outcome;
+        Stage::Done(Kept { outcome: Some(Box::new(outcome)), bytes: 0, since })
+    }
+
     #[test]
     fn places_are_bounded_and_answers_nobody_wants_make_room() {
         let later = Later::default();
@@ -353,14 +465,62 @@ mod tests {
         assert!(matches!(later.enter(several(1, "a", 1)), Err(OpError::TooMuch(_))));
         later.enter(several(2, "b", MOST_OF_ONE)).unwrap();
         let old = Instant::now().checked_sub(PATIENCE).unwrap();
-        for entry in later.lock().values().filter(|entry| entry.owner.as_str() == "a") {
-            *entry.stage() = Stage::Done(Some(Box::new(canceled())), old);
+        for entry in later.lock().entries.values().filter(|entry| entry.owner.as_str() == "a") {
+            *entry.stage() = done(old);
         }
         later.enter(several(3, "a", MOST_OF_ONE)).unwrap();
-        assert_eq!(later.lock().len(), 2 * MOST_OF_ONE);
+        assert_eq!(later.lock().entries.len(), 2 * MOST_OF_ONE);
         for n in 4..10 {
             later.enter(several(n, &format!("c{n}"), MOST_OF_ONE)).unwrap();
         }
         assert!(matches!(later.enter(several(11, "d", 1)), Err(OpError::TooMuch(_))));
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_waits_too_long_goes_though_nobody_comes() {
+        let later = Later::default();
+        let old = Instant::now().checked_sub(PATIENCE).unwrap();
+        later.enter(vec![([1; 16], entry("a", Stage::Submitted))]).unwrap();
+        later.sweep(Duration::from_millis(1));
+        later.0.lock().unwrap().entries.insert([2; 16], entry("a", done(old)));
+        while later.0.lock().unwrap().entries.len() > 1 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(later.0.lock().unwrap().swept, "one is not done yet");
+        later.0.lock().unwrap().entries.clear();
+        while later.0.lock().unwrap().swept {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    #[test]
+    fn answers_have_bounded_room_and_short_ones_always_some() {
+        let later = Later::default();
+        let (version, mut number) = (Version::V2_1, 0u8);
+        let mut finish = |owner: &str, len: usize| {
+            number += 1;
+            let entry = entry(owner, Stage::InProcess);
+            later.enter(vec![([number; 16], entry.clone())]).unwrap();
+            let reason = ResultReason::OperationCanceledByRequester;
+            let item = ResponseItem::failed(Some(entry.code), None, reason, "x".repeat(len));
+            later.finish(&entry, item, version);
+            let stage = entry.stage();
+            let Stage::Done(Kept { outcome: Some(outcome), .. }) = &*stage else { panic!() };
+            let Outcome::Failed(failure) = &**outcome else { panic!() };
+            failure.reason == ResultReason::OperationCanceledByRequester
+        };
+        let half = ROOM_OF_ONE / 2 - SHORT;
+        for owner in 0..ROOM / ROOM_OF_ONE {
+            let owner = format!("app-{owner}");
+            assert!(finish(&owner, half) && finish(&owner, half));
+            assert!(!finish(&owner, half), "of one");
+            assert!(finish(&owner, SHORT / 2));
+        }
+        assert!(finish("other", 6 * SHORT) && !finish("other", half), "of all");
+        let first = later.lock().entries.iter().find(|(_, e)| e.bytes() > half).map(|(id, _)| *id);
+        let id = first.unwrap();
+        let entry = later.lock().entries.get(&id).cloned().unwrap();
+        later.settle((id, entry), None);
+        assert!(finish("other", half), "what was told makes room");
     }
 }

@@ -91,6 +91,34 @@ async fn what_is_demanded_later_is_told_once_as_if_it_had_been_told_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_does_not_fit_the_answer_to_a_poll_waits_for_another() {
+    let network = Network::start().await;
+    let mut client = network.client("n1", Version::V2_1).await;
+    let items = send(&mut client, AsynchronousIndicator::Mandatory, None, vec![aes()]).await;
+    let value = pending(&items[0]);
+    let process = || op::process::Request { correlation_value: value.clone() };
+    for maximum in [100, 100] {
+        let version = client.version;
+        let mut header = RequestHeader::new(version);
+        header.maximum_response_size = Some(maximum);
+        let items = vec![RequestItem::new(process().into())];
+        let frame = RequestMessage { version, header, items }.encode().unwrap();
+        let answer = ResponseMessage::decode(&client.exchange(&frame).await).unwrap();
+        let Outcome::Failed(failure) = &answer.items[0].outcome else { panic!("{answer:?}") };
+        assert_eq!(failure.reason, ResultReason::ResponseTooLarge);
+    }
+    // What was told could not be untold.
+    let (never, undo) = (AsynchronousIndicator::Prohibited, BatchErrorContinuationOption::Undo);
+    let items = send(&mut client, never, Some(undo), vec![process().into(), aes()]).await;
+    let Outcome::Failed(failure) = &items[0].outcome else { panic!("{items:?}") };
+    assert_eq!(failure.reason, ResultReason::FeatureNotSupported);
+    let answer = client.call(process()).await.unwrap();
+    assert!(matches!(answer, Answer::Create(_)), "{answer:?}");
+    let refused = ResultReason::InvalidAsynchronousCorrelationValue;
+    assert_eq!(refusal(poll(&mut client, &value).await), refused, "told once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_batch_keeps_its_order_and_stops_where_it_would_stop() {
     let network = Network::start().await;
     let mut client = network.client("n1", Version::V2_1).await;
