@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering::Relaxed},
@@ -20,7 +21,7 @@ use transport::PeerIdentity;
 
 use crate::{
     Server,
-    login::{Login, Refusal},
+    login::{Gate, Login, Refusal},
     pace::Pace,
     policy::{Policies, Policy},
     tickets::{Rights, Shown},
@@ -33,6 +34,8 @@ pub(crate) struct Caller {
     tenant: SaeId,
     policy: Policy,
     pace: Option<Pace>,
+    /// For certificates it is the first of that they may stand for.
+    gate: Gate,
     /// Connections open now.
     connections: AtomicU32,
 }
@@ -51,7 +54,8 @@ impl Caller {
             let tenant = policy.tenant.clone().unwrap_or_else(|| application.clone());
             let pace = policy.operations_per_s.map(Pace::of);
             let (application, connections) = (application.clone(), AtomicU32::new(0));
-            Arc::new(Self { application, tenant, policy, pace, connections })
+            let gate = Gate::default();
+            Arc::new(Self { application, tenant, policy, pace, gate, connections })
         };
         applications.map(|application| (application.clone(), caller(application))).collect()
     }
@@ -135,6 +139,7 @@ impl Drop for Place {
 /// Whoever holds the other end of a connection.
 #[derive(Debug)]
 pub(crate) struct Client {
+    address: SocketAddr,
     /// Whom the certificate may stand for: several only where their logins tell them apart.
     may_be: Vec<Arc<Caller>>,
     /// Among the connections of whoever asked last.
@@ -171,7 +176,7 @@ impl Nobody {
 
 impl Client {
     /// Whom a certificate stands for. `None` when that is one application, which has as many
-    /// connections as it may.
+    /// connections as it may; where a password is needed too, they are counted once it came.
     pub(crate) fn find(server: &Server, peer: &PeerIdentity) -> Option<Self> {
         let here = server.supply.here();
         let found = server.applications.find_all(peer).into_iter();
@@ -187,8 +192,9 @@ impl Client {
             tracing::info!(client = %peer.address(), %peer, issuer = peer.issuer(), kme = %here,
                 "the certificate is of no application registered here; its requests are refused");
         }
-        let client = Self { may_be, place: Mutex::default() };
+        let client = Self { address: peer.address(), may_be, place: Mutex::default() };
         if let [only] = client.may_be.as_slice()
+            && only.policy.login.is_none()
             && !client.counts_as(only)
         {
             let most = only.policy.connections;
@@ -202,7 +208,8 @@ impl Client {
     /// The application of this name, without a certificate.
     pub(crate) fn of(server: &Server, application: &SaeId) -> Option<Self> {
         let caller = server.callers.get(application)?;
-        Some(Self { may_be: vec![caller.clone()], place: Mutex::default() })
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        Some(Self { address, may_be: vec![caller.clone()], place: Mutex::default() })
     }
 
     /// Whether its requests are refused whatever they say.
@@ -228,22 +235,37 @@ impl Client {
         let caller = match self.may_be.as_slice() {
             [] => return Err(Nobody::Stranger),
             [only] if only.policy.login.is_none() => only,
-            several => {
+            several @ [first, ..] => {
                 let said = said(header).ok_or(Nobody::Login(Refusal::Missing))?;
-                let is_named = |caller: &&Arc<Caller>| {
-                    caller.login().is_some_and(|(_, login)| login.username == said.username)
-                };
-                let named = several.iter().find(is_named);
-                let login = named.and_then(|caller| caller.login());
-                let checked = server.guard.check(login, said).await;
-                checked.map_err(Nobody::Login)?;
-                named.ok_or(Nobody::Login(Refusal::Wrong))?
+                let login = self.login(server, several, said, &first.gate);
+                login.await.map_err(Nobody::Login)?
             }
         };
         match self.counts_as(caller) {
             true => Ok(caller),
             false => Err(Nobody::TooMany),
         }
+    }
+
+    /// Who among `several` says this user name and password.
+    async fn login<'a>(
+        &self,
+        server: &Server,
+        several: &'a [Arc<Caller>],
+        said: &UsernameAndPassword,
+        gate: &Gate,
+    ) -> Result<&'a Arc<Caller>, Refusal> {
+        let is_named = |caller: &&Arc<Caller>| {
+            caller.login().is_some_and(|(_, login)| login.username == said.username)
+        };
+        let named = several.iter().find(is_named);
+        let checked = server.guard.check(named.and_then(|caller| caller.login()), said, gate).await;
+        if let Err(refusal) = checked {
+            // Not the user name: passwords are typed there too.
+            let application = named.map(|caller| caller.application.as_str());
+            tracing::warn!(client = %self.address, application, ?refusal, "wrong login");
+        }
+        checked.and(named.ok_or(Refusal::Wrong))
     }
 }
 

@@ -184,8 +184,9 @@ impl Later {
         let of_one: usize = own.map(|entry| entry.bytes()).sum();
         let of_all: usize = all.entries.values().map(|entry| entry.bytes()).sum();
         if bytes > SHORT && (of_one + bytes > ROOM_OF_ONE || of_all + bytes > ROOM) {
-            let reason = no_room(bytes).reason(version);
-            outcome = Outcome::Failed(Failure { reason, message: Some(no_room(bytes).to_string()) });
+            let error = no_room(bytes);
+            let (reason, message) = (error.reason(version), Some(error.to_string()));
+            outcome = Outcome::Failed(Failure { reason, message });
             bytes = 0;
         }
         let kept = Kept { outcome: Some(Box::new(outcome)), bytes, since: Instant::now() };
@@ -237,9 +238,8 @@ pub(crate) fn is_wanted(header: &RequestHeader, items: &[RequestItem]) -> bool {
 
 /// Why a request is refused that demands what is not had.
 pub(crate) fn refused(header: &RequestHeader, items: &[RequestItem]) -> Option<&'static str> {
-    let tells = |item: &RequestItem| {
-        matches!(item.code, OperationCode::Poll | OperationCode::Process)
-    };
+    let tells =
+        |item: &RequestItem| matches!(item.code, OperationCode::Poll | OperationCode::Process);
     // What was told could not be untold.
     if undoes(header) && items.len() > 1 && items.iter().any(tells) {
         return Some(
@@ -254,8 +254,8 @@ pub(crate) fn refused(header: &RequestHeader, items: &[RequestItem]) -> Option<&
     }
     if items.len() > 1 && items.iter().any(|item| is_about_others(item.code)) {
         return Some(
-            "Poll, Cancel, Process and Query Asynchronous Requests are answered at once; \
-                     send them in a request of their own",
+            "Poll, Cancel, Process and Query Asynchronous Requests are answered at once; send them in a \
+             request of their own",
         );
     }
     (undoes(header) && items.len() > 1)

@@ -206,7 +206,7 @@ impl Server {
             objects,
             applications,
             callers,
-            guard: Guard::new(),
+            guard: Guard::new(policies),
             limits,
             locks,
             nonces,

@@ -3,6 +3,9 @@
 //! What is configured is a salted slow hash ([`PasswordHash`]). Once a password was found right, a
 //! fast hash of it under a key of this process alone tells it again, so that only the first request
 //! of an application waits for the slow one.
+//!
+//! Whoever guesses does it at a [`Gate`], one password after the other with a pause after each wrong
+//! one, and leaves the places of the slow hash to others meanwhile.
 
 use std::{
     collections::HashMap,
@@ -16,8 +19,13 @@ use std::{
 use aws_lc_rs::{constant_time, hmac, pbkdf2, rand};
 use km_core::ids::SaeId;
 use kmip::{SecretText, message::UsernameAndPassword};
-use tokio::sync::Semaphore;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 use zeroize::Zeroizing;
+
+use crate::policy::Policies;
 
 const NAME: &str = "pbkdf2-sha512";
 /// OWASP Password Storage Cheat Sheet, 2023: PBKDF2-HMAC-SHA-512.
@@ -30,6 +38,8 @@ const HASH: usize = 32;
 const AT_A_TIME: usize = 2;
 /// Longest wait for a slow hash.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Pause of a gate after a wrong password.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// Who a request must say it comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +73,19 @@ impl PasswordHash {
         let mut hash = [0; HASH];
         pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA512, iterations, &salt, password, &mut hash);
         Some(Self { iterations, salt, hash })
+    }
+
+    /// Whether it is of `password`. `false` takes as long as a hash of `most` iterations: how long must
+    /// not tell with whose it was compared.
+    fn fits_as_slowly(&self, password: &[u8], most: NonZeroU32) -> bool {
+        let fits = self.fits(password);
+        let rest = NonZeroU32::new(most.get().saturating_sub(self.iterations.get()));
+        if let (false, Some(rest)) = (fits, rest) {
+            let mut unused = Zeroizing::new([0; HASH]);
+            let salt = &self.salt;
+            pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA512, rest, salt, password, unused.as_mut_slice());
+        }
+        fits
     }
 
     fn fits(&self, password: &[u8]) -> bool {
@@ -104,6 +127,16 @@ impl fmt::Debug for PasswordHash {
     }
 }
 
+/// Where the passwords of one certificate are checked, one at a time.
+#[derive(Debug)]
+pub(crate) struct Gate(Arc<Semaphore>);
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(1)))
+    }
+}
+
 /// Checks passwords.
 pub(crate) struct Guard {
     /// Of this process alone.
@@ -111,7 +144,7 @@ pub(crate) struct Guard {
     /// Fast hashes of passwords found right.
     right: Mutex<HashMap<SaeId, hmac::Tag>>,
     slow: Arc<Semaphore>,
-    /// What those are compared with who are nobody: that takes as long.
+    /// What those are compared with who are nobody, with the most iterations of all.
     nobody: PasswordHash,
 }
 
@@ -137,12 +170,15 @@ impl Refusal {
 }
 
 impl Guard {
-    pub(crate) fn new() -> Self {
+    /// Of an application with one of the logins in `policies`.
+    pub(crate) fn new(policies: &Policies) -> Self {
         let mut key = Zeroizing::new([0; 32]);
         let mut hash = [0; HASH];
         // Without random numbers the key is all zero: nobody outside this process sees what it makes.
         let _ = rand::fill(key.as_mut_slice()).and_then(|()| rand::fill(&mut hash));
-        let iterations = NonZeroU32::new(ITERATIONS).unwrap_or(NonZeroU32::MIN);
+        let logins = policies.values().filter_map(|policy| policy.login.as_ref());
+        let most = logins.map(|login| login.password.iterations).max();
+        let iterations = most.or(NonZeroU32::new(ITERATIONS)).unwrap_or(NonZeroU32::MIN);
         Self {
             key: hmac::Key::new(hmac::HMAC_SHA256, key.as_slice()),
             right: Mutex::default(),
@@ -151,33 +187,46 @@ impl Guard {
         }
     }
 
-    /// Whether `said` is the login of `of`; without one, nobody's.
+    /// Whether `said` is the login of `of`; without one, nobody's. `gate` is that of the certificate.
     pub(crate) async fn check(
         &self,
         of: Option<(&SaeId, &Login)>,
         said: &UsernameAndPassword,
+        gate: &Gate,
     ) -> Result<(), Refusal> {
         let password = said.password.as_ref().map(bytes).unwrap_or_default();
         let tag = hmac::sign(&self.key, &password);
-        if let Some((sae, _)) = of
-            && self.is_known(sae, &tag)
-        {
+        let is_known = || of.is_some_and(|(sae, _)| self.is_known(sae, &tag));
+        if is_known() {
             return Ok(());
         }
+        let until = Instant::now() + PATIENCE;
+        let at_gate = place(&gate.0, until).await?;
+        // Who came first may have shown the same.
+        if is_known() {
+            return Ok(());
+        }
+        let place = place(&self.slow, until).await?;
         let hash = of.map_or(&self.nobody, |(_, login)| &login.password).clone();
-        let place = tokio::time::timeout(PATIENCE, self.slow.clone().acquire_owned()).await;
-        let place = place.ok().and_then(Result::ok).ok_or(Refusal::Busy)?;
-        let fits = tokio::task::spawn_blocking(move || {
-            let _place = place;
-            hash.fits(&password)
+        let most = self.nobody.iterations;
+        let checked = tokio::task::spawn_blocking(move || {
+            let fits = hash.fits_as_slowly(&password, most);
+            drop(place);
+            (fits, at_gate)
         });
-        match (fits.await, of) {
-            (Ok(true), Some((sae, _))) => {
+        match (checked.await, of) {
+            (Ok((true, _)), Some((sae, _))) => {
                 self.known().insert(sae.clone(), tag);
                 Ok(())
             }
+            (Ok((_, at_gate)), _) => {
+                tokio::spawn(async move {
+                    tokio::time::sleep(PAUSE).await;
+                    drop(at_gate);
+                });
+                Err(Refusal::Wrong)
+            }
             (Err(_), _) => Err(Refusal::Busy),
-            _ => Err(Refusal::Wrong),
         }
     }
 
@@ -194,13 +243,22 @@ impl Guard {
     }
 }
 
+/// Waits for a place until then.
+async fn place(places: &Arc<Semaphore>, until: Instant) -> Result<OwnedSemaphorePermit, Refusal> {
+    let place = tokio::time::timeout_at(until, places.clone().acquire_owned()).await;
+    place.ok().and_then(Result::ok).ok_or(Refusal::Busy)
+}
+
 fn bytes(text: &SecretText) -> Zeroizing<Vec<u8>> {
     text.expose(|text| Zeroizing::new(text.as_bytes().to_vec()))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
+    use crate::policy::Policy;
 
     #[test]
     fn a_hash_survives_its_text_and_tells_the_password_alone() {
@@ -224,7 +282,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_the_right_password_of_the_right_user_passes_also_the_second_time() {
-        let guard = Guard::new();
+        let (guard, gate) = (Guard::new(&Policies::new()), Gate::default());
         let said = |password: &str| UsernameAndPassword {
             username: "ada".into(),
             password: Some(SecretText::copy_from(password)),
@@ -234,11 +292,52 @@ mod tests {
         let sae = SaeId::parse("ada").unwrap();
         for _ in 0..2 {
             assert_eq!(
-                guard.check(Some((&sae, &login)), &said("wrong")).await,
+                guard.check(Some((&sae, &login)), &said("wrong"), &gate).await,
                 Err(Refusal::Wrong)
             );
-            assert_eq!(guard.check(Some((&sae, &login)), &said("right")).await, Ok(()));
-            assert_eq!(guard.check(None, &said("right")).await, Err(Refusal::Wrong));
+            assert_eq!(guard.check(Some((&sae, &login)), &said("right"), &gate).await, Ok(()));
+            assert_eq!(guard.check(None, &said("right"), &gate).await, Err(Refusal::Wrong));
         }
+    }
+
+    #[tokio::test]
+    async fn who_guesses_takes_one_place_and_pauses() {
+        let (guard, gate, other) = (Guard::new(&Policies::new()), Gate::default(), Gate::default());
+        let said = UsernameAndPassword { username: "ada".into(), password: None };
+        let (since, guessed) = (Instant::now(), Cell::new(false));
+        let guesses = async {
+            let guess = || guard.check(None, &said, &gate);
+            let _ = tokio::join!(guess(), guess(), guess());
+            guessed.set(true);
+        };
+        tokio::join!(guesses, async {
+            while gate.0.available_permits() > 0 {
+                tokio::task::yield_now().await;
+            }
+            assert!(guard.slow.available_permits() >= AT_A_TIME - 1);
+            assert_eq!(guard.check(None, &said, &other).await, Err(Refusal::Wrong));
+            assert!(!guessed.get(), "nobody waits for another certificate");
+        });
+        assert!(since.elapsed() >= 2 * PAUSE);
+    }
+
+    #[test]
+    fn nobody_is_compared_as_slowly_as_anybody() {
+        let password = PasswordHash::make(b"x").unwrap();
+        let slow = NonZeroU32::new(2 * ITERATIONS).unwrap();
+        let password = PasswordHash { iterations: slow, ..password };
+        let login = Some(Login { username: "ada".into(), password });
+        let policy = Policy { login, ..Policy::default() };
+        let policies = Policies::from([(SaeId::parse("ada").unwrap(), policy)]);
+        assert_eq!(Guard::new(&policies).nobody.iterations, slow);
+        assert_eq!(Guard::new(&Policies::new()).nobody.iterations.get(), ITERATIONS);
+        // Nor does a faster hash tell that it is another's.
+        let fast = PasswordHash::make(b"x").unwrap();
+        let took = |most: u32| {
+            let since = Instant::now();
+            assert!(!fast.fits_as_slowly(b"y", NonZeroU32::new(most).unwrap()));
+            since.elapsed()
+        };
+        assert!(took(16 * ITERATIONS) > 2 * took(ITERATIONS));
     }
 }

@@ -269,6 +269,28 @@ async fn a_certificate_of_the_wrong_issuer_is_nobodys() {
     let network = network([], []).await;
     let mut client = as_user(&network, "pinned", None).await;
     assert_eq!(refusal(client.aes([]).await), ResultReason::AuthenticationNotSuccessful);
+    let mut client = as_user(&network, "pinned-here", None).await;
+    let id = client.aes([]).await.unwrap();
+    assert_eq!(network.client("n1", Version::V1_4).await.key(&id).await.unwrap().len(), 32);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_not_logged_in_takes_no_ones_connection() {
+    let one = Policy {
+        login: Some(login("eve", "third")),
+        connections: NonZeroU32::new(1),
+        ..Policy::default()
+    };
+    let network = network([("n1", one)], []).await;
+    let _silent = as_user(&network, "n1", None).await;
+    let mut wrong = as_user(&network, "n1", Some(("eve", "first"))).await;
+    assert_eq!(refusal(wrong.aes([]).await), ResultReason::AuthenticationNotSuccessful);
+    let mut eve = as_user(&network, "n1", Some(("eve", "third"))).await;
+    eve.aes([]).await.unwrap();
+    let mut second = as_user(&network, "n1", Some(("eve", "third"))).await;
+    let full = ResultReason::ServerLimitExceeded.in_version(Version::V1_4);
+    assert_eq!(refusal(second.aes([]).await), full);
+    eve.aes([]).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

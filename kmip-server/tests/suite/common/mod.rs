@@ -280,6 +280,8 @@ fn directory() -> Directory<SaeId> {
     }
     // Certificates of another authority stand for nobody.
     directory.add_issued_by("CN=elsewhere".into(), IdentityRule::Uri(uri("pinned")), sae_id("n1"));
+    let here = "CN=qkm demo CA".to_owned();
+    directory.add_issued_by(here, IdentityRule::Uri(uri("pinned-here")), sae_id("n1"));
     directory
 }
 
