@@ -396,10 +396,20 @@ impl DialError {
     }
 }
 
-/// Whether TLS says that what it read was not made by the peer.
+/// Whether TLS says that what it read was not made by the peer: nothing it answered itself, no
+/// certificate out of its time, and no other version or setting.
 pub(crate) fn altered(error: &std::io::Error) -> bool {
+    use rustls::CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+    use rustls::Error::{AlertReceived, InvalidCertificate, PeerIncompatible};
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    inner.is_some_and(|error| !matches!(error, rustls::Error::AlertReceived(_)))
+    inner.is_some_and(|error| match error {
+        AlertReceived(_) | PeerIncompatible(_) => false,
+        InvalidCertificate(why) => !matches!(
+            why,
+            Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. }
+        ),
+        _ => true,
+    })
 }
 
 async fn dial(

@@ -152,7 +152,8 @@ impl Neighbour {
 
     /// Does `job` once as many bytes as `need` says are lent over the connection of now. Frames
     /// leave in the order their bytes were taken, and before it is told which spans that finished.
-    /// The next batch of that length shall not have to wait for its bytes.
+    /// Where batches follow each other, the next of that length shall not have to wait for its bytes;
+    /// after a single one they would only be burned.
     async fn with_pad<T>(
         self: &Arc<Self>,
         need: impl Fn(&PadsOut) -> usize,
@@ -165,9 +166,11 @@ impl Neighbour {
                 let mut lent = self.lent_now()?;
                 let needed = need(&lent.pads);
                 if lent.pads.available() >= needed {
+                    let follows = lent.pads.is_in_use(Instant::now());
                     let done = job(&mut lent);
                     self.settle(&mut lent.pads);
-                    if lent.pads.available() < needed {
+                    if follows && lent.pads.available() < needed {
+                        drop(turn.take());
                         self.lend_ahead(needed);
                     }
                     return done;
@@ -242,7 +245,10 @@ impl Neighbour {
         let mut lent = self.lent();
         let same = lent.turn == turn && self.handle.turn() == Some(turn);
         match same {
-            true => lent.pads.add(pad),
+            true => {
+                lent.pads.add(pad);
+                lent.pads.touch(Instant::now());
+            }
             false => self.pool.pad_used(PadUse::burned(pad.span)),
         }
         same

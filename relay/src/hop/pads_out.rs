@@ -24,6 +24,8 @@ const LONGEST_SPAN: u16 = 65_472;
 const MOST_AT_ONCE: usize = 3;
 /// Spans nobody took from for this long are given up; what is left of them is burned.
 pub const IDLE: Duration = Duration::from_secs(10);
+/// A batch that comes so soon after another is one of many.
+const FOLLOWS: Duration = Duration::from_secs(1);
 
 struct Span {
     pad: Pad,
@@ -59,13 +61,14 @@ pub struct PadsOut {
     hop_key: Option<(Piece, HopKey)>,
     want: u16,
     used: Instant,
+    taken: Option<Instant>,
 }
 
 impl PadsOut {
     /// None yet.
     pub fn new(now: Instant) -> Self {
         let (spans, through) = (VecDeque::new(), Vec::new());
-        Self { spans, through, hop_key: None, want: FIRST_SPAN, used: now }
+        Self { spans, through, hop_key: None, want: FIRST_SPAN, used: now, taken: None }
     }
 
     /// Adds a span that is durable at both ends.
@@ -97,6 +100,16 @@ impl PadsOut {
         asked as u16
     }
 
+    /// Somebody still waits for more: not idle.
+    pub fn touch(&mut self, now: Instant) {
+        self.used = now;
+    }
+
+    /// Whether something was taken a moment ago.
+    pub fn is_in_use(&self, now: Instant) -> bool {
+        self.taken.is_some_and(|taken| now.saturating_duration_since(taken) < FOLLOWS)
+    }
+
     /// Bytes not taken yet.
     pub fn available(&self) -> usize {
         self.spans.iter().map(|span| usize::from(span.left())).sum()
@@ -123,7 +136,7 @@ impl PadsOut {
 
     /// There are enough bytes.
     fn cut(&mut self, tag: usize, pad: usize, now: Instant) -> Taken {
-        self.used = now;
+        (self.used, self.taken) = (now, Some(now));
         let (mut pieces, mut grade) = (Vec::new(), Grade::ItsRelay);
         let mut bytes = Vec::with_capacity(tag + pad);
         let (mut tag_left, mut left) = (tag, tag + pad);
