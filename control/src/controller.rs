@@ -30,7 +30,7 @@ const FOLLOW_COSTS_MS: u64 = 2000;
 pub struct Directions {
     /// Its routes.
     pub table: Arc<RoutingTable>,
-    /// The QKD link in service towards each neighbour, for operators to see. A KM has one at most.
+    /// The QKD link in service towards each neighbour: of several, keys are taken from this one.
     #[serde(default)]
     pub qkd: BTreeMap<ClusterId, LinkId>,
     /// Its QKD links that an operator suspended or reserved: it takes no keys from their modules.

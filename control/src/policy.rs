@@ -75,8 +75,8 @@ pub struct Prefer {
     pub percent: u32,
 }
 
-/// A ration of a scarce pool, such as one fed by satellite passes (9.4). Routes follow it; the KM
-/// shows its share and does not count bits against it yet.
+/// A ration of a scarce pool, such as one fed by satellite passes (9.4). Routes follow it, and each KM
+/// keeps to its share.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ration {

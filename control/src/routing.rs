@@ -258,8 +258,8 @@ fn ration(found: &mut BTreeMap<Pair, Found>, edges: &BTreeMap<Pair, Edge>, polic
         let users = found.values().filter(|ways| first(ways)).count() as u64;
         for ways in found.values_mut() {
             if first(ways) {
-                // Both ends relay.
-                let share = bits_per_s / (2 * users);
+                // Of the two ends one brings the keys of a pool.
+                let share = bits_per_s / users;
                 ways.max_bits_per_s = Some(ways.max_bits_per_s.map_or(share, |s| s.min(share)));
             } else {
                 ways.routes.retain(|path| !over(path));

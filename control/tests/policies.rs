@@ -71,12 +71,12 @@ fn a_ration_is_shared_by_those_who_need_the_link() {
     let most = |net: &Net, from: &str, to: &str| {
         net.controller.directions(&name(from)).table.to[&name(to)].max_bits_per_s
     };
-    assert_eq!((most(&net, "g", "s"), most(&net, "s", "g")), (Some(2000), Some(2000)));
+    assert_eq!((most(&net, "g", "s"), most(&net, "s", "g")), (Some(4000), Some(4000)));
     assert_eq!((net.routes("g", "h"), most(&net, "g", "h")), (vec!["h".to_owned()], None));
     net.link("g", "h").up = false;
     net.report();
     assert_eq!(net.routes("g", "h"), ["s h"]);
-    assert_eq!((most(&net, "g", "h"), most(&net, "s", "g")), (Some(1000), Some(1000)));
+    assert_eq!((most(&net, "g", "h"), most(&net, "s", "g")), (Some(2000), Some(2000)));
 }
 
 #[test]

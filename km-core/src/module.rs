@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use crate::{material::ClearBytes, provenance::Provenance};
 
 /// Longest key identifier taken from a module, in bytes.
-pub const MAX_MODULE_ID: usize = 64;
+pub const MAX_MODULE_ID: usize = 128;
 
 /// One key as a module gave it.
 #[derive(Debug)]

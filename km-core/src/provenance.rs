@@ -70,6 +70,42 @@ pub struct Combination {
     pub method: CombineMethod,
 }
 
+/// Most shares beside the first.
+pub const MAX_SHARES: usize = 7;
+
+/// One of the values whose exclusive or the bits are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Share {
+    /// Where it was born.
+    pub origin: Origin,
+    /// The relay path.
+    pub path: Vec<Hop>,
+}
+
+impl Share {
+    fn is_its(&self) -> bool {
+        is_its(&self.origin, &self.path)
+    }
+
+    fn borne_out_by(&self, seen: &Self) -> bool {
+        borne_out((&self.origin, &self.path), (&seen.origin, &seen.path))
+    }
+}
+
+fn is_its(origin: &Origin, path: &[Hop]) -> bool {
+    let its = |hop: &Hop| matches!(hop.cipher, HopCipher::Otp | HopCipher::Shared);
+    matches!(origin, Origin::Qkd(_)) && path.iter().all(its)
+}
+
+fn borne_out(said: (&Origin, &[Hop]), seen: (&Origin, &[Hop])) -> bool {
+    let same = |(said, seen): (&Hop, &Hop)| {
+        let less = said.cipher == HopCipher::OtpComputational
+            && matches!(seen.cipher, HopCipher::Otp | HopCipher::Shared);
+        said.to == seen.to && (said.cipher == seen.cipher || less)
+    };
+    said.0 == seen.0 && said.1.len() == seen.1.len() && said.1.iter().zip(seen.1).all(same)
+}
+
 /// How material came to be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provenance {
@@ -77,6 +113,9 @@ pub struct Provenance {
     pub origin: Origin,
     /// The relay path, empty for a direct link.
     pub path: Vec<Hop>,
+    /// Where the bits are the exclusive or of several that came over ways without a common node: the
+    /// others. No single node on the way knows the bits then.
+    pub split: Vec<Share>,
     /// What the two ends combined the bits with, if they did.
     pub combined: Option<Combination>,
 }
@@ -129,26 +168,50 @@ impl Grade {
 impl Provenance {
     /// Straight from a QKD link, no hop.
     pub fn direct(link: LinkId) -> Self {
-        Self { origin: Origin::Qkd(link), path: Vec::new(), combined: None }
+        Self::relayed(Origin::Qkd(link), Vec::new())
     }
     /// Made by or brought to this KM alone.
     pub fn local(origin: Origin) -> Self {
-        Self { origin, path: Vec::new(), combined: None }
+        Self::relayed(origin, Vec::new())
     }
     /// Brought over a path.
     pub fn relayed(origin: Origin, path: Vec<Hop>) -> Self {
-        Self { origin, path, combined: None }
+        Self { origin, path, split: Vec::new(), combined: None }
     }
     /// Whether the other end saw the same, or pad claimed for less than it saw.
     pub fn borne_out_by(&self, seen: &Self) -> bool {
-        let same = |(said, seen): (&Hop, &Hop)| {
-            let less = said.cipher == HopCipher::OtpComputational
-                && matches!(seen.cipher, HopCipher::Otp | HopCipher::Shared);
-            said.to == seen.to && (said.cipher == seen.cipher || less)
+        let own = borne_out((&self.origin, &self.path), (&seen.origin, &seen.path));
+        let shares = self.split.iter().zip(&seen.split).all(|(said, seen)| said.borne_out_by(seen));
+        own && self.split.len() == seen.split.len() && shares
+    }
+    /// The value of several, whose exclusive or the bits are; `None` for none, and for ways that share
+    /// a node between their ends.
+    pub fn split(shares: impl IntoIterator<Item = Self>) -> Option<Self> {
+        let mut shares = shares.into_iter();
+        let mut whole = shares.next()?;
+        whole.split.extend(shares.map(|share| Share { origin: share.origin, path: share.path }));
+        whole.is_apart().then_some(whole)
+    }
+    /// Whether no node between the ends is on two ways of a split key.
+    pub fn is_apart(&self) -> bool {
+        let between = |path: &[Hop]| {
+            let middle = &path[..path.len().saturating_sub(1)];
+            middle.iter().map(|hop| hop.to.clone()).collect::<Vec<_>>()
         };
-        self.origin == seen.origin
-            && self.path.len() == seen.path.len()
-            && self.path.iter().zip(&seen.path).all(same)
+        let ways = self.split.iter().map(|share| between(&share.path));
+        let mut nodes: Vec<ClusterId> = ways.chain([between(&self.path)]).flatten().collect();
+        let all = nodes.len();
+        nodes.sort();
+        nodes.dedup();
+        nodes.len() == all
+    }
+    /// The ways the bits came over, of which each node knows one at most.
+    pub fn ways(&self) -> usize {
+        1 + self.split.len()
+    }
+    /// Every hop of every way.
+    pub fn hops(&self) -> impl Iterator<Item = &Hop> {
+        self.path.iter().chain(self.split.iter().flat_map(|share| &share.path))
     }
     /// What the two ends compared their bits under.
     pub fn end_tag(&self) -> EndTag {
@@ -160,13 +223,10 @@ impl Provenance {
     }
     /// The level that follows.
     pub fn grade(&self) -> Grade {
-        let its = |hop: &Hop| matches!(hop.cipher, HopCipher::Otp | HopCipher::Shared);
-        let its_path = self.path.iter().all(its);
         let derived = self.combined.is_some_and(|with| with.method == CombineMethod::CatKdf);
-        match self.origin {
-            Origin::Qkd(_) if its_path && !derived => Grade::ItsRelay,
-            _ => Grade::Computational,
-        }
+        // One good share would do against who listens outside; nobody need rely on which.
+        let its = is_its(&self.origin, &self.path) && self.split.iter().all(Share::is_its);
+        if its && !derived { Grade::ItsRelay } else { Grade::Computational }
     }
 }
 
@@ -200,5 +260,22 @@ mod tests {
         }
         assert!(!way(Otp).borne_out_by(&Provenance::relayed(Origin::HsmRng, Vec::new())));
         assert!(!way(Otp).borne_out_by(&Provenance { origin: Origin::Qrng, ..way(Otp) }));
+    }
+
+    #[test]
+    fn a_split_key_claims_what_its_worst_share_may_and_no_node_has_two() {
+        let way = |middle: &str, cipher| {
+            let hop = |to: &str, cipher| Hop { to: ClusterId::parse(to).unwrap(), cipher };
+            let origin = Origin::Qkd(LinkId::parse("l1").unwrap());
+            Provenance::relayed(origin, vec![hop(middle, HopCipher::Shared), hop("z", cipher)])
+        };
+        use HopCipher::{Aes256Gcm, Otp};
+        let whole = |a, b| Provenance::split([way("b", a), way("c", b)]).unwrap();
+        assert_eq!((whole(Otp, Otp).grade(), whole(Otp, Otp).ways()), (Grade::ItsRelay, 2));
+        assert_eq!(whole(Otp, Aes256Gcm).grade(), Grade::Computational);
+        assert!(whole(Otp, Otp).borne_out_by(&whole(Otp, Otp)));
+        assert!(!whole(Otp, Otp).borne_out_by(&whole(Otp, Aes256Gcm)));
+        assert!(!whole(Otp, Otp).borne_out_by(&way("b", Otp)), "nor is it one way");
+        assert_eq!(Provenance::split([way("b", Otp), way("b", Otp)]), None);
     }
 }

@@ -45,7 +45,7 @@ impl Truth {
         }
         let truth = self.grade(transfer, origin);
         for claimed in [path, seen] {
-            let way = Provenance { origin: origin.clone(), path: claimed.to_vec(), combined: None };
+            let way = Provenance::relayed(origin.clone(), claimed.to_vec());
             if way.grade() > truth {
                 return Err(format!("batch {transfer} claims {:?}, it is {truth:?}", way.grade()));
             }

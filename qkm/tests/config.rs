@@ -59,8 +59,7 @@ fn what_the_example_leaves_out_is_the_default() {
     assert_eq!(with.dumpable, without.dumpable);
     let report = |config: &Config| config.controller.as_ref().unwrap().report;
     assert_eq!(report(&with), report(&without));
-    let interval =
-        |config: &Config| config.peers[0].qkd.as_ref().unwrap().module.status_interval_ms;
+    let interval = |config: &Config| config.peers[0].qkd[0].module.status_interval_ms;
     assert_eq!(interval(&with), interval(&without));
     let relay = with.peers[1].relay.as_ref().unwrap();
     assert_eq!(relay.route.as_ref().unwrap().cipher(), CipherPolicy::default());
@@ -86,6 +85,8 @@ fn is_entry(name: &str) -> bool {
         "deadline_ms",
         "cluster",
         "address",
+        "standby_addresses",
+        "ways",
         "to",
         "via",
         "cipher",

@@ -137,6 +137,10 @@ impl Blocks {
                 let direct = keys.iter().all(|key| key.relayed.is_none());
                 direct.then(|| Provenance::direct(link.clone()))
             }
+            (Feed::Links(_), keys) => {
+                let first = keys.first()?.relayed.as_ref()?;
+                keys.iter().all(|key| key.relayed.as_ref() == Some(first)).then(|| first.clone())
+            }
             (Feed::Relay | Feed::KmLink, [key]) => key.relayed.clone(),
             (Feed::Relay | Feed::KmLink, _) => None,
         }
@@ -146,11 +150,17 @@ impl Blocks {
     fn fits(&self, announced: &Provenance) -> bool {
         match &self.start.feed {
             Some(Feed::Link(link)) => *announced == Provenance::direct(link.clone()),
-            Some(Feed::Relay) => !announced.path.is_empty(),
+            Some(Feed::Links(links)) => {
+                links.iter().any(|link| *announced == Provenance::direct(link.clone()))
+            }
+            Some(Feed::Relay) => {
+                let ends = announced.split.iter().all(|way| !way.path.is_empty());
+                !announced.path.is_empty() && ends && announced.is_apart()
+            }
             Some(Feed::KmLink) => {
                 let alone =
                     |hop: &Hop| hop.to == self.start.here && hop.cipher == HopCipher::KmLink;
-                matches!(announced.path.as_slice(), [hop] if alone(hop))
+                announced.ways() == 1 && matches!(announced.path.as_slice(), [hop] if alone(hop))
             }
             None => false,
         }

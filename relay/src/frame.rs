@@ -7,7 +7,7 @@ use km_core::{
     module::MAX_MODULE_ID,
     pad::{PadSpan, PadUse},
     peer::GivenBlock,
-    provenance::Provenance,
+    provenance::{MAX_SHARES, Provenance},
     route::MAX_HOPS,
     run::{RunId, RunSpec},
     usage::kem::KemSet,
@@ -279,6 +279,8 @@ impl Frame {
                     && (1..=MAX_KEYS).contains(&proposal.keys.len())
                     && proposal.keys.iter().all(plain)
                     && proposal.provenance.path.len() <= MAX_HOPS
+                    && proposal.provenance.split.len() <= MAX_SHARES
+                    && proposal.provenance.split.iter().all(|way| way.path.len() <= MAX_HOPS)
             }
             Frame::Floor(floor) => *floor <= MAX_BLOCK_NUMBER + 1,
             Frame::Given(blocks) => blocks.len() <= MAX_LIST,

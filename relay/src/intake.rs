@@ -92,17 +92,28 @@ impl Assembly {
     fn ready(&mut self, now: Instant) -> Option<Vec<ModuleKey>> {
         let (mut count, mut bytes) = (0, 0);
         // What was relayed together becomes a block of its own, at once.
-        if self.keys.front().is_some_and(|key| key.relayed.is_some()) {
+        let alone =
+            |key: &ModuleKey| key.relayed.as_ref().is_some_and(|came| !came.path.is_empty());
+        if self.keys.front().is_some_and(alone) {
             let key = self.keys.pop_front()?;
             self.bytes -= key.bytes.len();
             return (key.bytes.len() >= MIN_RAW).then(|| vec![key]);
         }
+        let came = self.keys.front()?.relayed.clone();
+        let mut others = false;
         for key in &self.keys {
-            if count == MAX_KEYS || bytes + key.bytes.len() > MAX_RAW {
+            others = key.relayed != came;
+            if others || count == MAX_KEYS || bytes + key.bytes.len() > MAX_RAW {
                 break;
             }
             count += 1;
             bytes += key.bytes.len();
+        }
+        if others && bytes < MIN_RAW {
+            tracing::warn!(bytes, "the last keys of a QKD link are too few for a block; dropped");
+            self.bytes -= bytes;
+            self.keys.drain(..count);
+            return None;
         }
         let next_fits = self.keys.front().is_some_and(|key| bytes + key.bytes.len() <= MAX_RAW);
         let full = count < self.keys.len() || count == MAX_KEYS || !next_fits;
@@ -119,7 +130,7 @@ impl Assembly {
 
 #[cfg(test)]
 mod tests {
-    use km_core::material::ClearBytes;
+    use km_core::{ids::LinkId, material::ClearBytes, provenance::Provenance};
 
     use super::*;
 
@@ -140,6 +151,21 @@ mod tests {
         assert_eq!(block.len() * 32, MAX_RAW - MAX_RAW % 32);
         assert!(assembly.ready(Instant::now()).is_none());
         assert_eq!(assembly.bytes, 2100 * 32 - block.len() * 32);
+    }
+
+    #[test]
+    fn no_block_has_keys_of_two_links() {
+        let of = |link: &str, count| {
+            let came = Provenance::direct(LinkId::parse(link).unwrap());
+            keys(count, 32)
+                .into_iter()
+                .map(move |key| ModuleKey { relayed: Some(came.clone()), ..key })
+        };
+        let mut assembly = Assembly::default();
+        assembly.extend(of("one", 40).chain(of("two", 1)).chain(of("one", 3)).collect());
+        assert_eq!(assembly.ready(Instant::now()).map(|block| block.len()), Some(40));
+        assert!(assembly.ready(Instant::now()).is_none(), "one key is no block, and is dropped");
+        assert_eq!((assembly.keys.len(), assembly.bytes), (3, 96));
     }
 
     #[test]

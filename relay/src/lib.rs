@@ -7,11 +7,13 @@
 //! - [`combine`]: bits of a block with the secret of an ML-KEM exchange; [`kems`]: those exchanges.
 //! - [`feed`]: how much is relayed, and when.
 //! - [`hop`]: relay of keys over several links.
+//! - `channels`: the classical channels of one link.
 //! - `driver`: the socket around a session; `work`: what it leaves to tasks beside it.
 //! - [`Links`]: the sockets around it, one task for each peer. Enter here.
 
 pub mod agreement;
 mod blocks;
+mod channels;
 pub mod combine;
 mod driver;
 pub mod feed;
@@ -29,4 +31,4 @@ pub use hop::{
     engine::{RelayView, Scheme},
     source::RelayConfig,
 };
-pub use links::{LinkView, Links, PeerConfig};
+pub use links::{ChannelView, LinkView, Links, PeerConfig};

@@ -31,7 +31,9 @@ use transport::{
     ConnectError, Directory, IdentityRule, PeerIdentity, ServerStream, Shutdown, TlsClient,
 };
 
+pub use crate::channels::ChannelView;
 use crate::{
+    channels::Channels,
     combine::Combine,
     driver,
     frame::Frame,
@@ -54,12 +56,14 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 pub struct PeerConfig {
     /// Its cluster.
     pub cluster: ClusterId,
-    /// `host:port` to dial; needed when our cluster name sorts lower.
-    pub address: Option<String>,
+    /// `host:port` of each classical channel, first choice first; one is needed when our cluster name
+    /// sorts lower, for that end dials.
+    pub addresses: Vec<String>,
     /// What its certificate must be.
     pub identity: IdentityRule,
-    /// The QKD link that fills the pool, if there is one.
-    pub qkd_link: Option<LinkId>,
+    /// The QKD links that fill the pool, one at a time, first choice first. With several of them the
+    /// keys of the source say which they came over.
+    pub qkd_links: Vec<LinkId>,
     /// How relay fills the pool, where no QKD link does.
     pub relay: Option<RelayConfig>,
     /// How its blocks are combined with ML-KEM, if they are.
@@ -74,12 +78,16 @@ impl PeerConfig {
             true => Feed::KmLink,
             false => Feed::Relay,
         });
-        self.qkd_link.clone().map(Feed::Link).or(by_relay)
+        match self.qkd_links.as_slice() {
+            [] => by_relay,
+            [link] => Some(Feed::Link(link.clone())),
+            links => Some(Feed::Links(links.to_vec())),
+        }
     }
 
     /// Whether batches may be sent on to this peer.
     fn carries(&self) -> bool {
-        matches!(self.feed(), Some(Feed::Link(_) | Feed::KmLink))
+        matches!(self.feed(), Some(Feed::Link(_) | Feed::Links(_) | Feed::KmLink))
     }
 }
 
@@ -104,6 +112,8 @@ pub struct LinkView {
     pub in_flight: u64,
     /// Whether the pool beside it has no QKD, and the link itself fills it.
     pub without_qkd: bool,
+    /// Its classical channels, first choice first, at the end that dials.
+    pub channels: Vec<ChannelView>,
     /// Batches of relayed keys sent over it since start.
     pub hops_sent: u64,
     /// Bytes of keys in them.
@@ -152,6 +162,7 @@ pub(crate) struct Peer {
     pub(crate) replaced: Notify,
     /// Which connection is the newest; only that one may go on.
     pub(crate) turns: AtomicU64,
+    channels: Channels,
 }
 
 /// The KM links of one KM.
@@ -177,7 +188,7 @@ impl Links {
             peers.into_iter().filter_map(|peer| connect(supply, peer)).collect();
         let carrying = connected.iter().filter(|(config, ..)| config.carries());
         let neighbours = carrying.map(|(config, _, pool, handle)| {
-            let (cluster, link) = (config.cluster.clone(), config.qkd_link.clone());
+            let (cluster, link) = (config.cluster.clone(), config.qkd_links.first().cloned());
             Arc::new(Neighbour::new(cluster, link, pool.clone(), handle.clone()))
         });
         let relay = Relay::new(supply.here().clone(), random, routes, neighbours);
@@ -191,6 +202,7 @@ impl Links {
             });
             links.directory.add(config.identity.clone(), links.peers.len());
             links.peers.push(Arc::new(Peer {
+                channels: Channels::new(config.addresses.len()),
                 config,
                 supply: supply.clone(),
                 pool,
@@ -279,6 +291,7 @@ impl Peer {
             given_up: count.given_up.load(Relaxed),
             in_flight: count.in_flight.load(Relaxed),
             without_qkd: self.config.feed() == Some(Feed::KmLink),
+            channels: self.channels.views(&self.config.addresses, count.up.load(Relaxed)),
             hops_sent: self.handle.hops.load(Relaxed),
             hop_bytes_sent: self.handle.hop_bytes.load(Relaxed),
             hops_opened: count.hops_opened.load(Relaxed),
@@ -351,20 +364,31 @@ fn connect(
 async fn keep_up(peer: Arc<Peer>, tls: Arc<rustls::ClientConfig>, shutdown: Shutdown) {
     let mut pause = FIRST_PAUSE;
     while !shutdown.is_requested() {
-        match dial(&peer, &tls).await {
+        let channel = peer.channels.current();
+        let mut was_up = false;
+        match dial(&peer, channel, &tls).await {
             Ok(stream) => {
+                peer.channels.works(channel);
                 // A peer that takes the connection and refuses us is not asked ten times a second.
                 let exported = Exported::of(stream.get_ref().1, true);
-                if peer.serve(stream, exported, &shutdown).await {
+                was_up = peer.serve(stream, exported, &shutdown).await;
+                if was_up {
                     pause = FIRST_PAUSE;
                 }
             }
             Err(error) => {
-                tracing::info!(peer = %peer.config.cluster, %error, "cannot dial");
+                tracing::info!(peer = %peer.config.cluster, channel, %error, "cannot dial");
                 if error.shows_tampering() {
                     peer.tampered("who answers at the peer's address is not the peer");
                 }
             }
+        }
+        // A connection that ended says nothing good of its channel: the other is tried at once.
+        if !shutdown.is_requested() && peer.channels.failed(channel) && was_up {
+            let (peer, next) = (&peer.config.cluster, peer.channels.current());
+            tracing::warn!(%peer, from = channel, to = next, alarm = "channel-changed",
+                "another classical channel takes over");
+            continue;
         }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -414,13 +438,14 @@ pub(crate) fn altered(error: &std::io::Error) -> bool {
 
 async fn dial(
     peer: &Peer,
+    channel: usize,
     tls: &Arc<rustls::ClientConfig>,
 ) -> Result<transport::TlsClientStream, DialError> {
-    let address = peer.config.address.as_deref().ok_or(DialError::NoAddress)?;
+    let address = peer.config.addresses.get(channel).ok_or(DialError::NoAddress)?;
     let client = TlsClient::new(address, None, tls.clone())?;
     let (stream, identity) = client.connect(DIAL_WITHIN).await?;
     match identity.matches(&peer.config.identity) {
         true => Ok(stream),
-        false => Err(DialError::WrongIdentity(address.to_owned())),
+        false => Err(DialError::WrongIdentity(address.clone())),
     }
 }

@@ -261,6 +261,8 @@ pub enum Event {
 pub enum Feed {
     /// A QKD link between the two clusters.
     Link(LinkId),
+    /// Several of them, of which one serves at a time; each key says which it came over.
+    Links(Vec<LinkId>),
     /// Relay over other clusters.
     Relay,
     /// The KM link between the two clusters alone: there is no QKD on any way to one of them.
@@ -444,13 +446,20 @@ impl Session {
             (Some(Feed::Link(link)), true, Lock::Given(_)) => {
                 head.origin == Origin::Qkd(link.clone())
             }
+            (Some(Feed::Links(links)), true, Lock::Given(_)) => {
+                matches!(&head.origin, Origin::Qkd(link) if links.contains(link))
+            }
             // What begins to fill the pool goes no further.
             (Some(Feed::KmLink), true, Lock::Link { .. }) if !head.route.is_empty() => false,
             (Some(Feed::KmLink), false, Lock::Link { .. }) => false,
-            (Some(Feed::Link(_)), _, Lock::Link { .. }) => false,
+            (Some(Feed::Link(_) | Feed::Links(_)), _, Lock::Link { .. }) => false,
             // Bits of a QKD link begin their way over that link, and nothing else does.
-            (Some(Feed::Link(_) | Feed::KmLink), true, _) => !matches!(head.origin, Origin::Qkd(_)),
-            (Some(Feed::Link(_) | Feed::KmLink), false, lock) => !matches!(lock, Lock::Given(_)),
+            (Some(Feed::Link(_) | Feed::Links(_) | Feed::KmLink), true, _) => {
+                !matches!(head.origin, Origin::Qkd(_))
+            }
+            (Some(Feed::Link(_) | Feed::Links(_) | Feed::KmLink), false, lock) => {
+                !matches!(lock, Lock::Given(_))
+            }
             (Some(Feed::Relay) | None, ..) => false,
         };
         *last == self.start.peer && born

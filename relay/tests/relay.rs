@@ -142,7 +142,7 @@ async fn what_an_operator_orders_comes_and_no_more() {
 /// others relay to it. All of it is computational and says so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_without_qkd_is_filled_over_its_km_link() {
-    let mut plan = Plan::chain(2, CipherPolicy::OtpElseAes, Scheme::FirstKey);
+    let mut plan = Plan::chain(2, CipherPolicy::AesOnly, Scheme::FirstKey);
     plan.links = vec![(0, 1)];
     plan.relays.push((1, 2, Vec::new()));
     let net = Net::start(plan).await;

@@ -204,18 +204,18 @@ impl Network {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let proxy = Proxy::to(listener.local_addr().unwrap()).await;
         let fibre = Arc::new(Fibre::default());
-        let peer = |name: &str, address, identity: &str| PeerConfig {
+        let peer = |name: &str, addresses, identity: &str| PeerConfig {
             cluster: cluster(name),
-            address,
+            addresses,
             identity: identity.parse().unwrap(),
-            qkd_link: Some(LinkId::parse("link").unwrap()),
+            qkd_links: vec![LinkId::parse("link").unwrap()],
             relay: None,
             combine: None,
             module: "module".into(),
         };
-        let address = Some(format!("localhost:{}", proxy.address.port()));
-        let to_south = peer("south", address, who.expected_at_north);
-        let to_north = peer("north", None, who.expected_at_south);
+        let addresses = vec![format!("localhost:{}", proxy.address.port())];
+        let to_south = peer("south", addresses, who.expected_at_north);
+        let to_north = peer("north", Vec::new(), who.expected_at_south);
         let north = Km::new(0, &north_tls, &fibre, to_south, bounds[0]).await;
         let south = Km::new(1, &south_tls, &fibre, to_north, bounds[1]).await;
         let (stop_north, shutdown) = Shutdown::pair();

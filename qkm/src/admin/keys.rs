@@ -68,5 +68,8 @@ fn provenance(of: &Provenance) -> Value {
     if let Some(combined) = of.combined {
         shown["combined"] = json!(combined);
     }
+    if !of.split.is_empty() {
+        shown["split"] = json!(of.split);
+    }
     shown
 }

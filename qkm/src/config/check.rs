@@ -216,13 +216,20 @@ fn peers(
             let text = format!("this cluster dials {cluster}, but its address is not given");
             return Err(Mistake::new(text, "add address = \"host:port\"").at(entry));
         }
+        let standby = entry.get_ref().standby_addresses.clone();
+        if standby.len() >= control::report::MAX_CHANNELS
+            || (address.is_none() && !standby.is_empty())
+        {
+            let text = format!("standby_addresses of {cluster} are up to 3, beside an address");
+            return Err(Mistake::new(text, "change them, or leave them out").at(entry));
+        }
         if !(1..=1 << 20).contains(max_stored_mib) {
             let text = "max_stored_mib must be from 1 to 1048576";
             return Err(Mistake::new(text, "change it, or leave it out").at(entry));
         }
         peers.push(Peer {
             cluster: cluster.clone(),
-            address: address.clone(),
+            addresses: address.iter().cloned().chain(standby).collect(),
             identity: identity.clone(),
             max_stored: max_stored_mib << 20,
             storage: match storage {
@@ -230,7 +237,7 @@ fn peers(
                 file::Storage::Each => Storage::Each((key_bits / 8) as u16),
                 file::Storage::Token => Storage::Token,
             },
-            qkd: None,
+            qkd: Vec::new(),
             relay: None,
             combine: relay::combine(entry.get_ref()),
         });
@@ -241,7 +248,7 @@ fn peers(
 
 fn give_link(peers: &mut [Peer], entry: &Spanned<file::QkdLink>) -> Result<(), Mistake> {
     let file::QkdLink { id, peer, module } = entry.get_ref();
-    if peers.iter().any(|p| p.qkd.as_ref().is_some_and(|qkd| qkd.id == *id)) {
+    if peers.iter().any(|p| p.qkd.iter().any(|qkd| qkd.id == *id)) {
         return Err(Mistake::new(
             format!("the QKD link {id} is configured twice"),
             "give each link its own id",
@@ -254,12 +261,11 @@ fn give_link(peers: &mut [Peer], entry: &Spanned<file::QkdLink>) -> Result<(), M
             Mistake::new(text, format!("add a [[peer]] with cluster = \"{peer}\"")).at(entry)
         );
     };
-    if peer.qkd.is_some() {
-        let text =
-            format!("{} has a QKD link already; one link per peer is supported", peer.cluster);
+    if peer.qkd.len() >= control::report::MAX_QKD {
+        let text = format!("{} has more than {} QKD links", peer.cluster, control::report::MAX_QKD);
         return Err(Mistake::new(text, "remove one of them").at(entry));
     }
-    peer.qkd = Some(QkdLink { id: id.clone(), module: module.clone() });
+    peer.qkd.push(QkdLink { id: id.clone(), module: module.clone() });
     Ok(())
 }
 

@@ -269,6 +269,8 @@ pub(super) struct Debug {
 pub(super) struct Peer {
     pub(super) cluster: ClusterId,
     pub(super) address: Option<String>,
+    #[serde(default)]
+    pub(super) standby_addresses: Vec<String>,
     pub(super) identity: IdentityRule,
     #[serde(default = "max_stored_mib")]
     pub(super) max_stored_mib: u64,
@@ -340,6 +342,12 @@ pub(super) struct Relay {
     pub(super) horizon_s: u64,
     #[serde(default)]
     pub(super) windows: Vec<String>,
+    #[serde(default = "ways")]
+    pub(super) ways: usize,
+}
+
+fn ways() -> usize {
+    1
 }
 
 fn low_kib() -> u64 {

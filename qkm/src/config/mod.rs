@@ -175,16 +175,17 @@ impl Controller {
 pub struct Peer {
     /// Its name.
     pub cluster: ClusterId,
-    /// `host:port` of its KM link; needed at the end that dials.
-    pub address: Option<String>,
+    /// `host:port` of each classical channel of its KM link, first choice first; needed at the end
+    /// that dials.
+    pub addresses: Vec<String>,
     /// What its KM's certificate must carry.
     pub identity: IdentityRule,
     /// Most bytes its pool holds.
     pub max_stored: u64,
     /// How its blocks are kept.
     pub storage: Storage,
-    /// Our end of the QKD link to it.
-    pub qkd: Option<QkdLink>,
+    /// Our ends of the QKD links to it, first choice first; one serves at a time.
+    pub qkd: Vec<QkdLink>,
     /// How relay feeds its pool, where no QKD link does.
     pub relay: Option<::relay::RelayConfig>,
     /// How its blocks are combined with ML-KEM, if they are.

@@ -52,7 +52,7 @@ fn feed(
         }
     };
     if let Some(next) = route.as_ref().map(Route::next) {
-        let qkd = peers.iter().any(|peer| peer.cluster == *next && peer.qkd.is_some());
+        let qkd = peers.iter().any(|peer| peer.cluster == *next && !peer.qkd.is_empty());
         if !(qkd || filled.contains(next)) || via.as_ref().is_some_and(|via| via.contains(here)) {
             let text = format!("the way to {to} cannot begin with {next}");
             let help = "begin `via` with a peer that has a [[qkd_link]] to this cluster";
@@ -68,17 +68,22 @@ fn feed(
         let text = format!("the relay leads to {to}, which is no [[peer]]");
         return Err(Mistake::new(text, format!("add a [[peer]] with cluster = \"{to}\"")).at(entry));
     };
-    if peer.qkd.is_some() || peer.relay.is_some() {
+    if !peer.qkd.is_empty() || peer.relay.is_some() {
         let text = format!("the pool with {to} is fed already");
         return Err(
             Mistake::new(text, "keep one [[qkd_link]] or [[relay]] for each peer").at(entry)
         );
     }
+    let ways = entry.get_ref().ways;
+    if !(1..=3).contains(&ways) || (ways > 1 && via.is_some()) {
+        let text = "ways must be 1 to 3; the ways of a split key come from the controller";
+        return Err(Mistake::new(text, "change it, or leave out `via`").at(entry));
+    }
     let scheme = match scheme {
         Scheme::FirstKey => relay::Scheme::FirstKey,
         Scheme::Random => relay::Scheme::Random,
     };
-    peer.relay = Some(relay::RelayConfig { route, cipher: *cipher, scheme, mode });
+    peer.relay = Some(relay::RelayConfig { route, cipher: *cipher, scheme, mode, ways });
     Ok(())
 }
 

@@ -29,7 +29,7 @@ pub(super) fn check(config: &Config, report: &mut Report) {
         let usable = server_config(&files, profile).map(drop);
         one(&format!("[{name}]"), &files, usable, report);
     }
-    let links = config.peers.iter().filter_map(|peer| peer.qkd.as_ref());
+    let links = config.peers.iter().flat_map(|peer| &peer.qkd);
     let modules = links.map(|link| (format!("QKD link {}", link.id), link.module.tls()));
     let operator = config.operator.clone().map(|files| ("[operator]".to_owned(), files));
     let controller = config.controller.as_ref();

@@ -6,11 +6,15 @@ use km_core::{
     ids::{ClusterId, LinkId},
     module::ModuleSource,
 };
-use qkd_ingest::{Module, ModuleConfig};
+use qkd_ingest::{LinkCondition, Module, ModuleConfig};
 use tokio::task::JoinSet;
 use transport::{PeerIdentity, Profile, ServerStream, Shutdown, client_config};
 
-use super::{Control, Fronts, Listening, Node, control::Gate, failures::of_tls};
+use super::{
+    Control, Fronts, Listening, Node,
+    control::{Gate, Switch, Way},
+    failures::of_tls,
+};
 use crate::{
     config::{self, Config},
     fault::{Code, Failure},
@@ -35,23 +39,34 @@ impl Links {
             client_config(&own.tls(), Profile::KmLink).map_err(|e| of_tls("[km_link]", &e))?;
         let (mut peers, mut modules) = (Vec::new(), Vec::new());
         for peer in &config.peers {
-            let module = peer.qkd.as_ref().map(|qkd| open_module(&qkd.module)).transpose()?;
-            let source = peer.qkd.as_ref().zip(module.clone()).map(|(qkd, module)| {
+            let mut ways = Vec::new();
+            for qkd in &peer.qkd {
+                let module = open_module(&qkd.module)?;
+                modules.push((qkd.id.clone(), peer.cluster.clone(), module.clone()));
                 let (link, withheld) = (qkd.id.clone(), control.withheld.clone());
-                Arc::new(Gate { module, link, withheld }) as Arc<dyn ModuleSource>
-            });
+                let watched = module.clone();
+                let gate = Arc::new(Gate { module, link: link.clone(), withheld });
+                let works = Box::new(move || works(&watched));
+                ways.push(Way { link, module: gate as Arc<dyn ModuleSource>, works });
+            }
+            let source = match ways.len() {
+                0..=1 => ways.pop().map(|way| way.module),
+                _ => {
+                    let (peer, serving) = (peer.cluster.clone(), control.serving.clone());
+                    Some(Arc::new(Switch { peer, ways, serving }) as Arc<dyn ModuleSource>)
+                }
+            };
+            let first = peer.qkd.first();
             let settings = relay::PeerConfig {
                 cluster: peer.cluster.clone(),
-                address: peer.address.clone(),
+                addresses: peer.addresses.clone(),
                 identity: peer.identity.clone(),
-                qkd_link: peer.qkd.as_ref().map(|qkd| qkd.id.clone()),
+                qkd_links: peer.qkd.iter().map(|qkd| qkd.id.clone()).collect(),
                 relay: peer.relay.clone(),
                 combine: peer.combine,
-                module: peer.qkd.as_ref().map_or_else(String::new, |q| q.module.address.clone()),
+                module: first.map_or_else(String::new, |qkd| qkd.module.address.clone()),
             };
             peers.push((settings, source));
-            let named = peer.qkd.as_ref().zip(module);
-            modules.extend(named.map(|(q, module)| (q.id.clone(), peer.cluster.clone(), module)));
         }
         let km =
             relay::Links::new(&node.supply, tls, node.random.clone(), control.board.clone(), peers);
@@ -96,6 +111,15 @@ impl Links {
     pub(crate) fn status(&self) -> Vec<relay::LinkView> {
         self.km.as_ref().map(|km| km.status()).unwrap_or_default()
     }
+}
+
+/// Whether a module answers and says nothing bad of its link.
+fn works(module: &Module) -> bool {
+    let status = module.status();
+    let dark = status
+        .link
+        .is_some_and(|link| matches!(link.condition, LinkCondition::Down | LinkCondition::Aborted));
+    status.reachable && !dark
 }
 
 fn open_module(settings: &config::Module) -> Result<Arc<Module>, Failure> {

@@ -120,6 +120,19 @@ impl Relay {
         ways.into_iter().filter(up).map(|route| route.restricted(cipher)).collect()
     }
 
+    /// Ways to a cluster without a common node between, whose first links are up; see
+    /// [`Relay::ways`].
+    pub(crate) fn apart(&self, to: &ClusterId, cipher: CipherPolicy) -> Vec<Route> {
+        let up = |route: &&Route| self.neighbours.get(route.next()).is_some_and(|n| n.is_up());
+        let table = self.routes.table();
+        table.disjoint(to).iter().filter(up).map(|route| route.restricted(cipher)).collect()
+    }
+
+    /// Most bits in a second that may be relayed to a cluster.
+    pub(crate) fn ration(&self, to: &ClusterId) -> Option<u64> {
+        self.routes.table().to.get(to).and_then(|ways| ways.max_bits_per_s)
+    }
+
     /// Brings `len` bytes of key material to the end of `route`.
     ///
     /// Run it in a task of its own: dropped half-way it leaves pad burned at the next start.

@@ -6,6 +6,7 @@
 //! - `pads_out`, `pads_in`: the bytes both ciphers spend, at each end of a link; without I/O.
 //! - `transfers`: what passes through this KM, and what arrived for it; without I/O.
 //! - `neighbour`: one link seen by the relay. `engine`: carries out what `transfers` decides.
+//! - `ration`: how much a scarce link may carry.
 //! - `source`: an end-to-end pool takes its keys from here as from a module.
 //!
 //! Keys travel in batches of up to [`MAX_MATERIAL`] bytes. Each middle node opens a batch, adds
@@ -20,6 +21,7 @@ pub mod message;
 pub(crate) mod neighbour;
 pub mod pads_in;
 pub mod pads_out;
+pub mod ration;
 pub(crate) mod source;
 pub mod transfers;
 

@@ -2,7 +2,7 @@
 //! are on their way at once; they are given on in the order they were sent.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -12,18 +12,30 @@ use km_core::{
     block::TAG_KEYS,
     clock::now_ms,
     ids::ClusterId,
+    material::ClearBytes,
     module::{ModuleError, ModuleKey, ModuleSource},
     pool::Pool,
+    provenance::Provenance,
     route::{CipherPolicy, Route},
 };
-use tokio::{sync::Mutex as AsyncMutex, task::JoinHandle};
+use tokio::{
+    sync::Mutex as AsyncMutex,
+    task::{JoinHandle, JoinSet},
+};
 
 use super::{
     engine::{Fetched, Relay, Scheme},
-    message::{HopFault, MAX_MATERIAL, TransferId},
+    message::{HopFault, MAX_MATERIAL, TAG_KEY, TransferId},
+    ration::Ration,
 };
 use crate::feed::{Feeder, Mode, Share, Stock};
 
+/// Between the names of the shares of one key.
+const BETWEEN: &str = "-";
+/// What a batch costs beside its keys: the keys of its block's tags and of one hop's.
+const OVERHEAD: u64 = (TAG_KEYS + TAG_KEY) as u64;
+/// A ration gives batches of no fewer bytes.
+const LEAST_RATIONED: u64 = 2048;
 /// How often a pool without news is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// Batches of one pool on their way at once.
@@ -42,6 +54,8 @@ pub struct RelayConfig {
     pub scheme: Scheme,
     /// When it is fed.
     pub mode: Mode,
+    /// Over how many ways without a common node each key is split by exclusive or; 1: it is not.
+    pub ways: usize,
 }
 
 impl RelayConfig {
@@ -58,6 +72,7 @@ pub(crate) struct RelaySource {
     pool: Arc<Pool>,
     config: RelayConfig,
     feeder: Mutex<Feeder>,
+    ration: Mutex<Ration>,
     /// In the order they were sent, and given on in that order.
     on_way: AsyncMutex<VecDeque<OnWay>>,
 }
@@ -67,7 +82,7 @@ struct OnWay {
     bytes: u64,
     share: Share,
     sent: Instant,
-    task: JoinHandle<Result<Fetched, ModuleError>>,
+    task: JoinHandle<Result<ModuleKey, ModuleError>>,
 }
 
 impl RelaySource {
@@ -75,7 +90,8 @@ impl RelaySource {
         pool.hears_demand();
         let to = pool.config().peer.clone();
         let feeder = Mutex::new(Feeder::new(config.mode.clone()));
-        Arc::new(Self { relay, to, pool, config, feeder, on_way: AsyncMutex::default() })
+        let (ration, on_way) = (Mutex::default(), AsyncMutex::default());
+        Arc::new(Self { relay, to, pool, config, feeder, ration, on_way })
     }
 
     /// Sends batches while keys are wanted, none longer than `most`. They go on when nobody waits
@@ -89,6 +105,8 @@ impl RelaySource {
             let bytes = wanted.min((MAX_MATERIAL.min(most) - TAG_KEYS) as u64);
             let source = self.clone();
             let task = tokio::spawn(async move { source.fetch(bytes as usize + TAG_KEYS).await });
+            // What is lost on the way is spent as well.
+            lock(&self.ration).spent(bytes + OVERHEAD);
             let (share, sent) = (self.feeder().sent(bytes), Instant::now());
             on_way.push_back(OnWay { bytes, share, sent, task });
         }
@@ -102,16 +120,59 @@ impl RelaySource {
             return 0;
         }
         let consumed = (view.ledger.absorbed - view.stored_bits) / 8;
+        let now = Instant::now();
         let mut feeder = self.feeder();
         feeder.add(self.pool.take_demand());
-        feeder.wanted(Stock { stored, consumed }, Instant::now(), now_ms())
+        let wanted = feeder.wanted(Stock { stored, consumed }, now, now_ms());
+        self.allowed(now).map_or(wanted, |bytes| wanted.min(bytes))
+    }
+
+    /// Bytes the ration leaves, if there is one.
+    fn allowed(&self, now: Instant) -> Option<u64> {
+        let bits_per_s = self.relay.ration(&self.to);
+        let allowed = lock(&self.ration).allowed(bits_per_s, LEAST_RATIONED, now);
+        allowed.map(|bytes| bytes.saturating_sub(OVERHEAD))
     }
 
     fn feeder(&self) -> MutexGuard<'_, Feeder> {
-        self.feeder.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.feeder)
     }
 
-    async fn fetch(&self, bytes: usize) -> Result<Fetched, ModuleError> {
+    async fn fetch(&self, bytes: usize) -> Result<ModuleKey, ModuleError> {
+        match self.config.ways {
+            ..=1 => self.fetch_whole(bytes).await.map(whole),
+            ways => self.fetch_split(ways, bytes).await,
+        }
+    }
+
+    /// One share over each of `ways` ways, all of which must arrive: rather no key than one that a node
+    /// between knows.
+    async fn fetch_split(&self, ways: usize, bytes: usize) -> Result<ModuleKey, ModuleError> {
+        let routes = self.relay.apart(&self.to, self.config.cipher);
+        if routes.len() < ways {
+            let (found, to) = (routes.len(), &self.to);
+            let why = format!("{found} ways to {to} without a common node, {ways} are needed");
+            return Err(ModuleError::Unavailable(why));
+        }
+        let mut fetching = JoinSet::new();
+        for (at, route) in routes.into_iter().take(ways).enumerate() {
+            let (relay, scheme) = (self.relay.clone(), self.config.scheme);
+            fetching.spawn(async move { (at, relay.fetch(&route, scheme, bytes).await) });
+        }
+        let (mut shares, mut lost) = (BTreeMap::new(), None);
+        while let Some(ended) = fetching.join_next().await {
+            match ended {
+                Ok((at, Ok(share))) => drop(shares.insert(at, whole(share))),
+                Ok((_, Err(HopFault::NoPad))) => lost = Some(ModuleError::Empty),
+                Ok((_, Err(why))) => lost = Some(ModuleError::Unavailable(why.to_string())),
+                Err(_) => lost = Some(ModuleError::Unavailable("the relay is stopping".into())),
+            }
+        }
+        let unlike = || ModuleError::Protocol("the ways of a split key meet".into());
+        lost.map_or_else(|| joined(shares.into_values()).ok_or_else(unlike), Err)
+    }
+
+    async fn fetch_whole(&self, bytes: usize) -> Result<Fetched, ModuleError> {
         let mut last = ModuleError::Unavailable(format!("no route to {}", self.to));
         let RelayConfig { route, cipher, scheme, .. } = &self.config;
         for route in self.relay.ways(&self.to, route.as_ref(), *cipher) {
@@ -123,6 +184,43 @@ impl RelaySource {
         }
         Err(last)
     }
+}
+
+impl RelaySource {
+    fn collect_share(&self, id: &str) -> Option<ModuleKey> {
+        let (bytes, provenance) = self.relay.collect(&(self.to.clone(), parse(id)?))?;
+        Some(ModuleKey { id: id.to_owned(), bytes, relayed: Some(provenance) })
+    }
+}
+
+fn whole(fetched: Fetched) -> ModuleKey {
+    let Fetched { transfer, material, provenance } = fetched;
+    ModuleKey { id: transfer.to_string(), bytes: material, relayed: Some(provenance) }
+}
+
+/// The exclusive or of shares of one length, under all their names; `None` when they do not fit.
+fn joined(shares: impl IntoIterator<Item = ModuleKey>) -> Option<ModuleKey> {
+    let (mut ids, mut ways, mut sum) = (Vec::new(), Vec::new(), None::<ClearBytes>);
+    for ModuleKey { id, bytes, relayed } in shares {
+        sum = Some(match sum {
+            None => bytes,
+            Some(sum) if sum.len() == bytes.len() => xor(&sum, &bytes),
+            Some(_) => return None,
+        });
+        ids.push(id);
+        ways.push(relayed?);
+    }
+    let relayed = Some(Provenance::split(ways)?);
+    Some(ModuleKey { id: ids.join(BETWEEN), bytes: sum?, relayed })
+}
+
+fn xor(one: &ClearBytes, other: &ClearBytes) -> ClearBytes {
+    let bytes = |one: &[u8], other: &[u8]| one.iter().zip(other).map(|(a, b)| a ^ b).collect();
+    one.expose(|one| other.expose(|other| ClearBytes::from_vec(bytes(one, other))))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The source as the intake of the pool's link sees it.
@@ -151,22 +249,23 @@ impl ModuleSource for RelayModule {
                 Ok(_) if late => Err(ModuleError::Unavailable("a batch came too late".into())),
                 fetched => fetched,
             };
-            let Fetched { transfer, material, provenance } =
-                fetched.inspect_err(|_| source.feeder().failed(share))?;
-            let relayed = Some(provenance);
-            return Ok(vec![ModuleKey { id: transfer.to_string(), bytes: material, relayed }]);
+            return Ok(vec![fetched.inspect_err(|_| source.feeder().failed(share))?]);
         }
     }
 
     async fn collect(&self, ids: &[String]) -> Result<Vec<ModuleKey>, ModuleError> {
+        let source = &self.0;
         let collect = |id: &String| {
-            let RelaySource { relay, to, config, .. } = self.0.as_ref();
-            let (bytes, provenance) = relay.collect(&(to.clone(), parse(id)?))?;
-            if !provenance.path.iter().all(|hop| config.cipher.allows(hop.cipher)) {
-                tracing::warn!(from = %to, "relayed keys came over a cipher not allowed here");
+            let shares = id.split(BETWEEN).map(|share| source.collect_share(share));
+            let key = joined(shares.collect::<Option<Vec<_>>>()?)?;
+            let provenance = key.relayed.as_ref()?;
+            let allowed = provenance.hops().all(|hop| source.config.cipher.allows(hop.cipher));
+            if !allowed || provenance.ways() < source.config.ways {
+                let from = &source.to;
+                tracing::warn!(%from, "relayed keys came another way than is allowed here");
                 return None;
             }
-            Some(ModuleKey { id: id.clone(), bytes, relayed: Some(provenance) })
+            Some(key)
         };
         ids.iter().map(collect).collect::<Option<_>>().ok_or(ModuleError::UnknownId)
     }

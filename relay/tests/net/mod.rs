@@ -84,6 +84,8 @@ pub struct Plan {
     pub cipher: CipherPolicy,
     pub scheme: Scheme,
     pub mode: Mode,
+    /// Over how many ways each relayed key is split; they come from the route board.
+    pub ways: usize,
     /// By cluster.
     pub combine: Vec<Option<Combine>>,
     /// Bytes a pool with a QKD link takes, and one fed by relay.
@@ -105,6 +107,7 @@ impl Plan {
             cipher,
             scheme,
             mode,
+            ways: 1,
             combine,
             bounds: [1 << 20, 512 << 10],
         }
@@ -261,14 +264,19 @@ impl Net {
             let hops: Vec<ClusterId> = via.iter().chain([&far]).map(|at| name(*at)).collect();
             let route = Some(Route::new(hops, self.plan.cipher).unwrap());
             let (cipher, scheme) = (CipherPolicy::default(), self.plan.scheme);
-            RelayConfig { route, cipher, scheme, mode: self.plan.mode.clone() }
+            let ways = self.plan.ways;
+            let route = route.filter(|_| ways == 1);
+            RelayConfig { route, cipher, scheme, mode: self.plan.mode.clone(), ways }
         });
         let dialled = self.through.get(&(at, far)).unwrap_or(&self.addresses[far]);
         PeerConfig {
             cluster: name(far),
-            address: Some(format!("localhost:{}", dialled.port())),
+            addresses: vec![format!("localhost:{}", dialled.port())],
             identity: format!("cn:{}", self.plan.clusters[far]).parse().unwrap(),
-            qkd_link: fibre.map(|i| LinkId::parse(&format!("link-{i}")).unwrap()),
+            qkd_links: fibre
+                .map(|i| LinkId::parse(&format!("link-{i}")).unwrap())
+                .into_iter()
+                .collect(),
             relay,
             combine: self.plan.combine[at],
             module: "module".into(),

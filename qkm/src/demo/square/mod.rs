@@ -1,4 +1,4 @@
-//! Four clusters in a square and a fifth without QKD, with a controller. North and south share no QKD
+//! Four clusters in a square and a fifth without QKD, with two controllers. North and south share no QKD
 //! link: their keys are relayed over east or west. The village has KM links to east and west alone,
 //! and all its keys come over them. Enter through [`run`], which breaks one part after the other.
 //!
@@ -11,7 +11,7 @@ use std::{io::Write, path::Path, time::Instant};
 
 use super::{children::Children, layout::Site};
 use crate::fault::Failure;
-use plan::Square;
+use plan::{CONTROLLERS, Square};
 use watch::Watch;
 
 /// A line to standard output; nobody may be reading any more, and the demonstration goes on.
@@ -24,7 +24,7 @@ pub(super) async fn run(dir: &Path, base_port: u16) -> Result<(), Failure> {
     say!(
         "DEMO - SIMULATED QKD: links are simulations, HSMs are software, nothing here protects keys"
     );
-    say!("making five clusters, four QKD links and a controller ...");
+    say!("making five clusters, four QKD links and two controllers ...");
     let square = Square::provision(dir, base_port)?;
     let mut children = square.start()?;
     let shown = tokio::select! {
@@ -46,7 +46,7 @@ fn first_link(way: &str) -> &'static str {
 
 /// What can befall a link.
 async fn watch_links(square: &Square) -> Result<(), Failure> {
-    let watch = Watch::new(square)?;
+    let watch = Watch::new(square, 0)?;
     watch.all_ready().await?;
     let way = watch.settled().await?;
     say!("  north - east - south - west - north have QKD links; north and south have none");
@@ -81,7 +81,7 @@ async fn watch_links(square: &Square) -> Result<(), Failure> {
 
 /// Modules and a KM that end.
 async fn lose_parts(square: &Square, children: &mut Children) -> Result<(), Failure> {
-    let watch = Watch::new(square)?;
+    let watch = Watch::new(square, 0)?;
     watch.all_live().await?;
     let way = watch.way().await?;
     let link = first_link(&way);
@@ -92,6 +92,14 @@ async fn lose_parts(square: &Square, children: &mut Children) -> Result<(), Fail
     square.start_link(children, link)?;
 
     watch.all_live().await?;
+    say!("the controller is killed; another stands by");
+    let struck = Instant::now();
+    children.kill(CONTROLLERS[0]).await;
+    watch.followed(1).await?;
+    say!("  after {} ms north follows the other", struck.elapsed().as_millis());
+    let watch = Watch::new(square, 1)?;
+    keys(&watch, &way).await?;
+
     let Some(site) = square.sites().into_iter().find(|site| site.cluster == way) else {
         return Err(super::selfcheck::failed(format!("{way} is no middle node")));
     };
@@ -99,7 +107,11 @@ async fn lose_parts(square: &Square, children: &mut Children) -> Result<(), Fail
     say!("the key manager of {cluster} is killed");
     let struck = Instant::now();
     children.kill(cluster).await;
-    moved(&watch, cluster, "km-link-fault", struck).await?;
+    let way = moved(&watch, cluster, "km-link-fault", struck).await?;
+
+    say!("the other controller is killed as well; keys go on by the routes there are");
+    children.kill(CONTROLLERS[1]).await;
+    keys(&watch, &way).await?;
     say!("done: keys went on after every fault");
     Ok(())
 }

@@ -28,6 +28,9 @@ const WITHOUT_QKD: [(&str, &str); 2] = [("east", "village"), ("village", "west")
 const RELAYED: [(&str, &str, &str); 2] =
     [("north", "south", "otp-only"), ("north", "village", "otp-else-aes")];
 
+/// They stand by for each other; KMs follow the first there is.
+pub(super) const CONTROLLERS: [&str; 2] = ["controller", "controller-2"];
+
 /// Bits per second of each link.
 const RATE: &str = "3000000";
 /// A pool with a QKD link holds so much, in MiB.
@@ -41,7 +44,7 @@ pub(super) struct Square {
     sites: Vec<Site>,
     /// Of each link, the modules of its ends.
     pub(super) modules: Vec<[SocketAddr; 2]>,
-    pub(super) controller: SocketAddr,
+    pub(super) controllers: [SocketAddr; 2],
     pub(super) operator: TlsFiles,
     pub(super) sim_admin: TlsFiles,
     /// One application at each cluster, by its place: `sae-<cluster>`.
@@ -70,7 +73,7 @@ impl Square {
         }
         let clients = CLUSTERS.map(|name| pki.client(&format!("sae-{name}")));
         let square = Self {
-            controller: ports.take()?,
+            controllers: [ports.take()?, ports.take()?],
             operator: pki.client("operator")?,
             sim_admin: pki.client("sim-admin")?,
             applications: clients.into_iter().collect::<Result<_, _>>()?,
@@ -79,8 +82,11 @@ impl Square {
             sites,
             modules,
         };
-        let files = pki.server("controller", "urn:qkm:controller")?;
-        write(&square.dir.join("controller.toml"), &square.controller_text(&files))?;
+        for (name, listen) in CONTROLLERS.into_iter().zip(square.controllers) {
+            let files = pki.server(name, "urn:qkm:controller")?;
+            let text = square.controller_text(name, listen, &files);
+            write(&square.dir.join(format!("{name}.toml")), &text)?;
+        }
         for at in 0..square.sites.len() {
             write(&square.sites[at].config, &square.site_text(at))?;
         }
@@ -103,8 +109,10 @@ impl Square {
         for (id, _, _) in LINKS {
             self.start_link(&mut children, id)?;
         }
-        let controller = self.command(&["controller", "run"], &config("controller"));
-        children.add("controller", controller, &self.dir)?;
+        for name in CONTROLLERS {
+            let controller = self.command(&["controller", "run"], &config(name));
+            children.add(name, controller, &self.dir)?;
+        }
         for site in &self.sites {
             let mut command = self.command(&["serve"], &site.config);
             command.env(CONF_VARIABLE, &site.softhsm_conf);
@@ -127,15 +135,15 @@ impl Square {
         part_of(&self.program, part, config)
     }
 
-    fn controller_text(&self, files: &TlsFiles) -> String {
+    fn controller_text(&self, name: &str, listen: SocketAddr, files: &TlsFiles) -> String {
         let mut text = format!(
             "[controller]\nlisten = \"{}\"\n{}orders = {}\noperators = [\"cn:operator\"]\n\n\
              [operator]\n{}\n[thresholds]\nsilence_ms = 3000\nlow_bits = {LOW_BITS}\n\
              ample_bits = {LOW_BITS}\n\
              better_percent = 90\n\n",
-            self.controller,
+            listen,
             files::tls(files),
-            files::q(self.dir.join("orders.json")),
+            files::q(self.dir.join(format!("{name}-orders.json"))),
             files::tls(&self.operator),
         );
         for name in CLUSTERS {
@@ -149,9 +157,10 @@ impl Square {
         let here = &self.sites[at];
         let mut text = files::own(here, &self.operator, false);
         text += &format!(
-            "[controller]\naddresses = [\"{}\"]\nidentity = \"uri:urn:qkm:controller\"\n{}\
+            "[controller]\naddresses = [\"{}\", \"{}\"]\nidentity = \"uri:urn:qkm:controller\"\n{}\
              report_ms = 300\n\n",
-            self.controller,
+            self.controllers[0],
+            self.controllers[1],
             files::tls(&here.tls),
         );
         for ((id, a, b), modules) in LINKS.into_iter().zip(&self.modules) {

@@ -29,11 +29,12 @@ pub(super) struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    pub(super) fn new(square: &'a Square) -> Result<Self, Failure> {
+    /// Sees the network as one of the controllers does, and as north's KM does.
+    pub(super) fn new(square: &'a Square, controller: usize) -> Result<Self, Failure> {
         let north = &square.sites()[1];
         Ok(Self {
             square,
-            controller: http(&square.operator, &square.controller.to_string())?,
+            controller: http(&square.operator, &square.controllers[controller].to_string())?,
             admin: http(&square.operator, &north.admin.to_string())?,
         })
     }
@@ -111,6 +112,15 @@ impl<'a> Watch<'a> {
         let there = all.into_iter().find(|ways| ways["to"] == far);
         let hop = there.map(|ways| ways["routes"][0]["hops"][0].clone());
         Ok(hop.as_ref().and_then(Value::as_str).unwrap_or_default().to_owned())
+    }
+
+    /// Waits until north's KM follows that controller.
+    pub(super) async fn followed(&self, controller: usize) -> Result<(), Failure> {
+        self.until("north follows the other controller", async || {
+            let said = self.ask(&self.admin, "/v1/routes").await?;
+            Ok((said["controllers"][controller]["followed"] == true).then_some(()))
+        })
+        .await
     }
 
     /// Waits until north and `neighbour` have fewer keys than a pool may have that carries others'.

@@ -2,6 +2,7 @@
 //!
 //! - `report`: what it tells. `client`: the connections to one controller. `kept`: the last
 //!   directions, in the store. `gate`: keeps the hands off modules that an operator took out.
+//!   `switch`: the QKD links of one pool, of which one serves.
 //!
 //! The KM reports to every controller it has, and follows the first of the list that answered
 //! lately. When none does it goes on with what it was told last, also after a restart.
@@ -10,9 +11,10 @@ mod client;
 mod gate;
 mod kept;
 mod report;
+mod switch;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -37,6 +39,7 @@ use crate::{
 };
 use client::Client;
 pub(crate) use gate::Gate;
+pub(crate) use switch::{Switch, Way};
 
 /// A controller that said nothing for so long is not followed while another says something.
 const FRESH: Duration = Duration::from_secs(30);
@@ -49,6 +52,8 @@ pub(crate) struct Control {
     pub(crate) board: Arc<RouteBoard>,
     /// The QKD links that operators took out.
     pub(crate) withheld: Arc<Mutex<BTreeSet<LinkId>>>,
+    /// The QKD link in service towards each peer.
+    pub(crate) serving: Arc<Mutex<BTreeMap<ClusterId, LinkId>>>,
     /// Asks for the directions in force to be stored.
     moved: Notify,
     here: ClusterId,
@@ -87,6 +92,7 @@ impl Control {
         let control = Self {
             board: Arc::default(),
             withheld: Arc::default(),
+            serving: Arc::default(),
             moved: Notify::new(),
             here,
             seats,
@@ -186,11 +192,16 @@ impl Control {
         if was != said.withheld {
             info!(links = ?said.withheld, "QKD links that an operator took out");
         }
+        let served = std::mem::replace(&mut *lock(&self.serving), said.qkd.clone());
+        for (peer, link) in said.qkd.iter().filter(|(peer, link)| served.get(*peer) != Some(*link))
+        {
+            info!(%peer, %link, "QKD link in service");
+        }
         let before = self.board.table();
         if before.to != said.table.to || before.version != said.table.version {
             self.board.put(said.table.as_ref().clone());
         }
-        before.to != said.table.to || was != said.withheld
+        before.to != said.table.to || was != said.withheld || served != said.qkd
     }
 
     /// Stores what is in force whenever it changed, whoever said it.
@@ -200,7 +211,7 @@ impl Control {
             let said = Directions {
                 table: self.board.table(),
                 withheld: lock(&self.withheld).clone(),
-                ..Directions::default()
+                qkd: lock(&self.serving).clone(),
             };
             kept::write(node.keeper.records(), &said).await;
         }
@@ -278,6 +289,7 @@ mod tests {
         let control = Control {
             board: Arc::default(),
             withheld: Arc::default(),
+            serving: Arc::default(),
             moved: Notify::new(),
             here: ClusterId::parse("a").unwrap(),
             seats: vec![seat(), seat()],

@@ -1,6 +1,6 @@
 //! What this KM tells the controller. Nothing in it is secret from operators.
 
-use control::report::{Light, LinkReport, QkdReport, Report};
+use control::report::{ChannelReport, Light, LinkReport, QkdReport, Report};
 use km_core::{pool::PoolView, route::Routes};
 use qkd_ingest::{LinkCondition, Module};
 
@@ -21,7 +21,7 @@ pub(super) fn gather(inside: &Inside) -> Report {
         LinkReport {
             peer: view.peer.clone(),
             up,
-            channels: Vec::new(),
+            channels: of_link.map_or_else(Vec::new, |link| channels(&link.channels)),
             stock_bits: view.stored_bits,
             taken_bits,
             spent_bits: taken_bits.saturating_sub(view.stored_bits),
@@ -36,6 +36,12 @@ pub(super) fn gather(inside: &Inside) -> Report {
         wants: views.iter().map(|view| view.peer.clone()).collect(),
         links: views.iter().map(link).collect(),
     }
+}
+
+/// A channel alone is told apart from none.
+fn channels(views: &[relay::ChannelView]) -> Vec<ChannelReport> {
+    let told = |view: &relay::ChannelView| ChannelReport { well: view.well, in_use: view.in_use };
+    if views.len() > 1 { views.iter().map(told).collect() } else { Vec::new() }
 }
 
 fn qkd(link: km_core::ids::LinkId, module: &Module) -> QkdReport {

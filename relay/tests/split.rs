@@ -1,0 +1,96 @@
+//! Keys split by exclusive or over ways without a common node, and rations, over real TLS links.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "../../km-core/tests/common/mod.rs"]
+mod ends;
+mod net;
+
+use std::time::{Duration, Instant};
+
+use ends::{bytes_of, cluster, ids_of, sae};
+use km_core::{
+    provenance::Grade,
+    route::{CipherPolicy, Route, RoutingTable, Ways},
+};
+use net::{Net, Plan};
+use relay::{Scheme, feed::Mode};
+
+/// a and d are joined over b and over c.
+fn square(ways: usize) -> Plan {
+    let plan = Plan::chain(3, CipherPolicy::OtpOnly, Scheme::FirstKey);
+    let links = vec![(0, 1), (1, 3), (0, 2), (2, 3)];
+    Plan { links, relays: vec![(0, 3, vec![1])], ways, ..plan }
+}
+
+fn way(hops: &[&str]) -> Route {
+    let hops = hops.iter().map(|hop| cluster(hop)).collect();
+    Route::new(hops, CipherPolicy::OtpOnly).unwrap()
+}
+
+/// Puts up the ways from a to d and back.
+fn direct(net: &Net, version: u64, middles: &[&str], max_bits_per_s: Option<u64>) {
+    for (at, far) in [(0, "d"), (3, "a")] {
+        let routes: Vec<Route> = middles.iter().map(|middle| way(&[middle, far])).collect();
+        let ways = Ways { disjoint: routes.clone(), routes, max_bits_per_s };
+        net.kms[at].routes.put(RoutingTable { version, to: [(cluster(far), ways)].into() });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_split_key_comes_over_two_ways_of_which_no_node_knows_both() {
+    let net = Net::start(square(2)).await;
+    direct(&net, 1, &["b"], None);
+    let stocked = |net: &Net| {
+        [(0, "b"), (0, "c")].iter().all(|(at, peer)| net.kms[*at].pool(peer).own_bytes() > 0)
+    };
+    net.until("the links have keys", stocked).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let stored = |net: &Net| net.kms[0].pool("d").view().stored_bits;
+    assert_eq!(stored(&net), 0, "rather no key than one that a single node knows");
+
+    direct(&net, 2, &["b", "c"], None);
+    net.until("split keys come", |net| net.kms[0].pool("d").own_bytes() > 0).await;
+    let (a, d) = (sae("sae-a"), sae("sae-d"));
+    let keys = net.kms[0].supply.issue(&a, std::slice::from_ref(&d), 256, 32).await.unwrap();
+    let got = net.kms[3].supply.collect(&d, None, &ids_of(&keys)).await.unwrap();
+    for (key, same) in keys.iter().zip(&got) {
+        assert_eq!(bytes_of(key), bytes_of(same));
+        for seen in [&key.provenance, &same.provenance] {
+            let mut middles = vec![seen.path[0].to.as_str()];
+            middles.extend(seen.split.iter().map(|share| share.path[0].to.as_str()));
+            assert_eq!((middles, seen.grade()), (vec!["b", "c"], Grade::ItsRelay));
+        }
+    }
+
+    // Without one of the nodes there is no such key any more, and what was half-way is no key.
+    direct(&net, 3, &["c"], None);
+    net.until("what was on its way is there", |net| {
+        let view = net.kms[0].pool("d").view();
+        view.balanced
+    })
+    .await;
+    net.stop_and_audit().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ration_holds_however_much_is_wanted() {
+    let bits_per_s = 200_000;
+    let plan = Plan { mode: Mode::Watermark { low: 256 << 10, high: 512 << 10 }, ..square(1) };
+    let net = Net::start(plan).await;
+    direct(&net, 1, &["b"], Some(bits_per_s));
+    net.until("the first keys came", |net| net.kms[0].pool("d").view().stored_bits > 0).await;
+    let (began, first) = (Instant::now(), net.kms[0].pool("d").view().stored_bits);
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let came = net.kms[0].pool("d").view().stored_bits - first;
+    let allowed = (began.elapsed().as_secs_f64() * bits_per_s as f64) as u64;
+    assert!(came > allowed / 4, "{came} of {allowed} bits");
+    // It may make up for five seconds in which the links had no keys yet.
+    assert!(came <= allowed + 5 * bits_per_s, "{came} of {allowed} bits");
+    direct(&net, 2, &["b"], None);
+    net.until("without a ration the pool fills", |net| {
+        net.kms[0].pool("d").view().stored_bits > 8 * (300 << 10)
+    })
+    .await;
+    net.stop_and_audit().await;
+}
