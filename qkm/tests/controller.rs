@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -63,11 +63,15 @@ impl Place {
     }
 
     fn config(&self) -> ControllerConfig {
+        ControllerConfig::parse(&self.text(), &"test").unwrap()
+    }
+
+    fn text(&self) -> String {
         let path = |path: &Path| toml::Value::from(path.display().to_string()).to_string();
         let TlsFiles { certificate, key, ca } = &self.files;
         let mut text = format!(
             "[controller]\nlisten = \"{}\"\ncertificate = {}\nkey = {}\nca = {}\norders = {}\n\
-             operators = [\"cn:operator\"]\n",
+             operators = [\"cn:operator\"]\n[thresholds]\nsilence_ms = 60000\n",
             self.address,
             path(certificate),
             path(key),
@@ -77,7 +81,23 @@ impl Place {
         for km in ["a", "b", "c", "d"] {
             text += &format!("[[km]]\ncluster = \"{km}\"\nidentity = \"uri:urn:qkm:km:{km}\"\n");
         }
-        ControllerConfig::parse(&text, &"test").unwrap()
+        text
+    }
+
+    /// The file of the controller with an operator's certificate, for the command line.
+    fn file(&self) -> PathBuf {
+        let pki = self.dir.path().join("pki");
+        let path = |path: &Path| toml::Value::from(path.display().to_string()).to_string();
+        let text = self.text()
+            + &format!(
+                "[operator]\ncertificate = {}\nkey = {}\nca = {}\n",
+                path(&pki.join("operator.crt")),
+                path(&pki.join("operator.key")),
+                path(&self.ca.ca()),
+            );
+        let file = self.dir.path().join("controller.toml");
+        std::fs::write(&file, text).unwrap();
+        file
     }
 
     async fn start(&self) -> Running {
@@ -244,5 +264,40 @@ async fn an_order_that_is_not_on_disk_is_no_success() {
         let (status, answer) = post(&operator, path, order).await;
         assert_eq!((status, answer["code"].as_str()), (500, Some("QKM-N001")), "{path} {answer}");
     }
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_commands_of_routes_and_links_ask_the_controller() {
+    let place = Place::new();
+    let running = place.start().await;
+    let kms = ["a", "b", "c", "d"].map(|km| (km, place.client(km)));
+    for (km, client) in &kms {
+        tell(client, &report(km, &[])).await;
+    }
+    drop(place.client("operator"));
+    let file = place.file();
+    let qkm = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_qkm"));
+        let done = command.args(arguments).arg("--config").arg(&file).output().unwrap();
+        let said = String::from_utf8_lossy(&done.stdout).into_owned();
+        assert!(done.status.success(), "{said}{}", String::from_utf8_lossy(&done.stderr));
+        said
+    };
+    tokio::task::block_in_place(|| {
+        assert!(qkm(&["route", "show"]).contains("a > b > d"));
+        assert_eq!(qkm(&["route", "pin", "a", "d", "--via", "c"]), "pinned\n");
+        assert!(qkm(&["route", "show"]).contains("a > c > d"));
+        let why: Value =
+            serde_json::from_str(&qkm(&["route", "explain", "d", "a", "-o", "json"])).unwrap();
+        assert_eq!(why["best"]["way"], json!(["a", "c", "d"]));
+        assert_eq!(why["latest_changes"][0]["why"], "policy");
+        assert_eq!(why["ways"]["routes"].as_array().unwrap().len(), 2, "{why}");
+        assert_eq!(qkm(&["route", "unpin", "a", "d"]), "no longer pinned\n");
+        let said = qkm(&["link", "suspend", "km-link/a~c"]);
+        assert!(said.contains("out of service (suspended)"), "{said}");
+        assert!(qkm(&["route", "show"]).contains("a > b > d"));
+        assert!(qkm(&["link", "resume", "km-link/a~c"]).contains("km-link/a~c is in service"));
+    });
     running.end().await;
 }

@@ -17,6 +17,9 @@ mod kmip;
 #[path = "parts/relay.rs"]
 mod relay;
 
+#[path = "rows/simulation.rs"]
+mod simulation;
+
 use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
@@ -97,6 +100,9 @@ async fn main() {
     drop(network);
     if wanted("relay") {
         relay::rows(&mut bench.report).await;
+    }
+    if wanted("simulation") {
+        tokio::task::block_in_place(|| simulation::mesh(&mut bench.report));
     }
     bench.report.write(&results_path());
 }

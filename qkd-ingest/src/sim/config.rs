@@ -21,6 +21,9 @@ pub struct SimConfig {
     /// Replaces the rate that follows from the physics. Cut and eavesdropper still stop it.
     #[serde(default)]
     pub rate_override: Option<RateOverride>,
+    /// When one end is a satellite: there is light only while it passes.
+    #[serde(default)]
+    pub passes: Option<Passes>,
     /// Sizes and counts of keys.
     #[serde(default)]
     pub keys: KeyLimits,
@@ -43,6 +46,37 @@ pub struct ModuleConfig {
     pub sae_id: String,
     /// Certificates let in as that KM.
     pub clients: Vec<IdentityRule>,
+}
+
+/// The passes of a satellite, in seconds since the simulation began.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Passes {
+    /// From the beginning of one to that of the next; up to a year.
+    pub every_s: f64,
+    /// How long each takes; less than that.
+    pub for_s: f64,
+    /// When the first begins.
+    #[serde(default)]
+    pub after_s: f64,
+}
+
+impl Passes {
+    fn sound(&self) -> bool {
+        let Self { every_s, for_s, after_s } = *self;
+        0.0 < for_s && for_s < every_s && every_s <= 31_557_600.0 && (0.0..1e9).contains(&after_s)
+    }
+
+    /// Whether it passes `at` seconds after the beginning.
+    pub(super) fn open(&self, at: f64) -> bool {
+        at >= self.after_s && (at - self.after_s) % self.every_s < self.for_s
+    }
+
+    /// Seconds of light in the first `until` seconds.
+    pub(super) fn lit(&self, until: f64) -> f64 {
+        let passed = (until - self.after_s).max(0.0);
+        (passed / self.every_s).floor() * self.for_s + (passed % self.every_s).min(self.for_s)
+    }
 }
 
 /// A fixed key rate.
@@ -121,6 +155,10 @@ impl SimConfig {
             (
                 !self.a.clients.is_empty() && !self.b.clients.is_empty(),
                 "a.clients and b.clients must name the KM's certificate, or nobody gets in",
+            ),
+            (
+                self.passes.is_none_or(|passes| passes.sound()),
+                "passes.for_s must be above 0 and below passes.every_s, which is up to a year",
             ),
             (self.rate_is_a_rate(), "rate_override must be \"max\" or bits per second, 0 or more"),
         ];

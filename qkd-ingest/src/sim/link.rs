@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 use super::{
     buffer::{Buffer, Collected, Series},
-    config::{KeyLimits, RateOverride, SimConfig},
+    config::{KeyLimits, Passes, RateOverride, SimConfig},
     fault::{End, Fault},
     physics::{Figures, LinkModel},
 };
@@ -82,6 +82,8 @@ impl Drawn {
 pub(crate) struct Link {
     model: LinkModel,
     rate_override: Option<RateOverride>,
+    passes: Option<Passes>,
+    began: Instant,
     capacity: f64,
     state: Mutex<State>,
     restarts: [watch::Sender<u64>; 2],
@@ -131,6 +133,8 @@ impl Link {
         Self {
             model: config.link.clone(),
             rate_override: config.rate_override,
+            passes: config.passes,
+            began: now,
             capacity: config.keys.buffer_bits as f64,
             state: Mutex::new(state),
             restarts: [watch::Sender::new(0), watch::Sender::new(0)],
@@ -144,8 +148,9 @@ impl Link {
 
     pub(crate) fn status(&self, now: Instant) -> LinkStatus {
         let state = self.settle(now);
-        let rate = self.rate(&state);
-        let link = match (state.cut, rate) {
+        let rate = self.rate(&state, now);
+        let dark = state.cut || !self.passing(now);
+        let link = match (dark, rate) {
             (true, _) => LinkState::Down,
             (_, Rate::Bits(rate)) if rate <= 0.0 => LinkState::Aborted,
             _ => LinkState::Up,
@@ -156,7 +161,7 @@ impl Link {
                 Rate::Bits(rate) => Some(rate),
                 Rate::Max => None,
             },
-            qber: (!state.cut).then_some(state.figures.qber),
+            qber: (!dark).then_some(state.figures.qber),
             loss_db: self.model.fibre.loss_db(),
             buffered_bits: state.bits as u64,
             dropped_bits: state.dropped as u64,
@@ -233,12 +238,18 @@ impl Link {
     /// Locks, with the bits made since last time added.
     fn settle(&self, now: Instant) -> MutexGuard<'_, State> {
         let mut state = self.lock();
-        let elapsed = now.saturating_duration_since(state.settled).as_secs_f64();
+        let lit = self.lit(now) - self.lit(state.settled);
         state.settled = state.settled.max(now);
-        match self.rate(&state) {
+        let made = match (state.cut || state.figures.aborted, self.rate_override) {
+            (true, _) => Rate::Bits(0.0),
+            (false, None) => Rate::Bits(state.figures.key_rate),
+            (false, Some(RateOverride::BitsPerSecond(rate))) => Rate::Bits(rate),
+            (false, Some(RateOverride::Max(_))) => self.rate(&state, now),
+        };
+        match made {
             Rate::Max => state.bits = self.capacity,
             Rate::Bits(rate) => {
-                let bits = state.bits + rate * elapsed;
+                let bits = state.bits + rate * lit.max(0.0);
                 state.dropped += (bits - self.capacity).max(0.0);
                 state.bits = bits.min(self.capacity);
             }
@@ -246,9 +257,20 @@ impl Link {
         state
     }
 
-    fn rate(&self, state: &State) -> Rate {
+    fn passing(&self, now: Instant) -> bool {
+        let at = now.saturating_duration_since(self.began).as_secs_f64();
+        self.passes.is_none_or(|passes| passes.open(at))
+    }
+
+    /// Seconds of light until `now`.
+    fn lit(&self, now: Instant) -> f64 {
+        let at = now.saturating_duration_since(self.began).as_secs_f64();
+        self.passes.map_or(at, |passes| passes.lit(at))
+    }
+
+    fn rate(&self, state: &State, now: Instant) -> Rate {
         match self.rate_override {
-            _ if state.cut || state.figures.aborted => Rate::Bits(0.0),
+            _ if state.cut || state.figures.aborted || !self.passing(now) => Rate::Bits(0.0),
             None => Rate::Bits(state.figures.key_rate),
             Some(RateOverride::BitsPerSecond(rate)) => Rate::Bits(rate),
             Some(RateOverride::Max(_)) => Rate::Max,
@@ -302,6 +324,7 @@ mod tests {
             b: module,
             link: LinkModel::default(),
             rate_override: rate,
+            passes: None,
             keys,
             admins: vec![],
         };
@@ -318,6 +341,23 @@ mod tests {
         let later = link.status(start + SECOND * 1000);
         assert_eq!(later.buffered_bits, 1 << 20);
         assert_eq!(later.dropped_bits, 999 * 2560 - (1 << 20));
+    }
+
+    #[test]
+    fn a_satellite_makes_keys_while_it_passes() {
+        let (link, start) = link(Some(RateOverride::BitsPerSecond(100.0)));
+        let passes = Some(Passes { every_s: 95.0, for_s: 10.0, after_s: 5.0 });
+        let link = Link { passes, ..link };
+        let at = |s: u32| link.status(start + SECOND * s);
+        let seen = [4, 5, 14, 15, 99, 100, 109, 110].map(|s| {
+            let status = at(s);
+            (status.state == LinkState::Up, status.qber.is_some(), status.buffered_bits)
+        });
+        let (up, down) = ((true, true), (false, false));
+        let expected = [(down, 0), (up, 0), (up, 900), (down, 1000), (down, 1000), (up, 1000)];
+        let expected = expected.into_iter().chain([(up, 1900), (down, 2000)]);
+        assert!(expected.map(|((up, light), bits)| (up, light, bits)).eq(seen), "{seen:?}");
+        assert_eq!(at(95_005).buffered_bits, 1_000_000, "a thousand passes");
     }
 
     #[test]

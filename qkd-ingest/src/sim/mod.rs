@@ -27,7 +27,7 @@ use transport::{
     serve, server_config,
 };
 
-pub use config::{KeyLimits, Max, ModuleConfig, RateOverride, SimConfig};
+pub use config::{KeyLimits, Max, ModuleConfig, Passes, RateOverride, SimConfig};
 pub use fault::{End, Fault, FaultKind, FaultRequest};
 pub use link::{LinkState, LinkStatus};
 

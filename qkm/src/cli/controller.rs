@@ -49,29 +49,31 @@ pub(super) enum ControllerCommand {
     /// Give back what was reserved.
     Release(Part),
     /// Use one way between two clusters while it is in service.
-    Pin {
-        /// One end.
-        from: ClusterId,
-        /// The other.
-        to: ClusterId,
-        /// The clusters between, in order.
-        #[arg(long, value_delimiter = ',', required = true)]
-        via: Vec<ClusterId>,
-        /// Rather no key than another way.
-        #[arg(long)]
-        strict: bool,
-        #[command(flatten)]
-        asking: Asking,
-    },
+    Pin(Pinned),
     /// End a pin.
-    Unpin {
-        /// One end.
-        from: ClusterId,
-        /// The other.
-        to: ClusterId,
-        #[command(flatten)]
-        asking: Asking,
-    },
+    Unpin(Between),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Pinned {
+    /// The clusters between, in order.
+    #[arg(long, value_delimiter = ',', required = true)]
+    via: Vec<ClusterId>,
+    /// Rather no key than another way.
+    #[arg(long)]
+    strict: bool,
+    #[command(flatten)]
+    between: Between,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Between {
+    /// One end.
+    from: ClusterId,
+    /// The other.
+    to: ClusterId,
+    #[command(flatten)]
+    asking: Asking,
 }
 
 #[derive(Debug, Args)]
@@ -114,12 +116,7 @@ pub(super) fn run(command: ControllerCommand, log: &str) -> Result<Exit, Failure
                 row
             })
         }
-        ControllerCommand::Routes(asking) => {
-            list(&asking, "/v1/routes", &["BETWEEN", "WAY", "COST"], "routes", |route| {
-                let between = way(&route["between"], "~");
-                vec![between, way(&route["way"], " > "), text(&route["cost"])]
-            })
-        }
+        ControllerCommand::Routes(asking) => routes(&asking),
         ControllerCommand::Events(asking) => {
             let head = ["AT (MS)", "BETWEEN", "OLD", "NEW", "WHY"];
             list(&asking, "/v1/events", &head, "events", |event| {
@@ -136,22 +133,62 @@ pub(super) fn run(command: ControllerCommand, log: &str) -> Result<Exit, Failure
         ControllerCommand::Resume(part) => order(&part, "resume"),
         ControllerCommand::Reserve(part) => order(&part, "reserve"),
         ControllerCommand::Release(part) => order(&part, "release"),
-        ControllerCommand::Pin { from, to, via, strict, asking } => {
-            let pin = json!({ "between": [from, to], "via": via, "strict": strict });
-            send(&asking, Request::Change("/v1/pins", &pin))?;
-            print("pinned");
-            Ok(Exit::Done)
-        }
-        ControllerCommand::Unpin { from, to, asking } => {
-            let between = json!({ "between": [from, to] });
-            let answer = send(&asking, Request::Change("/v1/unpin", &between))?;
-            match answer["was_pinned"] == Value::Bool(true) {
-                true => print("no longer pinned"),
-                false => print("no operator had pinned it; policies are in the configuration"),
-            }
-            Ok(Exit::Done)
-        }
+        ControllerCommand::Pin(pinned) => pin(&pinned),
+        ControllerCommand::Unpin(between) => unpin(&between),
     }
+}
+
+/// The best way between each two clusters.
+pub(super) fn routes(asking: &Asking) -> Result<Exit, Failure> {
+    list(asking, "/v1/routes", &["BETWEEN", "WAY", "COST"], "routes", |route| {
+        let between = way(&route["between"], "~");
+        vec![between, way(&route["way"], " > "), text(&route["cost"])]
+    })
+}
+
+/// Most changes of a way that are shown.
+const CHANGES: usize = 5;
+
+/// All ways from one cluster to another, and why the best of them changed lately.
+pub(super) fn explain(between: &Between) -> Result<Exit, Failure> {
+    let Between { from, to, asking } = between;
+    let table = send(asking, Request::Get(&format!("/v1/tables/{from}")))?;
+    let ours = |of: &Value| {
+        let ends = [&of["between"][0], &of["between"][1]].map(Value::as_str);
+        let (from, to) = (Some(from.as_str()), Some(to.as_str()));
+        ends == [from, to] || ends == [to, from]
+    };
+    let routes = send(asking, Request::Get("/v1/routes"))?;
+    let best = routes["routes"].as_array().and_then(|all| all.iter().find(|route| ours(route)));
+    let events = send(asking, Request::Get("/v1/events"))?;
+    let events = events["events"].as_array().into_iter().flatten().rev();
+    let changes: Vec<_> = events.filter(|event| ours(event)).take(CHANGES).collect();
+    let shown = json!({
+        "best": best,
+        "ways": table["directions"]["table"]["to"][to.as_str()],
+        "latest_changes": changes,
+    });
+    super::admin::tree(asking.output, &shown)
+}
+
+/// Pins a way.
+pub(super) fn pin(pinned: &Pinned) -> Result<Exit, Failure> {
+    let Pinned { via, strict, between: Between { from, to, asking } } = pinned;
+    let pin = json!({ "between": [from, to], "via": via, "strict": strict });
+    send(asking, Request::Change("/v1/pins", &pin))?;
+    print("pinned");
+    Ok(Exit::Done)
+}
+
+/// Ends a pin.
+pub(super) fn unpin(between: &Between) -> Result<Exit, Failure> {
+    let Between { from, to, asking } = between;
+    let answer = send(asking, Request::Change("/v1/unpin", &json!({ "between": [from, to] })))?;
+    match answer["was_pinned"] == Value::Bool(true) {
+        true => print("no longer pinned"),
+        false => print("no operator had pinned it; policies are in the configuration"),
+    }
+    Ok(Exit::Done)
 }
 
 fn start(args: &Run, log: &str) -> Result<Exit, Failure> {
@@ -165,7 +202,8 @@ fn start(args: &Run, log: &str) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-fn order(part: &Part, step: &str) -> Result<Exit, Failure> {
+/// An operator's step on a part of the network.
+pub(super) fn order(part: &Part, step: &str) -> Result<Exit, Failure> {
     let order = json!({ "component": part.component, "step": step });
     let answer = send(&part.asking, Request::Change("/v1/components", &order))?;
     print(&format!("{} is {}", text(&answer["component"]), text(&answer["state"])));

@@ -208,12 +208,24 @@ enum LinkCommand {
     /// Counts are since this key manager started. AGREED, MISMATCHED (the ends had different
     /// bits), GIVEN UP (for any other reason) and IN FLIGHT are blocks of keys.
     List(AdminArgs),
+    /// Take a link out of service at the controller: km-link/A~B or qkd-link/ID.
+    Suspend(controller::Part),
+    /// Give back what was suspended.
+    Resume(controller::Part),
 }
 
 #[derive(Debug, Subcommand)]
 enum RouteCommand {
     /// List the routes this key manager goes by, as its controller gave them.
     List(AdminArgs),
+    /// List the best way between each two clusters, as the controller has it.
+    Show(controller::Asking),
+    /// Show all ways between two clusters, what the best costs, and why it changed lately.
+    Explain(controller::Between),
+    /// Use one way between two clusters while it is in service.
+    Pin(controller::Pinned),
+    /// End a pin.
+    Unpin(controller::Between),
 }
 
 #[derive(Debug, Subcommand)]
@@ -267,7 +279,13 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
             admin::feed(&admin, &peer, u64::from(keys) * u64::from(bits.div_ceil(8)))
         }
         Command::Link(LinkCommand::List(args)) => admin::links(&args),
+        Command::Link(LinkCommand::Suspend(part)) => controller::order(&part, "suspend"),
+        Command::Link(LinkCommand::Resume(part)) => controller::order(&part, "resume"),
         Command::Route(RouteCommand::List(args)) => admin::routes(&args),
+        Command::Route(RouteCommand::Show(asking)) => controller::routes(&asking),
+        Command::Route(RouteCommand::Explain(between)) => controller::explain(&between),
+        Command::Route(RouteCommand::Pin(pinned)) => controller::pin(&pinned),
+        Command::Route(RouteCommand::Unpin(between)) => controller::unpin(&between),
         Command::Controller(command) => controller::run(command, &log),
         Command::Key(KeyCommand::Show { id, admin: args }) => admin::key(&args, &id),
         Command::Key(KeyCommand::Trace { id, admin: args }) => trace::key(&args, &id),
