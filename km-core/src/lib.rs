@@ -5,6 +5,7 @@
 //! [`peer::PeerLink`] (`relay`). Fronts enter through [`supply::Supply`] for pool keys and
 //! [`objects::Objects`] for managed objects.
 
+pub mod anchor;
 pub mod audit;
 pub mod block;
 pub mod cabinet;

@@ -5,6 +5,7 @@
 //! - [`controller`]: the QKDN controller.
 //! - [`serve`]: a running key manager; [`serve::run`] is what tests start.
 //! - `monitor`: `/metrics`, `/healthz`, `/readyz`. `admin`: the operators' API.
+//! - `restore`: an older copy of the store becomes the store.
 //! - [`doctor`]: checks without a server. [`demo`]: a whole small network on loopback.
 //! - `worker`: the process that holds an HSM library, which a running key manager starts.
 //! - [`fault`]: failures with stable codes. [`wipe_alloc`], `hardening`: keys leave no traces.
@@ -19,6 +20,7 @@ pub mod fault;
 mod hardening;
 mod logging;
 mod monitor;
+mod restore;
 pub mod serve;
 mod signals;
 pub mod wipe_alloc;

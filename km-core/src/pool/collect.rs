@@ -201,7 +201,7 @@ impl Pool {
         }
     }
 
-    fn limit_run(&self, tables: &mut Tables, id: RunId, limit: u16) {
+    pub(super) fn limit_run(&self, tables: &mut Tables, id: RunId, limit: u16) {
         let Some(run) = tables.collecting.get_mut(&id) else { return };
         let before = run.untouched();
         run.limit = run.limit.min(limit);

@@ -9,7 +9,8 @@ use crate::{
 pub(crate) const PAYLOAD: &[u8] = b"block/";
 const STATE: &[u8] = b"state/";
 const RUN: &[u8] = b"run/";
-const LEDGER: &[u8] = b"ledger/";
+/// The accounts of all pools.
+pub(super) const LEDGER: &[u8] = b"ledger/";
 const HIGH: &[u8] = b"high/";
 const PAD: &[u8] = b"pad/";
 
@@ -69,6 +70,12 @@ pub(super) fn pads(tag: PoolTag) -> Vec<u8> {
 /// The account.
 pub(super) fn ledger(tag: PoolTag) -> Vec<u8> {
     of_pool(LEDGER, tag)
+}
+
+/// The pool a [`ledger`] key names.
+pub(super) fn pool_in(key: &[u8]) -> Option<PoolTag> {
+    let bits: [u8; 3] = key.strip_prefix(LEDGER)?.try_into().ok()?;
+    Some(PoolTag::from_bits(u32::from_be_bytes([0, bits[0], bits[1], bits[2]])))
 }
 
 /// The highest block number ever used.

@@ -6,6 +6,7 @@
 //! - `kept`: blocks kept inside the token.
 //! - `order`: runs leave for the peer in the order they were reserved.
 //! - `collect`: runs the peer owns, collected by ID.
+//! - `burn`: everything at once, of an older copy of the store.
 //! - `pads`: spans of blocks for the relay.
 //! - `reseal`: blocks under a new KEK.
 //! - `wanted`: what is missing, for the relay that feeds the pool.
@@ -15,6 +16,7 @@
 //! durable is always a prefix of what happened.
 
 mod blocks;
+mod burn;
 mod collect;
 mod issue;
 mod kept;
@@ -458,6 +460,13 @@ impl Pool {
     fn count(&self, counter: &AtomicU64, by: u64) {
         counter.fetch_add(by, Ordering::Relaxed);
     }
+}
+
+/// The pools that have records, whatever the configuration names.
+pub async fn pools_in(records: &Records) -> Result<Vec<PoolTag>, RecordError> {
+    let mut tags = Vec::new();
+    records.each(keys::LEDGER, |key, _: Ledger| tags.extend(keys::pool_in(key))).await?;
+    Ok(tags)
 }
 
 /// Recomputes the account of a pool from its records alone; for audits and tests.

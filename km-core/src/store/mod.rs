@@ -13,7 +13,7 @@ use std::{ops::Bound, path::Path, time::Duration};
 
 use async_trait::async_trait;
 
-pub use sqlite::SqliteStore;
+pub use sqlite::{Claim, SqliteStore};
 pub use staged::Staged;
 
 /// Most checks + puts + deletes one [`Commit`] may carry.

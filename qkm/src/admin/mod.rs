@@ -1,14 +1,15 @@
 //! The operators' API over HTTPS: pools, links, single keys. Enter through [`start`].
 //!
-//! JSON, errors as problem details (RFC 9457). It never has key bytes to show. Operators read, and
-//! order keys by relay; custodians may also change the KEK epochs, and make authorities.
+//! JSON, errors as problem details (RFC 9457). It never has key bytes to show. Operators read, order
+//! keys by relay, and make backups; custodians may also change the KEK epochs, and make authorities.
 
 mod authorities;
+mod backup;
 mod epochs;
 mod keys;
 mod problem;
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -47,8 +48,8 @@ pub(crate) async fn start(
     let Some(admin) = &config.admin else { return Ok(()) };
     let open = Listening::open("admin", &admin.front, Profile::Front).await?;
     let (operators, custodians) = (admin.operators.clone(), admin.custodians.clone());
-    let kmip_ca = config.kmip_ca.clone();
-    let api = Arc::new(Api { inside: inside.clone(), operators, custodians, kmip_ca });
+    let (store, kmip_ca) = (config.store.clone(), config.kmip_ca.clone());
+    let api = Arc::new(Api { inside: inside.clone(), operators, custodians, store, kmip_ca });
     let stop = shutdown.clone();
     let handler = move |stream: ServerStream, peer: PeerIdentity| {
         let (api, stop) = (api.clone(), stop.clone());
@@ -62,6 +63,8 @@ struct Api {
     inside: Arc<Inside>,
     operators: Vec<IdentityRule>,
     custodians: Vec<IdentityRule>,
+    /// Directory of the store.
+    store: PathBuf,
     kmip_ca: Option<KmipCa>,
 }
 
@@ -137,6 +140,7 @@ impl Api {
                 let (inside, ca) = (&self.inside, self.kmip_ca.as_ref());
                 authorities::make(inside, ca, name, &body, custodian()?, peer).await
             }
+            ["v1", "store", "backups"] => backup::make(&self.inside.node, &self.store, peer).await,
             ["v1", "hsm", "epochs"] => epochs::rotate(keeper, custodian()?, peer).await,
             ["v1", "hsm", "epochs", number, "destroy"] => {
                 epochs::destroy(keeper, number, custodian()?, peer).await

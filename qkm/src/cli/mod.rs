@@ -7,6 +7,7 @@ mod hsm;
 mod kmip;
 mod local;
 mod network;
+mod store;
 mod table;
 mod trace;
 
@@ -78,6 +79,9 @@ enum Command {
     /// Certificate authorities whose keys are in the HSM.
     #[command(subcommand)]
     Ca(ca::CaCommand),
+    /// Back up the store of a running key manager, or restore one.
+    #[command(subcommand)]
+    Store(store::StoreCommand),
     /// Look at a KMIP server as one of its clients.
     #[command(subcommand)]
     Kmip(kmip::KmipCommand),
@@ -292,6 +296,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Hsm(hsm::HsmCommand::Epoch(command)) => hsm::epoch(&command),
         Command::Hsm(hsm::HsmCommand::Token(command)) => hsm::token(command),
         Command::Ca(command) => ca::run(&command),
+        Command::Store(command) => store::run(&command, &log),
         Command::Kmip(command) => kmip::run(&command),
         Command::Explain { code } => local::explain(code.as_deref()),
         Command::Completions { shell } => local::completions(shell),

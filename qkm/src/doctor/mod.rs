@@ -21,6 +21,7 @@ use std::{
 
 use hsm_profiles::Token;
 use km_core::{
+    anchor::Anchor,
     cabinet::{Cabinet, CabinetView},
     custody::{Custodies, QUICK, SLOW},
     epoch::{self, Epoch, EpochState},
@@ -36,7 +37,9 @@ use km_core::{
 use crate::{
     config::Config,
     fault::{Code, Failure},
-    serve::{custody_lines, of_epochs, of_hsm, of_record, of_store, of_vault, open_random},
+    serve::{
+        custody_lines, of_anchor, of_epochs, of_hsm, of_record, of_store, of_vault, open_random,
+    },
 };
 
 const PROBE_WAIT: Duration = Duration::from_secs(2);
@@ -290,8 +293,12 @@ async fn audit(
         .await
         .map_err(|e| of_vault(&path, &e))?;
     let records = Records::new(store, &key);
+    let anchor = Anchor::open(token.clone(), records.clone(), &config.cluster, false).await;
+    let anchor = anchor.map_err(|e| of_anchor(&path, &e))?;
+    let newest = format!("the store is in generation {}, the newest", anchor.store());
     let epochs = epoch::inspect(token.as_ref(), &records).await;
-    let mut lines = vec![epoch_line(&epochs.map_err(|e| of_epochs(&path, &e))?)];
+    let epochs = epochs.map_err(|e| of_epochs(&path, &e))?;
+    let mut lines = vec![(Level::Ok, newest), epoch_line(&epochs)];
     for peer in &config.peers {
         let tag = PoolTag::of_pair(&config.cluster, &peer.cluster);
         let (ledger, stored) =

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use km_core::{
-    epoch::EpochError, hsm::HsmError, objects::ObjectError, random::RandomError,
-    records::RecordError, store::StoreError, vault::VaultError,
+    anchor::AnchorError, epoch::EpochError, hsm::HsmError, objects::ObjectError,
+    random::RandomError, records::RecordError, store::StoreError, vault::VaultError,
 };
 use transport::TlsError;
 
@@ -62,6 +62,20 @@ pub(crate) fn of_epochs(path: &Path, error: &EpochError) -> Failure {
         _ => Code::E003,
     };
     Failure::new(code, format!("store {}: {error}", path.display()))
+}
+
+/// The store at `path` compared with what the token has seen of it.
+pub(crate) fn of_anchor(path: &Path, error: &AnchorError) -> Failure {
+    match error {
+        AnchorError::Hsm(error) => of_hsm(error),
+        AnchorError::Record(error) => of_record(path, error),
+        AnchorError::Older { .. } | AnchorError::Unknown { .. } => {
+            let shown = path.display();
+            Failure::new(Code::S006, format!("store {shown}: {error}")).help(format!(
+                "put the newest copy back; or, without one: qkm store restore {shown}"
+            ))
+        }
+    }
 }
 
 /// An error of the managed objects in the store at `path`.

@@ -23,14 +23,17 @@ use transport::Shutdown;
 
 use crate::{admin, config::Config, fault::Failure, monitor};
 pub(crate) use control::Control;
-pub(crate) use failures::{of_epochs, of_hsm, of_record, of_store, of_tls, of_vault};
+pub(crate) use failures::{of_anchor, of_epochs, of_hsm, of_record, of_store, of_tls, of_vault};
 pub(crate) use fronts::{Fronts, Listening, bind};
 pub(crate) use health::{Health, custody_lines};
 pub(crate) use links::Links;
-pub(crate) use node::{Node, open_random};
+pub(crate) use node::{Node, open_random, open_token};
 
 /// How long the peers are told about ended runs before the links close.
 const FAREWELL: Duration = Duration::from_secs(5);
+
+/// How often copies of the store become older. A token writes it each time, and some wear out.
+const GENERATION: Duration = Duration::from_secs(600);
 
 /// How often what no record names is looked for in the token; a request takes much less.
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
@@ -70,6 +73,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
     admin::start(&config, &inside, &mut outer, &fronts_end).await?;
     Control::start(&inside, &config, &mut inner, &rest_end)?;
     inner.spawn(sweep(node.clone(), rest_end.clone()));
+    inner.spawn(age(node.clone(), rest_end.clone()));
     let tending = tokio::spawn(node.supply.clone().tend());
     let keeping = {
         let keeper = node.keeper.clone();
@@ -89,6 +93,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
     }
     stop_rest.start();
     while inner.join_next().await.is_some() {}
+    // Nothing is handed out any more: a copy from before this moment is no more the newest.
+    let _ = tokio::time::timeout(FAREWELL, node::grow(&node.anchor)).await;
     drop(inside);
     node::close(node).await;
     info!(cluster = %config.cluster, "key manager stopped");
@@ -106,6 +112,16 @@ async fn sweep(node: Arc<Node>, shutdown: Shutdown) {
         if node.cabinet.view().held > 0 {
             // A token that is away has its own alarm; the next round sees the same.
             seen = node.objects.sweep(&seen).await.unwrap_or(seen);
+        }
+    }
+}
+
+/// Makes copies of the store older, until `shutdown`.
+async fn age(node: Arc<Node>, shutdown: Shutdown) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(GENERATION) => node::grow(&node.anchor).await,
+            () = shutdown.requested() => return,
         }
     }
 }

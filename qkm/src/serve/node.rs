@@ -3,12 +3,14 @@
 use std::{
     fs::DirBuilder,
     os::unix::fs::DirBuilderExt,
+    path::Path,
     sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
 use hsm_profiles::Token;
 use km_core::{
+    anchor::Anchor,
     cabinet::Cabinet,
     epoch::{Epochs, Keeper},
     hsm::Hsm,
@@ -16,13 +18,15 @@ use km_core::{
     pool::{Pool, PoolConfig},
     random::Random,
     records::Records,
-    store::SqliteStore,
+    store::{SqliteStore, Store},
     supply::Supply,
-    vault::Vault,
+    vault::{RECORD_KEY, Vault},
 };
 use tracing::{info, warn};
 
-use super::failures::{of_epochs, of_hsm, of_objects, of_random, of_record, of_store, of_vault};
+use super::failures::{
+    of_anchor, of_epochs, of_hsm, of_objects, of_random, of_record, of_store, of_vault,
+};
 use crate::{
     config::Config,
     fault::{Code, Failure},
@@ -40,6 +44,7 @@ pub(crate) struct Node {
     pub(crate) random: Arc<Random>,
     pub(crate) keeper: Arc<Keeper>,
     pub(crate) cabinet: Arc<Cabinet>,
+    pub(crate) anchor: Arc<Anchor>,
 }
 
 impl Node {
@@ -52,11 +57,16 @@ impl Node {
         let cabinet = Arc::new(Cabinet::new(config.cluster.clone(), config.token_objects));
         let vault =
             Vault::new(token.clone()).with_random(random.clone()).with_cabinet(cabinet.clone());
+        let is_new = is_new(&path, store.as_ref()).await?;
         let key = vault.record_key(store.as_ref()).await.map_err(|e| of_vault(&path, &e))?;
         let records = Records::new(store.clone(), &key);
         drop(key);
+        let anchor = Anchor::open(token.clone(), records.clone(), &config.cluster, is_new).await;
+        let anchor = Arc::new(anchor.map_err(|e| of_anchor(&path, &e))?);
         let epochs = Epochs::open(token.clone(), records.clone(), config.epochs).await;
         let epochs = epochs.map_err(|e| of_epochs(&path, &e))?;
+        // Only now: a store with more in it than its key has records of its epochs.
+        grow(&anchor).await;
         let vault = vault.with_epochs(epochs.clone());
         let mut pools = Vec::with_capacity(config.peers.len());
         for peer in &config.peers {
@@ -84,7 +94,7 @@ impl Node {
         let objects = objects.with_quotas(config.quotas.clone());
         objects.compare_with_token().await.map_err(|e| of_objects(&path, &e))?;
         let keeper = Arc::new(Keeper::new(epochs, vault, records, pools, objects.clone()));
-        Ok(Self { token, store, supply, objects, random, keeper, cabinet })
+        Ok(Self { token, store, supply, objects, random, keeper, cabinet, anchor })
     }
 
     /// The token as the domain sees it.
@@ -93,7 +103,20 @@ impl Node {
     }
 }
 
-async fn open_token(config: &Config) -> Result<Arc<Token>, Failure> {
+/// Copies of the store from before are older from now on. A token that is away is told later.
+pub(super) async fn grow(anchor: &Anchor) {
+    if let Err(error) = anchor.advance().await {
+        warn!(%error, alarm = "generation-not-anchored",
+            "the HSM was not told the generation of the store: an older copy may go unnoticed");
+    }
+}
+
+/// A store nobody ever used.
+async fn is_new(path: &Path, store: &SqliteStore) -> Result<bool, Failure> {
+    Ok(store.get(RECORD_KEY).await.map_err(|e| of_store(path, &e))?.is_none())
+}
+
+pub(crate) async fn open_token(config: &Config) -> Result<Arc<Token>, Failure> {
     let opened = Token::start(config.hsm.clone(), config.worker.clone()).await;
     opened.map_err(|e| of_hsm(&e))
 }

@@ -215,6 +215,39 @@ impl Held {
     }
 }
 
+/// What a store that was replaced is called then.
+const REPLACED: &str = ".replaced";
+
+/// The path of a store that nobody opens meanwhile.
+pub(super) fn claim(path: &Path) -> Result<Held, StoreError> {
+    Ok(Held { path: path.to_owned(), _lock: lock(path)? })
+}
+
+/// Puts the closed store `draft` in the place of the one at the path held, if any, which is kept
+/// beside it under another name. `None` when there was none.
+pub(super) fn replace(held: &Held, draft: &Path) -> Result<Option<PathBuf>, StoreError> {
+    let path = held.path.as_path();
+    let moved = |from: &Path, to: &Path| match fs::rename(from, to) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(map_io("renaming", from, &e)),
+    };
+    let log = beside(draft, "-wal");
+    if log.metadata().is_ok_and(|log| log.len() > 0) {
+        let log = log.display();
+        return Err(StoreError::Unavailable(format!("{log} was not emptied; try again")));
+    }
+    let old = beside(path, REPLACED);
+    // A log left beside another database would be taken for its own.
+    moved(&beside(path, "-wal"), &beside(&old, "-wal"))?;
+    remove_if_there(&beside(path, "-shm"))?;
+    let there = moved(path, &old)?;
+    sync_parent(path)?;
+    fs::rename(draft, path).map_err(|e| map_io("renaming", draft, &e))?;
+    sync_parent(path)?;
+    Ok(there.then_some(old))
+}
+
 /// Writes a consistent copy to `to`: complete under another name first, then linked to its own.
 pub(super) fn copy(held: &Held, to: &Path) -> Result<(), StoreError> {
     static COPIES: AtomicU64 = AtomicU64::new(0);

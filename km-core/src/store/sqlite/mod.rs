@@ -27,7 +27,7 @@ mod writer;
 use std::{
     fmt,
     ops::Bound,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -58,6 +58,28 @@ pub struct SqliteStore {
     scrub: Arc<AtomicBool>,
     writer: Option<JoinHandle<()>>,
     checkpointer: Option<JoinHandle<()>>,
+}
+
+/// The path of a store, there or not, that nobody opens while this lives.
+pub struct Claim(Held);
+
+impl Claim {
+    /// Takes the path.
+    ///
+    /// # Errors
+    /// `Unavailable` when a process has the store there open.
+    pub fn take(path: impl AsRef<Path>) -> Result<Self, StoreError> {
+        file::claim(path.as_ref()).map(Self)
+    }
+
+    /// Puts the store at `draft`, which nobody has open, in the place of the one here; where that one
+    /// is now.
+    ///
+    /// # Errors
+    /// Broken off half-way there may be none here; the next call does the rest.
+    pub fn replace(&self, draft: impl AsRef<Path>) -> Result<Option<PathBuf>, StoreError> {
+        file::replace(&self.0, draft.as_ref())
+    }
 }
 
 /// What callers and the writer both touch.
