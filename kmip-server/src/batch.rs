@@ -284,6 +284,11 @@ pub(crate) fn allowed(cx: &mut Context<'_>, item: RequestItem) -> Result<Operati
     if !op::query::operations(cx.server).any(|had| had == item.code) {
         return Err(OpError::Operation);
     }
+    if cx.is_staged() && op::cannot_be_undone(item.code) {
+        return Err(OpError::Feature(
+            "what it does cannot be taken back; send it outside of a batch that may be undone",
+        ));
+    }
     cx.begin(item.code)?;
     Ok(item.operation?)
 }

@@ -11,6 +11,7 @@
 //! | `policy`, `pace` | what an application may do, and how fast |
 //! | `tickets` | what Login and Delegated Login give |
 //! | `later` | operations in the background |
+//! | `profiles` | the profiles that Query tells |
 //! | `op` | one file per operation |
 //! | `find` | an identifier to an object, also when it is a pool key not collected yet |
 //! | `qkd` | pool keys that become managed objects |
@@ -53,6 +54,7 @@ mod numbering;
 mod op;
 mod pace;
 pub mod policy;
+mod profiles;
 mod qkd;
 mod rules;
 mod shown;
@@ -73,7 +75,7 @@ mod wrap;
 use std::{
     sync::{
         Arc, OnceLock, Weak,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -181,6 +183,8 @@ pub struct Server {
     /// For what goes on without the connection that asked for it.
     me: Weak<Self>,
     certifier: OnceLock<Certifier>,
+    /// It is also served over HTTPS.
+    web: AtomicBool,
     counters: Counters,
     /// Milliseconds since 1970.
     started: u64,
@@ -215,6 +219,7 @@ impl Server {
             tickets,
             me: me.clone(),
             certifier: OnceLock::new(),
+            web: AtomicBool::new(false),
             counters,
             started: now_ms(),
             correlated: AtomicU64::new(0),
@@ -231,6 +236,11 @@ impl Server {
         if self.certifier.set(certifier).is_err() {
             tracing::warn!("the server has an authority already, and keeps it");
         }
+    }
+
+    /// From now on Query tells the profiles of HTTPS, JSON and XML too.
+    pub fn also_over_https(&self) {
+        self.web.store(true, Relaxed);
     }
 
     fn certifier(&self) -> Option<&Certifier> {

@@ -3,7 +3,8 @@
 
 use km_core::{
     objects::{Object, ObjectState},
-    provenance::Origin,
+    provenance::{CombineMethod, Hop, HopCipher, Origin},
+    usage::kem::KemSet,
     vault::SealedObject,
 };
 use kmip::{
@@ -21,7 +22,7 @@ use crate::{
     error::OpError,
     meta::{Meta, sha256},
     numbering, op,
-    qkd::{VENDOR_CUSTODY, VENDOR_GRADE, VENDOR_LINK},
+    qkd::{VENDOR_COMBINED, VENDOR_CUSTODY, VENDOR_GRADE, VENDOR_LINK, VENDOR_PATH},
 };
 
 /// How long a lease of an object lasts, in seconds.
@@ -181,8 +182,55 @@ fn origin(object: &Object, meta: &Meta, list: &mut Vec<Attribute>) {
         let custody = if meta.in_token { "in-token" } else { "host-transient" };
         list.push(vendor(VENDOR_CUSTODY, custody));
     }
-    if let Origin::Qkd(link) = &object.provenance.origin {
-        list.push(vendor(VENDOR_GRADE, object.provenance.grade().as_str()));
+    let way = &object.provenance;
+    // Relayed keys too, whose bits were born elsewhere.
+    if matches!(way.origin, Origin::Qkd(_)) || !way.path.is_empty() {
+        list.push(vendor(VENDOR_GRADE, way.grade().as_str()));
+    }
+    if let Origin::Qkd(link) = &way.origin {
         list.push(vendor(VENDOR_LINK, link.as_str()));
+    }
+    if !way.path.is_empty() {
+        list.push(vendor(VENDOR_PATH, &path(&way.path)));
+    }
+    if let Some(with) = &way.combined {
+        let method = match with.method {
+            CombineMethod::Xor => "xor",
+            CombineMethod::CatKdf => "catkdf",
+        };
+        let kem = match with.kem {
+            KemSet::MlKem768 => "ml-kem-768",
+            KemSet::MlKem1024 => "ml-kem-1024",
+        };
+        list.push(vendor(VENDOR_COMBINED, &format!("{kem} by {method}")));
+    }
+}
+
+/// As in `west (otp), south (aes-256-gcm)`.
+fn path(hops: &[Hop]) -> String {
+    let hop = |hop: &Hop| {
+        let cipher = match hop.cipher {
+            HopCipher::Otp => "otp",
+            HopCipher::Shared => "shared",
+            HopCipher::OtpComputational => "otp-computational",
+            HopCipher::Aes256Gcm => "aes-256-gcm",
+            HopCipher::KmLink => "km-link",
+        };
+        format!("{} ({cipher})", hop.to)
+    };
+    hops.iter().map(hop).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use km_core::ids::ClusterId;
+
+    use super::*;
+
+    #[test]
+    fn a_way_is_told_hop_by_hop() {
+        let hop = |to: &str, cipher| Hop { to: ClusterId::parse(to).unwrap(), cipher };
+        let way = [hop("west", HopCipher::Shared), hop("south", HopCipher::Aes256Gcm)];
+        assert_eq!(path(&way), "west (shared), south (aes-256-gcm)");
     }
 }

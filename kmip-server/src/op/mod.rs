@@ -58,11 +58,24 @@ use km_core::{
     provenance::{Origin, Provenance},
 };
 
-use kmip::attribute::Attributes;
+use kmip::{attribute::Attributes, enums::OperationCode};
 
 use crate::{
     context::Context, error::OpError, locks::Held, meta::Meta, names, terms, wanted::Wanted,
 };
+
+/// Operations whose effect is not in the store, where a stage keeps it back.
+pub(crate) fn cannot_be_undone(code: OperationCode) -> bool {
+    matches!(
+        code,
+        OperationCode::Login
+            | OperationCode::DelegatedLogin
+            | OperationCode::Logout
+            | OperationCode::Poll
+            | OperationCode::Process
+            | OperationCode::Cancel
+    )
+}
 
 /// Holds the names that new objects ask for until they are stored; refuses names that are taken.
 async fn hold_names(cx: &Context<'_>, wanted: &[&Wanted]) -> Result<Option<Held>, OpError> {

@@ -9,7 +9,9 @@ use kmip::{
     op::query::{CapabilityInformation, Request, Response},
 };
 
-use crate::{Server, context::Context, error::OpError, qkd};
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::{Server, context::Context, error::OpError, profiles, qkd};
 
 const VENDOR: &str = concat!("qkm ", env!("CARGO_PKG_VERSION"));
 
@@ -107,8 +109,11 @@ pub(crate) async fn query(cx: &mut Context<'_>, request: Request) -> Result<Resp
                 response.application_namespaces = vec![qkd::NAMESPACE.to_owned()];
             }
             QueryFunction::QueryRngs => response.rngs = vec![rng()],
+            QueryFunction::QueryProfiles => {
+                response.profiles = profiles::of(cx.version, cx.server.web.load(Relaxed));
+            }
             QueryFunction::QueryCapabilities => response.capabilities = vec![capabilities()],
-            // Nothing to say: no extensions, attestation, profiles, validations, registration.
+            // Nothing to say: no extensions, attestation, validations, registration.
             _ => {}
         }
     }

@@ -4,12 +4,13 @@ use std::{collections::BTreeSet, sync::atomic::Ordering::Relaxed};
 
 use authority::{Authority, Span};
 use kmip::{
-    DateTime, Interval, Version,
+    DateTime, Interval, Operation, RequestMessage, ResponseMessage, Version,
     attribute::{
         Attribute, AttributeKind, Attributes, CertificateSubject, Link, Name, UniqueIdentifier,
     },
     client,
     enums::{CryptographicAlgorithm as Algorithm, *},
+    message::{Outcome, RequestHeader, RequestItem},
     object::{Certificate, CertificateRequest, Object},
     op,
 };
@@ -307,4 +308,79 @@ async fn a_private_key_of_the_token_has_its_successor_there() {
     refusal(client.rekey_key_pair(asked).await);
     let unchanged = links(&mut client, &new.private_id).await;
     assert!(!unchanged.iter().any(|(kind, _)| *kind == LinkType::ReplacementObjectLink));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_fails_leaves_no_certificate_and_no_new_pair() {
+    let network = network().await;
+    let mut client = network.client("n1", Version::V2_1).await;
+    let name = Attribute::Name(Name::text("kept"));
+    let old = client.create_key_pair(pair(&[name])).await.unwrap();
+    let certify = |id: &str| op::certify::Request {
+        id: Some(id.into()),
+        attributes: subject(Version::V2_1).into_iter().collect(),
+        ..Default::default()
+    };
+    let certificate = client.certify(certify(&old.public_id)).await.unwrap().id;
+    let before = [
+        links(&mut client, &old.private_id).await,
+        links(&mut client, &old.public_id).await,
+        links(&mut client, &certificate).await,
+    ];
+    let rekey = || op::rekey_key_pair::Request {
+        private_id: Some(old.private_id.as_str().into()),
+        ..Default::default()
+    };
+    let again = || {
+        let certify =
+            op::certify::Request { id: Some(certificate.as_str().into()), ..Default::default() };
+        op::recertify::Request { certify, offset: None }
+    };
+    let items: [Operation; 4] = [
+        rekey().into(),
+        certify(&old.public_id).into(),
+        again().into(),
+        client::activate("no such object").into(),
+    ];
+    let done = undone(&mut client, items.into()).await;
+    assert!(
+        matches!(
+            done[..3],
+            [Outcome::Undone { .. }, Outcome::Undone { .. }, Outcome::Undone { .. }]
+        ),
+        "{done:?}"
+    );
+    let after = [
+        links(&mut client, &old.private_id).await,
+        links(&mut client, &old.public_id).await,
+        links(&mut client, &certificate).await,
+    ];
+    assert_eq!(before, after);
+    let found = client.locate(client::locate_name("kept")).await.unwrap().ids;
+    assert_eq!(found, [old.private_id.as_str()]);
+    let kind = |kind| client::locate([Attribute::ObjectType(kind)]);
+    assert_eq!(client.locate(kind(ObjectType::Certificate)).await.unwrap().ids.len(), 1);
+    assert_eq!(client.locate(kind(ObjectType::PrivateKey)).await.unwrap().ids.len(), 1);
+
+    // All of it, when nothing fails: what later items need is there.
+    let done = undone(&mut client, vec![again().into(), rekey().into()]).await;
+    assert!(done.iter().all(|outcome| matches!(outcome, Outcome::Success(_))), "{done:?}");
+    assert_eq!(client.locate(kind(ObjectType::Certificate)).await.unwrap().ids.len(), 2);
+    // What no stage keeps back is not begun.
+    let done =
+        undone(&mut client, vec![op::login::Request::default().into(), rekey().into()]).await;
+    let Outcome::Failed(failure) = &done[0] else { panic!("{done:?}") };
+    assert_eq!(failure.reason, ResultReason::FeatureNotSupported);
+}
+
+/// What becomes of a batch that is done as a whole or not at all.
+async fn undone(client: &mut Client, operations: Vec<Operation>) -> Vec<Outcome> {
+    let version = client.version;
+    let mut header = RequestHeader::new(version);
+    header.batch_error_continuation = Some(BatchErrorContinuationOption::Undo);
+    let items = operations.into_iter().map(RequestItem::new).collect();
+    let answer =
+        client.exchange(&RequestMessage { version, header, items }.encode().unwrap()).await;
+    let items = ResponseMessage::decode(&answer).unwrap().items;
+    items.into_iter().map(|item| item.outcome).collect()
 }

@@ -5,6 +5,7 @@ use kmip::{
     enums::{OperationCode, QueryFunction, ResultReason},
     message::{Outcome, RequestHeader, RequestItem},
     op::{self, Raw},
+    ttlv::Value,
 };
 
 use crate::common::{Client, Network};
@@ -51,4 +52,29 @@ async fn each_operation_works_or_is_refused_and_not_told_of() {
             assert_eq!(told.contains(&code), expected, "{code:?} in {version}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_profiles_told_are_those_of_the_version_and_not_those_that_do_not_hold() {
+    let network = Network::start().await;
+    let told = async |version| {
+        let mut client = network.client("n1", version).await;
+        let functions = vec![QueryFunction::QueryProfiles];
+        let told = client.query(op::query::Request { functions }).await.unwrap().profiles;
+        let number = |profile: &op::query::ProfileInformation| match profile.name {
+            Value::Enumeration(number) => number,
+            ref other => panic!("{other:?}"),
+        };
+        told.iter().map(number).collect::<Vec<_>>()
+    };
+    assert!(told(Version::V1_2).await.is_empty(), "no word for them before 1.3");
+    let newest = told(Version::V2_1).await;
+    // Baseline; not Complete, Quantum Safe, PKCS #11, and not HTTPS, which is not open.
+    assert!(newest.contains(&0x12B));
+    assert!([0x104, 0x105, 0x11F, 0x127, 0x129, 0x12C].iter().all(|not| !newest.contains(not)));
+    let old = told(Version::V1_4).await;
+    assert!(old.contains(&0x79) && old.iter().all(|number| (0x79..=0x9C).contains(number)));
+    network.north.server.also_over_https();
+    assert!(told(Version::V2_1).await.contains(&0x11F));
+    assert!(told(Version::V1_3).await.contains(&0x74));
 }

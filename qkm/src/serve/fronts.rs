@@ -122,6 +122,7 @@ impl Fronts {
                 async move { service.serve_http(stream, peer, stop).await }
             };
             let open = Listening::open("kmip_https", front, Profile::Front).await?;
+            self.kmip.also_over_https();
             tasks.spawn(open.serve(self.stats.kmip_https.clone(), handler, shutdown.clone()));
         }
         Ok(())

@@ -289,6 +289,13 @@ impl Comparison {
                 if scope.instead_of(printed) == bytes.as_slice() {
                     return Ok(());
                 }
+                // CK_INFO names whoever made the server: version of the interface, and its length.
+                if place.tag == Tag::PKCS_11OutputParameters
+                    && printed.len() == bytes.len()
+                    && printed.first_chunk::<2>() == bytes.first_chunk::<2>()
+                {
+                    return Ok(());
+                }
                 let short = printed.len() <= 64;
                 let same_length = !short || printed.len() == bytes.len();
                 let differs = self.makes || place.random;
