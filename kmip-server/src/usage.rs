@@ -288,7 +288,13 @@ pub(crate) fn hash_of(hash: HashingAlgorithm) -> Result<Hash, OpError> {
         HashingAlgorithm::Sha256 => Hash::Sha256,
         HashingAlgorithm::Sha384 => Hash::Sha384,
         HashingAlgorithm::Sha512 => Hash::Sha512,
-        _ => return Err(OpError::CannotUse("this server has SHA-1 and SHA-2 only".to_owned())),
+        HashingAlgorithm::Sha3_256 => Hash::Sha3_256,
+        HashingAlgorithm::Sha3_384 => Hash::Sha3_384,
+        HashingAlgorithm::Sha3_512 => Hash::Sha3_512,
+        _ => {
+            let text = "this server has SHA-1, SHA-2, and SHA-3 of 256, 384 and 512 bits";
+            return Err(OpError::CannotUse(text.to_owned()));
+        }
     })
 }
 
@@ -299,6 +305,9 @@ fn hmac_hash(algorithm: Algorithm) -> Option<Hash> {
         Algorithm::HmacSha256 => Hash::Sha256,
         Algorithm::HmacSha384 => Hash::Sha384,
         Algorithm::HmacSha512 => Hash::Sha512,
+        Algorithm::HmacSha3_256 => Hash::Sha3_256,
+        Algorithm::HmacSha3_384 => Hash::Sha3_384,
+        Algorithm::HmacSha3_512 => Hash::Sha3_512,
         _ => return None,
     })
 }
@@ -338,6 +347,8 @@ pub(crate) fn pair_kind(algorithm: Algorithm, bits: Option<i32>) -> Option<KeyKi
 pub(crate) fn secret_kind(algorithm: Algorithm) -> Option<KeyKind> {
     match algorithm {
         Algorithm::Aes => Some(KeyKind::Aes),
+        // Tokens are not asked for SHA-3.
+        Algorithm::HmacSha3_256 | Algorithm::HmacSha3_384 | Algorithm::HmacSha3_512 => None,
         algorithm => hmac_hash(algorithm).map(|_| KeyKind::Hmac),
     }
 }

@@ -36,7 +36,7 @@ pub(super) fn mechanism_of(kind: KeyKind, action: &Action) -> Result<MechanismTy
         (KeyKind::Ec(_), Action::Sign(Scheme::Ecdsa(_))) => MechanismType::ECDSA,
         (KeyKind::Ed25519, Action::Sign(Scheme::Ed25519)) => MechanismType::EDDSA,
         (KeyKind::MlDsa(_), Action::Sign(Scheme::MlDsa)) => MechanismType::ML_DSA,
-        (KeyKind::Hmac, Action::Mac(hash)) => hmac(*hash).mechanism_type(),
+        (KeyKind::Hmac, Action::Mac(hash)) => hmac(*hash)?.mechanism_type(),
         _ => return Err(no_such()),
     })
 }
@@ -84,7 +84,7 @@ impl Lane {
                 as_long_as(set.signature_bytes(), signature)?
             }
             (KeyKind::Hmac, Action::Mac(hash)) => {
-                as_long_as(hash.len(), session.sign(&hmac(*hash), handle, input)?)?
+                as_long_as(hash.len(), session.sign(&hmac(*hash)?, handle, input)?)?
             }
             _ => return Err(no_such()),
         };
@@ -250,11 +250,11 @@ fn rsa_sign(
 ) -> Result<Vec<u8>, OpError> {
     let signature = match scheme {
         Scheme::RsaPkcs1(hash) => {
-            let info = [digest_info(hash), digest].concat();
+            let info = [digest_info(hash)?, digest].concat();
             session.sign(&Mechanism::RsaPkcs, handle, &info)?
         }
         Scheme::RsaPss { hash, salt } => {
-            let (hash_alg, mgf) = hashes(hash);
+            let (hash_alg, mgf) = hashes(hash)?;
             let parameters = PkcsPssParams { hash_alg, mgf, s_len: u64::from(salt).into() };
             session.sign(&Mechanism::RsaPkcsPss(parameters), handle, digest)?
         }
@@ -268,36 +268,39 @@ fn rsa_cipher(cipher: &Cipher) -> Result<Mechanism<'static>, OpError> {
     Ok(match cipher {
         Cipher::RsaPkcs1 => Mechanism::RsaPkcs,
         Cipher::RsaOaep(hash) => {
-            let (hash, mgf) = hashes(*hash);
+            let (hash, mgf) = hashes(*hash)?;
             Mechanism::RsaPkcsOaep(PkcsOaepParams::new(hash, mgf, PkcsOaepSource::empty()))
         }
         _ => return Err(no_such()),
     })
 }
 
-fn hashes(hash: Hash) -> (MechanismType, PkcsMgfType) {
-    match hash {
+/// Tokens are not asked for SHA-3.
+fn hashes(hash: Hash) -> Result<(MechanismType, PkcsMgfType), OpError> {
+    Ok(match hash {
         Hash::Sha1 => (MechanismType::SHA1, PkcsMgfType::MGF1_SHA1),
         Hash::Sha224 => (MechanismType::SHA224, PkcsMgfType::MGF1_SHA224),
         Hash::Sha256 => (MechanismType::SHA256, PkcsMgfType::MGF1_SHA256),
         Hash::Sha384 => (MechanismType::SHA384, PkcsMgfType::MGF1_SHA384),
         Hash::Sha512 => (MechanismType::SHA512, PkcsMgfType::MGF1_SHA512),
-    }
+        Hash::Sha3_256 | Hash::Sha3_384 | Hash::Sha3_512 => return Err(no_such()),
+    })
 }
 
-fn hmac(hash: Hash) -> Mechanism<'static> {
-    match hash {
+fn hmac(hash: Hash) -> Result<Mechanism<'static>, OpError> {
+    Ok(match hash {
         Hash::Sha1 => Mechanism::Sha1Hmac,
         Hash::Sha224 => Mechanism::Sha224Hmac,
         Hash::Sha256 => Mechanism::Sha256Hmac,
         Hash::Sha384 => Mechanism::Sha384Hmac,
         Hash::Sha512 => Mechanism::Sha512Hmac,
-    }
+        Hash::Sha3_256 | Hash::Sha3_384 | Hash::Sha3_512 => return Err(no_such()),
+    })
 }
 
 /// What stands before the hash in a DigestInfo (RFC 8017, 9.2, note 1).
-fn digest_info(hash: Hash) -> &'static [u8] {
-    match hash {
+fn digest_info(hash: Hash) -> Result<&'static [u8], OpError> {
+    Ok(match hash {
         Hash::Sha1 => &[
             0x30, 0x21, 0x30, 0x09, 0x06, 0x05, 0x2B, 0x0E, 0x03, 0x02, 0x1A, 0x05, 0x00, 0x04,
             0x14,
@@ -318,7 +321,8 @@ fn digest_info(hash: Hash) -> &'static [u8] {
             0x30, 0x51, 0x30, 0x0D, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02,
             0x03, 0x05, 0x00, 0x04, 0x40,
         ],
-    }
+        Hash::Sha3_256 | Hash::Sha3_384 | Hash::Sha3_512 => return Err(no_such()),
+    })
 }
 
 /// ECDSA takes the leftmost bits of a longer hash.

@@ -61,7 +61,7 @@ pub fn derive(how: &Derivation, key: &ClearBytes, len: usize) -> Result<ClearByt
                 Hash::Sha256 => pbkdf2::PBKDF2_HMAC_SHA256,
                 Hash::Sha384 => pbkdf2::PBKDF2_HMAC_SHA384,
                 Hash::Sha512 => pbkdf2::PBKDF2_HMAC_SHA512,
-                Hash::Sha224 => return Err(without("PBKDF2")),
+                _ => return Err(without("PBKDF2")),
             };
             key.expose(|key| pbkdf2::derive(algorithm, *iterations, salt, key, &mut derived));
         }
@@ -71,7 +71,7 @@ pub fn derive(how: &Derivation, key: &ClearBytes, len: usize) -> Result<ClearByt
                 Hash::Sha256 => hkdf::HKDF_SHA256,
                 Hash::Sha384 => hkdf::HKDF_SHA384,
                 Hash::Sha512 => hkdf::HKDF_SHA512,
-                Hash::Sha224 => return Err(without("HKDF")),
+                _ => return Err(without("HKDF")),
             };
             let expanded = key.expose(|key| {
                 let extracted = hkdf::Salt::new(algorithm, salt).extract(key);

@@ -125,6 +125,12 @@ pub enum Hash {
     Sha384,
     /// SHA-512.
     Sha512,
+    /// SHA3-256.
+    Sha3_256,
+    /// SHA3-384.
+    Sha3_384,
+    /// SHA3-512.
+    Sha3_512,
 }
 
 impl Hash {
@@ -150,6 +156,9 @@ impl Hash {
             Self::Sha256 => &digest::SHA256,
             Self::Sha384 => &digest::SHA384,
             Self::Sha512 => &digest::SHA512,
+            Self::Sha3_256 => &digest::SHA3_256,
+            Self::Sha3_384 => &digest::SHA3_384,
+            Self::Sha3_512 => &digest::SHA3_512,
         }
     }
 

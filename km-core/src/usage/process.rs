@@ -1,6 +1,7 @@
 //! Actions in this process, by aws-lc-rs: for keys that are in this process's memory for the time
 //! of the request. Enter through [`act`]; new keys come from [`make`].
 
+use ::hmac::{KeyInit, Mac, SimpleHmac};
 use aws_lc_rs::{
     aead::{self, Aad, LessSafeKey, Nonce, UnboundKey},
     cipher::{
@@ -21,6 +22,7 @@ use aws_lc_rs::{
         PqdsaSigningAlgorithm,
     },
 };
+use sha3::{Sha3_256, Sha3_384, Sha3_512};
 use zeroize::Zeroizing;
 
 use super::{
@@ -279,6 +281,20 @@ fn decrypt(cipher: &Cipher, key: &[u8], input: &[u8]) -> Result<ClearBytes, HsmE
     Ok(take(bytes))
 }
 
+/// aws-lc-rs has no HMAC with SHA-3.
+macro_rules! mac_sha3 {
+    ($hash:ty, $key:ident, $input:ident) => {
+        // A key of any length fits.
+        match <SimpleHmac<$hash> as KeyInit>::new_from_slice($key) {
+            Ok(mut mac) => {
+                mac.update($input);
+                ClearBytes::copy_from(&mac.finalize().into_bytes())
+            }
+            Err(_) => ClearBytes::from_vec(Vec::new()),
+        }
+    };
+}
+
 fn mac(hash: Hash, key: &[u8], input: &[u8]) -> ClearBytes {
     let algorithm = match hash {
         Hash::Sha1 => hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY,
@@ -286,6 +302,9 @@ fn mac(hash: Hash, key: &[u8], input: &[u8]) -> ClearBytes {
         Hash::Sha256 => hmac::HMAC_SHA256,
         Hash::Sha384 => hmac::HMAC_SHA384,
         Hash::Sha512 => hmac::HMAC_SHA512,
+        Hash::Sha3_256 => return mac_sha3!(Sha3_256, key, input),
+        Hash::Sha3_384 => return mac_sha3!(Sha3_384, key, input),
+        Hash::Sha3_512 => return mac_sha3!(Sha3_512, key, input),
     };
     ClearBytes::copy_from(hmac::sign(&hmac::Key::new(algorithm, key), input).as_ref())
 }
@@ -347,7 +366,7 @@ pub(super) fn oaep(hash: Hash) -> Option<&'static OaepAlgorithm> {
         Hash::Sha256 => &OAEP_SHA256_MGF1SHA256,
         Hash::Sha384 => &OAEP_SHA384_MGF1SHA384,
         Hash::Sha512 => &OAEP_SHA512_MGF1SHA512,
-        Hash::Sha224 => return None,
+        Hash::Sha224 | Hash::Sha3_256 | Hash::Sha3_384 | Hash::Sha3_512 => return None,
     })
 }
 

@@ -108,7 +108,7 @@ fn algorithm(
             Hash::Sha256 => &s::RSA_PKCS1_1024_8192_SHA256_FOR_LEGACY_USE_ONLY,
             Hash::Sha384 => &s::RSA_PKCS1_2048_8192_SHA384,
             Hash::Sha512 => &s::RSA_PKCS1_1024_8192_SHA512_FOR_LEGACY_USE_ONLY,
-            Hash::Sha224 => return None,
+            _ => return None,
         },
         (KeyKind::Rsa, Scheme::RsaPss { hash, salt }) => {
             const MAX: RsaPssSaltLength = RsaPssSaltLength::Max;

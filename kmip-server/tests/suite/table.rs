@@ -67,7 +67,6 @@ async fn the_profiles_told_are_those_of_the_version_and_not_those_that_do_not_ho
         };
         told.iter().map(number).collect::<Vec<_>>()
     };
-    assert!(told(Version::V1_2).await.is_empty(), "no word for them before 1.3");
     let newest = told(Version::V2_1).await;
     // Baseline; not Complete, Quantum Safe, PKCS #11, and not HTTPS, which is not open.
     assert!(newest.contains(&0x12B));

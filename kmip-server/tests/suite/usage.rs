@@ -270,11 +270,11 @@ async fn mask_state_dates_and_owner_are_asked_first() {
     assert_eq!(refusal(refused), ResultReason::WrongKeyLifecycleState, "process start");
 }
 
-/// RFC 4231, test case 2, and RFC 2202, test case 2.
+/// RFC 4231, test case 2, and RFC 2202, test case 2; for SHA-3 as Python's hashlib gives it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hmac_gives_the_known_answers() {
     let network = Network::start().await;
-    let mut client = network.client("n1", Version::V1_2).await;
+    let mut client = network.client("n1", Version::V1_4).await;
     for (algorithm, expected) in [
         (Algorithm::HmacSha1, "effcdf6ae5eb2fa2d27416d5f184df9c259a7c79"),
         (Algorithm::HmacSha256, "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"),
@@ -282,6 +282,20 @@ async fn hmac_gives_the_known_answers() {
             Algorithm::HmacSha512,
             "164b7a7bfcf819e2e395fbe73b56e0a387bd64222e831fd610270cd7ea250554\
              9758bf75c05a994a6d034f65f8f0e6fdcaeab1a34d4a6b4b636e070a38bce737",
+        ),
+        (
+            Algorithm::HmacSha3_256,
+            "c7d4072e788877ae3596bbb0da73b887c9171f93095b294ae857fbe2645e1ba5",
+        ),
+        (
+            Algorithm::HmacSha3_384,
+            "f1101f8cbf9766fd6764d2ed61903f21ca9b18f57cf3e1a23ca13508a93243ce\
+             48c045dc007f26a21b3f5e0e9df4c20a",
+        ),
+        (
+            Algorithm::HmacSha3_512,
+            "5a4bfeab6166427c7a3647b747292b8384537cdb89afb3bf5665e4c5e709350b\
+             287baec921fd7ca0ee7a0c31d022a95e1fc92ba9d77df883960275beb4e62024",
         ),
     ] {
         let id = bring(&mut client, b"Jefe", algorithm, ANY, vec![active()]).await;
@@ -593,4 +607,37 @@ async fn custody_is_shown_and_random_bytes_are_given() {
     }
     let seed = op::rng_seed::Request { data: SecretBytes::copy_from(b"chosen") };
     assert_eq!(client.rng_seed(seed).await.unwrap().length, 0, "nothing of it is used");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sha3_hashes_and_signs() {
+    let network = Network::start().await;
+    let mut client = network.client("n1", Version::V2_1).await;
+    let parameters = CryptographicParameters {
+        hashing_algorithm: Some(HashingAlgorithm::Sha3_384),
+        padding_method: Some(PaddingMethod::Pss),
+        ..Default::default()
+    };
+    let hash = op::hash::Request {
+        parameters: parameters.clone(),
+        data: data(b"abc"),
+        correlation_value: None,
+        init: None,
+        last: None,
+    };
+    let expected = "ec01498288516fc926459f58e2c6ad8df9b473cb0fc08c25\
+                    96da7cf0e49be4b298d88cea927ac7f539f1edf228376d25";
+    assert_eq!(client.hash(hash).await.unwrap().data.unwrap(), bytes(expected));
+    let made = client.create_key_pair(pair(Algorithm::Rsa, 2048, vec![])).await.unwrap();
+    let request = op::sign::Request {
+        id: Some(made.private_id.as_str().into()),
+        parameters: Some(parameters.clone()),
+        data: data(b"abc"),
+        ..Default::default()
+    };
+    let signature = client.sign(request).await.unwrap().signature.unwrap();
+    let valid = verify(&mut client, &made.public_id, &parameters, b"abc", signature.clone()).await;
+    assert_eq!(valid, ValidityIndicator::Valid);
+    let other = verify(&mut client, &made.public_id, &parameters, b"abd", signature).await;
+    assert_eq!(other, ValidityIndicator::Invalid);
 }
