@@ -4,6 +4,7 @@
 
 use km_core::{
     ids::{BlockId, ClusterId, LinkId, MAX_BLOCK_NUMBER, PoolTag, SaeId},
+    module::MAX_MODULE_ID,
     pad::{PadSpan, PadUse},
     peer::GivenBlock,
     provenance::{Origin, Provenance},
@@ -177,7 +178,7 @@ fn what_is_out_of_bounds_is_refused() {
         proposal(u64::MAX, vec![key(1)]),
         proposal(1, vec![]),
         proposal(1, vec![key(0)]),
-        proposal(1, vec![key(65)]),
+        proposal(1, vec![key(MAX_MODULE_ID + 1)]),
         proposal(1, vec![("k".into(), 0)]),
         proposal(1, vec![key(1); 4097]),
         Frame::Known { have: long.clone(), lack: vec![] },
@@ -316,6 +317,7 @@ fn fuzz_seeds_hold_every_message() {
         ("hop_otp", hop(|piece| Lock::Otp(vec![piece]))),
         ("hop_given", hop(|piece| Lock::Given(vec![piece]))),
         ("hop_aes", hop(|key| Lock::Aes { key, counter: 3 })),
+        ("hop_link", hop(|_| Lock::Link { key: 1, counter: 3 })),
         ("arrived", Frame::HopAnswer { name: name.clone(), answer: HopAnswer::Arrived(vec![]) }),
         ("failed", Frame::HopAnswer { name, answer: failed() }),
     ];
