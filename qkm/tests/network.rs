@@ -56,7 +56,7 @@ async fn operators_see_pools_links_and_keys_but_no_key_bytes() {
 
     let links = text(&network.cli(north, &["link", "list"]).stdout);
     let row: Vec<&str> = links.lines().nth(1).unwrap().split_whitespace().collect();
-    assert_eq!((row.len(), row[0], row[1], row[4]), (7, "south", "up", "0"), "{links}");
+    assert_eq!((row.len(), row[0], row[1], row[4]), (8, "south", "up", "0"), "{links}");
 
     let collected = show(&network, &network.layout.south, &id);
     assert_eq!(collected["pool_key"]["state"], "spent", "{collected}");
