@@ -56,6 +56,7 @@ pub(crate) async fn restore(config: &Config, from: &Path) -> Result<Restored, Fa
     copy(from, &draft)?;
     let token = open_token(config).await?;
     let (generation, burned_bits) = burn(config, &draft, token.clone()).await?;
+    let draft = closed(&draft).await?;
     let replaced = claim.replace(draft).map_err(|e| of_store(&path, &e))?;
     drop(tokio::task::spawn_blocking(move || drop(token)).await);
     Ok(Restored { generation, burned_bits, replaced })
@@ -97,16 +98,19 @@ async fn burn(config: &Config, draft: &Path, hsm: Arc<dyn Hsm>) -> Result<(u64, 
     let opened = tokio::task::spawn_blocking(move || SqliteStore::open(file)).await;
     let broken = |e| Failure::new(Code::S007, format!("opening the copy broke off: {e}"));
     let store = opened.map_err(broken)?.map_err(|e| of_store(draft, &e))?;
-    let store = Arc::new(store);
-    let done = burn_in(config, draft, hsm, store.clone()).await;
-    // The last one to let go of it empties its log.
-    let last = Arc::downgrade(&store);
-    drop(tokio::task::spawn_blocking(move || drop(store)).await);
+    burn_in(config, draft, hsm, Arc::new(store)).await
+}
+
+/// Waits for the last one who has the draft open: closing empties its log, and frees its path.
+async fn closed(draft: &Path) -> Result<Claim, Failure> {
     let until = Instant::now() + CLOSE_WAIT;
-    while last.strong_count() > 0 && Instant::now() < until {
-        tokio::time::sleep(Duration::from_millis(20)).await;
+    loop {
+        match Claim::take(draft) {
+            Ok(claim) => return Ok(claim),
+            Err(error) if Instant::now() >= until => return Err(of_store(draft, &error)),
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
     }
-    done
 }
 
 async fn burn_in(

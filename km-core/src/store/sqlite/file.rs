@@ -223,10 +223,10 @@ pub(super) fn claim(path: &Path) -> Result<Held, StoreError> {
     Ok(Held { path: path.to_owned(), _lock: lock(path)? })
 }
 
-/// Puts the closed store `draft` in the place of the one at the path held, if any, which is kept
-/// beside it under another name. `None` when there was none.
-pub(super) fn replace(held: &Held, draft: &Path) -> Result<Option<PathBuf>, StoreError> {
-    let path = held.path.as_path();
+/// Puts the store `draft`, closed since its path is held, in the place of the one at the path held,
+/// if any, which is kept beside it under another name. `None` when there was none.
+pub(super) fn replace(held: &Held, draft: &Held) -> Result<Option<PathBuf>, StoreError> {
+    let (path, draft) = (held.path.as_path(), draft.path.as_path());
     let moved = |from: &Path, to: &Path| match fs::rename(from, to) {
         Ok(()) => Ok(true),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
@@ -245,6 +245,7 @@ pub(super) fn replace(held: &Held, draft: &Path) -> Result<Option<PathBuf>, Stor
     sync_parent(path)?;
     fs::rename(draft, path).map_err(|e| map_io("renaming", draft, &e))?;
     sync_parent(path)?;
+    remove_if_there(&beside(draft, ".lock"))?;
     Ok(there.then_some(old))
 }
 

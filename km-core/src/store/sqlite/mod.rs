@@ -72,13 +72,12 @@ impl Claim {
         file::claim(path.as_ref()).map(Self)
     }
 
-    /// Puts the store at `draft`, which nobody has open, in the place of the one here; where that one
-    /// is now.
+    /// Puts the store of `draft` in the place of the one here; where that one is now.
     ///
     /// # Errors
     /// Broken off half-way there may be none here; the next call does the rest.
-    pub fn replace(&self, draft: impl AsRef<Path>) -> Result<Option<PathBuf>, StoreError> {
-        file::replace(&self.0, draft.as_ref())
+    pub fn replace(&self, draft: Claim) -> Result<Option<PathBuf>, StoreError> {
+        file::replace(&self.0, &draft.0)
     }
 }
 
