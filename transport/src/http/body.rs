@@ -11,6 +11,12 @@ use zeroize::Zeroizing;
 /// First allocation for a body of unknown length, in bytes.
 const FIRST: usize = 4096;
 
+/// Of a body that is too long, so many times what is allowed is read and dropped: a client that still
+/// sends when its connection is closed does not get to see the answer.
+const DROPPED: u64 = 4;
+/// And so long.
+const DROP_WITHIN: Duration = Duration::from_secs(2);
+
 /// Why a body was not read.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum BodyError {
@@ -32,9 +38,9 @@ pub enum BodyError {
 }
 
 /// Reads a whole body of at most `max` bytes within `limit`. A body longer than announced or
-/// allowed is refused before it is stored.
+/// allowed is refused before it is stored; a little more than that is taken from the connection.
 pub async fn read_body<B>(
-    body: B,
+    mut body: B,
     max: usize,
     limit: Duration,
 ) -> Result<Zeroizing<Vec<u8>>, BodyError>
@@ -43,10 +49,25 @@ where
     B::Error: fmt::Display,
 {
     // The timer is only registered when the body is not already there.
-    timeout(limit, collect(body, max)).await.map_err(|_| BodyError::Timeout { limit })?
+    let read = timeout(limit, collect(&mut body, max)).await;
+    let read = read.map_err(|_| BodyError::Timeout { limit })?;
+    if matches!(read, Err(BodyError::TooLarge { .. })) {
+        drop(timeout(limit.min(DROP_WITHIN), drop_rest(&mut body, DROPPED * max as u64)).await);
+    }
+    read
 }
 
-async fn collect<B>(mut body: B, max: usize) -> Result<Zeroizing<Vec<u8>>, BodyError>
+/// At most `left` bytes; nothing of a body that announces more.
+async fn drop_rest<B: Body<Data = Bytes> + Unpin>(body: &mut B, mut left: u64) {
+    while left > 0
+        && body.size_hint().lower() <= left
+        && let Some(Ok(frame)) = body.frame().await
+    {
+        left = left.saturating_sub(frame.data_ref().map_or(0, |data| data.len() as u64));
+    }
+}
+
+async fn collect<B>(body: &mut B, max: usize) -> Result<Zeroizing<Vec<u8>>, BodyError>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: fmt::Display,
