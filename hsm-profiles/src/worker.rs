@@ -176,7 +176,7 @@ impl Worker {
         on_data: OnData,
     ) -> Result<T, Stop> {
         let mut last = None;
-        for _ in 0..TRIES {
+        for tries in 1..=TRIES {
             let connection = self.connection().map_err(Stop::Answer)?;
             let generation = connection.generation;
             let done = self.inside(connection, &mut op);
@@ -196,7 +196,10 @@ impl Worker {
             let why = code(&error);
             match classify(&error, &self.link.profile.errors) {
                 Fault::Data if on_data == OnData::Stop => return Err(Stop::Data(why)),
-                Fault::Request => return Err(Stop::Answer(self.cannot(&why))),
+                // A session that is logged out in the middle of a call may answer anything: only what
+                // every new one says again is the request's fault.
+                Fault::Request if tries == TRIES => return Err(Stop::Answer(self.cannot(&why))),
+                Fault::Request => {}
                 // The same answer after a new session is the token's fault.
                 Fault::Session | Fault::Data if last.is_none() => {}
                 _ => self.link.lost(generation, &why),
