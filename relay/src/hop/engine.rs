@@ -24,6 +24,7 @@ use transport::Shutdown;
 use super::{
     message::{HopAnswer, HopFault, HopHead, TransferId, TransferName},
     neighbour::Neighbour,
+    rest::Rests,
     transfers::{Step, Transfers},
 };
 use crate::frame::Frame;
@@ -57,6 +58,7 @@ pub(crate) struct Relay {
     neighbours: BTreeMap<ClusterId, Arc<Neighbour>>,
     transfers: Mutex<Transfers>,
     waiting: Mutex<HashMap<TransferId, oneshot::Sender<HopAnswer>>>,
+    rests: Mutex<Rests>,
     fetched: AtomicU64,
     lost: AtomicU64,
 }
@@ -90,6 +92,7 @@ impl Relay {
             neighbours,
             transfers,
             waiting: Mutex::default(),
+            rests: Mutex::default(),
             fetched: AtomicU64::new(0),
             lost: AtomicU64::new(0),
         })
@@ -144,6 +147,9 @@ impl Relay {
     ) -> Result<Fetched, HopFault> {
         let neighbour = self.neighbours.get(route.next()).ok_or(HopFault::NoLink)?;
         let transfer = self.name().await?;
+        if !self.rests().admit(route, Instant::now()) {
+            return Err(HopFault::Resting);
+        }
         // Where the way begins without QKD there is no key to be passed on.
         let (scheme, origin) = match (scheme, &neighbour.link) {
             (Scheme::FirstKey, Some(link)) => (scheme, Origin::Qkd(link.clone())),
@@ -161,6 +167,7 @@ impl Relay {
         self.waiting().insert(transfer, answer);
         self.transfers().begin(transfer, neighbour.cluster.clone());
         let sent = self.send_first(neighbour, head, scheme, len).await;
+        let left = sent.is_ok();
         let arrived = match sent {
             Err(why) => Err(why),
             Ok((material, cipher)) => wait(answered).await.and_then(|seen| {
@@ -170,6 +177,11 @@ impl Relay {
         };
         self.waiting().remove(&transfer);
         self.transfers().forget(transfer);
+        match (left, &arrived) {
+            (false, _) => self.rests().not_sent(route),
+            (true, Ok(_)) => self.rests().arrived(route),
+            (true, Err(_)) => self.rests().lost(route, Instant::now()),
+        }
         let count = if arrived.is_ok() { &self.fetched } else { &self.lost };
         count.fetch_add(1, Relaxed);
         arrived
@@ -266,6 +278,10 @@ impl Relay {
             late.into_iter().for_each(|step| self.carry_out(step));
             self.neighbours.values().for_each(|neighbour| neighbour.tend());
         }
+    }
+
+    fn rests(&self) -> MutexGuard<'_, Rests> {
+        self.rests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn transfers(&self) -> MutexGuard<'_, Transfers> {

@@ -144,6 +144,9 @@ pub enum HopFault {
     /// Nobody answered in time.
     #[error("no answer in time")]
     Late,
+    /// Batches were lost on this way lately; only one at a time tries it, after a pause. Never sent.
+    #[error("batches were lost on this way, and it is tried again soon")]
+    Resting,
 }
 
 /// What became of a batch; goes back the way it came.

@@ -6,7 +6,7 @@
 //! - `pads_out`, `pads_in`: the bytes both ciphers spend, at each end of a link; without I/O.
 //! - `transfers`: what passes through this KM, and what arrived for it; without I/O.
 //! - `neighbour`: one link seen by the relay. `engine`: carries out what `transfers` decides.
-//! - `ration`: how much a scarce link may carry.
+//! - `ration`: how much a scarce link may carry. `rest`: how soon a way that loses batches is tried again.
 //! - `source`: an end-to-end pool takes its keys from here as from a module.
 //!
 //! Keys travel in batches of up to [`MAX_MATERIAL`] bytes. Each middle node opens a batch, adds
@@ -22,6 +22,7 @@ pub(crate) mod neighbour;
 pub mod pads_in;
 pub mod pads_out;
 pub mod ration;
+mod rest;
 pub(crate) mod source;
 pub mod transfers;
 
