@@ -73,6 +73,37 @@ async fn a_split_key_comes_over_two_ways_of_which_no_node_knows_both() {
     net.stop_and_audit().await;
 }
 
+/// Bytes sent over the way that works, and batches lost, while `dark` gives no keys: at first, and once
+/// it is clear that it gives none.
+async fn spent_beside(dark: usize) -> [u64; 2] {
+    let net = Net::start(Plan { dark: vec![dark], ..square(2) }).await;
+    direct(&net, 1, &["b", "c"], None);
+    let good = |net: &Net| {
+        let links = net.kms[0].links.status();
+        links.iter().find(|link| link.peer == cluster("c")).unwrap().hop_bytes_sent
+    };
+    net.until("both links of the good way have keys", |net| {
+        [(0, "c"), (2, "d")].iter().all(|(at, peer)| net.kms[*at].pool(peer).own_bytes() > 1 << 18)
+    })
+    .await;
+    net.until("the bad way loses", |net| net.kms[0].links.relay().lost > 4).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let first = good(&net);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let then = good(&net) - first;
+    net.stop_and_audit().await;
+    [first, then]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_way_that_is_short_or_rests_costs_the_other_ways_of_a_split_key_nothing() {
+    assert_eq!(spent_beside(0).await, [0, 0], "the first link of the other way is empty");
+    // Which way goes first is not known before one of them fails.
+    let [first, then] = spent_beside(1).await;
+    assert!(first <= 5 << 16, "{first}");
+    assert_eq!(then, 0, "the second link of the other way is empty");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_ration_holds_however_much_is_wanted() {
     let bits_per_s = 200_000;

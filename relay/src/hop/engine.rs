@@ -131,6 +131,22 @@ impl Relay {
         table.disjoint(to).iter().filter(up).map(|route| route.restricted(cipher)).collect()
     }
 
+    /// `count` of the routes that do not rest, each with its place among all, those first that are most
+    /// likely to fail: what is tried after a rest, then what has least to send from. `None`: too few.
+    pub(crate) fn riskiest_first(
+        &self,
+        routes: Vec<Route>,
+        count: usize,
+    ) -> Option<Vec<(usize, Route)>> {
+        let (rests, now) = (self.rests(), Instant::now());
+        let awake =
+            routes.into_iter().enumerate().filter(|(_, route)| !rests.is_resting(route, now));
+        let mut chosen: Vec<_> = awake.take(count).collect();
+        let stock = |route: &Route| self.neighbours.get(route.next()).map_or(0, |n| n.stock());
+        chosen.sort_by_cached_key(|(_, route)| (!rests.has_rested(route), stock(route)));
+        (chosen.len() == count).then_some(chosen)
+    }
+
     /// Most bits in a second that may be relayed to a cluster.
     pub(crate) fn ration(&self, to: &ClusterId) -> Option<u64> {
         self.routes.table().to.get(to).and_then(|ways| ways.max_bits_per_s)

@@ -65,6 +65,11 @@ impl Neighbour {
         self.handle.turn().is_some()
     }
 
+    /// Bytes of pad there are for batches to it.
+    pub(crate) fn stock(&self) -> u64 {
+        self.pool.own_bytes() + self.lent().pads.available() as u64
+    }
+
     /// Tells it something; lost when the link is down.
     pub(crate) fn tell(&self, frame: Frame) {
         self.handle.send_best_effort(frame);

@@ -29,14 +29,23 @@ impl Rests {
     /// Whether a batch may be sent over `route`; after a rest one alone. [`Rests::lost`],
     /// [`Rests::arrived`] or [`Rests::not_sent`] says what became of it.
     pub(crate) fn admit(&mut self, route: &Route, now: Instant) -> bool {
-        match self.0.get_mut(route) {
-            Some(rest) if rest.tried || now < rest.until => false,
-            Some(rest) => {
-                rest.tried = true;
-                true
-            }
-            None => true,
+        if self.is_resting(route, now) {
+            return false;
         }
+        if let Some(rest) = self.0.get_mut(route) {
+            rest.tried = true;
+        }
+        true
+    }
+
+    /// Whether [`Rests::admit`] would say no.
+    pub(crate) fn is_resting(&self, route: &Route, now: Instant) -> bool {
+        self.0.get(route).is_some_and(|rest| rest.tried || now < rest.until)
+    }
+
+    /// Whether nothing arrived since something was lost.
+    pub(crate) fn has_rested(&self, route: &Route) -> bool {
+        self.0.contains_key(route)
     }
 
     pub(crate) fn arrived(&mut self, route: &Route) {

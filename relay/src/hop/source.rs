@@ -18,10 +18,7 @@ use km_core::{
     provenance::Provenance,
     route::{CipherPolicy, Route},
 };
-use tokio::{
-    sync::Mutex as AsyncMutex,
-    task::{JoinHandle, JoinSet},
-};
+use tokio::{sync::Mutex as AsyncMutex, task::JoinHandle};
 
 use super::{
     engine::{Fetched, Relay, Scheme},
@@ -146,30 +143,25 @@ impl RelaySource {
     }
 
     /// One share over each of `ways` ways, all of which must arrive: rather no key than one that a node
-    /// between knows.
+    /// between knows. One after the other, so that a way that fails costs the others nothing.
     async fn fetch_split(&self, ways: usize, bytes: usize) -> Result<ModuleKey, ModuleError> {
         let routes = self.relay.apart(&self.to, self.config.cipher);
-        if routes.len() < ways {
-            let (found, to) = (routes.len(), &self.to);
+        let (found, to) = (routes.len(), &self.to);
+        if found < ways {
             let why = format!("{found} ways to {to} without a common node, {ways} are needed");
             return Err(ModuleError::Unavailable(why));
         }
-        let mut fetching = JoinSet::new();
-        for (at, route) in routes.into_iter().take(ways).enumerate() {
-            let (relay, scheme) = (self.relay.clone(), self.config.scheme);
-            fetching.spawn(async move { (at, relay.fetch(&route, scheme, bytes).await) });
-        }
-        let (mut shares, mut lost) = (BTreeMap::new(), None);
-        while let Some(ended) = fetching.join_next().await {
-            match ended {
-                Ok((at, Ok(share))) => drop(shares.insert(at, whole(share))),
-                Ok((_, Err(HopFault::NoPad))) => lost = Some(ModuleError::Empty),
-                Ok((_, Err(why))) => lost = Some(ModuleError::Unavailable(why.to_string())),
-                Err(_) => lost = Some(ModuleError::Unavailable("the relay is stopping".into())),
-            }
+        let chosen = self.relay.riskiest_first(routes, ways).ok_or_else(|| {
+            let why = format!("of {found} ways to {to} without a common node too many rest");
+            ModuleError::Unavailable(why)
+        })?;
+        let mut shares = BTreeMap::new();
+        for (at, route) in chosen {
+            let share = self.relay.fetch(&route, self.config.scheme, bytes).await;
+            shares.insert(at, whole(share.map_err(lost)?));
         }
         let unlike = || ModuleError::Protocol("the ways of a split key meet".into());
-        lost.map_or_else(|| joined(shares.into_values()).ok_or_else(unlike), Err)
+        joined(shares.into_values()).ok_or_else(unlike)
     }
 
     async fn fetch_whole(&self, bytes: usize) -> Result<Fetched, ModuleError> {
@@ -178,8 +170,7 @@ impl RelaySource {
         for route in self.relay.ways(&self.to, route.as_ref(), *cipher) {
             match self.relay.fetch(&route, *scheme, bytes).await {
                 Ok(fetched) => return Ok(fetched),
-                Err(HopFault::NoPad) => last = ModuleError::Empty,
-                Err(why) => last = ModuleError::Unavailable(why.to_string()),
+                Err(why) => last = lost(why),
             }
         }
         Err(last)
@@ -190,6 +181,13 @@ impl RelaySource {
     fn collect_share(&self, id: &str) -> Option<ModuleKey> {
         let (bytes, provenance) = self.relay.collect(&(self.to.clone(), parse(id)?))?;
         Some(ModuleKey { id: id.to_owned(), bytes, relayed: Some(provenance) })
+    }
+}
+
+fn lost(why: HopFault) -> ModuleError {
+    match why {
+        HopFault::NoPad => ModuleError::Empty,
+        why => ModuleError::Unavailable(why.to_string()),
     }
 }
 

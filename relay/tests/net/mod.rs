@@ -39,6 +39,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// A pair of modules: what one end takes, the other may collect once.
 #[derive(Default)]
 struct Fibre {
+    dark: bool,
     waiting: Mutex<BTreeMap<String, Vec<u8>>>,
     made: Mutex<u64>,
 }
@@ -50,7 +51,8 @@ impl ModuleSource for Module {
     async fn take(&self, bytes: usize) -> Result<Vec<ModuleKey>, ModuleError> {
         let mut made = self.0.made.lock().unwrap();
         let mut waiting = self.0.waiting.lock().unwrap();
-        let keys = (0..bytes / 4096).map(|_| {
+        let count = if self.0.dark { 0 } else { bytes / 4096 };
+        let keys = (0..count).map(|_| {
             *made += 1;
             let (id, bits) = (format!("key-{made}"), random(4096));
             waiting.insert(id.clone(), bits.clone());
@@ -79,6 +81,8 @@ pub struct Plan {
     pub clusters: Vec<&'static str>,
     /// Pairs with a QKD link.
     pub links: Vec<(usize, usize)>,
+    /// Of these, the ones whose modules give no keys.
+    pub dark: Vec<usize>,
     /// Pairs fed by relay, with the clusters between.
     pub relays: Vec<(usize, usize, Vec<usize>)>,
     pub cipher: CipherPolicy,
@@ -103,6 +107,7 @@ impl Plan {
         Self {
             clusters,
             links,
+            dark: Vec::new(),
             relays,
             cipher,
             scheme,
@@ -173,7 +178,8 @@ impl Net {
         }
         let addresses: Vec<_> = listeners.iter().map(|l| l.local_addr().unwrap()).collect();
         let through = place(&addresses, &tls);
-        let fibres = plan.links.iter().map(|_| Arc::default()).collect();
+        let fibre = |at| Fibre { dark: plan.dark.contains(&at), ..Fibre::default() };
+        let fibres = (0..plan.links.len()).map(|at| Arc::new(fibre(at))).collect();
         let kms = Vec::new();
         let mut net = Self { plan, kms, addresses, through, fibres, tls, _dir: dir };
         for (at, listener) in listeners.into_iter().enumerate() {
