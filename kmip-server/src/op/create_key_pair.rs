@@ -141,7 +141,7 @@ fn in_form(
 }
 
 /// The form private keys are made in.
-const MADE: KeyFormatType = KeyFormatType::Pkcs8;
+pub(super) const MADE: KeyFormatType = KeyFormatType::Pkcs8;
 
 /// A pair that is to be made.
 pub(super) struct Plan {
@@ -201,7 +201,7 @@ impl Plan {
         let inside = self.only_inside
             || self.private.is_secret()
             || (objects.is_token_only() && !self.private.is_to_leave());
-        if inside && matches!(self.private.format, None | Some(MADE)) {
+        if self.only_inside || (inside && matches!(self.private.format, None | Some(MADE))) {
             match objects.make_in_token(id, owner, self.kind, bits).await {
                 Ok(made) => {
                     let public = made.public.ok_or_else(|| {

@@ -14,7 +14,7 @@ use kmip::{
 };
 
 use super::{
-    create_key_pair::{Plan, merged},
+    create_key_pair::{MADE, Plan, merged},
     rekey::{check_dates, link, succession, superseded},
 };
 use crate::{
@@ -144,11 +144,18 @@ async fn replace(
     let length = wanted.length;
     let kind = usage::pair_kind(algorithm, length)
         .ok_or_else(|| OpError::Illegal("this server makes no such pairs".to_owned()))?;
+    let only_inside = private.object.sealed.as_ref().is_some_and(SealedObject::is_only_in_token);
+    if only_inside
+        && (wanted.extractable == Some(true) || !matches!(wanted.format, None | Some(MADE)))
+    {
+        let text = "the old private key never leaves the token, and its successor does not either; \
+                    ask for no other format, and not for one that is extractable";
+        return Err(OpError::Denied(text.to_owned()));
+    }
     let held = [
         private.hold_names(cx, &wanted, private_changes).await?,
         public.hold_names(cx, &public_wanted, public_changes).await?,
     ];
-    let only_inside = private.object.sealed.as_ref().is_some_and(SealedObject::is_only_in_token);
     let plan =
         Plan { algorithm, length, kind, private: wanted, public: public_wanted, only_inside };
     let (private_id, public_id) = plan.carry_out(cx, objects).await?;

@@ -290,12 +290,23 @@ async fn a_pair_is_made_again_with_its_names_and_links() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_private_key_of_the_token_has_its_successor_there() {
     let network = network().await;
-    let mut client = network.client("n1", Version::V1_4).await;
+    let mut client = network.client("n1", Version::V2_1).await;
     let old = client.create_key_pair(pair(&[Attribute::Extractable(false)])).await.unwrap();
     let asked = op::rekey_key_pair::Request {
         private_id: Some(old.private_id.as_str().into()),
         ..Default::default()
     };
+    // Nothing that is asked for makes it elsewhere, from where it could leave.
+    for way_out in [
+        Attribute::KeyFormatType(KeyFormatType::Pkcs1),
+        Attribute::KeyFormatType(KeyFormatType::EcPrivateKey),
+        Attribute::Extractable(true),
+    ] {
+        let mut asked = asked.clone();
+        asked.changes.private = [way_out].into_iter().collect();
+        let refused = refusal(client.rekey_key_pair(asked).await);
+        assert_eq!(refused, ResultReason::PermissionDenied);
+    }
     let new = client.rekey_key_pair(asked.clone()).await.unwrap();
     let never = client.attribute(&new.private_id, AttributeKind::NeverExtractable).await;
     assert_eq!(never, Some(Attribute::NeverExtractable(true)));
