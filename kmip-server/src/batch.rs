@@ -172,7 +172,9 @@ async fn run(
         {
             together.begin(context(false), item);
         }
-        let (code, id, mut done) = match together.next().await {
+        let next = together.next().await;
+        let was_together = next.is_some();
+        let (code, id, mut done) = match next {
             Some(done) => done,
             None => {
                 let Some(item) = items.pop_front() else { break };
@@ -201,7 +203,9 @@ async fn run(
         if failed && !go_on {
             break;
         }
-        together.answered();
+        if was_together {
+            together.answered();
+        }
     }
     if let Some(undo) = undo {
         undo.settle(&mut response, start).await;

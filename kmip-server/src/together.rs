@@ -34,7 +34,8 @@ pub(crate) struct Together<'a> {
     until: Instant,
 }
 
-/// Where an item stands among those of its batch.
+/// Where an item stands among those of its batch that are done together; when it begins, all others
+/// before it are answered.
 pub(crate) struct Turn {
     before: usize,
     answered: watch::Receiver<usize>,
@@ -107,7 +108,7 @@ impl<'a> Together<'a> {
         self.running.next().await
     }
 
-    /// The item that came last is answered, and the batch goes on.
+    /// The item that [`next`](Self::next) gave last is answered, and the batch goes on.
     pub(crate) fn answered(&self) {
         self.answered.send_modify(|answered| *answered += 1);
     }

@@ -3,6 +3,7 @@
 use kmip::{
     Answer, DateTime, Operation, SecretBytes, Version,
     attribute::{Attribute, AttributeKind, CryptographicParameters, UsageLimits},
+    client,
     enums::{
         BatchErrorContinuationOption, BlockCipherMode, PaddingMethod, ResultReason, UsageLimitsUnit,
     },
@@ -142,4 +143,30 @@ async fn usage_limits_count_what_was_answered() {
     let found: Vec<_> = done.iter().map(reason).collect();
     let denied = Some(ResultReason::PermissionDenied);
     assert_eq!(found, [None, None, None, None, denied, denied]);
+}
+
+/// Items before them that are done alone do not count among those done together.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn usage_limits_count_what_was_answered_after_items_done_alone() {
+    let network = Network::start().await;
+    let mut client = network.client("n1", Version::V1_4).await;
+    let total = UsageLimits { total: 10, count: None, unit: UsageLimitsUnit::Object };
+    let start = [Attribute::ActivationDate(DateTime(1)), Attribute::UsageLimits(total.clone())];
+    let first = client.aes(start.clone()).await.unwrap();
+    let other = client.aes(start).await.unwrap();
+    let mut items = Vec::new();
+    for _ in 0..6 {
+        items.push(client::activate(&client.aes([]).await.unwrap()).into());
+    }
+    // One waits for the other, so that the last would have time to go ahead of the one that fails.
+    items.extend((0..5).map(|_| encrypt(&first, b"data")));
+    items.extend([encrypt("no such key", b"data"), encrypt(&other, b"data")]);
+    let stopped = run(&mut client, items, |_| {}).await;
+    let found = reason(stopped.last().unwrap());
+    assert_eq!((stopped.len(), found), (12, Some(ResultReason::ItemNotFound)));
+    for (id, left) in [(&first, 5), (&other, 10)] {
+        let expected = UsageLimits { count: Some(left), ..total.clone() };
+        let found = client.attribute(id, AttributeKind::UsageLimits).await;
+        assert_eq!(found, Some(Attribute::UsageLimits(expected)));
+    }
 }
