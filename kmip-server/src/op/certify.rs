@@ -106,10 +106,10 @@ pub(super) async fn asked(
 }
 
 /// A public key of the caller's.
-struct PublicKey {
+pub(super) struct PublicKey {
     uid: String,
     /// SubjectPublicKeyInfo.
-    info: Vec<u8>,
+    pub(super) info: Vec<u8>,
 }
 
 /// The public key a request names. Without a name and beside a certificate request, the ID
@@ -139,7 +139,8 @@ async fn public_key(
     }
 }
 
-async fn info(cx: &Context<'_>, object: &Object) -> Result<PublicKey, OpError> {
+/// The bytes of a public key that may be certified.
+pub(super) async fn info(cx: &Context<'_>, object: &Object) -> Result<PublicKey, OpError> {
     let meta = Meta::of(object)?;
     if meta.kind() != ObjectType::PublicKey || meta.wrapping.is_some() {
         let text = "a certificate is made for a public key that is not wrapped";

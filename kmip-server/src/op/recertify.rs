@@ -3,7 +3,7 @@
 
 use authority::{Leaf, Uses};
 use km_core::{
-    objects::{Object, Objects},
+    objects::{Object, ObjectState, Objects},
     store::Version,
 };
 use kmip::{
@@ -17,7 +17,7 @@ use kmip::{
 };
 
 use super::{
-    certify::{Draft, asked, certifier, dates},
+    certify::{Draft, asked, certifier, dates, info},
     rekey::{check_dates, link, superseded},
 };
 use crate::{
@@ -36,17 +36,25 @@ pub(crate) async fn recertify(cx: &mut Context<'_>, request: Request) -> Result<
     let (meta, rest) = check(&old)?;
     let before =
         cx.objects().open(&old).await?.expose(|der| Leaf::of_certificate(der, Uses::Signing))?;
+    let key = key_of(&rest);
+    check_key(cx, key.as_deref(), &before).await?;
     let leaf = match asked {
         Some(asked) if asked.has_key_of(&before) => asked,
         Some(_) => {
             let text = "the certificate request is for another key than the old certificate";
             return Err(OpError::CertificateRequest(text.to_owned()));
         }
-        None => before,
+        None if key.is_some() => before,
+        // Nothing else shows that its holder still has the key, and wants it certified.
+        None => {
+            let text = "the certificate's key is not among these objects: send a certificate \
+                        request that it signed";
+            return Err(OpError::Missing(text));
+        }
     };
     let span = span(cx, certifier, &meta, offset, &changes)?;
     let der = certifier.authority.issue(&leaf, span).await?;
-    let draft = Draft { der, span, key: key_of(&rest), attributes: succession(&rest, &changes) };
+    let draft = Draft { der, span, key, attributes: succession(&rest, &changes) };
     let (new_meta, mut wanted) = draft.read(cx)?;
     wanted.rest.push(link(LinkType::ReplacedObjectLink, &old.uid));
     let renamed = changes.iter().any(|a| matches!(a, Attribute::Name(_)));
@@ -81,9 +89,26 @@ fn check(old: &Object) -> Result<(Meta, Attributes), OpError> {
     if meta.kind() != ObjectType::Certificate || !x509 {
         return Err(OpError::ObjectType("Re-certify renews X.509 certificates".to_owned()));
     }
-    match old.state.is_destroyed() {
-        true => Err(OpError::Destroyed(old.uid.clone())),
-        false => Ok((meta, rest)),
+    if old.state.is_destroyed() {
+        return Err(OpError::Destroyed(old.uid.clone()));
+    }
+    if old.state == ObjectState::Compromised || meta.revocation.is_some() {
+        let text = format!("certificate {} was revoked, and is not renewed; use Certify", old.uid);
+        return Err(OpError::Lifecycle(text));
+    }
+    Ok((meta, rest))
+}
+
+/// Refuses a key that is certified no more, or that the old certificate, `before`, is not for.
+async fn check_key(cx: &Context<'_>, key: Option<&str>, before: &Leaf) -> Result<(), OpError> {
+    let Some(key) = key else { return Ok(()) };
+    let (object, _) = find::on_line(cx, Some(key.into())).await?;
+    match before.is_for(&info(cx, &object).await?.info) {
+        true => Ok(()),
+        false => {
+            let text = format!("the certificate is linked with key {key}, and is for another");
+            Err(OpError::Illegal(text))
+        }
     }
 }
 

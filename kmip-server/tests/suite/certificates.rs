@@ -1,8 +1,7 @@
 //! Certify, Re-certify, Validate; Re-key Key Pair.
 
-use std::{collections::BTreeSet, sync::atomic::Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
-use authority::{Authority, Span};
 use kmip::{
     DateTime, Interval, Operation, RequestMessage, ResponseMessage, Version,
     attribute::{
@@ -17,7 +16,7 @@ use kmip::{
 use rcgen::{CertificateParams, DnType, KeyPair, PublicKeyData};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::common::{Client, Network, refusal, sae_id};
+use crate::common::{Client, Network, refusal};
 
 const SIGN: i32 = 1;
 const VERIFY: i32 = 2;
@@ -26,14 +25,7 @@ const VERIFY: i32 = 2;
 async fn network() -> Network {
     let network = Network::start().await;
     network.north.hsm.pairs.store(true, Relaxed);
-    let now = km_core::clock::now_ms() / 1000;
-    let span = Span::days(now, 3650);
-    let authority =
-        Authority::make(&network.north.objects, "kmip", "CN=KMIP,O=Example", span).await;
-    let applications = BTreeSet::from([sae_id("n1")]);
-    let certifier =
-        kmip_server::Certifier { authority: authority.unwrap(), applications, days: 90 };
-    network.north.server.certify_with(certifier);
+    network.north.certify_for(&["n1"]).await;
     network
 }
 
@@ -205,6 +197,67 @@ async fn certificate_requests_are_certified_as_they_stand() {
     assert_eq!(refusal(stranger.certify(plain.clone()).await), ResultReason::PermissionDenied);
     let mut south = network.client("s1", Version::V2_1).await;
     assert_eq!(refusal(south.certify(plain).await), ResultReason::OperationNotSupported);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_revoked_is_not_renewed_and_nor_is_a_certificate_of_a_bad_key() {
+    let network = network().await;
+    let mut client = network.client("n1", Version::V2_1).await;
+    let again = |id: &str, request: Option<Vec<u8>>| op::recertify::Request {
+        certify: op::certify::Request {
+            id: Some(id.into()),
+            request_type: request.as_ref().map(|_| CertificateRequestType::Pkcs10),
+            request,
+            ..Default::default()
+        },
+        offset: None,
+    };
+    let wrong = ResultReason::WrongKeyLifecycleState;
+    for reason in [RevocationReasonCode::KeyCompromise, RevocationReasonCode::Superseded] {
+        for of_key in [false, true] {
+            let made = client.create_key_pair(pair(&[])).await.unwrap();
+            let asked = op::certify::Request {
+                id: Some(made.public_id.as_str().into()),
+                attributes: subject(Version::V2_1).into_iter().collect(),
+                ..Default::default()
+            };
+            let id = client.certify(asked).await.unwrap().id;
+            let revoked = if of_key { &made.public_id } else { &id };
+            client.revoke(client::revoke(revoked, reason)).await.unwrap();
+            assert_eq!(refusal(client.recertify(again(&id, None)).await), wrong, "{revoked}");
+            if of_key {
+                client.destroy(client::destroy(&made.public_id)).await.unwrap();
+                let gone = refusal(client.recertify(again(&id, None)).await);
+                assert_eq!(gone, ResultReason::ObjectDestroyed);
+            }
+        }
+    }
+
+    // Whoever has the key elsewhere shows it again.
+    let key = KeyPair::generate().unwrap();
+    let asked = op::certify::Request {
+        request_type: Some(CertificateRequestType::Pkcs10),
+        request: Some(request(&key)),
+        ..Default::default()
+    };
+    let id = client.certify(asked).await.unwrap().id;
+    let unshown = refusal(client.recertify(again(&id, None)).await);
+    assert_eq!(unshown, ResultReason::MissingData);
+    // A link that a client made up shows nothing.
+    let other = client.create_key_pair(pair(&[])).await.unwrap();
+    let link = Link {
+        kind: LinkType::PublicKeyLink,
+        target: UniqueIdentifier::from(other.public_id.as_str()),
+    };
+    let bytes = der(&mut client, &id).await;
+    let object = Certificate { kind: CertificateType::X509, value: bytes };
+    let linked = op::register::Request::new(
+        Object::Certificate(object),
+        Attributes::from_iter([Attribute::Link(link)]),
+    );
+    let linked = client.register(linked).await.unwrap().id;
+    refusal(client.recertify(again(&linked, None)).await);
+    client.recertify(again(&id, Some(request(&key)))).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

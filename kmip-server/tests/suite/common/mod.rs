@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use authority::{Authority, Span};
 use km_core::{
     ids::{ClusterId, LinkId, SaeId},
     material::ClearBytes,
@@ -30,7 +31,7 @@ use km_core::{
     supply::{Supply, SupplyLimits},
     vault::Vault,
 };
-use kmip_server::{Limits, Server, policy::Policies};
+use kmip_server::{Certifier, Limits, Server, policy::Policies};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, task::JoinHandle};
 use transport::{
@@ -231,6 +232,15 @@ impl End {
             Server::new(supply.clone(), objects.clone(), directory(), limits.clone(), policies);
         let (address, stop, _listening) = listen(server.clone(), files).await;
         Self { supply, pool, objects, hsm, server, address, wire, stop, _listening }
+    }
+
+    /// Gives the server an authority whose certificates these applications may have.
+    pub(crate) async fn certify_for(&self, applications: &[&str]) {
+        let span = Span::days(km_core::clock::now_ms() / 1000, 3650);
+        let authority = Authority::make(&self.objects, "kmip", "CN=KMIP,O=Example", span).await;
+        let applications = applications.iter().copied().map(sae_id).collect();
+        let certifier = Certifier { authority: authority.unwrap(), applications, days: 90 };
+        self.server.certify_with(certifier);
     }
 
     /// Asks the server to end.
