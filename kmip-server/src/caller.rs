@@ -97,6 +97,11 @@ pub(crate) struct Delegate {
 }
 
 impl Delegate {
+    /// The application that asks.
+    pub(crate) fn holder(&self) -> &SaeId {
+        &self.holder.application
+    }
+
     /// Whether the holder and the ticket allow `operation`, on whichever object.
     pub(crate) fn may(&self, operation: OperationCode) -> bool {
         self.holder.may(operation) && self.rights.allow(operation)

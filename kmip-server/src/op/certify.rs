@@ -18,6 +18,7 @@ use kmip::{
 
 use super::rekey::link;
 use crate::{
+    caller::Delegate,
     certificate,
     certifier::Certifier,
     context::Context,
@@ -59,10 +60,13 @@ pub(crate) async fn certify(cx: &mut Context<'_>, request: Request) -> Result<Re
     Ok(Response { id, attributes: Attributes::default() })
 }
 
-/// The authority, when there is one and the caller may have its certificates.
+/// The authority, when there is one and the caller may have its certificates; with a ticket both the
+/// one whose it is and its holder.
 pub(super) fn certifier<'a>(cx: &Context<'a>) -> Result<&'a Certifier, OpError> {
     let certifier = cx.server.certifier().ok_or(OpError::Operation)?;
-    match certifier.applications.contains(cx.caller.application()) {
+    let may = |application| certifier.applications.contains(application);
+    let holder = cx.delegate().map(Delegate::holder);
+    match may(cx.caller.application()) && holder.is_none_or(may) {
         true => Ok(certifier),
         false => {
             let text = "this application may have no certificates issued; ask the operator";

@@ -1,10 +1,10 @@
 //! Login, Delegated Login, Logout; the operation PKCS#11.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{num::NonZeroU32, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use kmip::{
     Answer, Operation, RequestMessage, ResponseMessage, SecretBytes, Version,
-    attribute::UniqueIdentifier,
+    attribute::{Attribute, UniqueIdentifier},
     client,
     enums::*,
     message::{Asynchronous, Authentication, Credential, Outcome, RequestHeader, RequestItem},
@@ -211,6 +211,36 @@ async fn a_ticket_gives_its_holder_nothing_beyond_the_holders_own_entry() {
     let ticket = delegate(&mut other, rights()).await.unwrap();
     let refused = with(&mut owner, &ticket, get()).await;
     assert_eq!(reason(&refused), ResultReason::InvalidTicket);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ticket_gives_no_certificates_to_a_holder_that_may_have_none() {
+    let bank = || Policy { tenant: Some(sae_id("bank")), ..Policy::default() };
+    let network = network([("n1", bank()), ("n2", bank()), ("n3", bank())]).await;
+    network.north.hsm.pairs.store(true, Relaxed);
+    network.north.certify_for(&["n1", "n3"]).await;
+    let mut owner = network.client("n1", Version::V2_1).await;
+    let common = [
+        Attribute::CryptographicAlgorithm(CryptographicAlgorithm::Ecdsa),
+        Attribute::CryptographicLength(256),
+        Attribute::CryptographicUsageMask(3),
+    ];
+    let common = common.into_iter().collect();
+    let pair = op::create_key_pair::Request { common, ..Default::default() };
+    let key = owner.create_key_pair(pair).await.unwrap().public_id;
+    let certify = || op::certify::Request {
+        id: Some(key.as_str().into()),
+        attributes: [Attribute::CertificateSubjectCn("gate".to_owned())].into_iter().collect(),
+        ..Default::default()
+    };
+    let rights = vec![right(None, &[OperationCode::Certify])];
+    let ticket = delegate(&mut owner, rights).await.unwrap();
+    let mut holder = network.client("n3", Version::V2_1).await;
+    let issued = with(&mut holder, &ticket, certify()).await;
+    assert!(matches!(issued, Outcome::Success(Answer::Certify(_))), "{issued:?}");
+    let mut holder = network.client("n2", Version::V2_1).await;
+    let refused = with(&mut holder, &ticket, certify()).await;
+    assert_eq!(reason(&refused), ResultReason::PermissionDenied);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
