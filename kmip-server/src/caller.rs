@@ -268,7 +268,7 @@ impl Client {
         if let Err(refusal) = checked {
             // Not the user name: passwords are typed there too.
             let application = named.map(|caller| caller.application.as_str());
-            tracing::warn!(client = %self.address, application, ?refusal, "wrong login");
+            tracing::warn!(client = %self.address, application, ?refusal, "login refused");
         }
         checked.and(named.ok_or(Refusal::Wrong))
     }
