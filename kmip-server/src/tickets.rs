@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use km_core::ids::SaeId;
+use km_core::{ids::SaeId, objects::MAX_UID};
 use kmip::{
     Field, Interval, SecretBytes,
     attribute::UniqueIdentifier,
@@ -69,10 +69,12 @@ impl Rights {
             {
                 return Err(too_many());
             }
-            let text = "rights name objects by their identifiers";
             let named = |id: UniqueIdentifier| {
-                let named = id.as_text().map(str::to_owned);
-                named.ok_or_else(|| OpError::Invalid(text.to_owned()))
+                let named = id.as_text().filter(|id| id.len() <= MAX_UID).map(str::to_owned);
+                named.ok_or_else(|| {
+                    let text = "rights name objects by their identifiers, of at most";
+                    OpError::Invalid(format!("{text} {MAX_UID} bytes"))
+                })
             };
             let objects: Option<Result<Vec<_>, _>> =
                 objects.map(|list| list.into_iter().map(named).collect());

@@ -177,6 +177,10 @@ async fn a_delegate_does_what_the_rights_say_and_nothing_else() {
     let unbounded = Right { operations: None, ..right(Some(&shared), &[]) };
     let refused = delegate(&mut owner, vec![unbounded]).await.unwrap_err();
     assert_eq!(refused, ResultReason::InvalidAttributeValue);
+    // What names no object would only take memory.
+    let long = right(Some(&"x".repeat(65)), &[OperationCode::Get]);
+    let refused = delegate(&mut owner, vec![long]).await.unwrap_err();
+    assert_eq!(refused, ResultReason::InvalidAttributeValue);
     assert_eq!(delegate(&mut owner, vec![]).await.unwrap_err(), ResultReason::MissingData);
 }
 
