@@ -3,7 +3,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use km_core::objects::Objects;
+use km_core::{ids::SaeId, objects::Objects};
 use kmip::{
     Version,
     attribute::UniqueIdentifier,
@@ -77,6 +77,11 @@ impl<'a> Context<'a> {
 
     pub(crate) fn delegate(&self) -> Option<&Delegate> {
         self.delegate.as_ref()
+    }
+
+    /// Whose room what is kept for this request takes: that of whoever asks, in whosever name.
+    pub(crate) fn payer(&self) -> &SaeId {
+        self.delegate.as_ref().map_or(self.caller.application(), Delegate::holder)
     }
 
     /// An item begins that asks for `operation`, if that may be done.

@@ -31,7 +31,8 @@ use crate::{
     error::OpError,
 };
 
-/// Most operations of one client that wait or are done and were not asked for.
+/// Most operations of one client that wait or are done and were not asked for. Those that it asks for
+/// in another's name count among its own.
 const MOST_OF_ONE: usize = 64;
 /// Most of all clients.
 const MOST: usize = 512;
@@ -81,6 +82,11 @@ pub(crate) struct Entry {
 impl Entry {
     fn stage(&self) -> MutexGuard<'_, Stage> {
         self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whose room it takes.
+    fn payer(&self) -> &SaeId {
+        self.delegate.as_ref().map_or(&self.owner, Delegate::holder)
     }
 
     /// Whether it is to be done.
@@ -159,8 +165,8 @@ impl Later {
 
     fn enter(&self, entries: Vec<(Id, Arc<Entry>)>) -> Result<(), OpError> {
         let all = &mut self.lock().entries;
-        let owner = entries.first().map(|(_, entry)| &entry.owner);
-        let own = all.values().filter(|entry| Some(&entry.owner) == owner).count();
+        let payer = entries.first().map(|(_, entry)| entry.payer());
+        let own = all.values().filter(|entry| Some(entry.payer()) == payer).count();
         if own + entries.len() > MOST_OF_ONE || all.len() + entries.len() > MOST {
             let text = "too many operations are in the background; poll or cancel some".to_owned();
             return Err(OpError::TooMuch(text));
@@ -180,7 +186,7 @@ impl Later {
         let mut bytes = length(&item, version);
         let mut outcome = item.outcome;
         let all = self.lock();
-        let own = all.entries.values().filter(|other| other.owner == entry.owner);
+        let own = all.entries.values().filter(|other| other.payer() == entry.payer());
         let of_one: usize = own.map(|entry| entry.bytes()).sum();
         let of_all: usize = all.entries.values().map(|entry| entry.bytes()).sum();
         if bytes > SHORT && (of_one + bytes > ROOM_OF_ONE || of_all + bytes > ROOM) {

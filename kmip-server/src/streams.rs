@@ -22,7 +22,7 @@ use crate::{context::Context, error::OpError};
 
 /// Most parts of a stream: ciphers that authenticate start from the beginning with each.
 const MOST_PARTS: usize = 64;
-/// Most streams of one client at a time.
+/// Most streams of one client at a time, those in another's name included.
 const MOST_OF_ONE: usize = 8;
 /// Most streams at a time. Each keeps at most as much as one frame holds.
 const MOST: usize = 64;
@@ -34,10 +34,23 @@ type Id = [u8; 16];
 /// How often those that waited too long are looked for.
 const SWEEP: Duration = Duration::from_secs(5);
 
+/// Whose a stream is: who asks, and in whose name.
+#[derive(Clone, PartialEq, Eq)]
+struct Owner {
+    payer: SaeId,
+    caller: SaeId,
+}
+
+impl Owner {
+    fn of(cx: &Context<'_>) -> Self {
+        Self { payer: cx.payer().clone(), caller: cx.caller.application().clone() }
+    }
+}
+
 #[derive(Default)]
 struct Open {
     /// With their owners; of [`None`] a part is worked on.
-    streams: HashMap<Id, (SaeId, Option<Stream>)>,
+    streams: HashMap<Id, (Owner, Option<Stream>)>,
     /// A task looks after them.
     swept: bool,
 }
@@ -153,9 +166,8 @@ impl Input {
         stream.data = self.data;
         stream.given = given;
         stream.touched = Instant::now();
-        let owner = cx.caller.application().clone();
         place.waits = true;
-        cx.server.streams.lock().streams.insert(place.id, (owner, Some(stream)));
+        cx.server.streams.lock().streams.insert(place.id, (Owner::of(cx), Some(stream)));
         Some(place.id.to_vec())
     }
 }
@@ -270,20 +282,20 @@ impl Streams {
         let random = cx.objects().vault().random().bytes(size_of::<Id>()).await?;
         let mut id = Id::default();
         random.expose(|bytes| id.copy_from_slice(bytes));
-        let place = self.reserve(id, cx.caller.application())?;
+        let place = self.reserve(id, Owner::of(cx))?;
         self.sweep(SWEEP);
         Ok(place)
     }
 
-    fn reserve(&self, id: Id, owner: &SaeId) -> Result<Place, OpError> {
+    fn reserve(&self, id: Id, owner: Owner) -> Result<Place, OpError> {
         let mut open = self.lock();
         let streams = &mut open.streams;
-        let own = streams.values().filter(|(other, _)| other == owner).count();
+        let own = streams.values().filter(|(other, _)| other.payer == owner.payer).count();
         if own >= MOST_OF_ONE || streams.len() >= MOST {
             let text = "too many streams are open; end some, or wait a minute".to_owned();
             return Err(OpError::TooMuch(text));
         }
-        streams.insert(id, (owner.clone(), None));
+        streams.insert(id, (owner, None));
         Ok(self.place(id))
     }
 
@@ -301,7 +313,7 @@ impl Streams {
         let id = Id::try_from(id).map_err(|_| unknown())?;
         let mut open = self.lock();
         let (owner, waiting) = open.streams.get_mut(&id).ok_or_else(unknown)?;
-        let own = owner == cx.caller.application();
+        let own = *owner == Owner::of(cx);
         let stream = waiting.take_if(|stream| own && stream.operation == operation);
         let stream = stream.ok_or_else(unknown)?;
         Ok((self.place(id), stream))
@@ -311,6 +323,11 @@ impl Streams {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn owner(name: &str) -> Owner {
+        let name = SaeId::parse(name).unwrap();
+        Owner { payer: name.clone(), caller: name }
+    }
 
     #[tokio::test]
     async fn what_waits_too_long_goes_though_nobody_comes() {
@@ -323,7 +340,7 @@ mod tests {
             parts: 1,
             touched: Instant::now().checked_sub(PATIENCE).unwrap(),
         };
-        let owner = SaeId::parse("app").unwrap();
+        let owner = owner("app");
         streams.0.lock().unwrap().streams.insert([2; 16], (owner.clone(), None));
         streams.sweep(Duration::from_millis(1));
         streams.0.lock().unwrap().streams.insert([1; 16], (owner, Some(late)));
@@ -341,8 +358,8 @@ mod tests {
     #[test]
     fn streams_that_are_worked_on_have_their_place() {
         let streams = Streams::default();
-        let owner = |n: usize| SaeId::parse(&format!("app-{n}")).unwrap();
-        let reserve = |n: usize, of: usize| streams.reserve([n as u8; 16], &owner(of));
+        let reserve =
+            |n: usize, of: usize| streams.reserve([n as u8; 16], owner(&format!("app-{of}")));
         let mut own: Vec<_> = (0..MOST_OF_ONE).map(|n| reserve(n, 0).unwrap()).collect();
         assert!(matches!(reserve(100, 0), Err(OpError::TooMuch(_))));
         own.pop();

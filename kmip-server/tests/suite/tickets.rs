@@ -3,7 +3,7 @@
 use std::{num::NonZeroU32, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use kmip::{
-    Answer, Operation, RequestMessage, ResponseMessage, SecretBytes, Version,
+    Answer, DateTime, Operation, RequestMessage, ResponseMessage, SecretBytes, Version,
     attribute::{Attribute, UniqueIdentifier},
     client,
     enums::*,
@@ -294,6 +294,63 @@ async fn a_delegate_polls_what_it_began_and_nothing_else() {
     assert!(matches!(done, Outcome::Success(Answer::Create(_))), "{done:?}");
     let done = owner.call(process(&owners)).await.unwrap();
     assert!(matches!(done, Answer::Create(_)), "{done:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_kept_for_a_delegate_takes_its_own_room() {
+    let bank = || Policy { tenant: Some(sae_id("bank")), ..Policy::default() };
+    let network = network([("n1", bank()), ("n2", bank())]).await;
+    let mut owner = network.client("n1", Version::V2_1).await;
+    let id = owner.aes([Attribute::ActivationDate(DateTime(1))]).await.unwrap();
+    let rights = vec![right(None, &[OperationCode::Create, OperationCode::Encrypt])];
+    let ticket = delegate(&mut owner, rights).await.unwrap();
+    let mut holder = network.client("n2", Version::V2_1).await;
+    let full = ResultReason::ServerLimitExceeded;
+
+    let later = Some(AsynchronousIndicator::Mandatory);
+    let create = || Operation::from(client::create(CryptographicAlgorithm::Aes, 256, USAGE, []));
+    for _ in 0..64 {
+        let begun = ask(&mut holder, &ticket, later, create()).await;
+        assert!(matches!(begun, Outcome::Pending(_)), "{begun:?}");
+    }
+    assert_eq!(reason(&ask(&mut holder, &ticket, later, create()).await), full);
+    let own = login(&mut owner, None).await;
+    let begun = ask(&mut owner, &own, later, create()).await;
+    assert!(matches!(begun, Outcome::Pending(_)), "{begun:?}");
+
+    let part = || op::encrypt::Request {
+        id: Some(id.as_str().into()),
+        parameters: Some(kmip::attribute::CryptographicParameters {
+            block_cipher_mode: Some(BlockCipherMode::Ctr),
+            ..Default::default()
+        }),
+        iv: Some(vec![0; 16]),
+        data: Some(SecretBytes::copy_from(&[0; 16])),
+        init: Some(true),
+        ..Default::default()
+    };
+    let mut stream = None;
+    for _ in 0..8 {
+        match with(&mut holder, &ticket, part()).await {
+            Outcome::Success(Answer::Encrypt(answer)) => stream = answer.correlation_value,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(reason(&with(&mut holder, &ticket, part()).await), full);
+    let own = owner.encrypt(part()).await.unwrap().correlation_value;
+    // A stream belongs to whoever began it, and in whose name.
+    let next = |stream| op::encrypt::Request {
+        correlation_value: stream,
+        init: None,
+        last: Some(true),
+        ..part()
+    };
+    let strange = ResultReason::InvalidCorrelationValue;
+    assert_eq!(refusal(owner.encrypt(next(stream.clone())).await), strange);
+    assert_eq!(refusal(holder.encrypt(next(stream.clone())).await), strange);
+    assert_eq!(reason(&with(&mut holder, &ticket, next(own)).await), strange);
+    let ended = with(&mut holder, &ticket, next(stream)).await;
+    assert!(matches!(ended, Outcome::Success(_)), "{ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
