@@ -71,7 +71,7 @@ pub(crate) async fn answer(
         let reason = ResultReason::ServerLimitExceeded;
         return Reply::Send(error_response(version, now(), reason, text));
     }
-    Reply::Send(run(server, request, buffer).await)
+    Reply::Send(run(server, (request, frame.len()), buffer).await)
 }
 
 /// The answer to a frame that is no request. Closes when even the version is not readable.
@@ -119,10 +119,10 @@ fn check_header(server: &Server, request: &Authorized) -> Result<(), (ResultReas
 }
 
 /// Does the items in order, whether the client asked for order or not, until their time is up; those
-/// that depend on no other at the same time.
+/// that depend on no other at the same time. The request came in so many bytes.
 async fn run(
     server: &Server,
-    request: Authorized,
+    (request, bytes): (Authorized, usize),
     buffer: Zeroizing<Vec<u8>>,
 ) -> Zeroizing<Vec<u8>> {
     let Authorized { caller, delegate, version, mut header, mut items } = request;
@@ -141,7 +141,7 @@ async fn run(
         let first = items.first().map(|item| (item.code, item.id.clone()));
         let items = std::mem::take(&mut items);
         let who = (&caller, delegate);
-        match later::submit(server, who, version, &header, items).await {
+        match later::submit(server, who, version, &header, (items, bytes)).await {
             Ok(pending) => pending.iter().for_each(|item| response.item(item)),
             Err(error) => {
                 Counters::add(&server.counters.refused);

@@ -36,9 +36,10 @@ use crate::{
 const MOST_OF_ONE: usize = 64;
 /// Most of all clients.
 const MOST: usize = 512;
-/// Most bytes of the answers of one client, as they are sent.
+/// Most bytes of the answers of one client, as they are sent, and as much again of its requests that
+/// wait, as they came.
 const ROOM_OF_ONE: usize = 2 << 20;
-/// Most bytes of all answers.
+/// Most bytes of all answers, and of all requests that wait.
 const ROOM: usize = 16 << 20;
 /// Shorter answers are kept whatever the room: who made something must learn its identifier.
 const SHORT: usize = 4 << 10;
@@ -53,7 +54,7 @@ type Id = [u8; 16];
 
 /// How far an operation is.
 enum Stage {
-    Submitted,
+    Submitted(Box<RequestItem>),
     InProcess,
     Canceled,
     Done(Kept),
@@ -75,6 +76,8 @@ pub(crate) struct Entry {
     code: OperationCode,
     /// Microseconds since 1970.
     submitted: i64,
+    /// Bytes of the request it came with, which it has in common with all of that.
+    request: Arc<usize>,
     stage: Mutex<Stage>,
     finished: Notify,
 }
@@ -89,20 +92,26 @@ impl Entry {
         self.delegate.as_ref().map_or(&self.owner, Delegate::holder)
     }
 
-    /// Whether it is to be done.
-    fn begin(&self) -> bool {
+    /// What is to be done, unless it was canceled.
+    fn begin(&self) -> Option<RequestItem> {
         let mut stage = self.stage();
-        let wanted = matches!(*stage, Stage::Submitted);
-        if wanted {
-            *stage = Stage::InProcess;
+        if !matches!(*stage, Stage::Submitted(_)) {
+            return None;
         }
-        wanted
+        match std::mem::replace(&mut *stage, Stage::InProcess) {
+            Stage::Submitted(item) => Some(*item),
+            _ => None,
+        }
     }
 
     /// Whether whoever asks now asked for it: each ticket has its own operations.
     fn is_of(&self, cx: &Context<'_>) -> bool {
         self.owner == *cx.caller.application()
             && Delegate::is_same(self.delegate.as_ref(), cx.delegate())
+    }
+
+    fn is_waiting(&self) -> bool {
+        matches!(&*self.stage(), Stage::Submitted(_) | Stage::InProcess)
     }
 
     /// Bytes of its answer.
@@ -166,10 +175,17 @@ impl Later {
     fn enter(&self, entries: Vec<(Id, Arc<Entry>)>) -> Result<(), OpError> {
         let all = &mut self.lock().entries;
         let payer = entries.first().map(|(_, entry)| entry.payer());
-        let own = all.values().filter(|entry| Some(entry.payer()) == payer).count();
-        if own + entries.len() > MOST_OF_ONE || all.len() + entries.len() > MOST {
+        let own = || all.values().filter(|entry| Some(entry.payer()) == payer);
+        if own().count() + entries.len() > MOST_OF_ONE || all.len() + entries.len() > MOST {
             let text = "too many operations are in the background; poll or cancel some".to_owned();
             return Err(OpError::TooMuch(text));
+        }
+        let bytes = waiting(entries.iter().map(|(_, entry)| entry));
+        let (of_one, of_all) = (bytes + waiting(own()), bytes + waiting(all.values()));
+        if bytes > SHORT && (of_one > ROOM_OF_ONE || of_all > ROOM) {
+            let text = "the requests in the background are too long together; wait until some are \
+                        done, or ask at once";
+            return Err(OpError::TooMuch(text.to_owned()));
         }
         all.extend(entries);
         Ok(())
@@ -211,6 +227,15 @@ impl Later {
             kept.outcome = Some(Box::new(outcome));
         }
     }
+}
+
+/// Bytes of the requests that are not done altogether.
+fn waiting<'a>(entries: impl Iterator<Item = &'a Arc<Entry>>) -> usize {
+    let waiting = entries.filter(|entry| entry.is_waiting());
+    let mut requests: Vec<_> = waiting.map(|entry| &entry.request).collect();
+    requests.sort_by_key(|request| Arc::as_ptr(request));
+    requests.dedup_by(|one, other| Arc::ptr_eq(one, other));
+    requests.into_iter().map(|bytes| **bytes).sum()
 }
 
 /// The length of an item as it is sent.
@@ -287,36 +312,39 @@ fn is_slow(code: OperationCode) -> bool {
     matches!(code, OperationCode::CreateKeyPair | OperationCode::ReKeyKeyPair)
 }
 
-/// Takes `items` into the background, where they are done in order; the answers say under which
-/// correlation values to ask for them.
+/// Takes the `items` of a request of `bytes` bytes into the background, where they are done in order;
+/// the answers say under which correlation values to ask for them.
 pub(crate) async fn submit(
     server: &Server,
     (caller, delegate): (&Arc<Caller>, Option<Delegate>),
     version: Version,
     header: &RequestHeader,
-    items: Vec<RequestItem>,
+    (items, bytes): (Vec<RequestItem>, usize),
 ) -> Result<Vec<ResponseItem>, OpError> {
     let Some(server) = server.me.upgrade() else { return Err(OpError::OutOfTime) };
     let random = server.objects.vault().random().bytes(size_of::<Id>() * items.len()).await?;
     let ids: Vec<Id> = random.expose(|bytes| bytes.as_chunks().0.to_vec());
     let submitted = i64::try_from(now_ms()).unwrap_or(i64::MAX).saturating_mul(1000);
-    let entry = |code| {
+    let request = Arc::new(bytes);
+    let entry = |item: RequestItem| {
         let (owner, delegate) = (caller.application().clone(), delegate.clone());
-        let (stage, finished) = (Mutex::new(Stage::Submitted), Notify::new());
-        Arc::new(Entry { owner, delegate, code, submitted, stage, finished })
+        let (code, stage) = (item.code, Mutex::new(Stage::Submitted(Box::new(item))));
+        let (request, finished) = (request.clone(), Notify::new());
+        Arc::new(Entry { owner, delegate, code, submitted, request, stage, finished })
     };
-    let entries: Vec<_> = ids.into_iter().zip(items.iter().map(|item| entry(item.code))).collect();
+    let own_ids: Vec<_> = items.iter().map(|item| item.id.clone()).collect();
+    let entries: Vec<_> = ids.into_iter().zip(items.into_iter().map(entry)).collect();
     server.later.enter(entries.clone())?;
     server.later.sweep(SWEEP);
-    let answers = entries.iter().zip(&items).map(|((id, entry), item)| ResponseItem {
+    let answers = entries.iter().zip(own_ids).map(|((id, entry), own_id)| ResponseItem {
         code: Some(entry.code),
-        id: item.id.clone(),
+        id: own_id,
         outcome: Outcome::Pending(id.to_vec()),
         extension: None,
     });
     let answers = answers.collect();
     let go_on = header.batch_error_continuation == Some(BatchErrorContinuationOption::Continue);
-    let tasks = entries.into_iter().map(|(_, entry)| entry).zip(items).collect();
+    let tasks = entries.into_iter().map(|(_, entry)| entry).collect();
     tokio::spawn(work(server, (caller.clone(), delegate), version, go_on, tasks));
     Ok(answers)
 }
@@ -326,16 +354,14 @@ async fn work(
     (caller, delegate): (Arc<Caller>, Option<Delegate>),
     version: Version,
     go_on: bool,
-    tasks: Vec<(Arc<Entry>, RequestItem)>,
+    tasks: Vec<Arc<Entry>>,
 ) {
     let now = i64::try_from(now_ms() / 1000).unwrap_or(i64::MAX);
     let who = (&*caller, delegate);
     let mut cx = Context::new(&server, &server.objects, false, who, version, now);
     let mut stopped = false;
-    for (entry, item) in tasks {
-        if !entry.begin() {
-            continue;
-        }
+    for entry in tasks {
+        let Some(item) = entry.begin() else { continue };
         if stopped {
             server.later.finish(&entry, canceled(entry.code), version);
             continue;
@@ -393,7 +419,7 @@ pub(crate) fn cancel(cx: &Context<'_>, id: &[u8]) -> CancellationResult {
     };
     let mut stage = entry.stage();
     match &*stage {
-        Stage::Submitted => {
+        Stage::Submitted(_) => {
             *stage = Stage::Canceled;
             drop(stage);
             cx.server.later.lock().entries.remove(&id);
@@ -424,7 +450,7 @@ pub(crate) fn list(cx: &Context<'_>) -> Vec<AsynchronousRequest> {
             operation: entry.code,
             submitted: DateTimeExtended(entry.submitted),
             stage: match *entry.stage() {
-                Stage::Submitted | Stage::Canceled => ProcessingStage::Submitted,
+                Stage::Submitted(_) | Stage::Canceled => ProcessingStage::Submitted,
                 Stage::InProcess => ProcessingStage::InProcess,
                 Stage::Done(..) => ProcessingStage::Completed,
             },
@@ -450,7 +476,8 @@ mod tests {
     fn entry(owner: &str, stage: Stage) -> Arc<Entry> {
         let (owner, code) = (SaeId::parse(owner).unwrap(), OperationCode::Create);
         let (stage, finished) = (Mutex::new(stage), Notify::new());
-        Arc::new(Entry { owner, delegate: None, code, submitted: 0, stage, finished })
+        let (delegate, submitted, request) = (None, 0, Arc::default());
+        Arc::new(Entry { owner, delegate, code, submitted, request, stage, finished })
     }
 
     fn done(since: Instant) -> Stage {
@@ -463,7 +490,7 @@ mod tests {
         let later = Later::default();
         let several = |from: u8, owner: &str, count: usize| {
             let waiting = |n: usize| {
-                ([from, n as u8].repeat(8).try_into().unwrap(), entry(owner, Stage::Submitted))
+                ([from, n as u8].repeat(8).try_into().unwrap(), entry(owner, Stage::InProcess))
             };
             (0..count).map(waiting).collect::<Vec<(Id, _)>>()
         };
@@ -486,7 +513,7 @@ mod tests {
     async fn an_answer_that_waits_too_long_goes_though_nobody_comes() {
         let later = Later::default();
         let old = Instant::now().checked_sub(PATIENCE).unwrap();
-        later.enter(vec![([1; 16], entry("a", Stage::Submitted))]).unwrap();
+        later.enter(vec![([1; 16], entry("a", Stage::InProcess))]).unwrap();
         later.sweep(Duration::from_millis(1));
         later.0.lock().unwrap().entries.insert([2; 16], entry("a", done(old)));
         while later.0.lock().unwrap().entries.len() > 1 {

@@ -227,6 +227,45 @@ async fn what_has_not_begun_can_be_canceled_and_is_not_done() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_wait_have_bounded_room() {
+    let network = Network::start().await;
+    let mut client = network.client("n1", Version::V2_1).await;
+    let pair = || op::create_key_pair::Request {
+        common: [
+            kmip::attribute::Attribute::CryptographicAlgorithm(CryptographicAlgorithm::Rsa),
+            kmip::attribute::Attribute::CryptographicLength(4096),
+            kmip::attribute::Attribute::CryptographicUsageMask(3),
+        ]
+        .into_iter()
+        .collect(),
+        ..Default::default()
+    };
+    // What waits until a pair is there.
+    let large = || op::hash::Request {
+        parameters: kmip::attribute::CryptographicParameters {
+            hashing_algorithm: Some(HashingAlgorithm::Sha256),
+            ..Default::default()
+        },
+        data: Some(kmip::SecretBytes::copy_from(&vec![0; 900 << 10])),
+        correlation_value: None,
+        init: None,
+        last: None,
+    };
+    let demanded = AsynchronousIndicator::Mandatory;
+    let batch = || (0..12).map(|_| pair().into()).chain([large().into()]).collect::<Vec<_>>();
+    for _ in 0..2 {
+        pending(&send(&mut client, demanded, None, batch()).await[0]);
+    }
+    let refused = send(&mut client, demanded, None, batch()).await;
+    let Outcome::Failed(failure) = &refused[0].outcome else { panic!("{refused:?}") };
+    assert_eq!(failure.reason, ResultReason::ServerLimitExceeded);
+    // Short ones still go, and others have room of their own.
+    pending(&send(&mut client, demanded, None, vec![aes()]).await[0]);
+    let mut other = network.client("n2", Version::V2_1).await;
+    pending(&send(&mut other, demanded, None, batch()).await[0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn older_clients_that_allow_it_wait_for_pairs_alone() {
     let network = Network::start().await;
     let mut client = network.client("n1", Version::V1_0).await;
