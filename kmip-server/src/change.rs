@@ -55,7 +55,7 @@ pub(crate) async fn change<T>(
     act: impl Fn(&mut Draft) -> Result<T, OpError>,
 ) -> Result<(String, T), OpError> {
     let (mut object, mut version) = find::object(cx, id).await?;
-    let _held = names::hold(cx, claimed, None).await?;
+    let _held = names::hold(cx, claimed, &[]).await?;
     for _ in 0..TRIES {
         match once(cx, &object, version, &act).await {
             Ok(given) => return Ok((object.uid, given)),

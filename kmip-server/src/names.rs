@@ -1,5 +1,5 @@
-//! Names are unique among the objects of a client, unless the operator lets them be shared. Whoever gives a name to an object holds it
-//! until the object is stored.
+//! Names are unique among the objects of a client, unless the operator lets them be shared. Whoever
+//! gives a name to an object holds it until the object is stored, and all names of one request together.
 
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ use crate::{context::Context, error::OpError, locks::Held, terms};
 /// How long a name is waited for that somebody else is giving to an object.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Holds `names` for the caller; refuses those that another object than `except` has.
+/// Holds `names` for the caller; refuses those that another object than those of `except` has.
 pub(crate) async fn hold(
     cx: &Context<'_>,
     names: &[&str],
-    except: Option<&str>,
+    except: &[&str],
 ) -> Result<Option<Held>, OpError> {
     if names.is_empty() || cx.server.limits.lenience.shared_names {
         return Ok(None);
@@ -47,8 +47,9 @@ async fn is_taken(
     objects: &Objects,
     owner: &SaeId,
     name: &str,
-    except: Option<&str>,
+    except: &[&str],
 ) -> Result<bool, OpError> {
-    let found = objects.search(owner, &terms::name(name), None, 2).await?;
-    Ok(found.iter().any(|uid| Some(uid.as_str()) != except))
+    let most = except.len() + 1;
+    let found = objects.search(owner, &terms::name(name), None, most).await?;
+    Ok(found.iter().any(|uid| !except.contains(&uid.as_str())))
 }

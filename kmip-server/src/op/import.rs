@@ -47,7 +47,7 @@ pub(crate) async fn import(cx: &mut Context<'_>, request: Request) -> Result<Res
     qkd::refuse_claims(&wanted)?;
     wanted.apply(&mut meta);
     let state = impose(&mut meta, of_server)?;
-    let _held = super::hold_names_of(cx, &[&wanted], Some(&id)).await?;
+    let _held = super::hold_names_of(cx, &[&wanted], &[&id]).await?;
     let new = NewObject {
         uid: id.clone(),
         owner: cx.caller.tenant().clone(),

@@ -79,14 +79,14 @@ pub(crate) fn cannot_be_undone(code: OperationCode) -> bool {
 
 /// Holds the names that new objects ask for until they are stored; refuses names that are taken.
 async fn hold_names(cx: &Context<'_>, wanted: &[&Wanted]) -> Result<Option<Held>, OpError> {
-    hold_names_of(cx, wanted, None).await
+    hold_names_of(cx, wanted, &[]).await
 }
 
-/// As [`hold_names`], where the object `except` may have the names.
+/// As [`hold_names`], where the objects of `except` may have the names.
 async fn hold_names_of(
     cx: &Context<'_>,
     wanted: &[&Wanted],
-    except: Option<&str>,
+    except: &[&str],
 ) -> Result<Option<Held>, OpError> {
     let names: Vec<_> = wanted.iter().flat_map(|wanted| wanted.names()).collect();
     names::hold(cx, &names, except).await

@@ -18,10 +18,10 @@ use kmip::{
 
 use super::{
     certify::{Draft, asked, certifier, dates, info},
-    rekey::{check_dates, link, superseded},
+    rekey::{check_dates, is_renamed, link, superseded},
 };
 use crate::{
-    certifier::Certifier, context::Context, error::OpError, find, meta::Meta, names, template,
+    certifier::Certifier, context::Context, error::OpError, find, meta::Meta, template,
     unit::Unit, wanted,
 };
 
@@ -57,9 +57,9 @@ pub(crate) async fn recertify(cx: &mut Context<'_>, request: Request) -> Result<
     let draft = Draft { der, span, key, attributes: succession(&rest, &changes) };
     let (new_meta, mut wanted) = draft.read(cx)?;
     wanted.rest.push(link(LinkType::ReplacedObjectLink, &old.uid));
-    let renamed = changes.iter().any(|a| matches!(a, Attribute::Name(_)));
+    let renamed = is_renamed(&changes);
     let except = (!renamed).then_some(old.uid.as_str());
-    let _held = names::hold(cx, &wanted.names().collect::<Vec<_>>(), except).await?;
+    let _held = super::hold_names_of(cx, &[&wanted], except.as_slice()).await?;
     let unit = Unit::begin(cx);
     let done = match draft.store(cx, unit.objects(), &new_meta, &wanted).await {
         Ok(id) => {

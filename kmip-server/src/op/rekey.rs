@@ -98,7 +98,7 @@ async fn replace(
     changes: &Attributes,
 ) -> Result<String, Failed> {
     let (old_meta, old_rest) = Meta::with_rest(old)?;
-    let renamed = changes.iter().any(|a| matches!(a, Attribute::Name(_)));
+    let renamed = is_renamed(changes);
     let kind = ObjectType::SymmetricKey;
     let wanted = Wanted::read(succession(&old_meta, &old_rest, cx.now, offset, changes), kind)?;
     qkd::refuse_claims(&wanted)?;
@@ -108,7 +108,7 @@ async fn replace(
     }
     // Names that come from the old key are free as soon as the commit below is.
     let taken_from = (!renamed).then_some(old.uid.as_str());
-    let _held = super::hold_names_of(cx, &[&wanted], taken_from).await?;
+    let _held = super::hold_names_of(cx, &[&wanted], taken_from.as_slice()).await?;
     let uid = Objects::fresh_uid();
     let (mut meta, sealed, origin) = successor(cx, &uid, old, &old_meta, &wanted).await?;
     meta.set_format(KeyFormatType::Raw);
@@ -153,6 +153,11 @@ async fn successor(
     meta.dates.original = Some(cx.now);
     let sealed = objects.seal(uid, cx.caller.tenant(), &clear).await?;
     Ok((meta, sealed, random.origin()))
+}
+
+/// Whether the new object has names of its own, and the old one keeps those it has.
+pub(super) fn is_renamed(changes: &Attributes) -> bool {
+    changes.iter().any(|attribute| matches!(attribute, Attribute::Name(_)))
 }
 
 pub(super) fn link(kind: LinkType, uid: &str) -> Attribute {

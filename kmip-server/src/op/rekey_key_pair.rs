@@ -15,10 +15,10 @@ use kmip::{
 
 use super::{
     create_key_pair::{MADE, Plan, merged},
-    rekey::{check_dates, link, succession, superseded},
+    rekey::{check_dates, is_renamed, link, succession, superseded},
 };
 use crate::{
-    context::Context, error::OpError, find, locks::Held, meta::Meta, names, qkd, template,
+    context::Context, error::OpError, find, locks::Held, meta::Meta, qkd, template,
     unit::Unit, usage, wanted::Wanted,
 };
 
@@ -97,15 +97,9 @@ impl Old {
         Ok(wanted)
     }
 
-    async fn hold_names(
-        &self,
-        cx: &Context<'_>,
-        wanted: &Wanted,
-        changes: &Attributes,
-    ) -> Result<Option<Held>, OpError> {
-        // Names that come from the old key are free as soon as the new one is there.
-        let except = (!is_renamed(changes)).then_some(self.object.uid.as_str());
-        names::hold(cx, &wanted.names().collect::<Vec<_>>(), except).await
+    /// Names that come from the old key are free as soon as the new one is there.
+    fn lets_go(&self, changes: &Attributes) -> Option<&str> {
+        (!is_renamed(changes)).then_some(self.object.uid.as_str())
     }
 
     /// Writes the old key as it is from now on.
@@ -122,17 +116,13 @@ impl Old {
     }
 }
 
-fn is_renamed(changes: &Attributes) -> bool {
-    changes.iter().any(|attribute| matches!(attribute, Attribute::Name(_)))
-}
-
 async fn replace(
     cx: &Context<'_>,
     objects: &Objects,
     private: &Object,
     offset: Option<Interval>,
     [private_changes, public_changes]: [&Attributes; 2],
-) -> Result<(String, String, [Option<Held>; 2]), OpError> {
+) -> Result<(String, String, Option<Held>), OpError> {
     let private = Old::read(cx, objects, &private.uid, ObjectType::PrivateKey).await?;
     let text = "the private key has no link to its public key; add it, or use Create Key Pair";
     let other = private.linked(LinkType::PublicKeyLink);
@@ -152,10 +142,9 @@ async fn replace(
                     ask for no other format, and not for one that is extractable";
         return Err(OpError::Denied(text.to_owned()));
     }
-    let held = [
-        private.hold_names(cx, &wanted, private_changes).await?,
-        public.hold_names(cx, &public_wanted, public_changes).await?,
-    ];
+    let olds = [private.lets_go(private_changes), public.lets_go(public_changes)];
+    let olds: Vec<_> = olds.into_iter().flatten().collect();
+    let held = super::hold_names_of(cx, &[&wanted, &public_wanted], &olds).await?;
     let plan =
         Plan { algorithm, length, kind, private: wanted, public: public_wanted, only_inside };
     let (private_id, public_id) = plan.carry_out(cx, objects).await?;

@@ -375,6 +375,26 @@ async fn a_private_key_of_the_token_has_its_successor_there() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_two_keys_of_a_pair_made_again_have_names_of_their_own() {
+    let network = network().await;
+    let mut client = network.client("n1", Version::V2_1).await;
+    let old = client.create_key_pair(pair(&[])).await.unwrap();
+    let named = |name: &str| [Attribute::Name(Name::text(name))].into_iter().collect();
+    let asked = |private: &str, public: &str| op::rekey_key_pair::Request {
+        private_id: Some(old.private_id.as_str().into()),
+        changes: op::create_key_pair::Request {
+            private: named(private),
+            public: named(public),
+            ..Default::default()
+        },
+        ..Default::default()
+    };
+    let refused = refusal(client.rekey_key_pair(asked("same", "same")).await);
+    assert_eq!(refused, ResultReason::NonUniqueNameAttribute);
+    client.rekey_key_pair(asked("one", "other")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_batch_that_fails_leaves_no_certificate_and_no_new_pair() {
     let network = network().await;
     let mut client = network.client("n1", Version::V2_1).await;
