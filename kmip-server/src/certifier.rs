@@ -15,7 +15,8 @@ pub struct Certifier {
     pub authority: Authority,
     /// Applications that may have certificates, of any name they ask for.
     pub applications: BTreeSet<SaeId>,
-    /// How long a certificate is valid when nobody says it, and at most.
+    /// How long a certificate is valid when nobody says it, and at most. It begins while one that is
+    /// asked for without dates would be valid.
     pub days: u32,
 }
 
@@ -30,6 +31,10 @@ impl Certifier {
         let seconds = |time: i64| u64::try_from(time).unwrap_or(0);
         let usual = Span::days(seconds(now), self.days);
         let from = from.map_or(usual.from, seconds);
+        if !(usual.from..=usual.until).contains(&from) {
+            let text = format!("a certificate begins now or within {} days", self.days);
+            return Err(OpError::Invalid(text));
+        }
         let longest = Span::days(from, self.days).until;
         let until = until.map_or(longest, seconds);
         if until <= from || until > longest {

@@ -395,6 +395,31 @@ async fn the_two_keys_of_a_pair_made_again_have_names_of_their_own() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_begins_about_now_or_while_one_of_now_would_be_valid() {
+    let network = network().await;
+    let mut client = network.client("n1", Version::V2_1).await;
+    let made = client.create_key_pair(pair(&[])).await.unwrap();
+    let now = i64::try_from(km_core::clock::now_ms() / 1000).unwrap();
+    let day = 86_400;
+    let mut from = async |date: i64| {
+        let dates = [Attribute::ActivationDate(DateTime(date))];
+        let asked = op::certify::Request {
+            id: Some(made.public_id.as_str().into()),
+            attributes: subject(Version::V2_1).into_iter().chain(dates).collect(),
+            ..Default::default()
+        };
+        client.certify(asked).await
+    };
+    for early_or_late in [1, now - day, now + 91 * day, now + 36_500 * day, i64::MAX, -1] {
+        let refused = refusal(from(early_or_late).await);
+        assert_eq!(refused, ResultReason::InvalidAttributeValue, "{early_or_late}");
+    }
+    for fit in [now, now + day, now + 89 * day] {
+        from(fit).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_batch_that_fails_leaves_no_certificate_and_no_new_pair() {
     let network = network().await;
     let mut client = network.client("n1", Version::V2_1).await;
