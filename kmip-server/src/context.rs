@@ -40,7 +40,7 @@ pub(crate) struct Context<'a> {
     /// The same of the last pair that took the place of another.
     pub(crate) public_of_rekeyed: Option<String>,
     /// Of an item that is done at the same time as others.
-    pub(crate) turn: Option<Turn>,
+    turn: Option<Turn>,
 }
 
 impl<'a> Context<'a> {
@@ -69,6 +69,12 @@ impl<'a> Context<'a> {
             public_of_rekeyed: None,
             turn: None,
         }
+    }
+
+    /// For an item that is done at the same time as others.
+    pub(crate) fn at(mut self, turn: Turn) -> Self {
+        self.turn = Some(turn);
+        self
     }
 
     pub(crate) fn objects(&self) -> &'a Objects {
@@ -103,6 +109,14 @@ impl<'a> Context<'a> {
             true => Ok(()),
             // As to strangers: whether there is such an object is not told.
             false => Err(OpError::NotFound(uid.to_owned())),
+        }
+    }
+
+    /// Waits until all items before this one are answered, where it is done at the same time as others:
+    /// what cannot be taken back is done after that.
+    pub(crate) async fn turn_comes(&self) {
+        if let Some(turn) = &self.turn {
+            turn.come().await;
         }
     }
 

@@ -175,6 +175,7 @@ fn check_algorithm(wanted: &Wanted, bits: i32) -> Result<(), OpError> {
 /// The caller's object for a pool key: made now when it has not been collected yet. One commit
 /// makes the object and marks the key collected, so it is delivered once over all fronts.
 pub(crate) async fn collect(cx: &Context<'_>, id: KeyId) -> Result<(Object, Version), OpError> {
+    cx.turn_comes().await;
     let (slave, owner) = (cx.caller.application(), cx.caller.tenant());
     let uid = id.to_string();
     // A second request for the same key waits here and then finds the object.

@@ -2,8 +2,8 @@
 //! the way to the token is gone once for many. Enter through [`Together`].
 //!
 //! Nothing else tells it from one after the other. Answers keep the order of the items. A use that
-//! counts against Usage Limits waits until all before it are answered, so that nothing is taken off
-//! for an item that is not answered.
+//! counts against Usage Limits waits until all before it are answered, and so does one that collects a
+//! pool key, so that nothing is used up for an item that is not answered.
 
 use std::time::{Duration, Instant};
 
@@ -51,7 +51,8 @@ impl Turn {
     }
 }
 
-/// Whether an item depends on no other and changes nothing but Usage Limits.
+/// Whether an item depends on no other and changes nothing but Usage Limits and whether a pool key was
+/// collected.
 pub(crate) fn may(item: &RequestItem) -> bool {
     let is_named = |id: &Option<UniqueIdentifier>| matches!(id, Some(UniqueIdentifier::Text(_)));
     let is_whole = |correlation: &Option<Vec<u8>>, init: Option<bool>, last: Option<bool>| {
@@ -88,8 +89,8 @@ impl<'a> Together<'a> {
     }
 
     /// Begins an item that [`may`].
-    pub(crate) fn begin(&mut self, mut cx: Context<'a>, item: RequestItem) {
-        cx.turn = Some(Turn { before: self.begun, answered: self.answered.subscribe() });
+    pub(crate) fn begin(&mut self, cx: Context<'a>, item: RequestItem) {
+        let mut cx = cx.at(Turn { before: self.begun, answered: self.answered.subscribe() });
         self.begun += 1;
         let until = self.until;
         self.running.push_back(Box::pin(async move {

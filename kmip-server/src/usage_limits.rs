@@ -70,9 +70,7 @@ fn cost(limits: &UsageLimits, bytes: usize) -> i64 {
 
 /// Takes one protecting use of `bytes` bytes off an object that has limits; durable on return.
 pub(crate) async fn spend_use(cx: &Context<'_>, uid: &str, bytes: usize) -> Result<(), OpError> {
-    if let Some(turn) = &cx.turn {
-        turn.come().await;
-    }
+    cx.turn_comes().await;
     let _held = hold(cx, uid).await;
     let id = Some(UniqueIdentifier::from(uid));
     let act =

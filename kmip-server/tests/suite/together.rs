@@ -1,5 +1,7 @@
 //! Cryptographic items of one batch, which are done at the same time, do what they do one by one.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use kmip::{
     Answer, DateTime, Operation, SecretBytes, Version,
     attribute::{Attribute, AttributeKind, CryptographicParameters, UsageLimits},
@@ -169,4 +171,26 @@ async fn usage_limits_count_what_was_answered_after_items_done_alone() {
         let found = client.attribute(id, AttributeKind::UsageLimits).await;
         assert_eq!(found, Some(Attribute::UsageLimits(expected)));
     }
+}
+
+/// Nor is a pool key collected for an item that is not answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pool_key_is_collected_after_what_stands_before_it() {
+    let network = Network::stocked().await;
+    let mut master = network.client("n1", Version::V1_4).await;
+    let group = Attribute::ObjectGroup("qkd/south".to_owned());
+    let key = master.aes([group]).await.unwrap();
+    let mut slave = network.client("s1", Version::V1_4).await;
+    let total = UsageLimits { total: 10, count: None, unit: UsageLimitsUnit::Object };
+    let start = [Attribute::ActivationDate(DateTime(1)), Attribute::UsageLimits(total)];
+    let own = slave.aes(start).await.unwrap();
+    // One waits for the other, so that the last would have time to go ahead of the one that fails.
+    let mut items: Vec<_> = (0..5).map(|_| encrypt(&own, b"data")).collect();
+    items.extend([encrypt("no such key", b"data"), encrypt(&key, b"data")]);
+    let stopped = run(&mut slave, items, |_| {}).await;
+    let found = reason(stopped.last().unwrap());
+    assert_eq!((stopped.len(), found), (6, Some(ResultReason::ItemNotFound)));
+    assert_eq!(network.south.server.counters().pool_keys.load(Relaxed), 0);
+    assert_eq!(slave.key(&key).await.unwrap(), master.key(&key).await.unwrap());
+    assert_eq!(network.south.server.counters().pool_keys.load(Relaxed), 1);
 }
