@@ -1,7 +1,10 @@
 //! AES-256-GCM in software behind the HSM trait, with a switch. The end-to-end suite runs on a
 //! real token; here only the front is tested. Not a crate: tests of several crates include it.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::{
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use aws_lc_rs::{
@@ -19,6 +22,11 @@ pub(crate) struct SoftwareHsm {
     pub(crate) up: AtomicBool,
     /// Whether it makes key pairs for use inside.
     pub(crate) pairs: AtomicBool,
+    /// Whether each use of a key takes a twentieth of a second.
+    pub(crate) slow: AtomicBool,
+    in_use: AtomicUsize,
+    /// Most keys in use at the same moment so far.
+    pub(crate) most_at_once: AtomicUsize,
 }
 
 impl SoftwareHsm {
@@ -28,6 +36,9 @@ impl SoftwareHsm {
             kek: LessSafeKey::new(kek),
             up: AtomicBool::new(true),
             pairs: AtomicBool::new(false),
+            slow: AtomicBool::new(false),
+            in_use: AtomicUsize::new(0),
+            most_at_once: AtomicUsize::new(0),
         }
     }
 
@@ -86,6 +97,11 @@ impl Hsm for SoftwareHsm {
         input: &ClearBytes,
     ) -> Result<ClearBytes, HsmError> {
         self.check_pairs()?;
+        self.most_at_once.fetch_max(self.in_use.fetch_add(1, Relaxed) + 1, Relaxed);
+        if self.slow.load(Relaxed) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        self.in_use.fetch_sub(1, Relaxed);
         process::act(key.kind, action, &self.open(&key.aad, &key.sealed).await?, input)
     }
 

@@ -1,6 +1,6 @@
 //! One frame in, one answer out. No sockets: whoever holds the connection carries the bytes.
 
-use std::{collections::VecDeque, time::Instant};
+use std::collections::VecDeque;
 
 use km_core::clock::now_ms;
 use kmip::{
@@ -12,6 +12,7 @@ use kmip::{
     },
     ttlv::Limits,
 };
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use crate::{
@@ -158,12 +159,14 @@ async fn run(
     let staged = undo.then(|| server.objects.staged());
     let objects = staged.as_ref().map_or(&server.objects, |(objects, _)| objects);
     let mut undo = staged.clone().map(|(objects, stage)| Undo::of(objects, stage));
-    let context =
-        |staged| Context::new(server, objects, staged, (&caller, delegate.clone()), version, now.0);
+    let until = Instant::now() + server.limits.request_time;
+    let context = |staged| {
+        let who = (&*caller, delegate.clone());
+        Context::new(server, objects, staged, who, version, now.0).by(until)
+    };
     let mut cx = context(undo.is_some());
     let start = response.checkpoint();
-    let begun = Instant::now();
-    let mut together = Together::new(server.limits.request_time);
+    let mut together = Together::new(until);
     let mut items = VecDeque::from(items);
     loop {
         let may = |item: &RequestItem| undo.is_none() && together::may(item);
@@ -180,7 +183,7 @@ async fn run(
                 let Some(item) = items.pop_front() else { break };
                 let (code, id) = (item.code, item.id.clone());
                 // Never cut an item short: nobody would know how far it came.
-                let done = match begun.elapsed() < server.limits.request_time {
+                let done = match Instant::now() < until {
                     true => do_item(&mut cx, item).await,
                     false => Err(OpError::OutOfTime),
                 };

@@ -23,6 +23,7 @@ use crate::{
     Server,
     login::{Gate, Login, Refusal},
     pace::Pace,
+    places::Places,
     policy::{Policies, Policy},
     tickets::{Rights, Shown},
 };
@@ -34,6 +35,8 @@ pub(crate) struct Caller {
     tenant: SaeId,
     policy: Policy,
     pace: Option<Pace>,
+    /// Keys it uses at a time.
+    places: Places,
     /// For certificates it is the first of that they may stand for.
     gate: Gate,
     /// Connections open now.
@@ -54,8 +57,8 @@ impl Caller {
             let tenant = policy.tenant.clone().unwrap_or_else(|| application.clone());
             let pace = policy.operations_per_s.map(Pace::of);
             let (application, connections) = (application.clone(), AtomicU32::new(0));
-            let gate = Gate::default();
-            Arc::new(Self { application, tenant, policy, pace, gate, connections })
+            let (places, gate) = (Places::of_one(), Gate::default());
+            Arc::new(Self { application, tenant, policy, pace, places, gate, connections })
         };
         applications.map(|application| (application.clone(), caller(application))).collect()
     }
@@ -68,6 +71,10 @@ impl Caller {
     /// Whose managed objects it works with.
     pub(crate) fn tenant(&self) -> &SaeId {
         &self.tenant
+    }
+
+    pub(crate) fn places(&self) -> &Places {
+        &self.places
     }
 
     /// Whether it may ask for `operation`.
@@ -98,8 +105,8 @@ pub(crate) struct Delegate {
 
 impl Delegate {
     /// The application that asks.
-    pub(crate) fn holder(&self) -> &SaeId {
-        &self.holder.application
+    pub(crate) fn holder(&self) -> &Caller {
+        &self.holder
     }
 
     /// Whether the holder and the ticket allow `operation`, on whichever object.

@@ -3,12 +3,14 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use km_core::{ids::SaeId, objects::Objects};
+use km_core::objects::Objects;
 use kmip::{
     Version,
     attribute::UniqueIdentifier,
     enums::{OperationCode, UniqueIdentifierCode},
 };
+
+use tokio::time::Instant;
 
 use crate::{
     Server,
@@ -41,6 +43,8 @@ pub(crate) struct Context<'a> {
     pub(crate) public_of_rekeyed: Option<String>,
     /// Of an item that is done at the same time as others.
     turn: Option<Turn>,
+    /// When the request is to be done; none in the background.
+    until: Option<Instant>,
 }
 
 impl<'a> Context<'a> {
@@ -68,7 +72,19 @@ impl<'a> Context<'a> {
             public_of_pair: None,
             public_of_rekeyed: None,
             turn: None,
+            until: None,
         }
+    }
+
+    /// For a request that is to be done by then.
+    pub(crate) fn by(mut self, until: Instant) -> Self {
+        self.until = Some(until);
+        self
+    }
+
+    /// How long the item that is being done may wait for others.
+    pub(crate) fn until(&self) -> Instant {
+        self.until.unwrap_or_else(|| Instant::now() + self.server.limits.request_time)
     }
 
     /// For an item that is done at the same time as others.
@@ -86,8 +102,8 @@ impl<'a> Context<'a> {
     }
 
     /// Whose room what is kept for this request takes: that of whoever asks, in whosever name.
-    pub(crate) fn payer(&self) -> &SaeId {
-        self.delegate.as_ref().map_or(self.caller.application(), Delegate::holder)
+    pub(crate) fn payer(&self) -> &Caller {
+        self.delegate.as_ref().map_or(self.caller, Delegate::holder)
     }
 
     /// An item begins that asks for `operation`, if that may be done.

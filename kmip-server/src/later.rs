@@ -89,7 +89,8 @@ impl Entry {
 
     /// Whose room it takes.
     fn payer(&self) -> &SaeId {
-        self.delegate.as_ref().map_or(&self.owner, Delegate::holder)
+        let holder = self.delegate.as_ref().map(Delegate::holder);
+        holder.map_or(&self.owner, Caller::application)
     }
 
     /// What is to be done, unless it was canceled.

@@ -25,6 +25,7 @@
 //! | `usage_limits` | how much an object may still be used |
 //! | `streams` | data in parts |
 //! | `usage`, `cipher` | keys in use: may they be used so, and with which parameters |
+//! | `together`, `places` | many uses at a time, of one batch, and of all clients |
 //! | `template` | attributes kept under a name (1.x) |
 //! | `error` | every refusal and its Result Reason, in one place |
 //!
@@ -53,6 +54,7 @@ mod names;
 mod numbering;
 mod op;
 mod pace;
+mod places;
 pub mod policy;
 mod profiles;
 mod qkd;
@@ -90,6 +92,7 @@ use later::Later;
 use locks::Locks;
 use login::Guard;
 pub use login::{BadHash, Login, PasswordHash};
+use places::Places;
 use policy::Policies;
 use streams::Streams;
 use tickets::Tickets;
@@ -174,6 +177,7 @@ pub struct Server {
     applications: Directory<SaeId>,
     callers: Callers,
     guard: Guard,
+    places: Places,
     limits: Limits,
     locks: Locks,
     nonces: Nonces,
@@ -211,6 +215,7 @@ impl Server {
             applications,
             callers,
             guard: Guard::new(policies),
+            places: Places::of_all(),
             limits,
             locks,
             nonces,

@@ -43,7 +43,7 @@ struct Owner {
 
 impl Owner {
     fn of(cx: &Context<'_>) -> Self {
-        Self { payer: cx.payer().clone(), caller: cx.caller.application().clone() }
+        Self { payer: cx.payer().application().clone(), caller: cx.caller.application().clone() }
     }
 }
 

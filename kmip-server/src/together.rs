@@ -5,13 +5,11 @@
 //! counts against Usage Limits waits until all before it are answered, and so does one that collects a
 //! pool key, so that nothing is used up for an item that is not answered.
 
-use std::time::{Duration, Instant};
-
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesOrdered};
 use kmip::{
     Answer, Operation, attribute::UniqueIdentifier, enums::OperationCode, message::RequestItem,
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
     batch::{Done, allowed},
@@ -20,7 +18,7 @@ use crate::{
     op,
 };
 
-/// Items under way at a time; one client does not fill the queue of the token.
+/// Items under way at a time.
 const MOST: usize = 32;
 
 /// The operation and ID of an item, and what came of it.
@@ -76,9 +74,8 @@ pub(crate) fn may(item: &RequestItem) -> bool {
 }
 
 impl<'a> Together<'a> {
-    /// For a batch whose items begin within `time`.
-    pub(crate) fn new(time: Duration) -> Self {
-        let until = Instant::now() + time;
+    /// For a batch whose items begin before `until`.
+    pub(crate) fn new(until: Instant) -> Self {
         let (running, answered) = (FuturesOrdered::new(), watch::Sender::new(0));
         Self { running, begun: 0, answered, until }
     }

@@ -23,6 +23,7 @@ use crate::{
     error::OpError,
     find,
     meta::{Form, Meta},
+    places::Places,
     streams::Marks,
     usage_limits,
 };
@@ -138,6 +139,7 @@ impl Subject {
         action: &Action,
         input: &ClearBytes,
     ) -> Result<ClearBytes, OpError> {
+        let _place = Places::take(cx).await?;
         cx.objects().use_key(&self.object, kind, action, input).await.map_err(used)
     }
 

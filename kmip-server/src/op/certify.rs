@@ -18,7 +18,6 @@ use kmip::{
 
 use super::rekey::link;
 use crate::{
-    caller::Delegate,
     certificate,
     certifier::Certifier,
     context::Context,
@@ -65,8 +64,7 @@ pub(crate) async fn certify(cx: &mut Context<'_>, request: Request) -> Result<Re
 pub(super) fn certifier<'a>(cx: &Context<'a>) -> Result<&'a Certifier, OpError> {
     let certifier = cx.server.certifier().ok_or(OpError::Operation)?;
     let may = |application| certifier.applications.contains(application);
-    let holder = cx.delegate().map(Delegate::holder);
-    match may(cx.caller.application()) && holder.is_none_or(may) {
+    match may(cx.caller.application()) && may(cx.payer().application()) {
         true => Ok(certifier),
         false => {
             let text = "this application may have no certificates issued; ask the operator";

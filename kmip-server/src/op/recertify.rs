@@ -21,8 +21,8 @@ use super::{
     rekey::{check_dates, is_renamed, link, superseded},
 };
 use crate::{
-    certifier::Certifier, context::Context, error::OpError, find, meta::Meta, template,
-    unit::Unit, wanted,
+    certifier::Certifier, context::Context, error::OpError, find, meta::Meta, template, unit::Unit,
+    wanted,
 };
 
 pub(crate) async fn recertify(cx: &mut Context<'_>, request: Request) -> Result<Response, OpError> {

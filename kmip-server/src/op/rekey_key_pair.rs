@@ -18,8 +18,8 @@ use super::{
     rekey::{check_dates, is_renamed, link, succession, superseded},
 };
 use crate::{
-    context::Context, error::OpError, find, locks::Held, meta::Meta, qkd, template,
-    unit::Unit, usage, wanted::Wanted,
+    context::Context, error::OpError, find, locks::Held, meta::Meta, qkd, template, unit::Unit,
+    usage, wanted::Wanted,
 };
 
 pub(crate) async fn rekey_key_pair(

@@ -1,6 +1,6 @@
 //! Cryptographic items of one batch, which are done at the same time, do what they do one by one.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use kmip::{
     Answer, DateTime, Operation, SecretBytes, Version,
@@ -193,4 +193,39 @@ async fn a_pool_key_is_collected_after_what_stands_before_it() {
     assert_eq!(network.south.server.counters().pool_keys.load(Relaxed), 0);
     assert_eq!(slave.key(&key).await.unwrap(), master.key(&key).await.unwrap());
     assert_eq!(network.south.server.counters().pool_keys.load(Relaxed), 1);
+}
+
+/// However many ask, the token is asked for so much at a time: what is more waits its turn, and one
+/// application leaves places to others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_batches_wait_for_the_token_and_are_not_refused() {
+    const CLIENTS: usize = 40;
+    let network = Network::start().await;
+    network.north.hsm.pairs.store(true, Relaxed);
+    let inside = || [Attribute::ActivationDate(DateTime(1)), Attribute::Extractable(false)];
+    let mut other = network.client("n2", Version::V1_4).await;
+    let others = other.aes(inside()).await.unwrap();
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        clients.push(network.client("n1", Version::V1_4).await);
+    }
+    let id = clients[0].aes(inside()).await.unwrap();
+    network.north.hsm.slow.store(true, Relaxed);
+    let batches = clients.into_iter().map(|mut client| {
+        let items: Vec<_> = (0..32).map(|_| encrypt(&id, b"data")).collect();
+        tokio::spawn(async move { run(&mut client, items, |_| {}).await })
+    });
+    let batches: Vec<_> = batches.collect();
+    while network.north.hsm.most_at_once.load(Relaxed) < 32 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let done = run(&mut other, [encrypt(&others, b"data")], |_| {}).await;
+    assert_eq!(reason(&done[0]), None);
+    assert!(batches.iter().any(|batch| !batch.is_finished()), "the other went first");
+    for batch in batches {
+        let done = batch.await.unwrap();
+        assert!(done.len() == 32 && done.iter().all(|item| reason(item).is_none()));
+    }
+    let most = network.north.hsm.most_at_once.load(Relaxed);
+    assert!((200..=300).contains(&most), "{most} at a time");
 }
