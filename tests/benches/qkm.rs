@@ -6,7 +6,7 @@
 //!
 //! `QKM_BENCH_SECONDS` sets the time of each measurement (default 4);
 //! `QKM_BENCH_ONLY` names parts (`etsi014`, `kmip`, `usage`, `connections`, `locate`, `ingest`,
-//! `relay`) to leave the others out;
+//! `relay`, `simulation`), with commas between them, to leave the others out;
 //! `QKM_BENCH_KEYS` the keys stored for the memory figure (default 10 million);
 //! `QKM_BENCH_OBJECTS` the objects among which names are looked for (default 1 million);
 //! `QKM_BENCH_IDLE` the idle connections (default 2000).
@@ -50,9 +50,20 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
 }
 
-/// Whether a part is to be measured: all, or those `QKM_BENCH_ONLY` names.
-fn wanted(part: &str) -> bool {
-    std::env::var("QKM_BENCH_ONLY").map_or(true, |only| only.contains(part))
+/// What can be measured by itself.
+const PARTS: [&str; 8] =
+    ["etsi014", "kmip", "usage", "connections", "locate", "ingest", "relay", "simulation"];
+/// Longest wait for the simulator to fill a pool, and for a KM to be done with what it took in.
+const FILLING: Duration = Duration::from_secs(1800);
+const QUIET: Duration = Duration::from_secs(120);
+
+/// The parts to be measured: all, or those `QKM_BENCH_ONLY` names.
+fn parts() -> Vec<&'static str> {
+    let Ok(only) = std::env::var("QKM_BENCH_ONLY") else { return PARTS.to_vec() };
+    let known = |name: &str| PARTS.into_iter().find(|part| *part == name.trim());
+    let known =
+        |name| known(name).unwrap_or_else(|| panic!("no part {name:?}; there are {PARTS:?}"));
+    only.split(',').map(known).collect()
 }
 
 #[tokio::main]
@@ -63,6 +74,8 @@ async fn main() {
     if direct::role() {
         return;
     }
+    let parts = parts();
+    let wanted = |part: &str| parts.contains(&part);
     let time = Duration::from_secs(number("QKM_BENCH_SECONDS", 4));
     let stored_keys = number("QKM_BENCH_KEYS", 10_000_000);
     let mut bench = Bench { report: Report::default(), time };
@@ -196,6 +209,7 @@ impl Bench {
         let (since, before) = (Instant::now(), cpu::used_us(network.pid(End::North)));
         let mut now = first;
         while now < want {
+            assert!(since.elapsed() < FILLING, "the pool has {now} of {want} bytes only");
             tokio::time::sleep(Duration::from_millis(200)).await;
             now = stored().await;
         }
@@ -214,7 +228,9 @@ impl Bench {
     /// Waits until both KMs are done with what they took in.
     async fn quiet(&self, network: &Network) {
         let used = || cpu::used_us(network.pid(End::North)) + cpu::used_us(network.pid(End::South));
+        let since = Instant::now();
         loop {
+            assert!(since.elapsed() < QUIET, "the KMs are never done with what they took in");
             let before = used();
             tokio::time::sleep(Duration::from_millis(500)).await;
             if used() - before <= 20_000 {

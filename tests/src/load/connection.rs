@@ -81,25 +81,27 @@ pub struct Answer<'a> {
 }
 
 impl Connection {
-    /// Sends one request and reads its answer.
+    /// Sends one request and reads its answer, both in time.
     pub async fn ask(&mut self, request: &[u8]) -> Result<Answer<'_>, String> {
+        let whole = tokio::time::timeout(ANSWER, self.exchange(request));
+        let (status, start, end) = whole.await.map_err(|_| "no answer in time".to_owned())??;
+        Ok(Answer { status, body: &self.buffer[start..end] })
+    }
+
+    async fn exchange(&mut self, request: &[u8]) -> Result<(u16, usize, usize), String> {
         let io = |what: &str, error: std::io::Error| format!("{what}: {error}");
         self.stream.write_all(request).await.map_err(|e| io("write", e))?;
         self.stream.flush().await.map_err(|e| io("flush", e))?;
         self.buffer.clear();
-        let whole = tokio::time::timeout(ANSWER, async {
-            loop {
-                if let Some(answer) = end_of(self.framing, &self.buffer)? {
-                    return Ok(answer);
-                }
-                let count = self.stream.read_buf(&mut self.buffer).await;
-                if count.map_err(|e| io("read", e))? == 0 {
-                    return Err("the server closed the connection".to_owned());
-                }
+        loop {
+            if let Some(answer) = end_of(self.framing, &self.buffer)? {
+                return Ok(answer);
             }
-        });
-        let (status, start, end) = whole.await.map_err(|_| "no answer in time".to_owned())??;
-        Ok(Answer { status, body: &self.buffer[start..end] })
+            let count = self.stream.read_buf(&mut self.buffer).await;
+            if count.map_err(|e| io("read", e))? == 0 {
+                return Err("the server closed the connection".to_owned());
+            }
+        }
     }
 }
 

@@ -288,16 +288,40 @@ impl Script for Kmip {
 }
 
 /// Result Status (tag 42007F, Enumeration) of each of `items` batch items is Success (0).
-fn kmip_ok(mut frame: &[u8], items: usize) -> Result<(), String> {
+fn kmip_ok(frame: &[u8], items: usize) -> Result<(), String> {
     const STATUS: [u8; 8] = [0x42, 0x00, 0x7F, 0x05, 0, 0, 0, 4];
+    let mut rest = frame;
     for _ in 0..items {
-        let at = frame.windows(8).position(|w| w == STATUS).ok_or("no Result Status")?;
-        frame = frame.get(at + 8..).unwrap_or_default();
-        if frame.get(..4) != Some(&[0; 4]) {
-            return Err("the server refused".into());
+        let Some(at) = rest.windows(8).position(|w| w == STATUS) else {
+            return Err(refusal(frame));
+        };
+        rest = rest.get(at + 8..).unwrap_or_default();
+        if rest.get(..4) != Some(&[0; 4]) {
+            return Err(refusal(frame));
         }
     }
     Ok(())
+}
+
+/// What the server says of the first item it refused.
+fn refusal(frame: &[u8]) -> String {
+    use kmip::{ResponseMessage, message::Outcome};
+    let message = match ResponseMessage::decode(frame) {
+        Ok(message) => message,
+        Err(error) => return format!("an answer that cannot be read: {error}"),
+    };
+    let told = message.items.len();
+    let failure = message.items.into_iter().find_map(|item| match item.outcome {
+        Outcome::Failed(failure) => Some(failure),
+        _ => None,
+    });
+    match failure {
+        Some(failure) => {
+            let text = failure.message.unwrap_or_default();
+            format!("the server refused, {:?}: {text}", failure.reason)
+        }
+        None => format!("an answer of {told} items only"),
+    }
 }
 
 /// Bytes of fixed sizes, for the echo.
@@ -315,5 +339,33 @@ impl Echo {
 impl Script for Echo {
     async fn step(&mut self) -> Result<u64, String> {
         self.connection.ask(&self.request).await.map(|_| 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kmip::{
+        DateTime, ResponseWriter,
+        enums::ResultReason,
+        message::{ResponseHeader, ResponseItem, error_response},
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_told_in_the_words_of_the_server() {
+        let version = Version::V1_4;
+        let mut answer = ResponseWriter::new(version, ResponseHeader::new(version, DateTime(0)));
+        let sign = op::sign::Response { id: "1".into(), ..Default::default() };
+        answer.item(&ResponseItem::success(None, KmipAnswer::Sign(sign)));
+        let mut short = answer.finish().to_vec();
+        assert_eq!(kmip_ok(&short, 1), Ok(()));
+        assert_eq!(kmip_ok(&short, 2).unwrap_err(), "an answer of 1 items only");
+        let reason = ResultReason::GeneralFailure;
+        let refused = error_response(version, DateTime(0), reason, "the HSM is busy");
+        let told = kmip_ok(&refused, 1).unwrap_err();
+        assert_eq!(told, "the server refused, GeneralFailure: the HSM is busy");
+        short.truncate(20);
+        assert!(kmip_ok(&short, 1).unwrap_err().starts_with("an answer that cannot be read"));
     }
 }
