@@ -164,7 +164,10 @@ impl Refusal {
                  in the Authentication of the request header"
             }
             Self::Wrong => "user name or password are wrong for this certificate",
-            Self::Busy => "too many passwords are being checked; try again",
+            Self::Busy => {
+                "the password was not checked: others of this certificate, or too many in all, were \
+                 being checked for ten seconds; try again later"
+            }
         }
     }
 }
