@@ -168,8 +168,9 @@ async fn run(
     let start = response.checkpoint();
     let mut together = Together::new(until);
     let mut items = VecDeque::from(items);
+    let several = undo.is_none() && items.len() > 1;
     loop {
-        let may = |item: &RequestItem| undo.is_none() && together::may(item);
+        let may = |item: &RequestItem| several && together::may(item);
         while together.has_room()
             && let Some(item) = items.pop_front_if(|item| may(item))
         {
