@@ -13,8 +13,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    component::{BadStep, Component, State, Step},
+    component::{BadStep, Component, Pair, State, Step},
     network::{ComponentView, EdgeView, Network},
+    orders::Orders,
     policy::{Active, Pin, Policy, Rule},
     report::{BadReport, Report},
     routing::{Basis, Event, Router},
@@ -66,16 +67,6 @@ pub struct RouteView {
     pub cost: u64,
 }
 
-/// What operators ordered while it runs; a restart takes it over.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Orders {
-    /// Parts suspended or reserved.
-    pub parts: BTreeMap<Component, State>,
-    /// Pinned ways.
-    pub pins: Vec<Pin>,
-}
-
 /// There is no such part.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotKnown {
@@ -91,7 +82,9 @@ pub enum NotKnown {
 pub struct Controller {
     settings: Settings,
     policies: Vec<Policy>,
+    /// Pins of operators, in force.
     pins: Vec<Policy>,
+    orders: Orders,
     network: Network,
     router: Router,
     events: VecDeque<Event>,
@@ -106,6 +99,7 @@ impl Controller {
             settings,
             policies,
             pins: Vec::new(),
+            orders: Orders::default(),
             network: Network::default(),
             router: Router::default(),
             events: VecDeque::new(),
@@ -115,18 +109,31 @@ impl Controller {
 
     /// Takes over what operators ordered of an earlier one.
     pub fn with_orders(mut self, orders: Orders) -> Self {
-        self.network.order(orders.parts);
-        self.pins = orders.pins.into_iter().map(pinned).collect();
+        self.orders = orders;
+        self.obey(0);
         self
     }
 
-    /// What operators ordered, to be kept.
-    pub fn orders(&self) -> Orders {
-        let pins = self.pins.iter().filter_map(|policy| match &policy.rule {
-            Rule::Pin(pin) => Some(pin.clone()),
-            _ => None,
-        });
-        Orders { parts: self.network.ordered().clone(), pins: pins.collect() }
+    /// What operators ordered, to be kept, and told to controllers that stand by.
+    pub fn orders(&self) -> &Orders {
+        &self.orders
+    }
+
+    /// Takes orders that operators gave to another controller. Whether there was anything new; routes were
+    /// computed anew then.
+    pub fn merge(&mut self, orders: Orders, now_ms: u64) -> bool {
+        let changed = self.orders.merge(orders);
+        if changed {
+            self.obey(now_ms);
+            self.network.settle(&self.settings, now_ms);
+            self.reroute(now_ms);
+        }
+        changed
+    }
+
+    fn obey(&mut self, now: u64) {
+        self.network.obey(self.orders.held(), now);
+        self.pins = self.orders.pinned().cloned().map(pinned).collect();
     }
 
     /// Takes a report in; the sender's identity was checked. Whether routes were computed anew.
@@ -198,7 +205,8 @@ impl Controller {
         now_ms: u64,
     ) -> Result<State, NotKnown> {
         let unknown = || NotKnown::Component(component.clone());
-        self.network.operator(component, step, now_ms).ok_or_else(unknown)??;
+        let state = self.network.operator(component, step, now_ms).ok_or_else(unknown)??;
+        self.orders.part(component, state, now_ms);
         self.network.settle(&self.settings, now_ms);
         self.reroute(now_ms);
         self.network.state(component).ok_or_else(unknown)
@@ -206,26 +214,17 @@ impl Controller {
 
     /// Pins a way, in place of an earlier pin between the same clusters.
     pub fn pin(&mut self, pin: Pin, now_ms: u64) {
-        self.drop_pin(&pin.between);
-        self.pins.push(pinned(pin));
+        self.orders.pin(pin, now_ms);
+        self.obey(now_ms);
         self.reroute(now_ms);
     }
 
     /// Ends a pin that an operator made. Whether there was one.
     pub fn unpin(&mut self, between: &[ClusterId; 2], now_ms: u64) -> bool {
-        let was = self.drop_pin(between);
+        let was = self.orders.unpin(&Pair::new(&between[0], &between[1]), now_ms);
+        self.obey(now_ms);
         self.reroute(now_ms);
         was
-    }
-
-    fn drop_pin(&mut self, between: &[ClusterId; 2]) -> bool {
-        let before = self.pins.len();
-        let other = [between[1].clone(), between[0].clone()];
-        self.pins.retain(|policy| match &policy.rule {
-            Rule::Pin(pin) => pin.between != *between && pin.between != other,
-            _ => true,
-        });
-        self.pins.len() < before
     }
 
     /// All parts with their states.
@@ -235,7 +234,7 @@ impl Controller {
 
     /// The KM links that may carry keys now.
     pub fn edges(&self) -> Vec<EdgeView> {
-        let view = |(pair, edge): (crate::component::Pair, crate::network::Edge)| EdgeView {
+        let view = |(pair, edge): (Pair, crate::network::Edge)| EdgeView {
             ends: [pair.ends().0.clone(), pair.ends().1.clone()],
             feed: edge.feed,
             stock_bits: edge.stock_bits,

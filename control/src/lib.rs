@@ -4,6 +4,7 @@
 //!
 //! - [`report`]: what a KM tells. [`component`]: the parts of the network and their four states.
 //! - `health`: what is wrong with a part, by the reports. `network`: parts, states, edges.
+//! - [`orders`]: what operators ordered while it runs.
 //! - [`policy`]: what operators pin, forbid, prefer and ration. `cost`: what an edge costs.
 //! - `graph`: shortest and disjoint paths. `routing`: tables, and why a route changed.
 
@@ -13,12 +14,14 @@ mod cost;
 mod graph;
 mod health;
 mod network;
+pub mod orders;
 pub mod policy;
 pub mod report;
 mod routing;
 pub mod settings;
 
-pub use controller::{Controller, Directions, NotKnown, Orders, RouteView};
+pub use controller::{Controller, Directions, NotKnown, RouteView};
 pub use health::Fault;
 pub use network::{ComponentView, EdgeView, Feed};
+pub use orders::Orders;
 pub use routing::{Event, Why};

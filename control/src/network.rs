@@ -6,8 +6,9 @@ use km_core::ids::{ClusterId, LinkId};
 use serde::Serialize;
 
 use crate::{
-    component::{BadStep, Component, Out, Pair, State, Step},
+    component::{BadStep, Component, Pair, State, Step},
     health::{self, Fault},
+    orders::is_held,
     report::{LinkReport, QkdReport, Report},
     settings::Settings,
 };
@@ -85,19 +86,24 @@ pub(crate) struct Network {
     heard: BTreeMap<ClusterId, Heard>,
     parts: BTreeMap<Component, Part>,
     low: BTreeSet<Pair>,
-    /// What operators ordered of parts, whether there are such parts now or not.
-    ordered: BTreeMap<Component, State>,
+    /// What operators hold, whether there are such parts now or not.
+    held: BTreeMap<Component, State>,
 }
 
 impl Network {
-    /// What the operators ordered and still holds.
-    pub(crate) fn ordered(&self) -> &BTreeMap<Component, State> {
-        &self.ordered
-    }
-
-    /// Takes over orders of before.
-    pub(crate) fn order(&mut self, ordered: BTreeMap<Component, State>) {
-        self.ordered = ordered;
+    /// From now on operators hold these parts, and no others.
+    pub(crate) fn obey(&mut self, held: BTreeMap<Component, State>, now: u64) {
+        for (component, part) in &mut self.parts {
+            let state = match held.get(component) {
+                Some(state) => *state,
+                None if is_held(part.state) => State::Standby,
+                None => continue,
+            };
+            if part.state != state {
+                (part.state, part.since_ms) = (state, now);
+            }
+        }
+        self.held = held;
     }
 
     /// Takes a report in.
@@ -213,8 +219,7 @@ impl Network {
         let faults = self.judge(settings, now);
         self.parts.retain(|component, _| faults.contains_key(component));
         for (component, fault) in faults {
-            let ordered = self.ordered.get(&component).copied();
-            let start = ordered.unwrap_or(State::Standby);
+            let start = self.held.get(&component).copied().unwrap_or(State::Standby);
             let fresh = Part { state: start, fault: None, since_ms: now };
             let part = self.parts.entry(component).or_insert(fresh);
             part.fault = fault;
@@ -311,11 +316,9 @@ impl Network {
         let part = self.parts.get_mut(component)?;
         Some(part.state.after(step).inspect(|state| {
             (part.state, part.since_ms) = (*state, now);
-            match state {
-                State::Reserved | State::OutOfService(Out::Suspended) => {
-                    self.ordered.insert(component.clone(), *state)
-                }
-                _ => self.ordered.remove(component),
+            match is_held(*state) {
+                true => self.held.insert(component.clone(), *state),
+                false => self.held.remove(component),
             };
         }))
     }
@@ -366,10 +369,7 @@ impl Network {
     /// reserved it.
     fn is_withheld(&self, pair: &Pair, id: &LinkId) -> bool {
         let (a, b) = pair.ends();
-        let taken = |component| {
-            let state = self.state(&component);
-            matches!(state, Some(State::Reserved | State::OutOfService(Out::Suspended)))
-        };
+        let taken = |component| self.state(&component).is_some_and(is_held);
         taken(Component::QkdLink(id.clone()))
             || [a, b].into_iter().any(|end| taken(Component::Module(id.clone(), end.clone())))
     }

@@ -157,17 +157,28 @@ fn what_an_operator_takes_out_stays_out_until_it_is_given_back() {
     net.down.clear();
     net.wait(10);
     assert_eq!(net.routes("1", "3"), ["4 3", "5 3"]);
-    let orders = net.controller.orders();
+    let orders = net.controller.orders().clone();
     assert_eq!(net.controller.operate(&km, Step::Resume, net.now), Ok(State::InService));
     net.wait(10);
     assert_eq!(net.routes("1", "3").len(), 3);
-    assert!(net.controller.orders().parts.is_empty());
+    assert!(net.controller.orders().held().is_empty());
 
     // A controller that starts anew takes over what was ordered.
     let controller = control::Controller::new(Default::default(), Vec::new());
     net.controller = controller.with_orders(orders);
     net.wait(2);
     assert_eq!(net.routes("1", "3"), ["4 3", "5 3"]);
+    // One that stands by for another hears what was ordered there.
+    let mut other = control::Controller::new(Default::default(), Vec::new());
+    std::mem::swap(&mut net.controller, &mut other);
+    net.wait(2);
+    assert_eq!(net.routes("1", "3").len(), 3);
+    assert!(net.controller.merge(other.orders().clone(), net.now));
+    assert_eq!(net.routes("1", "3"), ["4 3", "5 3"]);
+    other.operate(&km, Step::Resume, net.now).unwrap();
+    assert!(net.controller.merge(other.orders().clone(), net.now));
+    net.wait(2);
+    assert_eq!(net.routes("1", "3").len(), 3);
     let unknown: Component = "km/9".parse().unwrap();
     assert!(net.controller.operate(&unknown, Step::Suspend, net.now).is_err());
 }

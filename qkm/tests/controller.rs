@@ -4,6 +4,7 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -28,10 +29,13 @@ fn name(text: &str) -> ClusterId {
 }
 
 struct Place {
-    dir: TempDir,
-    ca: DemoCa,
+    dir: Arc<TempDir>,
+    ca: Arc<DemoCa>,
     files: TlsFiles,
     address: String,
+    orders: &'static str,
+    /// More of the configuration.
+    more: String,
 }
 
 struct Running {
@@ -47,7 +51,28 @@ impl Place {
         names.push(San::Uri("urn:qkm:controller".to_owned()));
         let files = ca.issue("controller", &names, Validity::days(2)).unwrap();
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        Self { dir, ca, files, address: free.to_string() }
+        let (dir, ca, address) = (Arc::new(dir), Arc::new(ca), free.to_string());
+        Self { dir, ca, files, address, orders: "orders.json", more: String::new() }
+    }
+
+    /// Two that stand by for each other.
+    fn pair() -> [Self; 2] {
+        let mut one = Self::new();
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let other = |place: &Self| {
+            let identity = "uri:urn:qkm:controller";
+            format!("[[other]]\naddress = \"{}\"\nidentity = \"{identity}\"\n", place.address)
+        };
+        let two = Self {
+            dir: one.dir.clone(),
+            ca: one.ca.clone(),
+            files: one.files.clone(),
+            address: free.to_string(),
+            orders: "orders-2.json",
+            more: other(&one),
+        };
+        one.more = other(&two);
+        [one, two]
     }
 
     fn client(&self, who: &str) -> HttpClient {
@@ -76,12 +101,12 @@ impl Place {
             path(certificate),
             path(key),
             path(ca),
-            path(&self.dir.path().join("orders.json")),
+            path(&self.dir.path().join(self.orders)),
         );
         for km in ["a", "b", "c", "d"] {
             text += &format!("[[km]]\ncluster = \"{km}\"\nidentity = \"uri:urn:qkm:km:{km}\"\n");
         }
-        text
+        text + &self.more
     }
 
     /// The file of the controller with an operator's certificate, for the command line.
@@ -247,6 +272,64 @@ async fn orders_outlive_the_controller() {
     let now = held.await.unwrap();
     assert_eq!((best(&now), now.table.routes(&name("d")).len()), ("c d".to_owned(), 1));
     running.end().await;
+}
+
+async fn suspended(client: &HttpClient) -> bool {
+    let parts: Value = get(client, "/v1/components").await;
+    let parts = parts["components"].as_array().unwrap().clone();
+    parts.iter().any(|it| it["component"] == "qkd-link/a-b" && it["state"] != "in service")
+}
+
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let began = Instant::now();
+    while !holds().await {
+        assert!(began.elapsed() < Duration::from_secs(20), "{what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_given_to_one_controller_holds_at_the_other() {
+    let places = Place::pair();
+    let mut running = Vec::new();
+    for place in &places {
+        running.push(place.start().await);
+    }
+    let operators = places.each_ref().map(|place| place.client("operator"));
+    let kms = ["a", "b", "c", "d"].map(|km| (km, places.each_ref().map(|place| place.client(km))));
+    for (km, clients) in &kms {
+        for client in clients {
+            tell(client, &report(km, &[])).await;
+        }
+    }
+    assert_eq!(kms[0].1[1].get("/v1/orders").await.unwrap().0, 403, "not for KMs");
+    let order = |step| json!({ "component": "qkd-link/a-b", "step": step });
+    assert_eq!(post(&operators[0], "/v1/components", &order("suspend")).await.0, 200);
+    until("the other hears it", async || suspended(&operators[1]).await).await;
+    let told: Directions = get(&kms[0].1[1], "/v1/directions").await;
+    assert_eq!((best(&told), told.withheld.len()), ("c d".to_owned(), 1));
+
+    // It is kept there too: the first one goes for good.
+    running.remove(0).end().await;
+    running.remove(0).end().await;
+    let second = places[1].start().await;
+    for (km, clients) in &kms {
+        tell(&clients[1], &report(km, &[])).await;
+    }
+    assert!(suspended(&operators[1]).await);
+    assert_eq!(post(&operators[1], "/v1/components", &order("resume")).await.0, 200);
+    assert!(!suspended(&operators[1]).await);
+
+    // The first comes back with the order on its disk: what was given back stays so.
+    let first = places[0].start().await;
+    for (km, clients) in &kms {
+        tell(&clients[0], &report(km, &[])).await;
+    }
+    until("the first hears the other", async || !suspended(&operators[0]).await).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert!(!suspended(&operators[1]).await);
+    first.end().await;
+    second.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

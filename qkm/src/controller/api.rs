@@ -1,5 +1,6 @@
 //! HTTPS of the controller. KMs: `POST /v1/report`, and `GET /v1/directions`, held open until there
-//! are others than those the KM has. Operators: what the network is, and orders.
+//! are others than those the KM has. Operators: what the network is, and orders. Other controllers:
+//! `GET /v1/orders`.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -30,11 +31,13 @@ pub(super) struct Api {
     room: Arc<Room>,
     kms: Directory<ClusterId>,
     operators: Vec<IdentityRule>,
+    others: Vec<IdentityRule>,
 }
 
 /// Who asks.
 struct Asker {
     km: Option<ClusterId>,
+    other: bool,
     operator: bool,
 }
 
@@ -57,16 +60,18 @@ impl Api {
         for km in &config.kms {
             kms.add(km.identity.clone(), km.cluster.clone());
         }
-        Self { room, kms, operators: config.operators.clone() }
+        let others = config.others.iter().map(|other| other.identity.clone()).collect();
+        Self { room, kms, operators: config.operators.clone(), others }
     }
 
     pub(super) async fn serve(&self, stream: ServerStream, peer: PeerIdentity, stop: Shutdown) {
         let asker = Asker {
             km: self.kms.find(&peer).cloned(),
+            other: self.others.iter().any(|rule| peer.matches(rule)),
             operator: self.operators.iter().any(|rule| peer.matches(rule)),
         };
-        if asker.km.is_none() && !asker.operator {
-            info!(client = %peer.address(), %peer, "neither a KM nor an operator; it gets 403");
+        if asker.km.is_none() && !asker.operator && !asker.other {
+            info!(client = %peer.address(), %peer, "no KM, controller or operator; it gets 403");
         }
         let ending = stop.clone();
         let service = service_fn(async |request: Request<Incoming>| {
@@ -99,6 +104,9 @@ impl Api {
                 };
                 let directions = directions.ok_or_else(not_yet)?;
                 serde_json::to_value(&directions).map_err(|_| Problem::wrong_body())
+            }
+            (&Method::GET, ["v1", "orders"]) if asker.other || asker.operator => {
+                Ok(self.room.orders())
             }
             _ if !asker.operator => Err(not_an_operator()),
             (&Method::GET, ["v1", "components"]) => Ok(self.room.components()),
@@ -192,7 +200,7 @@ fn no_such_path(path: &str) -> Problem {
     let shown: String = path.chars().take(100).collect();
     let text = format!(
         "there is nothing at {shown:?} by this method; GET /v1/components, /v1/edges, /v1/routes, \
-         /v1/events, /v1/tables/CLUSTER; POST /v1/components, /v1/pins, /v1/unpin"
+         /v1/events, /v1/orders, /v1/tables/CLUSTER; POST /v1/components, /v1/pins, /v1/unpin"
     );
     Problem::new(StatusCode::NOT_FOUND, Code::A004, text)
 }

@@ -27,6 +27,8 @@ pub struct ControllerConfig {
     pub operators: Vec<IdentityRule>,
     /// Where orders of operators are kept.
     pub orders: PathBuf,
+    /// Controllers that stand by for this one, and it for them.
+    pub others: Vec<Other>,
     /// The certificate of the command line.
     pub operator: Option<TlsFiles>,
     /// Thresholds.
@@ -47,10 +49,22 @@ pub struct Km {
     pub identity: IdentityRule,
 }
 
+/// Another controller of the same network.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Other {
+    /// `host:port` where it listens.
+    pub address: String,
+    /// What its certificate must carry.
+    pub identity: IdentityRule,
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
     controller: Table,
+    #[serde(default)]
+    other: Vec<Other>,
     operator: Option<TlsFiles>,
     #[serde(default)]
     thresholds: Settings,
@@ -71,6 +85,8 @@ struct Table {
     operators: Vec<IdentityRule>,
 }
 
+/// Most other controllers.
+const MAX_OTHERS: usize = 4;
 /// Connections open at once: two for each KM.
 const CONNECTIONS: usize = 4096;
 
@@ -103,6 +119,9 @@ impl ControllerConfig {
             }
             rules.push(&km.identity);
         }
+        if file.other.len() > MAX_OTHERS {
+            return Err(wrong(format!("more than {MAX_OTHERS} [[other]]")));
+        }
         if file.policy.len() > MAX_POLICIES {
             return Err(wrong(format!("more than {MAX_POLICIES} [[policy]]")));
         }
@@ -111,6 +130,7 @@ impl ControllerConfig {
             front: Front { listen, certificate, key, ca, connections: CONNECTIONS },
             operators,
             orders,
+            others: file.other,
             operator: file.operator,
             settings: file.thresholds,
             kms: file.km,
@@ -130,11 +150,11 @@ mod tests {
         assert_eq!((config.kms.len(), config.policies.len()), (2, 0));
         let all: String = EXAMPLE.lines().fold(String::new(), |text, line| {
             let entry = line.strip_prefix("# ");
-            let entry = entry.filter(|l| l.starts_with("[[policy]]") || l.contains(" = "));
+            let entry = entry.filter(|l| l.starts_with("[[") || l.contains(" = "));
             text + entry.unwrap_or(line) + "\n"
         });
         let config = ControllerConfig::parse(&all, &"example").unwrap();
-        assert_eq!(config.policies.len(), 5);
+        assert_eq!((config.policies.len(), config.others.len()), (5, 1));
     }
 
     #[test]

@@ -56,8 +56,8 @@ mod tests {
         let path = dir.path().join("orders.json");
         assert_eq!(read(&path).unwrap(), Orders::default());
         let orders: Orders = serde_json::from_str(
-            r#"{"parts":{"km/b":{"out-of-service":"suspended"}},
-                "pins":[{"between":["a","d"],"via":["c"]}]}"#,
+            r#"{"parts":{"km/b":{"state":{"out-of-service":"suspended"},"at_ms":1}},
+                "pins":[{"pin":{"between":["a","d"],"via":["c"]},"ended":false,"at_ms":2}]}"#,
         )
         .unwrap();
         write(&path, &orders).unwrap();

@@ -2,11 +2,13 @@
 //! Enter through [`run`].
 //!
 //! - [`config`]: its file. `room`: the one `control::Controller` behind a lock, and who waits for
-//!   news. `api`: what KMs and operators ask. `kept`: operators' orders on disk.
+//!   news. `api`: what KMs and operators ask. `kept`: operators' orders on disk. `others`: what they
+//!   ordered of other controllers.
 
 mod api;
 pub mod config;
 mod kept;
+mod others;
 mod room;
 
 use std::{sync::Arc, time::Duration};
@@ -37,6 +39,7 @@ pub async fn run(config: ControllerConfig, shutdown: Shutdown) -> Result<(), Fai
         async move { api.serve(stream, peer, stop).await }
     };
     let mut tasks = JoinSet::new();
+    others::listen(&config, &room, &mut tasks, &shutdown)?;
     tasks.spawn(open.serve(Arc::new(ListenerStats::default()), handler, shutdown.clone()));
     let stop = shutdown.clone();
     tasks.spawn(async move {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use control::{
-    Controller, Directions, NotKnown,
+    Controller, Directions, NotKnown, Orders,
     component::{Component, State, Step},
     policy::Pin,
     report::{BadReport, Report},
@@ -33,8 +33,9 @@ pub(super) struct Room {
 /// The time after the start in which the controller knows a part of the network only. Routes
 /// computed then would take away those that KMs have from before.
 struct Start {
-    /// KMs that did not report yet; `None` when nobody is waited for any more.
-    awaited: Option<BTreeSet<ClusterId>>,
+    /// KMs that did not report yet, and other controllers that did not tell their orders, by their
+    /// addresses; `None` when nobody is waited for any more.
+    awaited: Option<(BTreeSet<ClusterId>, BTreeSet<String>)>,
     until: Instant,
 }
 
@@ -47,7 +48,10 @@ impl Room {
             news: watch::Sender::new(0),
             orders: Mutex::new(config.orders.clone()),
             start: Mutex::new(Start {
-                awaited: Some(config.kms.iter().map(|km| km.cluster.clone()).collect()),
+                awaited: Some((
+                    config.kms.iter().map(|km| km.cluster.clone()).collect(),
+                    config.others.iter().map(|other| other.address.clone()).collect(),
+                )),
                 until: Instant::now() + Duration::from_millis(config.settings.silence_ms),
             }),
         })
@@ -82,7 +86,7 @@ impl Room {
 
     pub(super) fn tick(&self) {
         self.change(|controller, now| ((), controller.tick(now)));
-        self.begun(None);
+        self.begun(|_, _| {});
     }
 
     pub(super) fn hear(&self, report: Report) -> Result<(), BadReport> {
@@ -91,18 +95,31 @@ impl Room {
             Ok(moved) => (Ok(()), moved),
             Err(error) => (Err(error), false),
         })?;
-        self.begun(Some(&cluster));
+        self.begun(|kms, _| kms.retain(|km| *km != cluster));
         Ok(())
     }
 
-    /// Whether directions may be given: all KMs reported, or were silent for long enough.
-    fn begun(&self, heard: Option<&ClusterId>) -> bool {
-        let mut start = self.start.lock().unwrap_or_else(PoisonError::into_inner);
-        let Start { awaited: Some(awaited), until } = &mut *start else { return true };
-        if let Some(cluster) = heard {
-            awaited.remove(cluster);
+    /// What operators ordered of another controller.
+    pub(super) fn agree(&self, other: &str, orders: Orders) {
+        let news = self.change(|controller, now| {
+            let news = controller.merge(orders, now);
+            (news, news)
+        });
+        if news {
+            info!(%other, "takes orders that operators gave to another controller");
+            // Its failure is logged, and what is not on disk comes again from the other.
+            let _ = self.keep();
         }
-        if !awaited.is_empty() && Instant::now() < *until {
+        self.begun(|_, others| others.retain(|one| one != other));
+    }
+
+    /// Whether directions may be given: all KMs and other controllers said something, or were silent for
+    /// long enough.
+    fn begun(&self, heard: impl FnOnce(&mut BTreeSet<ClusterId>, &mut BTreeSet<String>)) -> bool {
+        let mut start = self.start.lock().unwrap_or_else(PoisonError::into_inner);
+        let Start { awaited: Some((kms, others)), until } = &mut *start else { return true };
+        heard(kms, others);
+        if !(kms.is_empty() && others.is_empty()) && Instant::now() < *until {
             return false;
         }
         start.awaited = None;
@@ -134,7 +151,7 @@ impl Room {
     }
 
     fn known(&self, cluster: &ClusterId) -> Option<Directions> {
-        let begun = self.begun(None);
+        let begun = self.begun(|_, _| {});
         let directions = begun.then(|| self.controller().directions(cluster))?;
         (directions.table.version > 0).then_some(directions)
     }
@@ -160,12 +177,16 @@ impl Room {
     pub(super) fn keep(&self) -> Result<(), Failure> {
         tokio::task::block_in_place(|| {
             let path = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
-            let orders = self.controller().orders();
+            let orders = self.controller().orders().clone();
             kept::write(&path, &orders)
         })
         .inspect_err(|failure| {
             warn!(%failure, alarm = "orders-not-kept", "an order is not on disk");
         })
+    }
+
+    pub(super) fn orders(&self) -> Value {
+        json!(self.controller().orders())
     }
 
     pub(super) fn components(&self) -> Value {

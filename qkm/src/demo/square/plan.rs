@@ -146,6 +146,10 @@ impl Square {
             files::q(self.dir.join(format!("{name}-orders.json"))),
             files::tls(&self.operator),
         );
+        for other in self.controllers.iter().filter(|other| **other != listen) {
+            let identity = "uri:urn:qkm:controller";
+            text += &format!("[[other]]\naddress = \"{other}\"\nidentity = \"{identity}\"\n");
+        }
         for name in CLUSTERS {
             text +=
                 &format!("[[km]]\ncluster = \"{name}\"\nidentity = \"uri:urn:qkm:km:{name}\"\n");

@@ -5,7 +5,9 @@
 //!   `switch`: the QKD links of one pool, of which one serves.
 //!
 //! The KM reports to every controller it has, and follows the first of the list that answered
-//! lately. When none does it goes on with what it was told last, also after a restart.
+//! lately. When none does it goes on with what it was told last, also after a restart. A QKD link that any
+//! of them said operators took out stays out until that one gives it back: it may be away when another
+//! that never heard of the order is followed.
 
 mod client;
 mod gate;
@@ -39,6 +41,7 @@ use crate::{
 };
 use client::Client;
 pub(crate) use gate::Gate;
+use kept::Kept;
 pub(crate) use switch::{Switch, Way};
 
 /// A controller that said nothing for so long is not followed while another says something.
@@ -66,6 +69,8 @@ struct Seat {
     address: String,
     heard: Option<Instant>,
     said: Option<Directions>,
+    /// QKD links that it said operators took out, perhaps in the last run.
+    withheld: BTreeSet<LinkId>,
     trouble: Option<String>,
 }
 
@@ -84,8 +89,8 @@ impl Control {
     pub(crate) async fn open(config: &Config, node: &Node) -> Self {
         let addresses = config.controller.iter().flat_map(|entry| entry.addresses.iter());
         let seats = addresses.map(|address| {
-            let address = address.clone();
-            Mutex::new(Seat { address, heard: None, said: None, trouble: None })
+            let (address, withheld) = (address.clone(), BTreeSet::new());
+            Mutex::new(Seat { address, heard: None, said: None, withheld, trouble: None })
         });
         let seats: Vec<_> = seats.collect();
         let here = config.cluster.clone();
@@ -99,12 +104,21 @@ impl Control {
             followed: Mutex::default(),
         };
         if !control.seats.is_empty()
-            && let Some(said) = kept::read(node.keeper.records(), &config.cluster).await
+            && let Some(kept) = kept::read(node.keeper.records(), &config.cluster).await
         {
-            info!(version = said.table.version, "routes of the last run");
-            control.put(&said);
+            info!(version = kept.said.table.version, "routes of the last run");
+            control.resume(kept);
         }
         control
+    }
+
+    /// Goes on with what was in force. A controller that is no more on the list holds nothing back.
+    fn resume(&self, mut kept: Kept) {
+        for seat in &self.seats {
+            let mut seat = lock(seat);
+            seat.withheld = kept.withheld.remove(&seat.address).unwrap_or_default();
+        }
+        self.put(&kept.said);
     }
 
     /// Reports and fetches in `tasks` until `shutdown`.
@@ -149,8 +163,9 @@ impl Control {
             let mut entry = lock(&self.seats[seat]);
             entry.heard = Some(Instant::now());
             entry.trouble = None;
-            if said.is_some() {
-                entry.said = said;
+            if let Some(said) = said {
+                entry.withheld.clone_from(&said.withheld);
+                entry.said = Some(said);
             }
         }
         self.choose();
@@ -186,11 +201,13 @@ impl Control {
         }
     }
 
-    /// Puts directions into force. Whether they are others than before.
+    /// Puts directions into force, and what any controller holds back. Whether that is other than before.
     fn put(&self, said: &Directions) -> bool {
-        let was = std::mem::replace(&mut *lock(&self.withheld), said.withheld.clone());
-        if was != said.withheld {
-            info!(links = ?said.withheld, "QKD links that an operator took out");
+        let withheld: BTreeSet<LinkId> =
+            self.seats.iter().flat_map(|seat| lock(seat).withheld.clone()).collect();
+        let was = std::mem::replace(&mut *lock(&self.withheld), withheld.clone());
+        if was != withheld {
+            info!(links = ?withheld, "QKD links that an operator took out");
         }
         let served = std::mem::replace(&mut *lock(&self.serving), said.qkd.clone());
         for (peer, link) in said.qkd.iter().filter(|(peer, link)| served.get(*peer) != Some(*link))
@@ -201,19 +218,27 @@ impl Control {
         if before.to != said.table.to || before.version != said.table.version {
             self.board.put(said.table.as_ref().clone());
         }
-        before.to != said.table.to || was != said.withheld || served != said.qkd
+        before.to != said.table.to || was != withheld || served != said.qkd
+    }
+
+    fn kept(&self) -> Kept {
+        let said = Directions {
+            table: self.board.table(),
+            withheld: lock(&self.withheld).clone(),
+            qkd: lock(&self.serving).clone(),
+        };
+        let each = self.seats.iter().map(|seat| {
+            let seat = lock(seat);
+            (seat.address.clone(), seat.withheld.clone())
+        });
+        Kept { said, withheld: each.collect() }
     }
 
     /// Stores what is in force whenever it changed, whoever said it.
     async fn keep(&self, node: &Node) {
         loop {
             self.moved.notified().await;
-            let said = Directions {
-                table: self.board.table(),
-                withheld: lock(&self.withheld).clone(),
-                qkd: lock(&self.serving).clone(),
-            };
-            kept::write(node.keeper.records(), &said).await;
+            kept::write(node.keeper.records(), &self.kept()).await;
         }
     }
 
@@ -280,34 +305,60 @@ mod tests {
         tokio::time::timeout(Duration::ZERO, control.moved.notified()).await.is_ok()
     }
 
-    #[tokio::test]
-    async fn routes_follow_the_first_controller_there_is_and_are_kept() {
-        let seat = || {
-            let address = "127.0.0.1:1".to_owned();
-            Mutex::new(Seat { address, heard: None, said: None, trouble: None })
+    fn control(addresses: [&str; 2]) -> Control {
+        let seat = |address: &str| {
+            let (address, withheld) = (address.to_owned(), BTreeSet::new());
+            Mutex::new(Seat { address, heard: None, said: None, withheld, trouble: None })
         };
-        let control = Control {
+        Control {
             board: Arc::default(),
             withheld: Arc::default(),
             serving: Arc::default(),
             moved: Notify::new(),
             here: ClusterId::parse("a").unwrap(),
-            seats: vec![seat(), seat()],
+            seats: addresses.map(seat).into(),
             followed: Mutex::default(),
-        };
+        }
+    }
+
+    #[tokio::test]
+    async fn routes_follow_the_first_controller_there_is_and_are_kept() {
+        let control = control(["one:1", "two:2"]);
         control.heard(0, Some(directions(5, &["b", "d"], &[])));
         assert!(control.board.table().version == 5 && to_be_kept(&control).await);
-        control.heard(1, Some(directions(7, &["c", "d"], &["l1"])));
+        control.heard(1, Some(directions(7, &["c", "d"], &[])));
         control.heard(0, None);
         assert!(control.board.table().version == 5 && !to_be_kept(&control).await);
         control.failed(0, "away".to_owned());
         assert!(control.board.table().version == 7 && to_be_kept(&control).await);
-        assert_eq!(lock(&control.withheld).len(), 1);
         control.heard(0, None);
         assert!(control.board.table().version == 5 && to_be_kept(&control).await);
-        assert!(lock(&control.withheld).is_empty());
         control.heard(1, Some(directions(9, &["a", "d"], &[])));
         control.failed(0, "away".to_owned());
         assert_eq!(control.board.table().version, 7, "a way back here is not taken");
+    }
+
+    #[tokio::test]
+    async fn a_qkd_link_taken_out_stays_out_whichever_controller_is_followed() {
+        let out = |control: &Control| lock(&control.withheld).len();
+        let first = control(["one:1", "two:2"]);
+        first.heard(0, Some(directions(5, &["b", "d"], &["l1"])));
+        first.heard(1, Some(directions(7, &["c", "d"], &[])));
+        first.failed(0, "away".to_owned());
+        assert_eq!((first.board.table().version, out(&first)), (7, 1));
+        assert!(to_be_kept(&first).await);
+
+        let second = control(["one:1", "two:2"]);
+        second.resume(first.kept());
+        second.heard(1, Some(directions(8, &["c", "d"], &[])));
+        assert_eq!((second.board.table().version, out(&second)), (8, 1), "after a restart too");
+        second.heard(1, Some(directions(9, &["c", "d"], &["l2"])));
+        second.heard(0, Some(directions(6, &["b", "d"], &[])));
+        assert_eq!(out(&second), 1, "given back by who took it out; the other took out another");
+        assert!(to_be_kept(&second).await);
+
+        let third = control(["new:1", "two:2"]);
+        third.resume(first.kept());
+        assert_eq!(out(&third), 0, "that controller is gone for good");
     }
 }
