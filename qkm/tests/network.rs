@@ -57,6 +57,9 @@ async fn operators_see_pools_links_and_keys_but_no_key_bytes() {
     let links = text(&network.cli(north, &["link", "list"]).stdout);
     let row: Vec<&str> = links.lines().nth(1).unwrap().split_whitespace().collect();
     assert_eq!((row.len(), row[0], row[1], row[4]), (8, "south", "up", "0"), "{links}");
+    let heads = ["PEER", "STATE", "CONNECTIONS", "AGREED", "MISMATCHED", "GIVEN UP", "IN FLIGHT"];
+    let at = |head: &str| links.find(head).unwrap_or_else(|| panic!("no {head} in {links}"));
+    assert!(heads.map(at).is_sorted() && links.matches("PEER").count() == 1, "{links}");
 
     let collected = show(&network, &network.layout.south, &id);
     assert_eq!(collected["pool_key"]["state"], "spent", "{collected}");
