@@ -27,7 +27,8 @@ pub(super) enum ControllerCommand {
     State(Asking),
     /// List the KM links that may carry keys, with stock and rates.
     ///
-    /// FEED: whether its QKD link makes keys (live), or it has what is stored (draining).
+    /// FEED: whether its QKD link makes keys (live), it has what is stored (draining), or there is no QKD and
+    /// the KM link itself brings keys (without-qkd). LOW: whether the stock is below the threshold.
     Edges(Asking),
     /// List the best way between each two clusters that share keys.
     Routes(Asking),

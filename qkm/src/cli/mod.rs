@@ -156,7 +156,7 @@ struct DemoArgs {
     /// As --dir, and keep it afterwards. The keys in it protect nothing.
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
-    /// Four clusters in a square with a controller. Parts fail one after the other, and keys go on
+    /// Four clusters in a square, a fifth without QKD, two controllers. Parts fail one after the other, and keys go on
     /// over other ways; then it ends.
     #[arg(long)]
     square: bool,
@@ -186,9 +186,10 @@ enum PoolCommand {
     List(AdminArgs),
     /// Show where every bit of each pool went since the pool was made.
     ///
-    /// ABSORBED is what came in: from a QKD module, or by relay. It is STORED, or was spent as
-    /// one-time PAD and hop keys, as keys of TAGs, DELIVERED, BURNED (given up) or REJECTED (the ends
-    /// had different bits). In bits; both ends of a link spend the same pad and tags.
+    /// ABSORBED is what came in: from a QKD module, by relay, or over a KM link without QKD. It is
+    /// STORED, or was spent as one-time PAD and hop keys, as keys of TAGs, DELIVERED, BURNED (given up) or
+    /// REJECTED (the ends had different bits). In bits. ACCOUNT: whether that adds up. PEER'S PAD: what the
+    /// other end says of its own. BOTH ENDS: whether that is the same; while pad is IN USE nobody can say.
     Ledger(AdminArgs),
     /// Order keys by relay for the pool with a cluster to which there is no QKD link.
     Feed {
@@ -210,7 +211,8 @@ enum LinkCommand {
     /// List the links with their states.
     ///
     /// Counts are since this key manager started. AGREED, MISMATCHED (the ends had different
-    /// bits), GIVEN UP (for any other reason) and IN FLIGHT are blocks of keys.
+    /// bits), GIVEN UP (for any other reason) and IN FLIGHT are blocks of keys. TAMPERED counts signs of
+    /// somebody in the middle.
     List(AdminArgs),
     /// Take a link out of service at the controller: km-link/A~B or qkd-link/ID.
     Suspend(controller::Part),

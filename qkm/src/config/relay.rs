@@ -55,7 +55,7 @@ fn feed(
         let qkd = peers.iter().any(|peer| peer.cluster == *next && !peer.qkd.is_empty());
         if !(qkd || filled.contains(next)) || via.as_ref().is_some_and(|via| via.contains(here)) {
             let text = format!("the way to {to} cannot begin with {next}");
-            let help = "begin `via` with a peer that has a [[qkd_link]] to this cluster";
+            let help = "begin `via` with a peer that has a [[qkd_link]] here, or a [[relay]] with via = []";
             return Err(Mistake::new(text, help).at(entry));
         }
         if next == to && *cipher == CipherPolicy::OtpOnly {
