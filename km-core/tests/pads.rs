@@ -148,6 +148,28 @@ async fn lost_repeated_and_late_messages_leave_the_accounts_alike() {
     assert!(north.pad > 0 && north.burned > 0 && seen.len() > 2000);
 }
 
+/// An alarm is news once, not with every account that the peer tells.
+#[tokio::test]
+async fn that_the_ends_differ_is_told_once_and_so_that_they_agree_again() {
+    let mut pair = Pair::new().await;
+    pair.admit_random(NORTH, 1024).await;
+    let (north, south) = (pair.north().pool.clone(), pair.south().pool.clone());
+    let span = north.lend(256).await.unwrap().span;
+    let theirs = south.account();
+    assert_eq!(north.peer_account(theirs), None, "a span is in use: nobody can say");
+    north.pad_used(PadUse { span, pad: 200, tag: 32 });
+    until("both know", || north.pads_untold() == 0 && south.account().pad == 8 * 200).await;
+    let theirs = south.account();
+    assert_eq!(north.peer_account(theirs), None);
+    assert_eq!(north.view().ends_agree, Some(true));
+    let wrong = Ledger { pad: theirs.pad + 8, ..theirs };
+    assert_eq!(north.peer_account(wrong), Some(false));
+    assert_eq!(north.peer_account(wrong), None);
+    assert_eq!(north.view().ends_agree, Some(false));
+    assert_eq!(north.peer_account(theirs), Some(true));
+    assert_eq!(north.peer_account(theirs), None);
+}
+
 /// What the peer lends must be its own, fresh, and of this pool.
 #[tokio::test]
 async fn a_peer_lends_only_what_it_may() {

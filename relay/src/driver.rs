@@ -424,12 +424,12 @@ impl<'a> Driver<'a> {
 
     fn peer_account(&self, account: Ledger) {
         let pool = &self.peer.pool;
-        pool.peer_account(account);
-        let view = pool.view();
-        if view.ends_agree == Some(false) {
-            let (peer, here, there) = (&self.peer.config.cluster, view.ledger.pad, account.pad);
-            tracing::error!(%peer, here, there, alarm = "ledgers-differ",
-                "the ends do not say the same of the pad they spent, in bits");
+        let Some(agree) = pool.peer_account(account) else { return };
+        let (peer, here, there) = (&self.peer.config.cluster, pool.account().pad, account.pad);
+        match agree {
+            true => tracing::info!(%peer, "the ends say the same of their pad again"),
+            false => tracing::error!(%peer, here, there, alarm = "ledgers-differ",
+                "the ends do not say the same of the pad they spent, in bits"),
         }
     }
 

@@ -31,7 +31,7 @@ mod wanted;
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -187,6 +187,8 @@ pub struct Pool {
     /// The other end's `key_ttl` in milliseconds, once it said so.
     peer_key_ttl: AtomicU64,
     peer_ledger: Mutex<Option<Ledger>>,
+    /// Whether the two accounts differed when they were last compared.
+    ends_differ: AtomicBool,
     changed: tokio::sync::Notify,
     wanted: wanted::Wanted,
     /// Counts since start.
@@ -242,6 +244,7 @@ impl Pool {
             peer: OnceLock::new(),
             peer_key_ttl: AtomicU64::new(u64::MAX),
             peer_ledger: Mutex::default(),
+            ends_differ: AtomicBool::new(false),
             changed: tokio::sync::Notify::new(),
             wanted: wanted::Wanted::default(),
             counters: PoolCounters::default(),
@@ -339,9 +342,13 @@ impl Pool {
     }
 
     /// The peer tells its account of this pool. What it told before a change of ours to pad is
-    /// forgotten at that change: it need not agree.
-    pub fn peer_account(&self, theirs: Ledger) {
+    /// forgotten at that change: it need not agree. `Some` when that is news: whether the ends agree
+    /// again, after they did not, or differ, after they did.
+    pub fn peer_account(&self, theirs: Ledger) -> Option<bool> {
         *self.told() = Some(theirs);
+        let agree = self.view().ends_agree?;
+        let differed = self.ends_differ.swap(!agree, Ordering::Relaxed);
+        (agree == differed).then_some(agree)
     }
 
     fn told(&self) -> MutexGuard<'_, Option<Ledger>> {
