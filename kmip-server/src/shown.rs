@@ -3,7 +3,7 @@
 
 use km_core::{
     objects::{Object, ObjectState},
-    provenance::{CombineMethod, Hop, HopCipher, Origin},
+    provenance::{CombineMethod, Hop, HopCipher, Origin, Provenance},
     usage::kem::KemSet,
     vault::SealedObject,
 };
@@ -187,11 +187,12 @@ fn origin(object: &Object, meta: &Meta, list: &mut Vec<Attribute>) {
     if matches!(way.origin, Origin::Qkd(_)) || !way.path.is_empty() {
         list.push(vendor(VENDOR_GRADE, way.grade().as_str()));
     }
-    if let Origin::Qkd(link) = &way.origin {
-        list.push(vendor(VENDOR_LINK, link.as_str()));
+    let links = links(way);
+    if !links.is_empty() {
+        list.push(vendor(VENDOR_LINK, &links));
     }
     if !way.path.is_empty() {
-        list.push(vendor(VENDOR_PATH, &path(&way.path)));
+        list.push(vendor(VENDOR_PATH, &paths(way)));
     }
     if let Some(with) = &way.combined {
         let method = match with.method {
@@ -204,6 +205,26 @@ fn origin(object: &Object, meta: &Meta, list: &mut Vec<Attribute>) {
         };
         list.push(vendor(VENDOR_COMBINED, &format!("{kem} by {method}")));
     }
+}
+
+/// The QKD links the bits were born on; those of a split key, each once, as in `l1; l2`.
+fn links(way: &Provenance) -> String {
+    let mut links: Vec<&str> = Vec::new();
+    for origin in std::iter::once(&way.origin).chain(way.split.iter().map(|share| &share.origin)) {
+        if let Origin::Qkd(link) = origin
+            && !links.contains(&link.as_str())
+        {
+            links.push(link.as_str());
+        }
+    }
+    links.join("; ")
+}
+
+/// Every way the bits came over: of a split key several, as in `west (otp), south (otp); east (otp), south
+/// (otp)`.
+fn paths(way: &Provenance) -> String {
+    let others = way.split.iter().map(|share| path(&share.path));
+    std::iter::once(path(&way.path)).chain(others).collect::<Vec<_>>().join("; ")
 }
 
 /// As in `west (otp), south (aes-256-gcm)`.
@@ -223,7 +244,7 @@ fn path(hops: &[Hop]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use km_core::ids::ClusterId;
+    use km_core::ids::{ClusterId, LinkId};
 
     use super::*;
 
@@ -232,5 +253,18 @@ mod tests {
         let hop = |to: &str, cipher| Hop { to: ClusterId::parse(to).unwrap(), cipher };
         let way = [hop("west", HopCipher::Shared), hop("south", HopCipher::Aes256Gcm)];
         assert_eq!(path(&way), "west (shared), south (aes-256-gcm)");
+    }
+
+    #[test]
+    fn of_a_split_key_every_way_is_told() {
+        let hop = |to: &str| Hop { to: ClusterId::parse(to).unwrap(), cipher: HopCipher::Otp };
+        let share = |link: &str, middle: &str| {
+            let origin = Origin::Qkd(LinkId::parse(link).unwrap());
+            Provenance::relayed(origin, vec![hop(middle), hop("south")])
+        };
+        let split = Provenance::split([share("l1", "west"), share("l2", "east")]).unwrap();
+        assert_eq!(paths(&split), "west (otp), south (otp); east (otp), south (otp)");
+        assert_eq!(links(&split), "l1; l2");
+        assert_eq!(links(&share("l1", "west")), "l1");
     }
 }

@@ -65,16 +65,17 @@ fn born(key: &Value, steps: &mut Vec<Step>) {
 }
 
 fn provenance(way: &Value, steps: &mut Vec<Step>) {
-    let origin = match &way["origin"] {
-        Value::Object(named) => {
-            let of = |(kind, name): (&String, &Value)| format!("{kind} {}", text(name));
-            named.iter().map(of).collect::<Vec<_>>().join(", ")
+    let shares: Vec<&Value> = list(&way["split"]).collect();
+    match shares.len() {
+        0 => one_way(way, "bits born", steps),
+        more => {
+            let ways = more + 1;
+            one_way(way, &format!("share 1 of {ways} born"), steps);
+            for (share, number) in shares.into_iter().zip(2..) {
+                one_way(share, &format!("share {number} of {ways} born"), steps);
+            }
+            steps.push(step("", "exclusive or of the shares", "no node between had two of them"));
         }
-        other => text(other),
-    };
-    steps.push(step("", "bits born", origin));
-    for hop in list(&way["path"]) {
-        steps.push(step(&text(&hop["to"]), "hop", text(&hop["cipher"])));
     }
     if way["combined"].is_object() {
         let with = [&way["combined"]["kem"], &way["combined"]["method"]].map(text).join(", ");
@@ -86,6 +87,21 @@ fn provenance(way: &Value, steps: &mut Vec<Step>) {
         "compared by both ends",
         format!("{ends}, tag keyed by {} bits", text(&way["end_tag"])),
     ));
+}
+
+/// Where bits were born, and over which hops they came.
+fn one_way(way: &Value, born: &str, steps: &mut Vec<Step>) {
+    let origin = match &way["origin"] {
+        Value::Object(named) => {
+            let of = |(kind, name): (&String, &Value)| format!("{kind} {}", text(name));
+            named.iter().map(of).collect::<Vec<_>>().join(", ")
+        }
+        other => text(other),
+    };
+    steps.push(step("", born, origin));
+    for hop in list(&way["path"]) {
+        steps.push(step(&text(&hop["to"]), "hop", text(&hop["cipher"])));
+    }
 }
 
 fn here(key: &Value, steps: &mut Vec<Step>) {
@@ -137,6 +153,26 @@ mod tests {
             "block 7|now",
         ];
         assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn every_way_of_a_split_key_is_told() {
+        let hops =
+            |middle| json!([{ "to": middle, "cipher": "shared" }, { "to": "d", "cipher": "otp" }]);
+        let answer = json!({ "pool_key": { "block": 7, "state": "free", "provenance": {
+            "origin": { "Qkd": "link-0" }, "path": hops("b"), "grade": "its-relay", "end_tag": "relayed",
+            "split": [{ "origin": { "Qkd": "link-2" }, "path": hops("c") }] } } });
+        let told: Vec<String> = steps(&answer).iter().map(|step| step.join("|")).collect();
+        let expected = [
+            "|share 1 of 2 born|Qkd link-0",
+            "b|hop|shared",
+            "d|hop|otp",
+            "|share 2 of 2 born|Qkd link-2",
+            "c|hop|shared",
+            "d|hop|otp",
+            "|exclusive or of the shares|no node between had two of them",
+        ];
+        assert_eq!(told[..7], expected);
     }
 
     #[test]
