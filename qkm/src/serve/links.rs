@@ -12,7 +12,7 @@ use transport::{PeerIdentity, Profile, ServerStream, Shutdown, client_config};
 
 use super::{
     Control, Fronts, Listening, Node,
-    control::{Gate, Switch, Way},
+    control::{self, Gate, Switch, Way},
     failures::of_tls,
 };
 use crate::{
@@ -44,16 +44,17 @@ impl Links {
                 let module = open_module(&qkd.module)?;
                 modules.push((qkd.id.clone(), peer.cluster.clone(), module.clone()));
                 let (link, withheld) = (qkd.id.clone(), control.withheld.clone());
-                let watched = module.clone();
+                let (watched, out, own) = (module.clone(), withheld.clone(), link.clone());
                 let gate = Arc::new(Gate { module, link: link.clone(), withheld });
-                let works = Box::new(move || works(&watched));
+                let held = move || control::lock(&out).contains(&own);
+                let works = Box::new(move || works(&watched) && !held());
                 ways.push(Way { link, module: gate as Arc<dyn ModuleSource>, works });
             }
             let source = match ways.len() {
                 0..=1 => ways.pop().map(|way| way.module),
                 _ => {
                     let (peer, serving) = (peer.cluster.clone(), control.serving.clone());
-                    Some(Arc::new(Switch { peer, ways, serving }) as Arc<dyn ModuleSource>)
+                    Some(Arc::new(Switch::new(peer, ways, serving)) as Arc<dyn ModuleSource>)
                 }
             };
             let first = peer.qkd.first();

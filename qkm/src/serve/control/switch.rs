@@ -1,10 +1,12 @@
 //! The QKD links of one pool (7.2). Keys come over one at a time: the one that the controller put into
-//! service, or the first that works while that one does not and nobody says otherwise. Each key's
-//! name tells its link, so the other end finds it whatever it thinks itself.
+//! service, or the first that works while that one does not and nobody says otherwise. A link that gives
+//! nothing for a while is passed over, whatever its module says of it. Each key's name tells its link, so
+//! the other end finds it whatever it thinks itself.
 
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -17,6 +19,11 @@ use km_core::{
 /// Between the link and the module's own name of a key. No link has it in its name.
 const AFTER_LINK: char = '/';
 
+/// A link that gave nothing for so long is passed over; so long may a slow one collect its next keys.
+const DRY: Duration = Duration::from_secs(10);
+/// For how long, while another works.
+const PASSED_OVER: Duration = Duration::from_secs(60);
+
 /// One QKD link.
 pub(crate) struct Way {
     pub(crate) link: LinkId,
@@ -25,29 +32,70 @@ pub(crate) struct Way {
     pub(crate) works: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
+/// How a link did lately.
+#[derive(Clone, Copy, Default)]
+struct Lately {
+    /// Since when it gave nothing, though it was asked.
+    dry: Option<Instant>,
+    /// Until when it is passed over.
+    passed_over: Option<Instant>,
+}
+
 /// All QKD links to one peer, first choice first.
 pub(crate) struct Switch {
-    pub(crate) peer: ClusterId,
-    pub(crate) ways: Vec<Way>,
+    peer: ClusterId,
+    ways: Vec<Way>,
     /// Which link is in service towards each peer, as the controller says.
-    pub(crate) serving: Arc<Mutex<BTreeMap<ClusterId, LinkId>>>,
+    serving: Arc<Mutex<BTreeMap<ClusterId, LinkId>>>,
+    lately: Mutex<Vec<Lately>>,
 }
 
 impl Switch {
-    fn way(&self) -> Option<&Way> {
+    pub(crate) fn new(
+        peer: ClusterId,
+        ways: Vec<Way>,
+        serving: Arc<Mutex<BTreeMap<ClusterId, LinkId>>>,
+    ) -> Self {
+        let lately = Mutex::new(vec![Lately::default(); ways.len()]);
+        Self { peer, ways, serving, lately }
+    }
+
+    /// The link whose turn it is.
+    fn turn(&self, now: Instant) -> Option<usize> {
         let told = super::lock(&self.serving).get(&self.peer).cloned();
-        let told = self.ways.iter().find(|way| told.as_ref() == Some(&way.link));
-        let first = told.into_iter().chain(&self.ways).find(|way| (way.works)());
-        first.or(told).or(self.ways.first())
+        let told = self.ways.iter().position(|way| told.as_ref() == Some(&way.link));
+        let lately = super::lock(&self.lately);
+        let passed_over = |at: usize| lately[at].passed_over.filter(|until| now < *until);
+        let choices = || told.into_iter().chain(0..self.ways.len());
+        let working = choices().filter(|at| (self.ways[*at].works)());
+        // The first of them not passed over, else the one that was longest ago.
+        working.min_by_key(|at| passed_over(*at)).or_else(|| choices().next())
+    }
+
+    /// It was asked for keys.
+    fn asked(&self, at: usize, gave: bool, now: Instant) {
+        let mut all = super::lock(&self.lately);
+        let lately = &mut all[at];
+        let dry = *lately.dry.get_or_insert(now);
+        if gave {
+            *lately = Lately::default();
+        } else if now.duration_since(dry) >= DRY && self.ways.len() > 1 {
+            *lately = Lately { dry: None, passed_over: Some(now + PASSED_OVER) };
+            let (peer, link) = (&self.peer, &self.ways[at].link);
+            tracing::warn!(%peer, %link, alarm = "qkd-link-dry",
+                "a QKD link gave no keys for a while; another is tried");
+        }
     }
 }
 
 #[async_trait]
 impl ModuleSource for Switch {
     async fn take(&self, bytes: usize) -> Result<Vec<ModuleKey>, ModuleError> {
-        let way = self.way().ok_or(ModuleError::Empty)?;
-        let keys = way.module.take(bytes).await?;
-        let named = keys.into_iter().map(|key| ModuleKey {
+        let at = self.turn(Instant::now()).ok_or(ModuleError::Empty)?;
+        let way = &self.ways[at];
+        let taken = way.module.take(bytes).await;
+        self.asked(at, taken.is_ok(), Instant::now());
+        let named = taken?.into_iter().map(|key| ModuleKey {
             id: format!("{}{AFTER_LINK}{}", way.link, key.id),
             relayed: Some(Provenance::direct(way.link.clone())),
             ..key
@@ -106,6 +154,36 @@ mod tests {
         async fn rest(&self) {}
     }
 
+    #[test]
+    fn a_link_that_gives_nothing_is_passed_over_though_its_module_says_it_works() {
+        let way = |name: &str| {
+            let link = LinkId::parse(name).unwrap();
+            Way { link, module: Arc::new(Module(0)), works: Box::new(|| true) }
+        };
+        let peer = ClusterId::parse("b").unwrap();
+        let serving = BTreeMap::from([(peer.clone(), LinkId::parse("one").unwrap())]);
+        let ways = vec![way("one"), way("two")];
+        let switch = Switch::new(peer, ways, Arc::new(Mutex::new(serving)));
+        let mut now = Instant::now();
+        switch.asked(0, false, now);
+        now += DRY / 2;
+        switch.asked(0, true, now);
+        switch.asked(0, false, now);
+        now += DRY / 2;
+        switch.asked(0, false, now);
+        assert_eq!(switch.turn(now), Some(0), "it gave something meanwhile");
+        now += DRY / 2;
+        switch.asked(0, false, now);
+        assert_eq!(switch.turn(now), Some(1), "though the controller says the first");
+        switch.asked(1, false, now);
+        now += DRY;
+        switch.asked(1, false, now);
+        assert_eq!(switch.turn(now), Some(0), "neither gives: in turn");
+        switch.asked(0, true, now);
+        now += PASSED_OVER;
+        assert_eq!(switch.turn(now), Some(0));
+    }
+
     #[tokio::test]
     async fn a_link_takes_over_when_told_and_when_the_first_fails_and_keys_tell_theirs() {
         let link = |name: &str| LinkId::parse(name).unwrap();
@@ -117,7 +195,7 @@ mod tests {
         };
         let (peer, serving) = (ClusterId::parse("b").unwrap(), Arc::new(Mutex::default()));
         let ways = vec![way(0, "one"), way(1, "two")];
-        let switch = Switch { peer: peer.clone(), ways, serving: serving.clone() };
+        let switch = Switch::new(peer.clone(), ways, serving.clone());
         let taken = async || switch.take(1).await.unwrap().remove(0).id;
         assert_eq!(taken().await, "one/k");
         serving.lock().unwrap().insert(peer.clone(), link("two"));
