@@ -179,6 +179,7 @@ fn a_relay_must_lead_somewhere_over_a_neighbour_in_a_way_that_makes_sense() {
         ("to = \"west\"\nmode = \"rate\"", "needs rate_bps"),
         ("to = \"west\"\nmode = \"schedule\"\nwindows = [\"25:00-1:00\"]", "needs windows"),
         ("to = \"west\"\nlow_kib = 9\nhigh_kib = 8", "low_kib not more"),
+        ("to = \"west\"\nways = 2", "2 ways need as many QKD links"),
     ];
     for (entry, what) in cases {
         let failure = Config::parse(&format!("{EXAMPLE}{west}{entry}\n"), &"qkm.toml").unwrap_err();
@@ -193,6 +194,18 @@ fn a_relay_must_lead_somewhere_over_a_neighbour_in_a_way_that_makes_sense() {
     let config = Config::parse(&strict, &"qkm.toml").unwrap();
     let relay = config.peers[1].relay.as_ref().unwrap();
     assert_eq!((relay.cipher, relay.route.is_none()), (CipherPolicy::OtpOnly, true));
+    // Without one nobody gives a way.
+    let from = EXAMPLE.find("\n[controller]\n").unwrap();
+    let until = from + 1 + EXAMPLE[from + 1..].find("\n[").unwrap();
+    let alone = [&EXAMPLE[..from], &EXAMPLE[until..]].concat();
+    assert!(
+        Config::parse(&format!("{alone}{west}to = \"west\"\nvia = [\"south\"]\n"), &"q").is_ok()
+    );
+    for ways in ["", "ways = 2\n"] {
+        let text = format!("{alone}{west}to = \"west\"\n{ways}");
+        let failure = Config::parse(&text, &"qkm.toml").unwrap_err().to_string();
+        assert!(failure.contains("nobody says which way keys for west go"), "{failure}");
+    }
 }
 
 #[test]

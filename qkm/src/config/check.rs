@@ -56,7 +56,7 @@ pub(super) fn check(file: File) -> Result<Config, Mistake> {
     let epochs = epochs(file.epochs.as_ref())?;
     let (limits, key_ttl) = supply(file.supply.as_ref())?;
     let mut peers = peers(&here, &file.peer, &file.qkd_link, limits.key_size)?;
-    relay::feed_all(&here, &mut peers, &file.relay)?;
+    relay::feed_all(&here, &mut peers, &file.relay, file.controller.is_some())?;
     if !peers.is_empty() && file.km_link.is_none() {
         return Err(Mistake::new(
             "there are peers but no [km_link]",

@@ -25,11 +25,30 @@ pub(super) fn feed_all(
     here: &ClusterId,
     peers: &mut [Peer],
     entries: &[Spanned<file::Relay>],
+    controlled: bool,
 ) -> Result<(), Mistake> {
     let by_km_link = |entry: &&file::Relay| entry.via.as_ref().is_some_and(Vec::is_empty);
     let filled = entries.iter().map(Spanned::get_ref).filter(by_km_link);
     let filled: BTreeSet<&ClusterId> = filled.map(|entry| &entry.to).collect();
-    entries.iter().try_for_each(|entry| feed(here, peers, &filled, entry))
+    entries.iter().try_for_each(|entry| feed(here, peers, &filled, entry))?;
+    let wayless = |entry: &&Spanned<file::Relay>| entry.get_ref().via.is_none() && !controlled;
+    if let Some(entry) = entries.iter().find(wayless) {
+        let text = format!("nobody says which way keys for {} go", entry.get_ref().to);
+        let help = "add [controller], which gives the ways, or name the clusters between in `via`";
+        return Err(Mistake::new(text, help).at(entry));
+    }
+    let neighbours = peers.iter().filter(|peer| !peer.qkd.is_empty()).count();
+    let narrow = |entry: &&Spanned<file::Relay>| {
+        let ways = entry.get_ref().ways;
+        ways > 1 && ways > neighbours
+    };
+    if let Some(entry) = entries.iter().find(narrow) {
+        let text = format!("{} ways need as many QKD links to others", entry.get_ref().ways);
+        let help =
+            format!("{neighbours} peers have a [[qkd_link]]: add more, or ask for fewer ways");
+        return Err(Mistake::new(text, help).at(entry));
+    }
+    Ok(())
 }
 
 fn feed(
