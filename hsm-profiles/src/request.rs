@@ -184,6 +184,16 @@ impl Request {
         }
     }
 
+    /// Whether another token may do what one answered with `error`.
+    pub(crate) fn another_may(&self, error: &HsmError) -> bool {
+        match error {
+            HsmError::Unavailable(_) => true,
+            // A token that was away when an object was made lacks it.
+            HsmError::Refused(_) => matches!(self, Self::ReadObject { .. }),
+            _ => false,
+        }
+    }
+
     /// The KEK it needs, where that is not the one that seals.
     pub(crate) fn kek(&self) -> Option<&KekId> {
         match self {

@@ -197,7 +197,11 @@ impl Hsm for Token {
     }
 
     async fn object_names(&self, prefix: &str) -> Result<Vec<String>, HsmError> {
-        self.ask(Request::ObjectNames { prefix: prefix.to_owned() }).await?.names()
+        let request = Request::ObjectNames { prefix: prefix.to_owned() };
+        match &self.door {
+            Door::Here(here) => here.ask(request).await?.names(),
+            Door::Away(members) => members.names(&request).await,
+        }
     }
 
     async fn room(&self) -> Result<TokenRoom, HsmError> {

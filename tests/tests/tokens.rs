@@ -152,6 +152,33 @@ async fn a_token_dies_service_goes_on_and_it_is_used_again_without_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_missed_restarts_is_no_reason_to_refuse_the_store() {
+    let mut pair = Pair::start().await;
+    let inside = made(&pair.app(), false).await;
+    let ciphertext = encrypted(&pair.app(), &inside).await;
+    assert_eq!(pair.network.stop(North), Some(0));
+    let away = pair.first.with_file_name("away");
+    std::fs::rename(&pair.first, &away).unwrap();
+    for _ in 0..3 {
+        pair.network.start_km(North);
+        pair.network.ready(North).await;
+        assert_eq!(pair.network.stop(North), Some(0));
+    }
+    // The first one is asked first, and has not seen the generations of those restarts.
+    std::fs::rename(&away, &pair.first).unwrap();
+    pair.network.start_km(North);
+    pair.network.ready(North).await;
+    pair.both_ready().await;
+    assert_eq!(encrypted(&pair.app(), &inside).await, ciphertext);
+    assert_eq!(pair.network.stop(North), Some(0));
+    // It has been told meanwhile, and suffices alone.
+    std::fs::rename(&pair.second, &away).unwrap();
+    pair.network.start_km(North);
+    pair.network.ready(North).await;
+    assert_eq!(encrypted(&pair.app(), &inside).await, ciphertext);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_epoch_is_destroyed_in_every_token_and_not_while_one_is_away() {
     let pair = Pair::start().await;
     let app = pair.app();

@@ -5,6 +5,7 @@
 //! but only where that is safe: a sealing whose answer was lost is only waste, while a key that
 //! was made and not told of would stay for ever.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{Builder, JoinHandle, sleep};
@@ -115,8 +116,10 @@ impl Members {
                 Err(NotSent::Ended) => Outcome::Lost,
             };
             match outcome {
-                Outcome::Answered(Err(HsmError::Unavailable(_)))
-                    if again && self.untried(&request, &tried).is_some() => {}
+                Outcome::Answered(Err(error))
+                    if again
+                        && request.another_may(&error)
+                        && self.untried(&request, &tried).is_some() => {}
                 Outcome::Answered(answer) => return answer,
                 Outcome::Lost if again && Instant::now() < until => {}
                 Outcome::Lost => return Err(lost(&request)),
@@ -238,6 +241,24 @@ impl Members {
             }
         }
         least.ok_or_else(|| HsmError::Unavailable(self.troubles()))
+    }
+
+    /// Names of the objects in any token: one that was away when another was told lacks them. Tokens
+    /// that are away do not count.
+    pub(crate) async fn names(&self, request: &Request) -> Result<Vec<String>, HsmError> {
+        let until = Instant::now() + self.deadline;
+        let (mut all, mut failed) = (None, None);
+        for n in 0..self.all.len() {
+            match self.ask_one(n, request, until).await.and_then(Response::names) {
+                Ok(names) => all.get_or_insert_with(BTreeSet::new).extend(names),
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        match (all, failed) {
+            (Some(names), _) => Ok(names.into_iter().collect()),
+            (None, Some(error)) => Err(error),
+            (None, None) => Err(HsmError::Unavailable(self.troubles())),
+        }
     }
 
     /// No token works: one that runs says best why.
