@@ -4,17 +4,22 @@
 
 mod common;
 
-use std::{ops::Bound, sync::atomic::Ordering::Relaxed};
+use std::{
+    ops::Bound,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use common::{
-    FORMS, MOST_OBJECTS, NORTH, Pair, SOUTH, block, bytes_of, ids_of, random, sae, single_keys,
+    FORMS, MOST_OBJECTS, Machine, NORTH, Pair, SOUTH, block, bytes_of, config, ids_of, random, sae,
+    single_keys,
 };
 use km_core::{
     block::SealedBlock,
+    epoch::EpochPolicy,
     hsm::HsmError,
     payload::Storage,
-    pool::PoolError,
-    store::{Commit, Store},
+    pool::{Pool, PoolConfig, PoolError},
+    store::{Commit, SqliteStore, Store, faulty::FaultyStore},
 };
 
 #[tokio::test]
@@ -117,6 +122,34 @@ async fn an_object_whose_record_is_erased_goes_after_it_also_over_a_crash() {
     pair.north().pool.destroy_erased().await;
     pair.crash(SOUTH).await;
     pair.assert_nothing_stray_in_the_tokens();
+}
+
+/// A copy of the store knows nothing of the blocks that came after it.
+#[tokio::test]
+async fn a_copy_that_is_opened_and_burned_leaves_the_objects_of_the_store_in_place() {
+    let mut pair = Pair::kept_in(Storage::Token).await;
+    pair.admit_random(NORTH, 320).await;
+    pair.north().pool.settled().await;
+    let hsm = pair.machines[NORTH].hsm.clone();
+    let (dir, mut copy) = (common::temp_dir(), Machine::with(hsm.clone()));
+    let file = dir.path().join("copy");
+    pair.machines[NORTH].disk.snapshot(&file).await.unwrap();
+    pair.admit_random(NORTH, 320).await;
+    copy.disk = Arc::new(FaultyStore::new(SqliteStore::open(&file).unwrap()));
+    let unlocked = copy.unlock(copy.disk.clone(), EpochPolicy::default()).await;
+    let (records, vault, _epochs) = unlocked.unwrap();
+    let config = PoolConfig { storage: Storage::Token, ..config(NORTH, pair.key_ttl) };
+    let pool = Pool::open_copy(config, records, vault).await.unwrap();
+    assert_eq!(pool.burn_all().await, 320 * 8);
+    assert_eq!(
+        hsm.objects().len(),
+        2,
+        "of the block in both, and of the one in the store in place"
+    );
+    drop(pool);
+    pair.crash(NORTH).await;
+    assert_eq!(pair.north().pool.view().own_bits, 640 * 8);
+    pair.assert_settled_and_balanced().await;
 }
 
 #[tokio::test]

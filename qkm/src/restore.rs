@@ -2,11 +2,11 @@
 //! [`restore`].
 //!
 //! Everything happens to a draft beside the store, which takes its place at the end: broken off, it
-//! leaves the store as it was, and can be done again. The token learns of the new generation just
-//! before, so that from then on only the restored store is the newest.
+//! leaves the store as it was, and can be done again. But just before the end the tokens learn of the
+//! new generation, so that from then on only the restored store is the newest: broken off there, the
+//! store as it was is refused, and the restore has to be done again.
 
 use std::{
-    collections::BTreeSet,
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -14,11 +14,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use hsm_profiles::Token;
 use km_core::{
     anchor::Anchor,
     cabinet::Cabinet,
     epoch::Epochs,
     hsm::Hsm,
+    ids::PoolTag,
     pool::{self, Pool, PoolConfig},
     records::Records,
     store::{Claim, SqliteStore, Store},
@@ -47,19 +49,39 @@ pub(crate) struct Restored {
 /// Makes `from` the store of this configuration, whose key manager does not run.
 ///
 /// # Errors
-/// When it is no store of this HSM, or the store is in use. The store is as it was then.
+/// When it is no store of this HSM, a token is away, or the store is in use; the store is as it was
+/// then. The help says so where it must be done again.
 pub(crate) async fn restore(config: &Config, from: &Path) -> Result<Restored, Failure> {
     let path = config.store_file();
     let draft = path.with_file_name("restoring.qkm");
     // Before the token learns of anything: the store of a running key manager stays the newest.
     let claim = Claim::take(&path).map_err(|e| of_store(&path, &e))?;
-    copy(from, &draft)?;
     let token = open_token(config).await?;
+    all_answer(&token).await?;
+    copy(from, &draft)?;
     let (generation, burned_bits) = burn(config, &draft, token.clone()).await?;
-    let draft = closed(&draft).await?;
-    let replaced = claim.replace(draft).map_err(|e| of_store(&path, &e))?;
+    let draft = closed(&draft).await.map_err(again)?;
+    let replaced = claim.replace(draft).map_err(|e| again(of_store(&path, &e)))?;
     drop(tokio::task::spawn_blocking(move || drop(token)).await);
     Ok(Restored { generation, burned_bits, replaced })
+}
+
+/// Once a token knows the new generation, it refuses the store as it was.
+fn again(failure: Failure) -> Failure {
+    failure.help("do the same restore again: the store that is there may be refused until it is done")
+}
+
+/// Every token will be told of the new generation: one that is away would stop it half-way.
+async fn all_answer(token: &Token) -> Result<(), Failure> {
+    token.probe().await;
+    match token.members().into_iter().find(|member| !member.status.ready) {
+        None => Ok(()),
+        Some(away) => {
+            let text = format!("HSM token {}: {}", away.name, away.status.detail);
+            Err(Failure::new(Code::H002, text)
+                .help("a restore is told to every token: try again when all of them work"))
+        }
+    }
 }
 
 /// With its log, which the copy of a running or killed store needs.
@@ -129,9 +151,7 @@ async fn burn_in(
     drop(key);
     let epochs = Epochs::open(hsm.clone(), records.clone(), config.epochs).await;
     let vault = vault.with_epochs(epochs.map_err(|e| of_epochs(draft, &e))?);
-    let mut unknown: BTreeSet<u32> = BTreeSet::new();
-    let tags = pool::pools_in(&records).await.map_err(|e| of_record(draft, &e))?;
-    unknown.extend(tags.into_iter().map(|tag| tag.bits()));
+    all_known(config, draft, &records).await?;
     let mut burned = 0;
     for peer in &config.peers {
         let settings = PoolConfig {
@@ -141,20 +161,27 @@ async fn burn_in(
             max_stored: peer.max_stored,
             storage: peer.storage,
         };
-        let pool = Pool::open(settings, records.clone(), vault.clone()).await;
-        let pool = pool.map_err(|e| of_record(draft, &e))?;
-        burned += pool.burn_all().await;
-        unknown.remove(&pool.tag().bits());
-    }
-    if !unknown.is_empty() {
-        let text = "the copy has a pool with a cluster that is no [[peer]] here, so its keys cannot be \
-                    burned";
-        return Err(Failure::new(Code::S007, text)
-            .help("add a [[peer]] for every cluster this key manager ever had a pool with"));
+        let pool = Pool::open_copy(settings, records.clone(), vault.clone()).await;
+        burned += pool.map_err(|e| of_record(draft, &e))?.burn_all().await;
     }
     let anchor = Anchor::read(hsm, records, &config.cluster).await;
     let anchor = anchor.map_err(|e| of_anchor(draft, &e))?;
     anchor.surpass().await.map_err(|e| of_anchor(draft, &e))?;
-    anchor.follow().await.map_err(|e| of_anchor(draft, &e))?;
+    anchor.follow().await.map_err(|e| again(of_anchor(draft, &e)))?;
     Ok((anchor.store(), burned))
+}
+
+/// Keys of a pool that is not opened would not be burned.
+async fn all_known(config: &Config, draft: &Path, records: &Records) -> Result<(), Failure> {
+    let known = |tag: &PoolTag| {
+        config.peers.iter().any(|peer| PoolTag::of_pair(&config.cluster, &peer.cluster) == *tag)
+    };
+    let tags = pool::pools_in(records).await.map_err(|e| of_record(draft, &e))?;
+    if tags.iter().all(known) {
+        return Ok(());
+    }
+    let text = "the copy has a pool with a cluster that is no [[peer]] here, so its keys cannot be \
+                burned";
+    Err(Failure::new(Code::S007, text)
+        .help("add a [[peer]] for every cluster this key manager ever had a pool with"))
 }

@@ -178,6 +178,35 @@ async fn a_token_that_missed_restarts_is_no_reason_to_refuse_the_store() {
     assert_eq!(encrypted(&pair.app(), &inside).await, ciphertext);
 }
 
+/// Told to one of two tokens, the restore would be stopped half-way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_with_a_token_away_changes_nothing() {
+    let mut pair = Pair::start().await;
+    let inside = made(&pair.app(), false).await;
+    let ciphertext = encrypted(&pair.app(), &inside).await;
+    let made = pair.network.qkm(North, &["store", "backup", "-o", "json"]);
+    let made: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
+    let backup = made["file"].as_str().unwrap().to_owned();
+    assert_eq!(pair.network.stop(North), Some(0));
+    let away = pair.second.with_file_name("away");
+    std::fs::rename(&pair.second, &away).unwrap();
+    let refused = pair.network.qkm(North, &["store", "restore", &backup]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("standby"), "{said}");
+    assert!(said.contains("told to every token"), "{said}");
+    std::fs::rename(&away, &pair.second).unwrap();
+    pair.network.start_km(North);
+    pair.network.ready(North).await;
+    pair.both_ready().await;
+    assert_eq!(encrypted(&pair.app(), &inside).await, ciphertext);
+    assert_eq!(pair.network.stop(North), Some(0));
+    let done = pair.network.qkm(North, &["store", "restore", &backup]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    pair.network.start_km(North);
+    pair.network.ready(North).await;
+    assert_eq!(encrypted(&pair.app(), &inside).await, ciphertext);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_epoch_is_destroyed_in_every_token_and_not_while_one_is_away() {
     let pair = Pair::start().await;

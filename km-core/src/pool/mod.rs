@@ -203,6 +203,31 @@ impl Pool {
         records: Records,
         vault: Vault,
     ) -> Result<Arc<Self>, RecordError> {
+        let (pool, left_open) = Self::read(config, records, vault).await?;
+        pool.compare_with_token().await;
+        pool.recover(left_open);
+        pool.journal.settled().await;
+        Ok(pool)
+    }
+
+    /// As [`Pool::open`], of a store that is not the one in place yet: objects in the token stay, since
+    /// they may be of blocks that only the store in place has.
+    pub async fn open_copy(
+        config: PoolConfig,
+        records: Records,
+        vault: Vault,
+    ) -> Result<Arc<Self>, RecordError> {
+        let (pool, left_open) = Self::read(config, records, vault).await?;
+        pool.recover(left_open);
+        pool.journal.settled().await;
+        Ok(pool)
+    }
+
+    async fn read(
+        config: PoolConfig,
+        records: Records,
+        vault: Vault,
+    ) -> Result<(Arc<Self>, Vec<RunSpec>), RecordError> {
         let tag = PoolTag::of_pair(&config.here, &config.peer);
         let mut tables = Tables::new(config.here.clone());
         tables.start_after(records.get(&keys::high(tag)).await?.unwrap_or(0));
@@ -249,10 +274,7 @@ impl Pool {
             wanted: wanted::Wanted::default(),
             counters: PoolCounters::default(),
         });
-        pool.compare_with_token().await;
-        pool.recover(left_open);
-        pool.journal.settled().await;
-        Ok(pool)
+        Ok((pool, left_open))
     }
 
     fn recover(self: &Arc<Self>, left_open: Vec<RunSpec>) {
