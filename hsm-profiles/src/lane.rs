@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use cryptoki::context::Function;
 use cryptoki::error::{Error, RvError};
 use cryptoki::mechanism::MechanismType;
 use cryptoki::object::ObjectHandle;
@@ -79,15 +80,7 @@ impl Lane {
     /// Opens a session, which must find the login that the anchor holds.
     pub(crate) fn open(link: &Link, connection: Arc<Connection>) -> Result<Self, Error> {
         let held = Held::open(&link.library, connection.slot)?;
-        let info = held.get()?.get_session_info()?;
-        let logged_in = matches!(info.session_state(), SessionState::RwUser | SessionState::RoUser);
-        // A vendor's own user may show as a state of the vendor's own: only the standard's is known.
-        if link.profile.login.user == LoginUser::User && !logged_in {
-            return Err(Error::Pkcs11(
-                RvError::UserNotLoggedIn,
-                cryptoki::context::Function::GetSessionInfo,
-            ));
-        }
+        check_login(held.get()?, &link.profile)?;
         let mechanisms = link.library.pkcs11.get_mechanism_list(connection.slot)?;
         let (profile, prefix) = (Arc::clone(&link.profile), link.config.kek_label.clone());
         Ok(Self {
@@ -137,6 +130,17 @@ impl Lane {
         let (ivs, _) = bytes.as_chunks::<IV_BYTES>();
         self.ivs.extend_from_slice(ivs);
         self.ivs.pop().ok_or(Error::InvalidValue)
+    }
+}
+
+/// Whether the session is logged in.
+pub(crate) fn check_login(session: &Session, profile: &Profile) -> Result<(), Error> {
+    let state = session.get_session_info()?.session_state();
+    let logged_in = matches!(state, SessionState::RwUser | SessionState::RoUser);
+    // A vendor's own user may show as a state of the vendor's own: only the standard's is known.
+    match profile.login.user == LoginUser::User && !logged_in {
+        true => Err(Error::Pkcs11(RvError::UserNotLoggedIn, Function::GetSessionInfo)),
+        false => Ok(()),
     }
 }
 

@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use common::{LABEL, Room, runtime, with_token};
 use cryptoki::session::SessionState;
 use hsm_profiles::{Token, TokenConfig};
-use km_core::hsm::{Hsm, HsmError, Sealed};
+use km_core::hsm::{Hsm, HsmError, Sealed, TokenKey};
 use km_core::material::ClearBytes;
+use km_core::usage::{Action, Cipher, Curve, Hash, KeyKind, Scheme};
 
 async fn sealed(token: &Token) -> Sealed {
     token.seal(b"before", &ClearBytes::copy_from(&[5; 40])).await.unwrap()
@@ -82,13 +83,15 @@ fn a_damaged_kek_is_not_blamed_on_the_data() {
         let token = room.open();
         runtime().block_on(async {
             let before = sealed(&token).await;
-            let (object, intact) = damage_kek(&room.dir.join("softhsm"));
+            let intact = damage_keys(&room.dir.join("softhsm"));
             room.other_handle().finalize().unwrap();
             let answer = token.open(b"before", &before).await;
             let Err(HsmError::Unavailable(why)) = &answer else { panic!("{answer:?}") };
             assert!(why.contains("CKR_GENERAL_ERROR"), "{why}");
             assert!(!token.status().ready);
-            std::fs::write(object, intact).unwrap();
+            for (object, bytes) in intact {
+                std::fs::write(object, bytes).unwrap();
+            }
             room.other_handle().finalize().unwrap();
             ready_again(&token).await;
             works(&token, &before).await;
@@ -96,8 +99,10 @@ fn a_damaged_kek_is_not_blamed_on_the_data() {
     });
 }
 
-/// Breaks the padding of the only stored secret key; gives its file and what was in it.
-fn damage_kek(store: &Path) -> (PathBuf, Vec<u8>) {
+/// Breaks the padding of the KEK and of the key that wraps in its epoch; gives their files and what was in
+/// them.
+fn damage_keys(store: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut all = Vec::new();
     let token = std::fs::read_dir(store).unwrap().next().unwrap().unwrap().path();
     // In an object file: attribute type, kind (3: bytes), length, then the bytes.
     let value = [0, 0, 0, 0, 0, 0, 0, 0x11, 0, 0, 0, 0, 0, 0, 0, 3];
@@ -110,9 +115,10 @@ fn damage_kek(store: &Path) -> (PathBuf, Vec<u8>) {
         // The last byte of the block before the last one decides the padding (CBC).
         damaged[at + 24 + usize::try_from(len).unwrap() - 17] ^= 0x80;
         std::fs::write(&path, damaged).unwrap();
-        return (path, intact);
+        all.push((path, intact));
     }
-    panic!("no secret key in {}", store.display());
+    assert_eq!(all.len(), 2, "secret keys in {}", store.display());
+    all
 }
 
 async fn ready_again(token: &Token) {
@@ -157,6 +163,109 @@ fn a_logout_under_load_fails_no_request() {
             works(&token, &before).await;
         });
     });
+}
+
+/// Keys in use are objects of a session, gone with the login: what the token says of a request it was
+/// interrupted in is not the request's fault.
+#[test]
+fn a_logout_under_load_refuses_no_use_of_a_key() {
+    with_token("a_logout_under_load_refuses_no_use_of_a_key", |room| {
+        let token = room.open();
+        runtime().block_on(async {
+            let uses = uses(&token).await;
+            let load: Vec<_> = (0..8)
+                .map(|n: usize| {
+                    let (token, uses) = (token.clone(), uses.clone());
+                    tokio::spawn(async move {
+                        let mut done = 0;
+                        for (key, action) in uses.iter().cycle().skip(n).take(200) {
+                            match token.use_key(key, action, &ClearBytes::copy_from(&[7; 32])).await
+                            {
+                                Ok(_) => done += 1,
+                                Err(HsmError::Unavailable(_)) => {}
+                                Err(other) => {
+                                    panic!("{action:?} of good data was refused: {other}")
+                                }
+                            }
+                        }
+                        done
+                    })
+                })
+                .collect();
+            while !load.iter().all(tokio::task::JoinHandle::is_finished) {
+                room.other_session().logout().unwrap();
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            let mut done = 0;
+            for task in load {
+                done += task.await.unwrap();
+            }
+            assert!(done > 800, "{done} of 1600 requests were answered");
+        });
+    });
+}
+
+/// A session that was logged out sees no private objects, and no keys.
+#[test]
+fn a_logout_hides_nothing_the_token_holds() {
+    with_token("a_logout_hides_nothing_the_token_holds", |room| {
+        let token = room.open();
+        runtime().block_on(async {
+            token.store_object("held-1", &ClearBytes::copy_from(&[1; 8])).await.unwrap();
+            let looking = {
+                let token = token.clone();
+                tokio::spawn(async move {
+                    let mut seen = 0;
+                    for _ in 0..200 {
+                        let looks = (token.object_names("held-").await, token.keks().await);
+                        match looks.0 {
+                            Ok(names) => assert_eq!(names, ["held-1"]),
+                            Err(error) => assert!(matches!(error, HsmError::Unavailable(_))),
+                        }
+                        assert!(looks.1.is_err() || looks.1.is_ok_and(|keks| keks.len() == 1));
+                        match token.read_object("held-1").await {
+                            Ok(_) => seen += 1,
+                            Err(error) => {
+                                assert!(matches!(error, HsmError::Unavailable(_)), "{error}")
+                            }
+                        }
+                    }
+                    seen
+                })
+            };
+            while !looking.is_finished() {
+                room.other_session().logout().unwrap();
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            assert!(looking.await.unwrap() > 50);
+        });
+    });
+}
+
+/// What applications do with keys: one they brought, and two made in the token.
+async fn uses(token: &Token) -> Vec<(TokenKey, Action)> {
+    let bytes = ClearBytes::copy_from(&[8; 32]);
+    let sealed = token.seal(b"brought", &bytes).await.unwrap();
+    let brought = |name: &str, kind| TokenKey {
+        name: name.as_bytes().to_vec(),
+        kind,
+        wrapped: false,
+        aad: b"brought".to_vec(),
+        sealed: sealed.clone(),
+    };
+    let mut uses = vec![
+        (brought("aes", KeyKind::Aes), Action::Encrypt(Cipher::Cbc { iv: [1; 16], padded: true })),
+        (brought("hmac", KeyKind::Hmac), Action::Mac(Hash::Sha256)),
+    ];
+    for (name, kind, bits, action) in [
+        ("ec", KeyKind::Ec(Curve::P256), 256, Action::Sign(Scheme::Ecdsa(Hash::Sha256))),
+        ("made", KeyKind::Aes, 256, Action::Encrypt(Cipher::Ecb { padded: false })),
+    ] {
+        let sealed = token.make_key(b"made", kind, bits).await.unwrap().sealed;
+        let (name, aad) = (name.as_bytes().to_vec(), b"made".to_vec());
+        uses.push((TokenKey { name, kind, wrapped: true, aad, sealed }, action));
+    }
+    uses
 }
 
 /// SoftHSM looks for its tokens when it starts, so only a restart of the library finds it again.

@@ -102,12 +102,15 @@ impl Lane {
     }
 
     /// Private keys come in many forms, so what a token says of one is not held against the token.
-    fn not_taken(&self, error: OpError) -> OpError {
+    fn not_taken(&mut self, error: OpError) -> OpError {
         match error {
             OpError::Token(error) => match classify(&error, &self.profile.errors) {
-                Fault::Data | Fault::Request => {
-                    unsupported(format!("the token does not take this key: {}", code(&error)))
-                }
+                Fault::Data | Fault::Request => match self.round_trip(None) {
+                    Ok(()) => {
+                        unsupported(format!("the token does not take this key: {}", code(&error)))
+                    }
+                    Err(gone) => gone,
+                },
                 _ => OpError::Token(error),
             },
             OpError::Close(HsmError::Unavailable(why)) => unsupported(why),

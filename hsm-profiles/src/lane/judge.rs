@@ -33,6 +33,7 @@ impl Lane {
             Ok(()) | Err(OpError::Answer(_)) => {
                 OpError::Answer(HsmError::Input(format!("the token says {}", code(&error))))
             }
+            Err(OpError::Token(again)) if self.is_over(&again) => OpError::Token(again),
             Err(OpError::Token(_)) => sick(&error),
             Err(close) => close,
         }
@@ -73,9 +74,21 @@ impl Lane {
         }
     }
 
-    /// Whose fault an error is where all data was good.
-    pub(super) fn judge(&self, error: Error) -> OpError {
-        match classify(&error, &self.profile.errors) {
+    /// Whether it says that session or login are gone, so that a new one may do it.
+    fn is_over(&self, error: &Error) -> bool {
+        matches!(classify(error, &self.profile.errors), Fault::Session | Fault::Login)
+    }
+
+    /// Whose fault an error is where all data was good. A session that is logged out in the middle of a
+    /// call may refuse anything: a request is refused only in one that works afterwards.
+    pub(super) fn judge(&mut self, error: Error) -> OpError {
+        let fault = classify(&error, &self.profile.errors);
+        if matches!(fault, Fault::Data | Fault::Request)
+            && let Err(gone) = self.round_trip(None)
+        {
+            return gone;
+        }
+        match fault {
             Fault::Data => sick(&error),
             Fault::Request => {
                 let text = format!("the token refuses: {}", code(&error));
@@ -86,7 +99,7 @@ impl Lane {
     }
 
     /// As [`Lane::judge`], of an operation that may also have said what to answer.
-    pub(super) fn judged(&self, error: OpError) -> OpError {
+    pub(super) fn judged(&mut self, error: OpError) -> OpError {
         match error {
             OpError::Token(error) => self.judge(error),
             answer => answer,

@@ -1,5 +1,6 @@
 //! Data kept inside the token, as private data objects (`CKO_DATA`) found by their label. Not for
-//! hot paths: SoftHSM makes some ten a second, and looks through all objects to find one.
+//! hot paths: SoftHSM makes some ten a second, and looks through all objects to find one. A session that
+//! was logged out sees none of them: that there are no more is said only by one that works.
 
 use cryptoki::error::{Error, RvError};
 use cryptoki::object::{Attribute, AttributeType, ObjectClass, ObjectHandle};
@@ -40,25 +41,26 @@ impl Lane {
     }
 
     /// The bytes kept as `name`.
-    pub(crate) fn read_object(&self, name: &str) -> Result<ClearBytes, OpError> {
+    pub(crate) fn read_object(&mut self, name: &str) -> Result<ClearBytes, OpError> {
         match self.named(name)?.first() {
             Some(handle) => self.kept(*handle),
             None => {
+                self.round_trip(None)?;
                 Err(OpError::Answer(HsmError::Refused(format!("the token has no object {name:?}"))))
             }
         }
     }
 
     /// Destroys what is kept as `name`; what is not there is no error.
-    pub(crate) fn delete_object(&self, name: &str) -> Result<(), OpError> {
+    pub(crate) fn delete_object(&mut self, name: &str) -> Result<(), OpError> {
         for handle in self.named(name)? {
             self.session()?.destroy_object(handle)?;
         }
-        Ok(())
+        self.round_trip(None)
     }
 
     /// The names of all objects of ours that begin with `prefix`.
-    pub(crate) fn object_names(&self, prefix: &str) -> Result<Vec<String>, OpError> {
+    pub(crate) fn object_names(&mut self, prefix: &str) -> Result<Vec<String>, OpError> {
         let session = self.session()?;
         let mut names = Vec::new();
         for handle in session.find_objects(&ours())? {
@@ -71,6 +73,7 @@ impl Lane {
                 }
             }
         }
+        self.round_trip(None)?;
         names.sort_unstable();
         names.dedup();
         Ok(names)

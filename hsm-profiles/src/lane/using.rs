@@ -120,8 +120,9 @@ impl Lane {
         }
     }
 
-    pub(super) fn destroy(&self, handle: ObjectHandle) -> Result<(), OpError> {
-        self.session()?.destroy_object(handle).map_err(|error| self.judge(error))
+    pub(super) fn destroy(&mut self, handle: ObjectHandle) -> Result<(), OpError> {
+        let destroyed = self.session()?.destroy_object(handle);
+        destroyed.map_err(|error| self.judge(error))
     }
 
     fn drop_key(&mut self, name: &[u8]) -> Result<(), OpError> {
@@ -221,12 +222,16 @@ impl Lane {
         Ok(handle)
     }
 
-    fn no_wrapping(&self, number: u64) -> OpError {
-        unsupported(format!(
-            "the token does not hold the key {}w-{number} that wraps the keys of its epoch: restore \
-             it from the HSM's backup",
-            self.prefix
-        ))
+    fn no_wrapping(&mut self, number: u64) -> OpError {
+        match self.round_trip(None) {
+            Ok(()) => unsupported(format!(
+                "the token does not hold the key {}w-{number} that wraps the keys of its epoch: \
+                 restore it from the HSM's backup",
+                self.prefix
+            )),
+            // Logged out, a session sees no keys.
+            Err(gone) => gone,
+        }
     }
 
     /// The `CKA_ID` of a key that wraps in epoch `number`.

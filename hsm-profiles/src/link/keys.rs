@@ -8,7 +8,7 @@ use tracing::info;
 
 use super::{Link, State};
 use crate::kek::{self, KekSet, SealCounts};
-use crate::lane::{Lane, OpError};
+use crate::lane::{Lane, OpError, check_login};
 use crate::library::Held;
 
 impl Link {
@@ -55,7 +55,13 @@ impl Link {
             // Not those of the lane: another thread may have changed them since.
             let known = state.connection.as_ref().map_or(&connection.keks, |now| &now.keks);
             done = change(session, known)?;
-            keks = self.find_keks(session, &mut state.counts)?;
+            // Asked again it would be done twice.
+            keks = self.find_keks(session, &mut state.counts).map_err(|error| match error {
+                OpError::Token(error) => {
+                    OpError::Close(self.explain("the token does not list its keys", &error))
+                }
+                told => told,
+            })?;
         }
         self.publish(&mut state, |generation| connection.with(generation, keks));
         Ok(done)
@@ -124,6 +130,9 @@ impl Link {
         session: &Session,
         counts: &mut SealCounts,
     ) -> Result<KekSet, OpError> {
-        KekSet::find(session, &self.config.kek_label, &self.profile.seal, counts)
+        let found = KekSet::find(session, &self.config.kek_label, &self.profile.seal, counts);
+        // Logged out, it sees none.
+        check_login(session, &self.profile)?;
+        found
     }
 }
