@@ -11,15 +11,40 @@ use super::Keys;
 
 /// Attributes for the keys of one role.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "Written")]
 pub struct Template {
     /// Which keys.
     pub of: Role,
     /// Of which kind; none means all.
-    #[serde(default)]
     pub kind: Option<Kind>,
     /// What they are, in place of what they would be.
     pub set: BTreeMap<Flag, bool>,
+}
+
+/// As it stands in the profile.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    of: Role,
+    #[serde(default)]
+    kind: Option<Kind>,
+    set: BTreeMap<Flag, bool>,
+}
+
+impl TryFrom<Written> for Template {
+    type Error = String;
+
+    fn try_from(Written { of, kind, set }: Written) -> Result<Self, String> {
+        let open = set.iter().any(|(flag, value)| flag.named() == Some(PRIVATE) && !value);
+        if open && !matches!(of, Role::Wrapping | Role::Public) {
+            return Err(
+                "CKA_PRIVATE = false is for the roles wrapping and public alone: anybody who \
+                        opens the token without a PIN could use the key"
+                    .to_owned(),
+            );
+        }
+        Ok(Self { of, kind, set })
+    }
 }
 
 /// What an object is there for.
@@ -94,23 +119,30 @@ pub struct Flag(usize);
 
 type Make = fn(bool) -> Attribute;
 
+const PRIVATE: &str = "CKA_PRIVATE";
+
 /// What a profile may set. Not what makes a key safe: those are as they are.
-const FLAGS: [(&str, AttributeType, Make); 14] = [
+const FLAGS: [(&str, AttributeType, Make); 13] = [
     ("CKA_COPYABLE", AttributeType::Copyable, Attribute::Copyable),
     ("CKA_DECRYPT", AttributeType::Decrypt, Attribute::Decrypt),
     ("CKA_DERIVE", AttributeType::Derive, Attribute::Derive),
     ("CKA_DESTROYABLE", AttributeType::Destroyable, Attribute::Destroyable),
     ("CKA_ENCRYPT", AttributeType::Encrypt, Attribute::Encrypt),
     ("CKA_MODIFIABLE", AttributeType::Modifiable, Attribute::Modifiable),
-    ("CKA_PRIVATE", AttributeType::Private, Attribute::Private),
+    (PRIVATE, AttributeType::Private, Attribute::Private),
     ("CKA_SIGN", AttributeType::Sign, Attribute::Sign),
     ("CKA_SIGN_RECOVER", AttributeType::SignRecover, Attribute::SignRecover),
     ("CKA_UNWRAP", AttributeType::Unwrap, Attribute::Unwrap),
     ("CKA_VERIFY", AttributeType::Verify, Attribute::Verify),
     ("CKA_VERIFY_RECOVER", AttributeType::VerifyRecover, Attribute::VerifyRecover),
     ("CKA_WRAP", AttributeType::Wrap, Attribute::Wrap),
-    ("CKA_WRAP_WITH_TRUSTED", AttributeType::WrapWithTrusted, Attribute::WrapWithTrusted),
 ];
+
+impl Flag {
+    fn named(self) -> Option<&'static str> {
+        FLAGS.get(self.0).map(|(name, ..)| *name)
+    }
+}
 
 impl TryFrom<String> for Flag {
     type Error = String;
@@ -198,9 +230,28 @@ mod tests {
 
     #[test]
     fn what_makes_a_key_safe_cannot_be_set() {
-        for name in ["CKA_SENSITIVE", "CKA_EXTRACTABLE", "CKA_TOKEN", "CKA_TRUSTED", "CKA_VALUE"] {
-            let text = format!("[[template]]\nof = \"secret\"\nset = {{ {name} = true }}");
-            assert!(keys(&text).unwrap_err().to_string().contains(name));
+        let set = |role: &str, name: &str, value: bool| {
+            keys(&format!("[[template]]\nof = \"{role}\"\nset = {{ {name} = {value} }}"))
+        };
+        for name in [
+            "CKA_SENSITIVE",
+            "CKA_EXTRACTABLE",
+            "CKA_TOKEN",
+            "CKA_TRUSTED",
+            "CKA_VALUE",
+            "CKA_WRAP_WITH_TRUSTED",
+        ] {
+            assert!(set("secret", name, true).unwrap_err().to_string().contains(name));
+        }
+        for (role, open) in [
+            ("sealing", false),
+            ("secret", false),
+            ("private", false),
+            ("wrapping", true),
+            ("public", true),
+        ] {
+            assert_eq!(set(role, "CKA_PRIVATE", false).is_ok(), open, "{role}");
+            assert!(set(role, "CKA_PRIVATE", true).is_ok(), "{role}");
         }
     }
 }
