@@ -3,6 +3,8 @@
 
 use std::{path::Path, process::Command};
 
+use qkm::fault::Code;
+
 /// Of 100, where a service that systemd lets do everything has 96.
 const MOST_EXPOSED: &str = "15";
 
@@ -34,6 +36,17 @@ fn units_are_whole_and_confined() {
         let (fine, said) = analyze(&judge, &unit);
         assert!(fine, "{name}: {said}");
     }
+}
+
+/// Only the exit status of the key manager itself keeps systemd from starting it again.
+#[test]
+fn what_a_start_cannot_mend_is_not_started_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = std::fs::read_to_string(unit("qkm.service", dir.path())).unwrap();
+    assert!(text.contains("\nRestartPreventExitStatus=2 4\n") && !text.contains("ExecStartPre"));
+    let hopeless = [Code::C002, Code::H001, Code::H003, Code::S006].map(|code| code.exit() as u8);
+    assert_eq!(hopeless, [2, 2, 2, 4]);
+    assert_ne!(Code::H002.exit() as u8, 2, "a token that is away comes back");
 }
 
 #[test]
