@@ -68,7 +68,8 @@ pub(crate) async fn restore(config: &Config, from: &Path) -> Result<Restored, Fa
 
 /// Once a token knows the new generation, it refuses the store as it was.
 fn again(failure: Failure) -> Failure {
-    failure.help("do the same restore again: the store that is there may be refused until it is done")
+    failure
+        .help("do the same restore again: the store that is there may be refused until it is done")
 }
 
 /// Every token will be told of the new generation: one that is away would stop it half-way.
@@ -150,7 +151,8 @@ async fn burn_in(
     let records = Records::new(store, &key);
     drop(key);
     let epochs = Epochs::open(hsm.clone(), records.clone(), config.epochs).await;
-    let vault = vault.with_epochs(epochs.map_err(|e| of_epochs(draft, &e))?);
+    let epochs = epochs.map_err(|e| of_epochs(draft, &e))?;
+    let vault = vault.with_epochs(epochs.clone());
     all_known(config, draft, &records).await?;
     let mut burned = 0;
     for peer in &config.peers {
@@ -164,6 +166,8 @@ async fn burn_in(
         let pool = Pool::open_copy(settings, records.clone(), vault.clone()).await;
         burned += pool.map_err(|e| of_record(draft, &e))?.burn_all().await;
     }
+    // The copy counts less than was sealed since it was made.
+    epochs.spend().await.map_err(|e| of_epochs(draft, &e))?;
     let anchor = Anchor::read(hsm, records, &config.cluster).await;
     let anchor = anchor.map_err(|e| of_anchor(draft, &e))?;
     anchor.surpass().await.map_err(|e| of_anchor(draft, &e))?;

@@ -70,6 +70,31 @@ async fn seals_are_counted_over_restarts_and_end_at_the_bound() {
     objects.create(object("over"), &clear).await.unwrap();
 }
 
+/// An older copy of the store that was taken for the newest counts too few of them.
+#[tokio::test]
+async fn under_a_kek_whose_seals_nobody_knows_nothing_more_is_sealed() {
+    let machine = Machine::new();
+    let policy = EpochPolicy { max_seals: 1600, ..EpochPolicy::default() };
+    let clear = ClearBytes::copy_from(&random(32));
+    let (objects, keeper) = lone(&machine, policy).await;
+    objects.create(object("before"), &clear).await.unwrap();
+    keeper.epochs().spend().await.unwrap();
+    let refused = objects.create(object("over"), &clear).await.unwrap_err();
+    assert!(refused.to_string().contains("begin a new epoch"), "{refused}");
+    let (objects, keeper) = lone(&machine, policy).await;
+    objects.create(object("over"), &clear).await.unwrap_err();
+    open(&objects, "before").await;
+    let tended = tokio::time::timeout(Duration::from_secs(5), async {
+        while objects.create(object("over"), &clear).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    tokio::select! {
+        () = keeper.tend() => {}
+        begun = tended => begun.expect("a new epoch begins by itself"),
+    }
+}
+
 async fn rotates(policy: EpochPolicy, seals: usize) -> bool {
     let machine = Machine::new();
     let (objects, keeper) = lone(&machine, policy).await;
