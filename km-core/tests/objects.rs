@@ -248,6 +248,21 @@ async fn quotas_hold_for_what_was_stored_before_and_for_many_at_once() {
 }
 
 #[tokio::test]
+async fn what_is_there_is_counted_before_anybody_asks() {
+    let room = room().await;
+    for uid in ["u1", "u2"] {
+        room.objects.create(new(uid, "n1", &["type:2"]), &clear()).await.unwrap();
+    }
+    let quota = Quota { objects: 4, bytes: u64::MAX };
+    let objects = room.objects.clone().with_quotas([(sae("n1"), quota)].into());
+    objects.count_ahead().await;
+    // Made by another KM, and not counted until the next count: so that was not begun now.
+    room.objects.create(new("u3", "n1", &["type:2"]), &clear()).await.unwrap();
+    let one = new("u4", "n1", &["type:2"]);
+    assert_eq!(objects.places(&one, 32, 2).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
 async fn whoever_is_over_the_quota_can_revoke_and_destroy_and_what_is_left_counts() {
     let room = room().await;
     for uid in ["u1", "u2"] {
