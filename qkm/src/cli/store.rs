@@ -28,7 +28,8 @@ pub(super) enum StoreCommand {
     ///
     /// All keys in its pools are burned, since nobody knows which of them were handed out after the
     /// copy was made; the pools fill again. Managed objects are as the copy has them. The store that
-    /// was there stays beside it, under the name store.qkm.replaced.
+    /// was there stays beside it, under a name such as
+    /// store.qkm.replaced-1795600000000.
     ///
     /// Every token must answer. A restore that fails leaves the store as it was, unless it says that
     /// the same restore must be done again: the HSM knows of it by then, and refuses what was there.

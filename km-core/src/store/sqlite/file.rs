@@ -10,7 +10,7 @@ use std::{
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use rusqlite::{Connection, OpenFlags};
@@ -215,8 +215,23 @@ impl Held {
     }
 }
 
-/// What a store that was replaced is called then.
-const REPLACED: &str = ".replaced";
+/// What the store at `path` is called once it is replaced: by when its file was last written, so that a
+/// try that broke off half-way is continued under the same name, and no other store has it.
+fn name_for_replaced(path: &Path) -> Result<PathBuf, StoreError> {
+    let written = match path.metadata().and_then(|meta| meta.modified()) {
+        Ok(written) => written,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => SystemTime::now(),
+        Err(e) => return Err(map_io("looking at", path, &e)),
+    };
+    let mut ms = written.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    loop {
+        let name = beside(path, &format!(".replaced-{ms}"));
+        if name.symlink_metadata().is_err() {
+            return Ok(name);
+        }
+        ms += 1;
+    }
+}
 
 /// The path of a store that nobody opens meanwhile.
 pub(super) fn claim(path: &Path) -> Result<Held, StoreError> {
@@ -237,7 +252,7 @@ pub(super) fn replace(held: &Held, draft: &Held) -> Result<Option<PathBuf>, Stor
         let log = log.display();
         return Err(StoreError::Unavailable(format!("{log} was not emptied; try again")));
     }
-    let old = beside(path, REPLACED);
+    let old = name_for_replaced(path)?;
     // A log left beside another database would be taken for its own.
     moved(&beside(path, "-wal"), &beside(&old, "-wal"))?;
     remove_if_there(&beside(path, "-shm"))?;
