@@ -124,6 +124,8 @@ codes! {
         "The HSM keeps a count of the starts, ends and intervals of this store, and this copy has another one: it is older than one that ran, or the HSM was set back. Used as it is, it would hand out keys a second time. If the newest copy is at hand, put that one back. If not: `qkm store restore FILE` takes this copy, burns all keys of its pools, and makes it the newest. Managed objects stay as the copy has them; what happened to them since is lost."
     S007 Failed "the backup cannot be restored"
         "The file must be a backup of `qkm store backup`, or a copy of a store's directory, made with this HSM; every pool in it must have its [[peer]] in the configuration, so that its keys can be burned; and the key manager must not run."
+    S008 Refused "no backup is made now"
+        "One backup is made at a time, and the directory `backups` beside the store holds at most 16: each takes as much of the disk as the store. Move them to another machine."
     T001 Usage "a certificate file cannot be used"
         "The message names the file. Files are PEM; a private key must be readable by its owner alone (mode 0600)."
     V001 Failed "a check found problems"

@@ -9,7 +9,7 @@ mod epochs;
 mod keys;
 mod problem;
 
-use std::{convert::Infallible, path::PathBuf, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -28,6 +28,7 @@ use crate::{
     fault::Failure,
     serve::{Inside, Listening},
 };
+use backup::Backups;
 use epochs::Custodian;
 pub(crate) use problem::Problem;
 
@@ -49,7 +50,13 @@ pub(crate) async fn start(
     let open = Listening::open("admin", &admin.front, Profile::Front).await?;
     let (operators, custodians) = (admin.operators.clone(), admin.custodians.clone());
     let (store, kmip_ca) = (config.store.clone(), config.kmip_ca.clone());
-    let api = Arc::new(Api { inside: inside.clone(), operators, custodians, store, kmip_ca });
+    let api = Arc::new(Api {
+        inside: inside.clone(),
+        operators,
+        custodians,
+        backups: Backups::beside(&store),
+        kmip_ca,
+    });
     let stop = shutdown.clone();
     let handler = move |stream: ServerStream, peer: PeerIdentity| {
         let (api, stop) = (api.clone(), stop.clone());
@@ -63,8 +70,7 @@ struct Api {
     inside: Arc<Inside>,
     operators: Vec<IdentityRule>,
     custodians: Vec<IdentityRule>,
-    /// Directory of the store.
-    store: PathBuf,
+    backups: Backups,
     kmip_ca: Option<KmipCa>,
 }
 
@@ -140,7 +146,7 @@ impl Api {
                 let (inside, ca) = (&self.inside, self.kmip_ca.as_ref());
                 authorities::make(inside, ca, name, &body, custodian()?, peer).await
             }
-            ["v1", "store", "backups"] => backup::make(&self.inside.node, &self.store, peer).await,
+            ["v1", "store", "backups"] => self.backups.make(&self.inside.node, peer).await,
             ["v1", "hsm", "epochs"] => epochs::rotate(keeper, custodian()?, peer).await,
             ["v1", "hsm", "epochs", number, "destroy"] => {
                 epochs::destroy(keeper, number, custodian()?, peer).await
