@@ -12,6 +12,7 @@ use km_core::{
     pad::{PadSpan, PadUse},
     peer::{AssignError, GivenBlock, PeerLink},
     pool::{Pool, PoolError},
+    provenance::Grade,
     run::RunSpec,
     supply::Supply,
 };
@@ -80,10 +81,10 @@ impl PeerLink for Wire {
         self.at_far_pool(|pool| pool.take_given(&blocks));
     }
 
-    fn ask_blocks(&self, count: u16) {
+    fn ask_blocks(&self, count: u16, grade: Grade) {
         self.at_far_pool(|pool| {
             let pool = pool.clone();
-            tokio::spawn(async move { pool.give(count).await });
+            tokio::spawn(async move { pool.give(count, grade).await });
         });
     }
 }

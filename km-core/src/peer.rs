@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     pad::{PadSpan, PadUse},
+    provenance::Grade,
     run::RunSpec,
 };
 
@@ -28,6 +29,9 @@ pub enum AssignError {
         "the applications are not registered as a pair at the peer's KM; register them at both ends"
     )]
     NotPaired,
+    /// The peer's policy asks these applications for keys of this grade.
+    #[error("policy at the peer asks these applications for keys of grade {}", .0.as_str())]
+    BelowGrade(Grade),
     /// The peer says it cannot take it.
     #[error("the peer refused a run of keys: {0}")]
     Refused(String),
@@ -60,6 +64,6 @@ pub trait PeerLink: Send + Sync + 'static {
     fn pads_used(&self, pads: Vec<PadUse>);
     /// Tells that untouched blocks of ours are now the peer's.
     fn blocks_given(&self, blocks: Vec<GivenBlock>);
-    /// Asks the peer for untouched blocks, because ours run low.
-    fn ask_blocks(&self, count: u16);
+    /// Asks the peer for untouched blocks that claim at least `grade`, because ours run low.
+    fn ask_blocks(&self, count: u16, grade: Grade);
 }

@@ -131,6 +131,11 @@ pub enum Grade {
     ItsRelay,
 }
 
+impl Grade {
+    /// All of them, the least first.
+    pub const ALL: [Self; 2] = [Self::Computational, Self::ItsRelay];
+}
+
 /// What the tags were keyed with by which the two ends of a pool compared a block. The nodes between
 /// them are trusted with the keys they relay; this says whether they could also have changed them, had
 /// they broken the TLS between the two ends as well.

@@ -5,13 +5,14 @@
 //! are answered from memory.
 
 mod ahead;
-mod unpaired;
+mod refusals;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use crate::{
     ids::{ClusterId, SaeId},
     key_id::KeyId,
+    peer::AssignError,
     pool::{Accepted, CollectError, Pool, PoolError, Reservation, SuppliedKey},
     provenance::Grade,
     registry::Registry,
@@ -81,7 +82,7 @@ pub enum SupplyError {
 pub struct Level {
     /// The cluster at the other end.
     pub peer: ClusterId,
-    /// Bytes this end could assign now.
+    /// Bytes this end could assign to them now.
     pub stored_bytes: u64,
     /// Bytes the pool holds at most.
     pub max_bytes: u64,
@@ -156,15 +157,19 @@ impl Supply {
             return Err(SupplyError::OutOfBounds(format!("number shall be from 1 to {most}")));
         };
         let pairing = self.pairing(master, slaves, key_len)?;
-        let (pool, grade) = (pairing.pool.clone(), pairing.grade);
+        let pool = pairing.pool.clone();
         let peer = pool.config().peer.clone();
-        let drawn = self.ahead.draw(pairing, asked);
+        let drawn = self.ahead.draw(pairing.clone(), asked);
         match tokio::time::timeout(REQUEST_DEADLINE, drawn).await {
             Ok(Ok(keys)) => Ok(keys),
-            Ok(Err(PoolError::NoKeys))
-                if grade > Grade::Computational && pool.own_bytes() >= u64::from(key_len) =>
-            {
+            Ok(Err(PoolError::Peer(AssignError::BelowGrade(grade)))) => {
                 Err(SupplyError::BelowGrade { peer, grade })
+            }
+            Ok(Err(PoolError::NoKeys)) if pool.own_bytes() >= u64::from(key_len) => {
+                match self.ahead.least(&pairing) {
+                    Grade::Computational => Err(SupplyError::NoKeys(peer)),
+                    grade => Err(SupplyError::BelowGrade { peer, grade }),
+                }
             }
             Ok(Err(PoolError::NoKeys)) => Err(SupplyError::NoKeys(peer)),
             Ok(Err(error)) => Err(SupplyError::Unavailable(error.to_string())),
@@ -231,10 +236,10 @@ impl Supply {
     /// The level of the pool `master` and `slave` share.
     pub fn level(&self, master: &SaeId, slave: &SaeId) -> Result<Level, SupplyError> {
         let pairing = self.pairing(master, std::slice::from_ref(slave), 32)?;
-        let pool = pairing.pool;
+        let pool = &pairing.pool;
         Ok(Level {
             peer: pool.config().peer.clone(),
-            stored_bytes: pool.own_bytes(),
+            stored_bytes: pool.own_bytes_of(self.ahead.least(&pairing)),
             max_bytes: pool.config().max_stored,
         })
     }
@@ -251,11 +256,9 @@ impl Supply {
         if !allowed {
             return Err(PoolError::NotPaired);
         }
-        if pool
-            .grade_of(number)
-            .is_some_and(|has| has < self.registry.grade(&run.master, &run.slaves))
-        {
-            return Err(PoolError::Block(number, "claims less than policy here asks for"));
+        let least = self.registry.grade(&run.master, &run.slaves);
+        if pool.grade_of(number).is_some_and(|has| has < least) {
+            return Err(PoolError::BelowGrade(least));
         }
         pool.accept_run(run)
     }
@@ -269,9 +272,12 @@ impl Supply {
                 pool.sweep();
                 let erasing = pool.clone();
                 tokio::spawn(async move { erasing.destroy_erased().await });
-                let (own, peer) = (pool.own_bytes(), pool.peer_bytes());
-                if own < (own + peer) / OWN_SHARE {
-                    pool.ask_blocks(ASK_BLOCKS);
+                let low = |grade: &Grade| {
+                    let (own, peer) = (pool.own_bytes_of(*grade), pool.peer_bytes_of(*grade));
+                    own < (own + peer) / OWN_SHARE
+                };
+                if let Some(grade) = Grade::ALL.into_iter().rev().find(low) {
+                    pool.ask_blocks(ASK_BLOCKS, grade);
                 }
             }
         }

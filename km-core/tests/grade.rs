@@ -29,11 +29,15 @@ async fn strict_at(ends: &[usize]) -> Pair {
 
 /// A block of north that came over a hop with AES.
 async fn admit_computational(pair: &mut Pair) {
+    admit_computational_of(pair, NORTH).await;
+}
+
+async fn admit_computational_of(pair: &mut Pair, owner: usize) {
     let (number, bits) = (pair.fresh_number(), random(4096));
     let hop = Hop { to: cluster("south"), cipher: HopCipher::Aes256Gcm };
     for end in &pair.ends {
         let provenance = Provenance::relayed(Origin::HsmRng, vec![hop.clone()]);
-        let block = NewBlock { provenance, ..block(number, NORTH, &bits, true) };
+        let block = NewBlock { provenance, ..block(number, owner, &bits, true) };
         end.pool.admit(block).await.unwrap();
     }
 }
@@ -70,6 +74,55 @@ async fn the_policy_of_the_end_that_collects_counts_too() {
     pair.admit_random(NORTH, 4096).await;
     let keys = pair.north().supply.issue(&sae("n1"), &[sae("s1")], 256, 2).await.unwrap();
     assert_eq!(keys[0].provenance.grade(), Grade::ItsRelay);
+    pair.assert_settled_and_balanced().await;
+}
+
+/// What the other end refuses to one pair is good for the next.
+#[tokio::test]
+async fn a_grade_that_only_the_other_end_asks_for_costs_others_nothing() {
+    let mut pair = strict_at(&[SOUTH]).await;
+    for _ in 0..3 {
+        admit_computational(&mut pair).await;
+    }
+    let expected = SupplyError::BelowGrade { peer: cluster("south"), grade: Grade::ItsRelay };
+    for _ in 0..20 {
+        let refused = pair.north().supply.issue(&sae("n1"), &[sae("s1")], 256, 1).await;
+        assert_eq!(refused.unwrap_err(), expected);
+    }
+    let burned = pair.north().pool.account().burned;
+    assert_eq!(burned, 256, "the run by which it was found out");
+    assert_eq!(pair.north().supply.level(&sae("n1"), &sae("s1")).unwrap().stored_bytes, 0);
+    // All three blocks serve others, at once.
+    for _ in 0..3 {
+        let keys = pair.north().supply.issue(&sae("n1"), &[sae("s2")], 256, 100).await.unwrap();
+        let got = pair.south().supply.collect(&sae("s2"), None, &ids_of(&keys)).await.unwrap();
+        assert_eq!(got.len(), 100);
+    }
+    assert_eq!(pair.north().pool.account().burned, burned);
+    pair.north().supply.stop().await;
+    pair.assert_settled_and_balanced().await;
+}
+
+/// What claims too little is no level, and no loan helps with more of it.
+#[tokio::test]
+async fn levels_and_loans_are_of_the_grade_that_is_asked_for() {
+    let mut pair = strict_at(&[NORTH, SOUTH]).await;
+    let [n1, s1, s2] = ["n1", "s1", "s2"].map(sae);
+    let level = |pair: &Pair, slave| pair.north().supply.level(&n1, slave).unwrap().stored_bytes;
+    admit_computational(&mut pair).await;
+    assert_eq!((level(&pair, &s1), level(&pair, &s2)), (0, 4096));
+    for _ in 0..4 {
+        pair.admit_random(SOUTH, 4096).await;
+    }
+    // The newest go first, and these are of no use.
+    for _ in 0..4 {
+        admit_computational_of(&mut pair, SOUTH).await;
+    }
+    let keys = pair.north().supply.issue(&n1, std::slice::from_ref(&s1), 256, 2).await.unwrap();
+    assert_eq!(keys[0].provenance.grade(), Grade::ItsRelay);
+    assert!(level(&pair, &s1) > 4000, "{}", level(&pair, &s1));
+    assert_eq!(level(&pair, &s2), level(&pair, &s1) + 4096);
+    pair.north().supply.stop().await;
     pair.assert_settled_and_balanced().await;
 }
 

@@ -8,7 +8,7 @@ mod common;
 use std::collections::BTreeSet;
 
 use common::{Chaos, NORTH, Pair, SOUTH, sae};
-use km_core::peer::GivenBlock;
+use km_core::{peer::GivenBlock, provenance::Grade};
 
 const CHAOS: Chaos = Chaos { lose: 15, repeat: 30, delay: 30, seed: 0 };
 
@@ -40,7 +40,7 @@ async fn blocks_given_back_and_forth_never_serve_the_same_bytes_twice() {
                 pair.admit_random(round / 6 % 2, 640).await;
             }
             let at = (round + seed as usize) % 2;
-            pair.ends[at].pool.give(1 + (round % 3) as u16).await.unwrap();
+            pair.ends[at].pool.give(1 + (round % 3) as u16, Grade::Computational).await.unwrap();
             served += usize::from(use_some(&pair, 1 - at, &mut taken).await);
             if round % 4 == 0 {
                 pair.ends[at].wire.deliver_late();
@@ -66,11 +66,11 @@ async fn an_older_claim_changes_nothing() {
     pair.admit_random(NORTH, 640).await;
     let number = pair.admit_random(NORTH, 640).await;
     let owns = |pair: &Pair| [NORTH, SOUTH].map(|at| pair.ends[at].pool.own_bytes());
-    pair.north().pool.give(1).await.unwrap();
+    pair.north().pool.give(1, Grade::Computational).await.unwrap();
     assert_eq!(owns(&pair), [640, 640]);
     // More than half of the difference, so the smaller one goes back.
     pair.admit_random(SOUTH, 1600).await;
-    pair.south().pool.give(1).await.unwrap();
+    pair.south().pool.give(1, Grade::Computational).await.unwrap();
     assert_eq!(owns(&pair), [1280, 1600]);
     // The first gift once more, late.
     pair.south().pool.take_given(&[GivenBlock { number, transfers: 1 }]);
@@ -89,7 +89,7 @@ async fn a_block_in_use_is_not_given_and_not_taken() {
     assert!(use_some(&pair, NORTH, &mut taken).await);
     // There is plenty, but none of it small enough to give.
     pair.admit_random(NORTH, 6400).await;
-    pair.north().pool.give(1).await.unwrap();
+    pair.north().pool.give(1, Grade::Computational).await.unwrap();
     assert_eq!(pair.north().pool.own_bytes(), 640 - 96 + 6400);
     pair.south().pool.take_given(&[GivenBlock { number, transfers: 1 }]);
     assert_eq!(pair.south().pool.own_bytes(), 0);
@@ -103,7 +103,7 @@ async fn a_lost_gift_arrives_with_the_next_greeting() {
     pair.admit_random(NORTH, 640).await;
     pair.admit_random(NORTH, 640).await;
     pair.north().wire.set_chaos(Chaos { lose: 100, ..Chaos::default() });
-    pair.north().pool.give(1).await.unwrap();
+    pair.north().pool.give(1, Grade::Computational).await.unwrap();
     assert_eq!(pair.south().pool.own_bytes(), 0);
     pair.crash(NORTH).await;
     assert_eq!(pair.south().pool.own_bytes(), 640);
@@ -119,10 +119,10 @@ async fn an_end_gives_at_most_half_of_what_it_has_more() {
         pair.admit_random(NORTH, 640).await;
     }
     let owns = |pair: &Pair| [NORTH, SOUTH].map(|at| pair.ends[at].pool.own_bytes() / 640);
-    pair.north().pool.give(16).await.unwrap();
+    pair.north().pool.give(16, Grade::Computational).await.unwrap();
     assert_eq!(owns(&pair), [3, 2]);
     for at in [SOUTH, NORTH, SOUTH] {
-        pair.ends[at].pool.give(16).await.unwrap();
+        pair.ends[at].pool.give(16, Grade::Computational).await.unwrap();
         assert_eq!(owns(&pair), [3, 2]);
     }
     pair.assert_settled_and_balanced().await;

@@ -15,6 +15,7 @@ use km_core::{
     ids::SaeId,
     key_id::KeyId,
     pool::{CollectError, SuppliedKey},
+    provenance::Grade,
     supply::SupplyError,
 };
 use proptest::prelude::*;
@@ -157,7 +158,9 @@ impl World {
             }
             Op::Collect { .. } | Op::CollectByThird { .. } => {}
             Op::EndRuns { at } => self.pair.ends[at].supply.stop().await,
-            Op::Give { at, count } => self.pair.ends[at].pool.give(count).await.unwrap(),
+            Op::Give { at, count } => {
+                self.pair.ends[at].pool.give(count, Grade::Computational).await.unwrap()
+            }
             Op::Sweep { at } => self.pair.ends[at].pool.sweep(),
             Op::Link { up } => {
                 self.faulty |= !up;

@@ -14,6 +14,7 @@ use km_core::{
     ids::MAX_BLOCK_NUMBER,
     peer::GivenBlock,
     pool::{CollectError, PoolError},
+    provenance::Grade,
     registry::Registry,
     run::{RunId, RunSpec},
     store::{Commit, Store},
@@ -169,7 +170,7 @@ async fn counters_at_their_limit_do_not_overflow() {
     // Only the one that changed hands so often is small enough to give.
     pair.admit_random(NORTH, 8192).await;
     let north = pair.north();
-    north.pool.give(8).await.unwrap();
+    north.pool.give(8, Grade::Computational).await.unwrap();
     assert_eq!(north.pool.own_bytes(), 4096 + 8192);
     for number in [u64::MAX, MAX_BLOCK_NUMBER + 1] {
         let refused = north.pool.admit(block(number, NORTH, &random(64), true)).await;
@@ -184,7 +185,7 @@ async fn a_given_block_the_other_end_is_done_with_does_not_stay_for_ever() {
     let mut pair = Pair::new().await;
     pair.admit_random(NORTH, 320).await;
     pair.admit_random(NORTH, 320).await;
-    pair.north().pool.give(1).await.unwrap();
+    pair.north().pool.give(1, Grade::Computational).await.unwrap();
     let lease = |count| {
         let pool = pair.south().pool.clone();
         async move { pool.lease(&sae("s1"), &[sae("n1")], 32, count).await }

@@ -361,10 +361,10 @@ impl<'a> Driver<'a> {
                 }
                 Action::EndRun { run, handed_out } => pool.run_ended(&run, handed_out),
                 Action::TakeGiven(blocks) => pool.take_given(&blocks),
-                Action::Give(count) => {
+                Action::Give(count, grade) => {
                     let pool = pool.clone();
                     self.tasks.spawn(async move {
-                        if let Err(error) = pool.give(count).await {
+                        if let Err(error) = pool.give(count, grade).await {
                             tracing::warn!(%error, "cannot give blocks");
                         }
                     });

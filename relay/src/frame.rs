@@ -7,7 +7,7 @@ use km_core::{
     module::MAX_MODULE_ID,
     pad::{PadSpan, PadUse},
     peer::GivenBlock,
-    provenance::{MAX_SHARES, Provenance},
+    provenance::{Grade, MAX_SHARES, Provenance},
     route::MAX_HOPS,
     run::{RunId, RunSpec},
     usage::kem::KemSet,
@@ -67,6 +67,8 @@ pub enum Assigned {
     NotPaired,
     /// The other end has too many spans; it is nothing about the block.
     NoRoom,
+    /// Policy at the other end asks these applications for keys of this grade.
+    BelowGrade(Grade),
 }
 
 /// What each end says first.
@@ -162,8 +164,8 @@ pub enum Frame {
     },
     /// These untouched blocks of ours are yours now.
     Given(Vec<GivenBlock>),
-    /// Please give us some untouched blocks.
-    AskBlocks(u16),
+    /// Please give us some untouched blocks, which claim at least this.
+    AskBlocks(u16, Grade),
     /// Are you there?
     Ping(u64),
     /// Yes.

@@ -13,6 +13,7 @@ use km_core::{
     material::ClearBytes,
     pad::{PadSpan, PadUse},
     peer::{AssignError, GivenBlock, PeerLink},
+    provenance::Grade,
     run::RunSpec,
 };
 use tokio::sync::{mpsc, oneshot};
@@ -152,8 +153,8 @@ impl PeerLink for Handle {
         self.send_best_effort(Frame::Given(blocks));
     }
 
-    fn ask_blocks(&self, count: u16) {
-        self.send_best_effort(Frame::AskBlocks(count));
+    fn ask_blocks(&self, count: u16, grade: Grade) {
+        self.send_best_effort(Frame::AskBlocks(count, grade));
     }
 }
 
@@ -166,6 +167,7 @@ async fn judged(block: u64, answered: oneshot::Receiver<Assigned>) -> Result<(),
         Ok(Ok(Assigned::Refused(why))) => Err(AssignError::Refused(why)),
         Ok(Ok(Assigned::Behind(cursor))) => Err(AssignError::Behind(block, cursor)),
         Ok(Ok(Assigned::NotPaired)) => Err(AssignError::NotPaired),
+        Ok(Ok(Assigned::BelowGrade(grade))) => Err(AssignError::BelowGrade(grade)),
         Ok(Ok(Assigned::NoRoom)) => Err(lost("the peer has too many spans of pad")),
         Ok(Err(_)) => Err(lost("the connection broke")),
         Err(_) => Err(lost("no answer in time")),

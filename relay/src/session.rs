@@ -15,7 +15,7 @@ use km_core::{
     module::{ModuleError, ModuleKey},
     pad::{Pad, PadSpan, PadUse},
     peer::GivenBlock,
-    provenance::{Origin, Provenance},
+    provenance::{Grade, Origin, Provenance},
     run::{RunId, RunSpec},
     usage::kem::KemSet,
 };
@@ -110,7 +110,7 @@ pub enum Action {
     /// The peer gave us untouched blocks.
     TakeGiven(Vec<GivenBlock>),
     /// The peer asks for untouched blocks.
-    Give(u16),
+    Give(u16, Grade),
     /// The peer uses none of its blocks below this any more.
     PeerFloor(u64),
     /// How long keys we assign wait at the peer to be collected.
@@ -359,7 +359,7 @@ impl Session {
             }
             Frame::RunEnded { run, handed_out } => vec![Action::EndRun { run, handed_out }],
             Frame::Given(blocks) => vec![Action::TakeGiven(blocks)],
-            Frame::AskBlocks(count) => vec![Action::Give(count)],
+            Frame::AskBlocks(count, grade) => vec![Action::Give(count, grade)],
             Frame::Ping(number) => vec![Action::Send(Frame::Pong(number))],
             Frame::Pong(_) => Vec::new(),
             Frame::Floor(floor) => vec![Action::PeerFloor(floor)],

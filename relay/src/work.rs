@@ -36,6 +36,7 @@ pub(crate) fn assigned(taken: Result<(), PoolError>) -> Assigned {
         Err(PoolError::NoBlock(_)) => Assigned::NoBlock,
         Err(PoolError::Passed(_, cursor)) => Assigned::Behind(cursor),
         Err(PoolError::NotPaired) => Assigned::NotPaired,
+        Err(PoolError::BelowGrade(grade)) => Assigned::BelowGrade(grade),
         Err(PoolError::TooManySpans) => Assigned::NoRoom,
         Err(error) => Assigned::Refused(error.to_string()),
     }

@@ -7,7 +7,7 @@ use km_core::{
     module::MAX_MODULE_ID,
     pad::{PadSpan, PadUse},
     peer::GivenBlock,
-    provenance::{Origin, Provenance},
+    provenance::{Grade, Origin, Provenance},
     route::CipherPolicy,
     run::{RunId, RunSpec},
     usage::kem::KemSet,
@@ -27,6 +27,10 @@ fn name() -> impl Strategy<Value = String> {
 
 fn number() -> impl Strategy<Value = u64> {
     0..=MAX_BLOCK_NUMBER
+}
+
+fn grade() -> impl Strategy<Value = Grade> {
+    prop::sample::select(&Grade::ALL[..])
 }
 
 fn given() -> impl Strategy<Value = Vec<GivenBlock>> {
@@ -83,6 +87,7 @@ fn frame() -> impl Strategy<Value = Frame> {
         any::<u16>().prop_map(Assigned::Behind),
         Just(Assigned::NotPaired),
         Just(Assigned::NoRoom),
+        grade().prop_map(Assigned::BelowGrade),
     ];
     prop_oneof![
         hello(),
@@ -97,7 +102,7 @@ fn frame() -> impl Strategy<Value = Frame> {
             .prop_map(|(request, result)| Frame::AssignResult { request, result }),
         (run(), any::<u16>()).prop_map(|(run, handed_out)| Frame::RunEnded { run, handed_out }),
         given().prop_map(Frame::Given),
-        any::<u16>().prop_map(Frame::AskBlocks),
+        (any::<u16>(), grade()).prop_map(|(count, grade)| Frame::AskBlocks(count, grade)),
         any::<u64>().prop_map(Frame::Ping),
         any::<u64>().prop_map(Frame::Pong),
         (0..=km_core::ids::MAX_BLOCK_NUMBER).prop_map(Frame::Floor),
@@ -301,9 +306,13 @@ fn fuzz_seeds_hold_every_message() {
         ("refused", Frame::AssignResult { request: 1, result: Assigned::Refused("no".into()) }),
         ("behind", Frame::AssignResult { request: 1, result: Assigned::Behind(640) }),
         ("not_paired", Frame::AssignResult { request: 1, result: Assigned::NotPaired }),
+        (
+            "below_grade",
+            Frame::AssignResult { request: 1, result: Assigned::BelowGrade(Grade::ItsRelay) },
+        ),
         ("run_ended", Frame::RunEnded { run: sound_run(), handed_out: 1 }),
         ("given", Frame::Given(vec![block])),
-        ("ask_blocks", Frame::AskBlocks(16)),
+        ("ask_blocks", Frame::AskBlocks(16, Grade::ItsRelay)),
         ("ping", Frame::Ping(1)),
         ("pong", Frame::Pong(1)),
         ("floor", Frame::Floor(1)),

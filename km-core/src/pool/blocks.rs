@@ -14,7 +14,7 @@ use crate::{
     ledger::{Ledger, bits},
     material::ClearBytes,
     peer::GivenBlock,
-    provenance::Provenance,
+    provenance::{Grade, Provenance},
 };
 
 /// An agreed block on its way into the pool.
@@ -145,19 +145,21 @@ impl Pool {
         self.counters.blocks_rejected.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Gives up to `count` untouched blocks of ours to the other end: at most half of what we have
+    /// Gives up to `count` untouched blocks of ours that claim at least `grade` to the other end: at most half of what we have
     /// more than it, or the ends would hand the last blocks back and forth.
-    pub async fn give(&self, count: u16) -> Result<(), PoolError> {
+    pub async fn give(&self, count: u16, grade: Grade) -> Result<(), PoolError> {
         let (given, ticket) = {
             let mut tables = self.tables();
             let mut change = Change::default();
             let mut given = Vec::new();
-            let mut spare = tables.own_bytes.saturating_sub(tables.peer_bytes) / 2;
+            let (own, peer) = (tables.own.at_least(grade), tables.peer.at_least(grade));
+            let mut spare = own.saturating_sub(peer) / 2;
             for number in tables.givable() {
                 if given.len() >= usize::from(count.min(MOST_GIVEN)) {
                     break;
                 }
-                let Some(mut state) = tables.block(number) else { continue };
+                let fits = tables.block(number).filter(|state| state.grade >= grade);
+                let Some(mut state) = fits else { continue };
                 let Some(left) = spare.checked_sub(u64::from(state.len)) else { continue };
                 // A block that changed hands that often stays where it is.
                 let Some(transfers) = state.transfers.checked_add(1) else { continue };

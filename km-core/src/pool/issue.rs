@@ -250,12 +250,12 @@ impl Pool {
 /// reserved anew after a crash, and the peer would refuse them; and an end that was put back to an
 /// older state would end an earlier run of that name.
 pub(super) fn unknown_to_peer(error: &PoolError) -> bool {
-    use AssignError::{Behind, NoBlock, NotPaired, Refused};
+    use AssignError::{Behind, BelowGrade, NoBlock, NotPaired, Refused};
     matches!(
         error,
         PoolError::NotDurable
             | PoolError::NoKeys
-            | PoolError::Peer(Behind(..) | NoBlock(_) | NotPaired | Refused(_))
+            | PoolError::Peer(BelowGrade(_) | Behind(..) | NoBlock(_) | NotPaired | Refused(_))
     )
 }
 

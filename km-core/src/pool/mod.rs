@@ -107,6 +107,9 @@ pub enum PoolError {
     /// The run the peer assigned names applications that may not share keys.
     #[error("the run names applications not paired here")]
     NotPaired,
+    /// The block of the run the peer assigned claims less than policy here asks of these applications.
+    #[error("policy here asks these applications for keys of grade {}", .0.as_str())]
+    BelowGrade(Grade),
     /// The peer lent more spans than are accounted for.
     #[error("too many spans are lent and not accounted for")]
     TooManySpans,
@@ -339,7 +342,12 @@ impl Pool {
 
     /// Bytes this end may assign from now.
     pub fn own_bytes(&self) -> u64 {
-        self.tables().own_bytes
+        self.tables().own.all()
+    }
+
+    /// Of these, bytes that claim at least `grade`.
+    pub fn own_bytes_of(&self, grade: Grade) -> u64 {
+        self.tables().own.at_least(grade)
     }
 
     /// What the keys of a block may claim, while it is here.
@@ -349,7 +357,12 @@ impl Pool {
 
     /// Bytes the peer may assign from.
     pub fn peer_bytes(&self) -> u64 {
-        self.tables().peer_bytes
+        self.tables().peer.all()
+    }
+
+    /// Of these, bytes that claim at least `grade`.
+    pub fn peer_bytes_of(&self, grade: Grade) -> u64 {
+        self.tables().peer.at_least(grade)
     }
 
     /// The peer says how long keys wait there to be collected.
@@ -393,10 +406,10 @@ impl Pool {
         self.peer.get().is_some_and(|peer| peer.is_up())
     }
 
-    /// Asks the other end for untouched blocks, when the link is up.
-    pub fn ask_blocks(&self, count: u16) {
+    /// Asks the other end for untouched blocks that claim at least `grade`, when the link is up.
+    pub fn ask_blocks(&self, count: u16, grade: Grade) {
         if let Some(peer) = self.peer.get().filter(|peer| peer.is_up()) {
-            peer.ask_blocks(count);
+            peer.ask_blocks(count, grade);
         }
     }
 
@@ -422,7 +435,7 @@ impl Pool {
             peer: self.config.peer.clone(),
             ledger,
             stored_bits,
-            own_bits: bits(tables.own_bytes),
+            own_bits: bits(tables.own.all()),
             balanced: ledger.balanced_with(stored_bits),
             blocks: tables.blocks().len(),
             issuing: tables.issuing.len(),

@@ -80,13 +80,31 @@ pub(super) fn outstanding(run: &RunRecord) -> u32 {
     }
 }
 
+/// Bytes in usable blocks, by what these claim.
+#[derive(Default)]
+pub(super) struct ByGrade([u64; Grade::ALL.len()]);
+
+impl ByGrade {
+    fn of(&mut self, grade: Grade) -> &mut u64 {
+        &mut self.0[grade as usize]
+    }
+
+    pub(super) fn all(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
+    pub(super) fn at_least(&self, grade: Grade) -> u64 {
+        self.0[grade as usize..].iter().sum()
+    }
+}
+
 pub(super) struct Tables {
     here: ClusterId,
     blocks: BTreeMap<u64, BlockState>,
     /// Blocks this end may assign from.
     assignable: BTreeSet<u64>,
-    pub(super) own_bytes: u64,
-    pub(super) peer_bytes: u64,
+    pub(super) own: ByGrade,
+    pub(super) peer: ByGrade,
     /// Remaining bytes of blocks that are not usable now (agreed or held).
     idle_bytes: u64,
     /// Outstanding bytes of all open runs.
@@ -119,8 +137,8 @@ impl Tables {
             here,
             blocks: BTreeMap::new(),
             assignable: BTreeSet::new(),
-            own_bytes: 0,
-            peer_bytes: 0,
+            own: ByGrade::default(),
+            peer: ByGrade::default(),
             idle_bytes: 0,
             run_bytes: 0,
             high: 0,
@@ -170,7 +188,7 @@ impl Tables {
         let issuing: u64 = self.issuing.values().map(|spec| u64::from(spec.bytes())).sum();
         let spans = self.lent.values().chain(self.borrowed.values());
         let padded: u64 = spans.map(|span| u64::from(span.len)).sum();
-        self.own_bytes + self.peer_bytes + self.idle_bytes + self.run_bytes + issuing + padded
+        self.own.all() + self.peer.all() + self.idle_bytes + self.run_bytes + issuing + padded
     }
 
     /// The only way a block's state changes, so that the counters follow.
@@ -191,8 +209,8 @@ impl Tables {
     fn counter_of(&mut self, state: &BlockState) -> &mut u64 {
         match (state.phase.usable(), state.owner == self.here) {
             (false, _) => &mut self.idle_bytes,
-            (true, true) => &mut self.own_bytes,
-            (true, false) => &mut self.peer_bytes,
+            (true, true) => self.own.of(state.grade),
+            (true, false) => self.peer.of(state.grade),
         }
     }
 

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::unpaired::Unpaired;
+use super::refusals::{Refusal, Refusals};
 use crate::{
     ids::SaeId,
     payload::Storage,
@@ -49,7 +49,7 @@ type Turn = tokio::sync::OwnedMutexGuard<()>;
 #[derive(Default)]
 pub(super) struct Ahead {
     queues: Mutex<HashMap<Name, Arc<Queue>>>,
-    unpaired: Arc<Unpaired>,
+    refusals: Arc<Refusals>,
 }
 
 struct Queue {
@@ -57,7 +57,7 @@ struct Queue {
     state: Mutex<State>,
     /// One lease at a time for each queue.
     leasing: Arc<tokio::sync::Mutex<()>>,
-    unpaired: Arc<Unpaired>,
+    refusals: Arc<Refusals>,
 }
 
 struct State {
@@ -96,6 +96,11 @@ impl Ahead {
         }
     }
 
+    /// The least that its keys must claim, at both ends as far as is known here.
+    pub(super) fn least(&self, pairing: &Pairing) -> Grade {
+        least(&self.refusals, pairing)
+    }
+
     fn queues(&self) -> MutexGuard<'_, HashMap<Name, Arc<Queue>>> {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -119,7 +124,7 @@ impl Ahead {
                 queue.end();
             }
         }
-        let queue = Arc::new(Queue::new(pairing.clone(), self.unpaired.clone()));
+        let queue = Arc::new(Queue::new(pairing.clone(), self.refusals.clone()));
         queues.insert(name, queue.clone());
         queue
     }
@@ -144,7 +149,7 @@ impl Ahead {
 }
 
 impl Queue {
-    fn new(pairing: Pairing, unpaired: Arc<Unpaired>) -> Self {
+    fn new(pairing: Pairing, refusals: Arc<Refusals>) -> Self {
         let state = State {
             runs: VecDeque::new(),
             run_keys: 1,
@@ -153,7 +158,7 @@ impl Queue {
             ended: false,
             dry: None,
         };
-        Self { pairing, state: Mutex::new(state), leasing: Arc::default(), unpaired }
+        Self { pairing, state: Mutex::new(state), leasing: Arc::default(), refusals }
     }
 
     async fn turn(&self) -> Turn {
@@ -215,7 +220,7 @@ impl Queue {
             return Ok(());
         }
         let Pairing { master, slaves, .. } = &self.pairing;
-        if self.unpaired.remembers(master, slaves) {
+        if self.refusals.of(master, slaves) == Some(Refusal::NotPaired) {
             return Err(PoolError::Peer(AssignError::NotPaired));
         }
         let mut first = true;
@@ -235,12 +240,12 @@ impl Queue {
     }
 
     async fn lease_or_borrow(&self, want: u16) -> Result<IssuerRun, PoolError> {
-        let Pairing { pool, master, slaves, key_len, grade } = &self.pairing;
+        let Pairing { pool, master, slaves, key_len, .. } = &self.pairing;
         // What one waited for in vain, those behind it in the line need not wait for again.
         let mut borrowed = self.state().dry.is_some_and(|since| since.elapsed() < BORROW);
         let mut passed_over = 0;
         loop {
-            match pool.lease_of(*grade, master, slaves, *key_len, want).await {
+            match pool.lease_of(self.least(), master, slaves, *key_len, want).await {
                 Err(PoolError::NoKeys) if !borrowed && self.may_come(want) => {
                     borrowed = true;
                     self.borrow_blocks().await;
@@ -253,19 +258,31 @@ impl Queue {
                     ),
                 ) if passed_over < MAX_PASSED_OVER => passed_over += 1,
                 Err(PoolError::Peer(AssignError::NotPaired)) => {
-                    self.unpaired.remember(master, slaves);
+                    self.refusals.remember(master, slaves, Refusal::NotPaired);
                     return Err(PoolError::Peer(AssignError::NotPaired));
+                }
+                // From now on it is asked for no less; nothing is wrong with the block.
+                Err(PoolError::Peer(AssignError::BelowGrade(least)))
+                    if passed_over < MAX_PASSED_OVER =>
+                {
+                    passed_over += 1;
+                    self.refusals.remember(master, slaves, Refusal::BelowGrade(least));
                 }
                 leased => return leased,
             }
         }
     }
 
+    /// The least that its keys must claim, at both ends.
+    fn least(&self) -> Grade {
+        least(&self.refusals, &self.pairing)
+    }
+
     /// Whether the other end has blocks to give, or the relay brings some.
     fn may_come(&self, want: u16) -> bool {
         let Pairing { pool, key_len, .. } = &self.pairing;
         let fed = pool.miss(u64::from(*key_len) * u64::from(want));
-        fed || pool.peer_bytes() >= u64::from(*key_len)
+        fed || pool.peer_bytes_of(self.least()) >= u64::from(*key_len)
     }
 
     /// Asks the other end for blocks and waits for some, not for any change of the pool.
@@ -273,9 +290,10 @@ impl Queue {
         let Pairing { pool, key_len, .. } = &self.pairing;
         let until = tokio::time::Instant::now() + BORROW;
         let mut changed = pool.changed();
-        pool.ask_blocks(super::ASK_BLOCKS);
+        let least = self.least();
+        pool.ask_blocks(super::ASK_BLOCKS, least);
         while tokio::time::timeout_at(until, changed).await.is_ok() {
-            if pool.own_bytes() >= u64::from(*key_len) {
+            if pool.own_bytes_of(least) >= u64::from(*key_len) {
                 return;
             }
             changed = pool.changed();
@@ -290,7 +308,8 @@ impl Queue {
         if matches!(self.pairing.pool.config().storage, Storage::Each(_)) {
             return missing.clamp(1, MAX_RUN_KEYS);
         }
-        let stock = self.pairing.pool.own_bytes() / u64::from(self.pairing.key_len) / STOCK_SHARE;
+        let stock = self.pairing.pool.own_bytes_of(self.least());
+        let stock = stock / u64::from(self.pairing.key_len) / STOCK_SHARE;
         let ahead = state.run_keys.min(stock.min(u64::from(MAX_RUN_KEYS)) as u16);
         state.run_keys = state.run_keys.saturating_mul(2).max(missing).min(MAX_RUN_KEYS);
         ahead.max(missing).clamp(1, MAX_RUN_KEYS)
@@ -302,6 +321,13 @@ impl Queue {
         for run in state.runs.drain(..) {
             self.pairing.pool.end_run(run);
         }
+    }
+}
+
+fn least(refusals: &Refusals, pairing: &Pairing) -> Grade {
+    match refusals.of(&pairing.master, &pairing.slaves) {
+        Some(Refusal::BelowGrade(grade)) => pairing.grade.max(grade),
+        _ => pairing.grade,
     }
 }
 

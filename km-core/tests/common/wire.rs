@@ -12,6 +12,7 @@ use km_core::{
     pad::{PadSpan, PadUse},
     peer::{AssignError, GivenBlock, PeerLink},
     pool::{Pool, PoolError},
+    provenance::Grade,
     run::RunSpec,
     supply::Supply,
 };
@@ -30,7 +31,7 @@ enum Message {
     Ended(RunSpec, u16),
     PadsUsed(Vec<PadUse>),
     Given(Vec<GivenBlock>),
-    Ask(u16),
+    Ask(u16, Grade),
 }
 
 pub struct Wire {
@@ -97,8 +98,8 @@ impl Wire {
                 });
             }
             Message::Given(blocks) => pool.take_given(&blocks),
-            Message::Ask(count) => {
-                tokio::spawn(async move { pool.give(count).await });
+            Message::Ask(count, grade) => {
+                tokio::spawn(async move { pool.give(count, grade).await });
             }
         }
     }
@@ -124,6 +125,7 @@ fn refused(error: PoolError) -> AssignError {
         PoolError::NoBlock(number) => AssignError::NoBlock(number),
         PoolError::Passed(number, cursor) => AssignError::Behind(number, cursor),
         PoolError::NotPaired => AssignError::NotPaired,
+        PoolError::BelowGrade(grade) => AssignError::BelowGrade(grade),
         error => AssignError::Refused(error.to_string()),
     }
 }
@@ -173,7 +175,7 @@ impl PeerLink for Wire {
         self.send(Message::Given(blocks));
     }
 
-    fn ask_blocks(&self, count: u16) {
-        self.send(Message::Ask(count));
+    fn ask_blocks(&self, count: u16, grade: Grade) {
+        self.send(Message::Ask(count, grade));
     }
 }

@@ -11,7 +11,7 @@ use km_core::{
     material::ClearBytes,
     pad::{Pad, PadUse},
     pool::{Pool, PoolError},
-    provenance::HopCipher,
+    provenance::{Grade, HopCipher},
     route::CipherPolicy,
 };
 use tokio::sync::Mutex as AsyncMutex;
@@ -261,7 +261,7 @@ impl Neighbour {
 
     fn no_pad(&self, error: &PoolError) -> HopFault {
         if *error == PoolError::NoKeys {
-            self.pool.ask_blocks(ASK_BLOCKS);
+            self.pool.ask_blocks(ASK_BLOCKS, Grade::Computational);
             return HopFault::NoPad;
         }
         tracing::warn!(peer = %self.cluster, %error, "no pad for the relay");
