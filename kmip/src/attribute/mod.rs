@@ -341,6 +341,23 @@ impl Attributes {
     }
 }
 
+/// As 2.x has them under a tag of their own; 1.x has them in other forms.
+impl Field for Attributes {
+    fn read(item: &Item<'_>) -> Result<Self> {
+        let mut all = Self::default();
+        all.absorb(item)?;
+        Ok(all)
+    }
+
+    fn write(&self, w: &mut Writer, tag: Tag, version: Version) {
+        self.encode_v2(w, tag, version);
+    }
+
+    fn known(&self, version: Version) -> bool {
+        version.is_v2() && self.all_known(version)
+    }
+}
+
 impl FromIterator<Attribute> for Attributes {
     fn from_iter<T: IntoIterator<Item = Attribute>>(iter: T) -> Self {
         let list = iter.into_iter().map(|attribute| Instance { index: None, attribute }).collect();

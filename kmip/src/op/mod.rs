@@ -24,6 +24,7 @@ pub mod export;
 pub mod get;
 pub mod get_attribute_list;
 pub mod get_attributes;
+pub mod get_constraints;
 pub mod get_usage_allocation;
 pub mod hash;
 pub mod import;
@@ -36,11 +37,13 @@ pub mod logout;
 pub mod mac;
 pub mod mac_verify;
 pub mod modify_attribute;
+pub mod notify;
 pub mod obtain_lease;
 pub mod ping;
 pub mod pkcs11;
 pub mod poll;
 pub mod process;
+pub mod put;
 pub mod query;
 pub mod query_asynchronous_requests;
 pub mod recertify;
@@ -52,6 +55,8 @@ pub mod revoke;
 pub mod rng_retrieve;
 pub mod rng_seed;
 pub mod set_attribute;
+pub mod set_constraints;
+pub mod set_defaults;
 pub mod set_endpoint_role;
 pub mod sign;
 pub mod signature_verify;
@@ -224,4 +229,9 @@ operations! {
     Logout: logout,
     DelegatedLogin: delegated_login,
     Pkcs11: pkcs11,
+    SetDefaults: set_defaults,
+    SetConstraints: set_constraints,
+    GetConstraints: get_constraints,
+    Notify: notify,
+    Put: put,
 }

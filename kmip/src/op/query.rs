@@ -1,6 +1,7 @@
 //! Query: what a server can do. (KMIP 2.1, 6.1)
 
 use super::create::ProtectionStorageMasks;
+use super::set_defaults::DefaultsInformation;
 use crate::attribute::RngParameters;
 use crate::enums::*;
 use crate::ttlv::Value;
@@ -45,7 +46,7 @@ wire_struct! {
         client_registration_methods: many ClientRegistrationMethod =
             ClientRegistrationMethod @ V1_3,
         /// Default attributes by object type.
-        defaults: opt Value = DefaultsInformation @ V2_0,
+        defaults: opt DefaultsInformation = DefaultsInformation @ V2_0,
         /// Storage masks the server can keep.
         protection_storage_masks: opt ProtectionStorageMasks = ProtectionStorageMasks @ V2_0,
     }

@@ -155,8 +155,8 @@ fn unknown_operations_and_tags_pass() {
         (Tag::UniqueIdentifier, Value::TextString("a".into())),
         (Tag::Fresh, Value::Boolean(true)),
     ];
-    for code in [OperationCode::Notify, OperationCode::Other(0x8000_0001), OperationCode::Other(99)]
-    {
+    let unknown = OperationCode::Other(0x8000_0001);
+    for code in [OperationCode::ReProvision, unknown, OperationCode::Other(99)] {
         let frame = request((1, 4), 1, item(code, payload.clone()));
         let message = RequestMessage::decode(&frame).unwrap();
         assert_eq!(message.items[0].code, code);
