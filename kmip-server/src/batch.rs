@@ -372,8 +372,15 @@ async fn dispatch(cx: &mut Context<'_>, operation: Operation) -> Result<Answer, 
         Operation::Logout(r) => op::logout::logout(cx, r).await?.into(),
         Operation::DelegatedLogin(r) => op::delegated_login::delegated_login(cx, r).await?.into(),
         Operation::Pkcs11(r) => op::pkcs11::pkcs11(cx, r).await?.into(),
-        // The first two are answered before they come here.
-        Operation::Poll(_) | Operation::Process(_) | Operation::Raw(_) => {
+        Operation::SetDefaults(r) => op::set_defaults::set_defaults(cx, r).await?.into(),
+        Operation::SetConstraints(r) => op::set_constraints::set_constraints(cx, r).await?.into(),
+        Operation::GetConstraints(r) => op::get_constraints::get_constraints(cx, r).await?.into(),
+        // The first two are answered before they come here; the next two are for clients.
+        Operation::Poll(_)
+        | Operation::Process(_)
+        | Operation::Notify(_)
+        | Operation::Put(_)
+        | Operation::Raw(_) => {
             return Err(OpError::Operation);
         }
     })

@@ -73,6 +73,11 @@ impl Caller {
         &self.tenant
     }
 
+    /// Whether an operator wrote that it may ask for `operation`.
+    pub(crate) fn is_named(&self, operation: OperationCode) -> bool {
+        self.policy.names(operation)
+    }
+
     pub(crate) fn places(&self) -> &Places {
         &self.places
     }
@@ -344,7 +349,7 @@ impl Unchecked {
             Some(Ok(Shown { rights: None, .. })) => return Err(Nobody::Ticket),
             Some(Ok(Shown { by, rights: Some(rights) })) => {
                 let by = server.callers.get(&by).ok_or(Nobody::Ticket)?;
-                if by.tenant != caller.tenant && !by.policy.delegates_to_other_tenants() {
+                if by.tenant != caller.tenant && !by.is_named(OperationCode::DelegatedLogin) {
                     return Err(Nobody::OtherTenant);
                 }
                 tracing::debug!(holder = %caller.application(), by = %by.application(), "a ticket");

@@ -116,6 +116,15 @@ impl<'a> Context<'a> {
         }
     }
 
+    /// Refuses `operation` where no operator wrote that whoever asks may ask for it, and with a ticket
+    /// whose it is too.
+    pub(crate) fn check_named(&self, operation: OperationCode) -> Result<(), OpError> {
+        match self.caller.is_named(operation) && self.payer().is_named(operation) {
+            true => Ok(()),
+            false => Err(OpError::NotAllowed(operation)),
+        }
+    }
+
     /// Refuses what is being done on the object `uid`, where a ticket gives no right to it.
     pub(crate) fn check_right(&self, uid: &str) -> Result<(), OpError> {
         let Some((delegate, operation)) = self.delegate.as_ref().zip(self.operation) else {

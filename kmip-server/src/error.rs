@@ -112,6 +112,10 @@ pub(crate) enum OpError {
     Extension,
     #[error("{0}")]
     TooMuch(String),
+    #[error(
+        "the constraints of this client's tenant do not allow its {0}; Get Constraints tells them"
+    )]
+    Constraint(String),
     #[error("{0}")]
     Quota(String),
     #[error("this client may not {}; its operator can allow it", .0.name().unwrap_or("do that"))]
@@ -188,6 +192,9 @@ impl OpError {
                 or(ResultReason::UnknownMessageExtension, ResultReason::FeatureNotSupported)
             }
             Self::Quota(_) => or(ResultReason::ServerLimitExceeded, ResultReason::PermissionDenied),
+            Self::Constraint(_) => {
+                or(ResultReason::ConstraintViolation, ResultReason::PermissionDenied)
+            }
             Self::NotAllowed(_) => ResultReason::PermissionDenied,
             Self::TooMuch(_) => or(ResultReason::ServerLimitExceeded, ResultReason::InvalidField),
             // No version has a word for it: the canceled operations are those the client canceled.

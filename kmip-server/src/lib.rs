@@ -16,6 +16,7 @@
 //! | `find` | an identifier to an object, also when it is a pool key not collected yet |
 //! | `qkd` | pool keys that become managed objects |
 //! | `meta`, `wanted`, `shown`, `terms` | attributes: as stored, asked for, answered, searched |
+//! | `house` | what a tenant has set for its new objects |
 //! | `certificate`, `certifier` | what certificates say about themselves; who issues them to whom |
 //! | `material` | objects to clear bytes and back |
 //! | `formats` | key material from one Key Format Type to another |
@@ -45,6 +46,7 @@ mod find;
 mod formats;
 #[doc(hidden)]
 pub mod fuzzing;
+mod house;
 mod later;
 mod locks;
 mod login;
@@ -88,6 +90,7 @@ use transport::{Directory, PeerIdentity, ServerStream, Shutdown};
 use caller::{Caller, Callers, Client};
 pub use certifier::Certifier;
 use cipher::Nonces;
+use house::Houses;
 use later::Later;
 use locks::Locks;
 use login::Guard;
@@ -184,6 +187,7 @@ pub struct Server {
     streams: Streams,
     later: Later,
     tickets: Tickets,
+    houses: Houses,
     /// For what goes on without the connection that asked for it.
     me: Weak<Self>,
     certifier: OnceLock<Certifier>,
@@ -208,7 +212,7 @@ impl Server {
     ) -> Arc<Self> {
         let callers = Caller::all(applications.subjects(), policies);
         let (locks, nonces, streams, counters) = Default::default();
-        let (later, tickets) = Default::default();
+        let (later, tickets, houses) = Default::default();
         Arc::new_cyclic(|me| Self {
             supply,
             objects,
@@ -222,6 +226,7 @@ impl Server {
             streams,
             later,
             tickets,
+            houses,
             me: me.clone(),
             certifier: OnceLock::new(),
             web: AtomicBool::new(false),

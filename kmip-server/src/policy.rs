@@ -18,8 +18,8 @@ pub type Policies = BTreeMap<SaeId, Policy>;
 pub struct Policy {
     /// Whose objects it works with, together with others that name the same; absent: its own alone.
     pub tenant: Option<SaeId>,
-    /// Operations it may ask for besides [`ALWAYS`]; absent: all, but what Delegated Login gives
-    /// then holds in its own tenant alone.
+    /// Operations it may ask for besides [`ALWAYS`]; absent: all but Set Defaults and Set Constraints,
+    /// and what Delegated Login gives then holds in its own tenant alone.
     pub operations: Option<BTreeSet<OperationCode>>,
     /// What its requests must carry besides its certificate.
     pub login: Option<Login>,
@@ -40,9 +40,9 @@ impl Policy {
         self.operations.as_ref().is_none_or(named) || ALWAYS.contains(&operation)
     }
 
-    /// Whether its tickets hold in other tenants too: only where an operator wrote Delegated Login.
-    pub(crate) fn delegates_to_other_tenants(&self) -> bool {
-        let named = |operations: &BTreeSet<_>| operations.contains(&OperationCode::DelegatedLogin);
-        self.operations.as_ref().is_some_and(named)
+    /// Whether an operator wrote `operation` for it. Some are not for everybody: Set Defaults, Set
+    /// Constraints, and Delegated Login where its tickets are to hold in other tenants too.
+    pub(crate) fn names(&self, operation: OperationCode) -> bool {
+        self.operations.as_ref().is_some_and(|operations| operations.contains(&operation))
     }
 }

@@ -22,7 +22,7 @@ use crate::{
     certifier::Certifier,
     context::Context,
     error::OpError,
-    find, formats,
+    find, formats, house,
     meta::{Form, Meta},
     qkd, template, terms,
     unit::Unit,
@@ -32,7 +32,10 @@ use crate::{
 pub(crate) async fn certify(cx: &mut Context<'_>, request: Request) -> Result<Response, OpError> {
     let certifier = certifier(cx)?;
     let Request { id, request_id, request_type, request, attributes, .. } = request;
-    let attributes = template::expand(cx, attributes).await?;
+    let mut attributes = template::expand(cx, attributes).await?;
+    let house = house::of(cx).await?;
+    house.complete(&mut attributes, ObjectType::Certificate, None);
+    house.check(&attributes, ObjectType::Certificate, None)?;
     let asked = asked(cx, request_id, request_type, request).await?;
     let key = public_key(cx, id, asked.as_ref()).await?;
     let leaf = match (asked, &key) {

@@ -16,6 +16,7 @@ use kmip::{
 use crate::{
     context::Context,
     error::OpError,
+    house,
     meta::{Form, Meta},
     qkd::{self, Share},
     template, usage,
@@ -30,7 +31,8 @@ pub(crate) async fn create(cx: &mut Context<'_>, request: Request) -> Result<Res
     if kind != ObjectType::SymmetricKey {
         return Err(OpError::ObjectType("Create makes symmetric keys only".to_owned()));
     }
-    let wanted = Wanted::read(template::expand(cx, request.attributes).await?, kind)?;
+    let attributes = template::expand(cx, request.attributes).await?;
+    let wanted = house::wanted(cx, attributes, kind, None).await?;
     if !matches!(wanted.format, None | Some(KeyFormatType::Raw)) {
         let text = "keys are created in Raw form; leave Key Format Type out";
         return Err(OpError::KeyFormat(text.to_owned()));

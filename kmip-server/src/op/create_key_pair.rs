@@ -20,7 +20,7 @@ use kmip::{
 use crate::{
     context::Context,
     error::OpError,
-    formats,
+    formats, house,
     meta::{Form, Meta},
     qkd, template, usage,
     wanted::Wanted,
@@ -33,8 +33,8 @@ pub(crate) async fn create_key_pair(
     let common = template::expand(cx, request.common).await?;
     let private = template::expand(cx, request.private).await?;
     let public = template::expand(cx, request.public).await?;
-    let private = read(&common, private, ObjectType::PrivateKey)?;
-    let public = read(&common, public, ObjectType::PublicKey)?;
+    let private = read(cx, &common, private, ObjectType::PrivateKey).await?;
+    let public = read(cx, &common, public, ObjectType::PublicKey).await?;
     let algorithm = agreed(private.algorithm, public.algorithm)?;
     let algorithm = algorithm.ok_or(OpError::Missing("Cryptographic Algorithm is missing"))?;
     let length = agreed(private.length, public.length)?;
@@ -61,8 +61,13 @@ pub(crate) async fn create_key_pair(
 }
 
 /// What is wanted of one key: its own attributes, and the common ones it does not say itself.
-fn read(common: &Attributes, own: Attributes, kind: ObjectType) -> Result<Wanted, OpError> {
-    let wanted = Wanted::read(merged(common, own), kind)?;
+async fn read(
+    cx: &Context<'_>,
+    common: &Attributes,
+    own: Attributes,
+    kind: ObjectType,
+) -> Result<Wanted, OpError> {
+    let wanted = house::wanted(cx, merged(common, own), kind, None).await?;
     qkd::refuse_claims(&wanted)?;
     wanted.usage_mask.ok_or(OpError::Missing("Cryptographic Usage Mask is missing"))?;
     Ok(wanted)

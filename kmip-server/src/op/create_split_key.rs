@@ -16,7 +16,7 @@ use super::create::key_len;
 use crate::{
     context::Context,
     error::OpError,
-    find,
+    find, house,
     meta::{Form, Meta, Part},
     qkd, split, template, terms,
     wanted::Wanted,
@@ -38,7 +38,7 @@ pub(crate) async fn create_split_key(
 ) -> Result<Response, OpError> {
     let plan = Plan::of(&request)?;
     let attributes = template::expand(cx, request.attributes).await?;
-    let wanted = Wanted::read(attributes, ObjectType::SplitKey)?;
+    let wanted = house::wanted(cx, attributes, ObjectType::SplitKey, None).await?;
     qkd::refuse_claims(&wanted)?;
     if wanted.names().next().is_some() {
         let text = "the parts cannot all have one name; leave it out";

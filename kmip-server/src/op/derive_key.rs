@@ -19,6 +19,7 @@ use crate::{
     cipher::{self, Given},
     context::Context,
     error::OpError,
+    house,
     meta::{Form, Meta},
     qkd, template,
     usage::{self, DERIVE, Subject, bad},
@@ -39,7 +40,8 @@ pub(crate) async fn derive_key(
         let text = "Derive Key makes symmetric keys and secret data only";
         return Err(OpError::ObjectType(text.to_owned()));
     }
-    let wanted = Wanted::read(template::expand(cx, request.attributes).await?, kind)?;
+    let attributes = template::expand(cx, request.attributes).await?;
+    let wanted = house::wanted(cx, attributes, kind, None).await?;
     qkd::refuse_claims(&wanted)?;
     let len = length(&wanted)?;
     let mut ids = request.ids.into_iter();

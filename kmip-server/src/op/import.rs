@@ -16,6 +16,7 @@ use kmip::{
 use crate::{
     context::Context,
     error::OpError,
+    house,
     material::{self, Brought},
     meta::Meta,
     qkd, terms, usage_limits,
@@ -42,6 +43,7 @@ pub(crate) async fn import(cx: &mut Context<'_>, request: Request) -> Result<Res
     material::reconcile(&mut meta, &attributes)?;
     let (of_server, of_client) = split(attributes);
     let limits = usage_limits::of(&of_client).cloned();
+    house::check(cx, &of_client, kind, Some(&meta)).await?;
     let mut wanted = Wanted::read(of_client, kind)?;
     usage_limits::go_on(&mut wanted.rest, limits);
     qkd::refuse_claims(&wanted)?;

@@ -10,10 +10,9 @@ use kmip::{
 use crate::{
     context::Context,
     error::OpError,
-    find,
+    find, house,
     meta::{Form, Meta},
     qkd, split, template,
-    wanted::Wanted,
 };
 
 pub(crate) async fn join_split_key(
@@ -21,9 +20,10 @@ pub(crate) async fn join_split_key(
     request: Request,
 ) -> Result<Response, OpError> {
     let kind = request.object_type;
-    let wanted = Wanted::read(template::expand(cx, request.attributes).await?, kind)?;
-    qkd::refuse_claims(&wanted)?;
+    let attributes = template::expand(cx, request.attributes).await?;
     let (like, clear) = join(cx, request.ids).await?;
+    let wanted = house::wanted(cx, attributes, kind, Some(&like)).await?;
+    qkd::refuse_claims(&wanted)?;
     let mut meta = clear.expose(|bytes| Meta::new(kind, Form::Bytes, bytes, cx.now));
     match kind {
         ObjectType::SymmetricKey | ObjectType::PrivateKey => {}

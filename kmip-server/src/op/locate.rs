@@ -17,10 +17,10 @@ use kmip::{
 use crate::{
     context::Context,
     error::OpError,
+    house,
     meta::Meta,
     qkd::{self, Share},
     shown, terms,
-    wanted::Wanted,
 };
 
 /// Storage Status Mask.
@@ -65,7 +65,7 @@ async fn draw(cx: &Context<'_>, share: &Share, request: Request) -> Result<Respo
         .filter(|a| !matches!(a, Attribute::State(_) | Attribute::Fresh(_)))
         .cloned()
         .collect();
-    let wanted = Wanted::read(wishes, ObjectType::SymmetricKey)?;
+    let wanted = house::wanted(cx, wishes, ObjectType::SymmetricKey, None).await?;
     if wanted.names().next().is_some() {
         let text = "a fresh pool key has no name yet; use Create with a Name and the group";
         return Err(OpError::invalid(AttributeKind::Name, text));

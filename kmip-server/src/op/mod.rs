@@ -21,6 +21,7 @@ pub(crate) mod export;
 pub(crate) mod get;
 pub(crate) mod get_attribute_list;
 pub(crate) mod get_attributes;
+pub(crate) mod get_constraints;
 pub(crate) mod get_usage_allocation;
 pub(crate) mod hash;
 pub(crate) mod import;
@@ -47,6 +48,8 @@ pub(crate) mod revoke;
 pub(crate) mod rng_retrieve;
 pub(crate) mod rng_seed;
 pub(crate) mod set_attribute;
+pub(crate) mod set_constraints;
+pub(crate) mod set_defaults;
 pub(crate) mod set_endpoint_role;
 pub(crate) mod sign;
 pub(crate) mod signature_verify;
@@ -74,6 +77,8 @@ pub(crate) fn cannot_be_undone(code: OperationCode) -> bool {
             | OperationCode::Poll
             | OperationCode::Process
             | OperationCode::Cancel
+            | OperationCode::SetDefaults
+            | OperationCode::SetConstraints
     )
 }
 

@@ -11,12 +11,12 @@ use kmip::{
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::{Server, context::Context, error::OpError, profiles, qkd};
+use crate::{Server, context::Context, error::OpError, house, profiles, qkd};
 
 const VENDOR: &str = concat!("qkm ", env!("CARGO_PKG_VERSION"));
 
 /// The operations that need no configuration.
-const OPERATIONS: [OperationCode; 51] = [
+const OPERATIONS: [OperationCode; 54] = [
     OperationCode::DiscoverVersions,
     OperationCode::Query,
     OperationCode::Create,
@@ -68,6 +68,9 @@ const OPERATIONS: [OperationCode; 51] = [
     OperationCode::Logout,
     OperationCode::DelegatedLogin,
     OperationCode::Pkcs11,
+    OperationCode::SetDefaults,
+    OperationCode::SetConstraints,
+    OperationCode::GetConstraints,
 ];
 /// Those that need an authority.
 const CERTIFICATION: [OperationCode; 2] = [OperationCode::Certify, OperationCode::ReCertify];
@@ -111,6 +114,10 @@ pub(crate) async fn query(cx: &mut Context<'_>, request: Request) -> Result<Resp
             QueryFunction::QueryRngs => response.rngs = vec![rng()],
             QueryFunction::QueryProfiles => {
                 response.profiles = profiles::of(cx.version, cx.server.web.load(Relaxed));
+            }
+            QueryFunction::QueryDefaultsInformation => {
+                let defaults = house::of(cx).await?.defaults.clone();
+                response.defaults = Some(defaults).filter(|defaults| !defaults.list.is_empty());
             }
             QueryFunction::QueryCapabilities => response.capabilities = vec![capabilities()],
             // Nothing to say: no extensions, attestation, validations, registration.

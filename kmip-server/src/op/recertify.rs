@@ -21,8 +21,8 @@ use super::{
     rekey::{check_dates, is_renamed, link, superseded},
 };
 use crate::{
-    certifier::Certifier, context::Context, error::OpError, find, meta::Meta, template, unit::Unit,
-    wanted,
+    certifier::Certifier, context::Context, error::OpError, find, house, meta::Meta, template,
+    unit::Unit, wanted,
 };
 
 pub(crate) async fn recertify(cx: &mut Context<'_>, request: Request) -> Result<Response, OpError> {
@@ -54,7 +54,9 @@ pub(crate) async fn recertify(cx: &mut Context<'_>, request: Request) -> Result<
     };
     let span = span(cx, certifier, &meta, offset, &changes)?;
     let der = certifier.authority.issue(&leaf, span).await?;
-    let draft = Draft { der, span, key, attributes: succession(&rest, &changes) };
+    let attributes = succession(&rest, &changes);
+    house::check(cx, &attributes, ObjectType::Certificate, None).await?;
+    let draft = Draft { der, span, key, attributes };
     let (new_meta, mut wanted) = draft.read(cx)?;
     wanted.rest.push(link(LinkType::ReplacedObjectLink, &old.uid));
     let renamed = is_renamed(&changes);

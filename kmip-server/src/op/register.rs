@@ -11,9 +11,9 @@ use crate::{
     certificate,
     context::Context,
     error::OpError,
+    house,
     material::{self, Brought},
     qkd, template,
-    wanted::Wanted,
 };
 
 pub(crate) async fn register(cx: &mut Context<'_>, request: Request) -> Result<Response, OpError> {
@@ -40,7 +40,7 @@ pub(crate) async fn register(cx: &mut Context<'_>, request: Request) -> Result<R
         ObjectType::Certificate => clear.expose(|der| certificate::attributes(der, &mut meta)),
         _ => Vec::new(),
     };
-    let mut wanted = Wanted::read(attributes, kind)?;
+    let mut wanted = house::wanted(cx, attributes, kind, Some(&meta)).await?;
     qkd::refuse_claims(&wanted)?;
     wanted.apply(&mut meta);
     certificate::complete(&mut wanted.rest, said);

@@ -17,7 +17,7 @@ use kmip::{
 use crate::{
     context::Context,
     error::OpError,
-    find,
+    find, house,
     meta::{Dates, Form, Meta},
     qkd, template, terms,
     wanted::{self, Wanted},
@@ -100,7 +100,9 @@ async fn replace(
     let (old_meta, old_rest) = Meta::with_rest(old)?;
     let renamed = is_renamed(changes);
     let kind = ObjectType::SymmetricKey;
-    let wanted = Wanted::read(succession(&old_meta, &old_rest, cx.now, offset, changes), kind)?;
+    let all = succession(&old_meta, &old_rest, cx.now, offset, changes);
+    house::check(cx, &all, kind, None).await?;
+    let wanted = Wanted::read(all, kind)?;
     qkd::refuse_claims(&wanted)?;
     if wanted.algorithm != old_meta.algorithm() || wanted.length != old_meta.length {
         let text = "a key is made again with its algorithm and length; use Create".to_owned();

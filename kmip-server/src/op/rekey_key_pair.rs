@@ -18,8 +18,8 @@ use super::{
     rekey::{check_dates, is_renamed, link, succession, superseded},
 };
 use crate::{
-    context::Context, error::OpError, find, locks::Held, meta::Meta, qkd, template, unit::Unit,
-    usage, wanted::Wanted,
+    context::Context, error::OpError, find, house, locks::Held, meta::Meta, qkd, template,
+    unit::Unit, usage, wanted::Wanted,
 };
 
 pub(crate) async fn rekey_key_pair(
@@ -80,13 +80,14 @@ impl Old {
     }
 
     /// What the new key asks for.
-    fn wanted(
+    async fn wanted(
         &self,
         cx: &Context<'_>,
         offset: Option<Interval>,
         changes: &Attributes,
     ) -> Result<Wanted, OpError> {
         let all = succession(&self.meta, &self.rest, cx.now, offset, changes);
+        house::check(cx, &all, self.meta.kind(), None).await?;
         let mut wanted = Wanted::read(all, self.meta.kind())?;
         qkd::refuse_claims(&wanted)?;
         if wanted.algorithm != self.meta.algorithm() || wanted.length != self.meta.length {
@@ -128,8 +129,8 @@ async fn replace(
     let other = private.linked(LinkType::PublicKeyLink);
     let other = other.ok_or_else(|| OpError::Illegal(text.to_owned()))?;
     let public = Old::read(cx, objects, other, ObjectType::PublicKey).await?;
-    let wanted = private.wanted(cx, offset, private_changes)?;
-    let public_wanted = public.wanted(cx, offset, public_changes)?;
+    let wanted = private.wanted(cx, offset, private_changes).await?;
+    let public_wanted = public.wanted(cx, offset, public_changes).await?;
     let algorithm = wanted.algorithm.ok_or(OpError::Missing("the pair has no algorithm"))?;
     let length = wanted.length;
     let kind = usage::pair_kind(algorithm, length)

@@ -9,6 +9,7 @@ mod ciphers;
 mod clients;
 mod common;
 mod hostile;
+mod house;
 mod later;
 mod lifecycle;
 mod locate;

@@ -11,15 +11,12 @@ use kmip::{
 use crate::common::{Client, Network};
 
 /// Those this server does not have. Certify and Re-certify need an authority.
-const MISSING: [OperationCode; 8] = [
+const MISSING: [OperationCode; 5] = [
     OperationCode::Certify,
     OperationCode::ReCertify,
     OperationCode::Notify,
     OperationCode::Put,
     OperationCode::ReProvision,
-    OperationCode::SetDefaults,
-    OperationCode::SetConstraints,
-    OperationCode::GetConstraints,
 ];
 
 /// Whether the server knows `code`, as it says when it is asked for it with nothing in it.

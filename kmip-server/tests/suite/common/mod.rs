@@ -155,10 +155,30 @@ impl Network {
 
     /// As [`Network::client`] at north, through a server that does no cryptography in its process.
     pub(crate) async fn token_only_client(&self, name: &str, version: kmip::Version) -> Client {
-        let (supply, objects) = (self.north.supply.clone(), self.north.objects.clone());
-        let objects = objects.token_only(true);
-        let server = Server::new(supply, objects, directory(), Limits::default(), &Policies::new());
-        let files = self.ca.issue("token-only", &San::loopback(), Validity::days(1)).unwrap();
+        let objects = self.north.objects.clone().token_only(true);
+        self.client_elsewhere(name, version, objects, &Policies::new()).await
+    }
+
+    /// As [`Network::client`] at north, through another server over its store.
+    pub(crate) async fn client_after_restart(
+        &self,
+        name: &str,
+        version: kmip::Version,
+        policies: &Policies,
+    ) -> Client {
+        self.client_elsewhere(name, version, self.north.objects.clone(), policies).await
+    }
+
+    async fn client_elsewhere(
+        &self,
+        name: &str,
+        version: kmip::Version,
+        objects: Objects,
+        policies: &Policies,
+    ) -> Client {
+        let supply = self.north.supply.clone();
+        let server = Server::new(supply, objects, directory(), Limits::default(), policies);
+        let files = self.ca.issue("elsewhere", &San::loopback(), Validity::days(1)).unwrap();
         let (address, stop, _) = listen(server, &files).await;
         std::mem::forget(stop); // it listens as long as the test runs
         Client::connect(&address, &self.certificate(name), version).await
