@@ -20,7 +20,7 @@ use crate::{
     caller::{Authorized, Client, Nobody, Unchecked},
     context::Context,
     error::OpError,
-    later, op,
+    later, notices, op,
     together::{self, Together},
     undo::Undo,
 };
@@ -211,8 +211,10 @@ async fn run(
             together.answered();
         }
     }
-    if let Some(undo) = undo {
-        undo.settle(&mut response, start).await;
+    if let Some(undo) = undo
+        && undo.settle(&mut response, start).await
+    {
+        cx.tell().await;
     }
     response.finish()
 }
@@ -278,10 +280,13 @@ fn write(
 
 pub(crate) async fn do_item(cx: &mut Context<'_>, item: RequestItem) -> Result<Done, OpError> {
     let operation = allowed(cx, item)?;
-    match later::told(cx, &operation).await {
-        Some(told) => told,
-        None => dispatch(cx, operation).await.map(Done::Now),
+    if let Some(told) = later::told(cx, &operation).await {
+        return told;
     }
+    let attribute = notices::attribute_of(&operation);
+    let answer = dispatch(cx, operation).await?;
+    cx.note(|| notices::of(&answer, attribute)).await;
+    Ok(Done::Now(answer))
 }
 
 /// The operation of an item, if this server does it and the caller may ask for it.

@@ -24,7 +24,7 @@ use crate::{
     login::{Gate, Login, Refusal},
     pace::Pace,
     places::Places,
-    policy::{Policies, Policy},
+    policy::{Endpoint, Policies, Policy},
     tickets::{Rights, Shown},
 };
 
@@ -76,6 +76,11 @@ impl Caller {
     /// Whether an operator wrote that it may ask for `operation`.
     pub(crate) fn is_named(&self, operation: OperationCode) -> bool {
         self.policy.names(operation)
+    }
+
+    /// Where it is told of changes.
+    pub(crate) fn endpoint(&self) -> Option<&Endpoint> {
+        self.policy.endpoint.as_ref()
     }
 
     pub(crate) fn places(&self) -> &Places {

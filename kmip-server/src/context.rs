@@ -17,6 +17,7 @@ use crate::{
     caller::{Caller, Delegate},
     error::OpError,
     locks::Held,
+    notices::Notice,
     together::Turn,
 };
 
@@ -28,6 +29,8 @@ pub(crate) struct Context<'a> {
     /// The changes are staged: names are held until all of them are published.
     is_staged: bool,
     held: Mutex<Vec<Held>>,
+    /// To be told when the changes are published.
+    noted: Vec<Notice>,
     /// Who asks in the caller's name, where that is another application.
     delegate: Option<Delegate>,
     /// What is being done.
@@ -64,6 +67,7 @@ impl<'a> Context<'a> {
             objects,
             is_staged,
             held,
+            noted: Vec::new(),
             delegate,
             operation: None,
             now,
@@ -135,6 +139,25 @@ impl<'a> Context<'a> {
             // As to strangers: whether there is such an object is not told.
             false => Err(OpError::NotFound(uid.to_owned())),
         }
+    }
+
+    /// Tells other applications of the tenant what was done; of changes that are staged, once they are
+    /// published.
+    pub(crate) async fn note(&mut self, done: impl FnOnce() -> Vec<Notice>) {
+        if !self.server.notices.are_wanted(self.caller.tenant()) {
+            return;
+        }
+        self.noted.extend(done());
+        if !self.is_staged {
+            self.tell().await;
+        }
+    }
+
+    /// Tells what was noted.
+    pub(crate) async fn tell(&mut self) {
+        let noted = std::mem::take(&mut self.noted);
+        let (tenant, by) = (self.caller.tenant(), self.payer().application());
+        self.server.notices.note(self.server, tenant, Some(by), noted).await;
     }
 
     /// Waits until all items before this one are answered, where it is done at the same time as others:

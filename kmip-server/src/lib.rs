@@ -11,6 +11,7 @@
 //! | `policy`, `pace` | what an application may do, and how fast |
 //! | `tickets` | what Login and Delegated Login give |
 //! | `later` | operations in the background |
+//! | `notices` | what clients are told without asking: Notify and Put |
 //! | `profiles` | the profiles that Query tells |
 //! | `op` | one file per operation |
 //! | `find` | an identifier to an object, also when it is a pool key not collected yet |
@@ -53,6 +54,7 @@ mod login;
 mod material;
 mod meta;
 mod names;
+mod notices;
 mod numbering;
 mod op;
 mod pace;
@@ -85,7 +87,7 @@ use std::{
 };
 
 use km_core::{clock::now_ms, ids::SaeId, objects::Objects, supply::Supply};
-use transport::{Directory, PeerIdentity, ServerStream, Shutdown};
+use transport::{ClientConfig, Directory, PeerIdentity, ServerStream, Shutdown};
 
 use caller::{Caller, Callers, Client};
 pub use certifier::Certifier;
@@ -95,6 +97,7 @@ use later::Later;
 use locks::Locks;
 use login::Guard;
 pub use login::{BadHash, Login, PasswordHash};
+use notices::Notices;
 use places::Places;
 use policy::Policies;
 use streams::Streams;
@@ -165,6 +168,10 @@ pub struct Counters {
     pub malformed: AtomicU64,
     /// Pool keys that became managed objects.
     pub pool_keys: AtomicU64,
+    /// Notices that applications took (Notify, Put).
+    pub told: AtomicU64,
+    /// Notices that were given up.
+    pub untold: AtomicU64,
 }
 
 impl Counters {
@@ -188,6 +195,7 @@ pub struct Server {
     later: Later,
     tickets: Tickets,
     houses: Houses,
+    notices: Notices,
     /// For what goes on without the connection that asked for it.
     me: Weak<Self>,
     certifier: OnceLock<Certifier>,
@@ -211,6 +219,7 @@ impl Server {
         policies: &Policies,
     ) -> Arc<Self> {
         let callers = Caller::all(applications.subjects(), policies);
+        let notices = Notices::new(&callers);
         let (locks, nonces, streams, counters) = Default::default();
         let (later, tickets, houses) = Default::default();
         Arc::new_cyclic(|me| Self {
@@ -227,6 +236,7 @@ impl Server {
             later,
             tickets,
             houses,
+            notices,
             me: me.clone(),
             certifier: OnceLock::new(),
             web: AtomicBool::new(false),
@@ -246,6 +256,12 @@ impl Server {
         if self.certifier.set(certifier).is_err() {
             tracing::warn!("the server has an authority already, and keeps it");
         }
+    }
+
+    /// From now on applications are told of changes (Notify, Put) at the endpoints their policies name,
+    /// by connections with the certificate of `tls`; once.
+    pub fn tell_over(&self, tls: &Arc<ClientConfig>) {
+        self.notices.start(&self.me, tls);
     }
 
     /// From now on Query tells the profiles of HTTPS, JSON and XML too.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use km_core::ids::SaeId;
-use kmip::enums::OperationCode;
+use kmip::{Version, enums::OperationCode};
 
 use crate::login::Login;
 
@@ -27,6 +27,31 @@ pub struct Policy {
     pub operations_per_s: Option<NonZeroU32>,
     /// Connections open at once, over all KMIP fronts of this KM.
     pub connections: Option<NonZeroU32>,
+    /// Where it is told of changes that it did not make itself.
+    pub endpoint: Option<Endpoint>,
+}
+
+/// A server of an application's, which shows a certificate of that application.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// `host:port`; its certificate must carry the host.
+    pub address: String,
+    /// What it understands.
+    pub version: Version,
+    /// The objects it is sent.
+    pub sent: Sent,
+}
+
+/// Which objects of its tenant an application is sent (Put), as Get would give them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sent {
+    /// None.
+    #[default]
+    Nothing,
+    /// Those that others made in the place of another.
+    Successors,
+    /// All that others made.
+    All,
 }
 
 /// What every application may ask: it tells nothing of any object.

@@ -37,8 +37,8 @@ impl Undo {
     }
 
     /// Makes the changes durable when every item was done; else, or when that fails, writes the
-    /// items anew from `start` on, as undone.
-    pub(crate) async fn settle(self, response: &mut ResponseWriter, start: Checkpoint) {
+    /// items anew from `start` on, as undone. Says whether it was done.
+    pub(crate) async fn settle(self, response: &mut ResponseWriter, start: Checkpoint) -> bool {
         let is_failed = |item: &ResponseItem| matches!(item.outcome, Outcome::Failed(_));
         let failure = match self.written.iter().any(is_failed) {
             true => {
@@ -46,7 +46,7 @@ impl Undo {
                 None
             }
             false => match self.publish().await {
-                Ok(()) => return,
+                Ok(()) => return true,
                 Err(failure) => Some(failure),
             },
         };
@@ -54,6 +54,7 @@ impl Undo {
         for item in self.written {
             response.item(&undone(item, failure.as_ref()));
         }
+        false
     }
 
     async fn publish(&self) -> Result<(), Failure> {

@@ -15,6 +15,7 @@ mod lifecycle;
 mod locate;
 mod machine;
 mod model;
+mod notices;
 mod operations;
 mod pool_keys;
 mod pykmip;

@@ -36,6 +36,7 @@ use tempfile::TempDir;
 use tokio::{net::TcpListener, task::JoinHandle};
 use transport::{
     Directory, IdentityRule, ListenerLimits, Profile, Shutdown, ShutdownHandle, TlsFiles,
+    client_config,
     pki::{DemoCa, San, Validity},
     serve, server_config,
 };
@@ -182,6 +183,18 @@ impl Network {
         let (address, stop, _) = listen(server, &files).await;
         std::mem::forget(stop); // it listens as long as the test runs
         Client::connect(&address, &self.certificate(name), version).await
+    }
+
+    /// From now on north tells applications of changes.
+    pub(crate) fn tell(&self) {
+        let files = self.ca.issue("telling", &San::loopback(), Validity::days(1)).unwrap();
+        self.north.server.tell_over(&client_config(&files, Profile::Front).unwrap());
+    }
+
+    /// A certificate of `name` for a server on this machine.
+    pub(crate) fn certificate_of_endpoint(&self, name: &str) -> TlsFiles {
+        let names: Vec<_> = San::loopback().into_iter().chain([San::Uri(uri(name))]).collect();
+        self.ca.issue(&format!("endpoint-{name}"), &names, Validity::days(1)).unwrap()
     }
 
     /// The address of a listener for HTTPS at north.

@@ -1,0 +1,203 @@
+//! The connection to an application's endpoint. Notices go out in order; one that is not taken is
+//! tried again a few times and then given up, which is counted and logged.
+
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use kmip::{
+    Field,
+    enums::ResultStatus,
+    tag::Tag,
+    ttlv::{self, HEADER, frame_len},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::mpsc,
+};
+use transport::{ClientConfig, TlsClient, TlsClientStream};
+use zeroize::Zeroizing;
+
+use super::{Notice, message};
+use crate::{Counters, Server, caller::Caller, policy::Endpoint};
+
+/// Pauses before each try.
+const PAUSES: [Duration; 5] = [
+    Duration::ZERO,
+    Duration::from_secs(1),
+    Duration::from_secs(4),
+    Duration::from_secs(15),
+    Duration::from_secs(60),
+];
+/// Time to connect, and to take a message and answer it.
+const CONNECT: Duration = Duration::from_secs(10);
+const ANSWER: Duration = Duration::from_secs(10);
+/// How long a connection waits for more to tell.
+const IDLE: Duration = Duration::from_secs(5);
+/// Most bytes of an answer.
+const LONGEST: usize = 64 << 10;
+
+/// Why a notice was not taken.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Untold {
+    #[error(transparent)]
+    Connect(#[from] transport::ConnectError),
+    #[error("the certificate of the endpoint is not one of the application")]
+    Somebody,
+    #[error("the connection broke: {0}")]
+    Io(#[from] std::io::Error),
+    #[error("no answer in time")]
+    Late,
+    #[error("the answer cannot be read: {0}")]
+    Answer(#[from] ttlv::Error),
+    #[error("the application refused it")]
+    Refused,
+}
+
+/// Tells `caller` what comes in, as long as there is a server.
+pub(super) async fn run(
+    server: Weak<Server>,
+    caller: Arc<Caller>,
+    endpoint: Endpoint,
+    tls: Arc<ClientConfig>,
+    mut inbox: mpsc::Receiver<Notice>,
+) {
+    let client = match TlsClient::new(&endpoint.address, None, tls) {
+        Ok(client) => client,
+        Err(error) => {
+            let application = caller.application();
+            tracing::error!(%application, %error, "nothing can be told to this application");
+            return;
+        }
+    };
+    while let Some(notice) = inbox.recv().await {
+        let mut line = Line { client: client.clone(), stream: None };
+        let mut next = Some(notice);
+        while let Some(notice) = next.take() {
+            let Some(server) = server.upgrade() else { return };
+            line.tell(&server, &caller, &endpoint, &notice).await;
+            drop(server);
+            next = tokio::time::timeout(IDLE, inbox.recv()).await.ok().flatten();
+        }
+    }
+}
+
+/// A connection, when there is one.
+struct Line {
+    client: TlsClient,
+    stream: Option<TlsClientStream>,
+}
+
+impl Line {
+    async fn tell(
+        &mut self,
+        server: &Arc<Server>,
+        caller: &Arc<Caller>,
+        endpoint: &Endpoint,
+        notice: &Notice,
+    ) {
+        let application = caller.application();
+        let mut why = None;
+        for pause in PAUSES {
+            tokio::time::sleep(pause).await;
+            match self.try_to(server, caller, endpoint, notice).await {
+                Ok(said) => {
+                    if said {
+                        Counters::add(&server.counters.told);
+                    }
+                    return;
+                }
+                Err(error) => {
+                    tracing::debug!(%application, object = notice.uid, %error, "not told yet");
+                    self.stream = None;
+                    why = Some(error);
+                }
+            }
+        }
+        Counters::add(&server.counters.untold);
+        let why = why.map(|error| error.to_string());
+        tracing::warn!(%application, object = notice.uid, why, "not told, and given up");
+    }
+
+    /// `false` when there was nothing to say.
+    async fn try_to(
+        &mut self,
+        server: &Arc<Server>,
+        caller: &Arc<Caller>,
+        endpoint: &Endpoint,
+        notice: &Notice,
+    ) -> Result<bool, Untold> {
+        // Read anew for each try: key bytes do not wait.
+        let frames = message::frames(server, caller, endpoint, notice).await;
+        for frame in &frames {
+            let stream = match &mut self.stream {
+                Some(stream) => stream,
+                None => {
+                    let (stream, peer) = self.client.connect(CONNECT).await?;
+                    if !server.applications.find_all(&peer).contains(&caller.application()) {
+                        return Err(Untold::Somebody);
+                    }
+                    self.stream.insert(stream)
+                }
+            };
+            let answer = tokio::time::timeout(ANSWER, exchange(stream, frame)).await;
+            if !is_taken(&answer.map_err(|_| Untold::Late)??)? {
+                return Err(Untold::Refused);
+            }
+        }
+        Ok(!frames.is_empty())
+    }
+}
+
+async fn exchange(
+    stream: &mut TlsClientStream,
+    frame: &Zeroizing<Vec<u8>>,
+) -> Result<Vec<u8>, Untold> {
+    stream.write_all(frame).await?;
+    stream.flush().await?;
+    let mut answer = vec![0; HEADER];
+    stream.read_exact(&mut answer).await?;
+    let len = frame_len(&answer, LONGEST)?.unwrap_or(HEADER);
+    answer.resize(len, 0);
+    stream.read_exact(answer.get_mut(HEADER..).unwrap_or_default()).await?;
+    Ok(answer)
+}
+
+/// Whether every item of an answer says Success. Clients may leave the empty payload out.
+fn is_taken(answer: &[u8]) -> Result<bool, ttlv::Error> {
+    let answer = ttlv::parse(answer, &ttlv::Limits::default())?;
+    let mut items = 0;
+    for child in answer.children()?.filter(|child| child.tag() == Tag::BatchItem) {
+        items += 1;
+        let status: ResultStatus = Field::read(&child.required(Tag::ResultStatus)?)?;
+        if status != ResultStatus::Success {
+            return Ok(false);
+        }
+    }
+    Ok(items > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use kmip::ttlv::Writer;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_counts_when_all_of_it_is_success() {
+        let answer = |statuses: &[u32]| {
+            let mut w = Writer::default();
+            w.structure(Tag::ResponseMessage, |w| {
+                for status in statuses {
+                    w.structure(Tag::BatchItem, |w| w.enumeration(Tag::ResultStatus, *status));
+                }
+            });
+            is_taken(&w.finish())
+        };
+        assert_eq!(answer(&[0]), Ok(true));
+        assert_eq!(answer(&[0, 1]), Ok(false));
+        assert_eq!(answer(&[]), Ok(false));
+        assert!(is_taken(b"HTTP/1.1 200 OK\r\n").is_err());
+    }
+}
