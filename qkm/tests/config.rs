@@ -5,6 +5,7 @@ mod common;
 
 use common::{qkm, text};
 use km_core::route::CipherPolicy;
+use kmip_server::policy::Sent;
 use qkm::{
     config::{Config, EXAMPLE},
     fault::{Code, Failure},
@@ -225,6 +226,12 @@ fn applications_share_tenants_and_certificates_only_as_far_as_they_are_told_apar
         ),
         (sae(&format!("{own}\ntenant = \"bank\"")), "add [[tenant]]"),
         (sae(&format!("{own}\noperations = [\"Read\"]")), "not a KMIP operation"),
+        (sae(&format!("{own}\nnotify = {{ address = \"here\" }}")), "no address to tell x"),
+        (
+            sae(&format!("{own}\nnotify = {{ address = \"a:1\", version = \"3.0\" }}")),
+            "not a version",
+        ),
+        (sae(&format!("{own}\nnotify = {{ address = \"a:1\", put = \"some\" }}")), "some"),
         (sae(&format!("{own}\nconnections = 0")), "nonzero"),
         (
             sae(&format!("{own}\ntenant = \"sae-n1\"\nstorage = \"token\""))
@@ -242,6 +249,7 @@ fn applications_share_tenants_and_certificates_only_as_far_as_they_are_told_apar
     let login = format!("login = {{ username = \"a\", password = \"{hash}\" }}");
     let more =
         format!("{own}\n{login}\ntenant = \"bank\"\noperations = [\"Get\"]\nconnections = 2");
+    let more = format!("{more}\nnotify = {{ address = \"app:1\", put = \"successors\" }}");
     let second = sae(own).replace("\"x\"", "\"y\"");
     let second = format!("{second}login = {{ username = \"b\", password = \"{hash}\" }}\n");
     let config = Config::parse(&format!("{EXAMPLE}{bank}{}{second}", sae(&more)), &"qkm.toml");
@@ -250,6 +258,8 @@ fn applications_share_tenants_and_certificates_only_as_far_as_they_are_told_apar
     let policy = &config.policies[&x];
     assert_eq!(policy.tenant.as_ref().unwrap().as_str(), "bank");
     assert_eq!(policy.operations.as_ref().unwrap().len(), 1);
+    let told = policy.endpoint.as_ref().unwrap();
+    assert_eq!((told.version, told.sent), (kmip::Version::V2_1, Sent::Successors));
     assert_eq!(config.quotas[policy.tenant.as_ref().unwrap()].bytes, 2 << 20);
     assert!(config.directory().subjects().any(|sae| *sae == x));
     let alone = config.directory_without_logins();

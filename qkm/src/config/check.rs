@@ -66,6 +66,11 @@ pub(super) fn check(file: File) -> Result<Config, Mistake> {
     }
     let kmip_ca = file.kmip_ca.map(|entry| kmip_ca(entry, &file.sae)).transpose()?;
     let tenancy = tenancy::check(&here, &file.sae, &file.pair, &file.tenant)?;
+    let told = file.sae.iter().find(|sae| sae.get_ref().notify.is_some());
+    if let Some(told) = told.filter(|_| file.kmip.is_none() && file.kmip_https.is_none()) {
+        let text = format!("{} is to be told over KMIP, and there is no [kmip]", told.get_ref().id);
+        return Err(Mistake::new(text, "add [kmip], whose certificate is shown to it").at(told));
+    }
     Ok(Config {
         cluster: here,
         store: file.store.path,

@@ -447,6 +447,30 @@ pub(super) struct Sae {
     pub(super) operations: Option<Vec<String>>,
     pub(super) operations_per_s: Option<NonZeroU32>,
     pub(super) connections: Option<NonZeroU32>,
+    /// Where it is told over KMIP of changes it did not make itself.
+    pub(super) notify: Option<Notify>,
+}
+
+/// A server of an application's, which takes Notify and Put.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Notify {
+    /// `host:port`.
+    pub(super) address: String,
+    /// Of KMIP.
+    pub(super) version: Option<String>,
+    #[serde(default)]
+    pub(super) put: Put,
+}
+
+/// Which objects an application is sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Put {
+    #[default]
+    Nothing,
+    Successors,
+    All,
 }
 
 /// A user name and the slow hash of its password.

@@ -7,17 +7,17 @@ use km_core::{
     objects::Quota,
     registry::Registry,
 };
-use kmip::enums::OperationCode;
+use kmip::{Version, enums::OperationCode};
 use kmip_server::{
     Login,
-    policy::{Policies, Policy},
+    policy::{Endpoint, Policies, Policy, Sent},
 };
 use toml::Spanned;
 
 use super::{
     Application,
     check::Mistake,
-    file::{ObjectStorage, Pair, Sae, Tenant},
+    file::{Notify, ObjectStorage, Pair, Put, Sae, Tenant},
 };
 
 /// What the entries about applications say together.
@@ -158,7 +158,31 @@ fn policy(entry: &Spanned<Sae>, tenant: SaeId) -> Result<Policy, Mistake> {
         login: sae.login.as_ref().map(|login| login_of(entry, login)).transpose()?,
         operations_per_s: sae.operations_per_s,
         connections: sae.connections,
+        endpoint: sae.notify.as_ref().map(|notify| endpoint(entry, notify)).transpose()?,
     })
+}
+
+fn endpoint(entry: &Spanned<Sae>, notify: &Notify) -> Result<Endpoint, Mistake> {
+    let Notify { address, version, put } = notify;
+    let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+    if port.is_none() {
+        let text = format!("{address:?} is no address to tell {} at", entry.get_ref().id);
+        return Err(Mistake::new(text, "write address = \"host:port\"").at(entry));
+    }
+    let named = |name: &String| {
+        let known = Version::ALL.into_iter().find(|known| known.to_string() == *name);
+        known.ok_or_else(|| {
+            let text = format!("{name:?} is not a version of KMIP");
+            Mistake::new(text, "write version = \"1.0\" to \"2.1\"").at(entry)
+        })
+    };
+    let version = version.as_ref().map_or(Ok(Version::V2_1), named)?;
+    let sent = match put {
+        Put::Nothing => Sent::Nothing,
+        Put::Successors => Sent::Successors,
+        Put::All => Sent::All,
+    };
+    Ok(Endpoint { address: address.clone(), version, sent })
 }
 
 fn operations(entry: &Spanned<Sae>) -> Result<Option<BTreeSet<OperationCode>>, Mistake> {

@@ -8,7 +8,7 @@ use tokio::{net::TcpListener, task::JoinSet};
 use tracing::{info, warn};
 use transport::{
     ListenerLimits, ListenerStats, PeerIdentity, Profile, ServerConfig, ServerStream, Shutdown,
-    server_config,
+    client_config, server_config,
 };
 
 use super::{Node, failures::of_tls};
@@ -114,6 +114,10 @@ impl Fronts {
             };
             let open = Listening::open("kmip", front, Profile::Front).await?;
             tasks.spawn(open.serve(self.stats.kmip.clone(), handler, shutdown.clone()));
+        }
+        if let Some(front) = config.kmip.as_ref().or(config.kmip_https.as_ref()) {
+            let tls = client_config(&front.tls(), Profile::Front);
+            self.kmip.tell_over(&tls.map_err(|e| of_tls("[kmip]", &e))?);
         }
         if let Some(front) = &config.kmip_https {
             let (service, stop) = (self.kmip.clone(), shutdown.clone());

@@ -382,6 +382,8 @@ fn kmip(inside: &Inside) -> Vec<Metric> {
         one("qkm_kmip_unauthenticated", "Requests of strangers.", &counts.unauthenticated),
         one("qkm_kmip_malformed", "Frames that could not be read.", &counts.malformed),
         one("qkm_kmip_pool_keys", "Pool keys that became objects.", &counts.pool_keys),
+        one("qkm_kmip_told", "Notices applications took (Notify, Put).", &counts.told),
+        one("qkm_kmip_untold", "Notices that were given up.", &counts.untold),
     ]
 }
 
