@@ -26,6 +26,7 @@ pub(crate) struct Here {
     queue: Arc<Queue>,
     clock: Arc<Clock>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    sessions: usize,
     deadline: Duration,
 }
 
@@ -57,15 +58,19 @@ impl Ready {
     /// Starts the threads. Jobs are read from `incoming`, where there is one.
     pub(crate) fn start(self, incoming: Option<Incoming>) -> Result<Here, HsmError> {
         let Self { link, sessions, deadline } = self;
-        let queue = Arc::new(Queue::new(sessions, incoming));
+        let queue = Arc::new(Queue::new(sessions, link.profile.limits.short_sessions, incoming));
         let (clock, threads) = (Arc::default(), Mutex::default());
-        let here = Here { link, queue, clock, threads, deadline };
+        let here = Here { link, queue, clock, threads, sessions, deadline };
         here.start(sessions)?;
         Ok(here)
     }
 }
 
 impl Here {
+    pub(crate) fn sessions(&self) -> usize {
+        self.sessions
+    }
+
     /// As [`crate::Token::open`].
     pub(crate) fn open(config: TokenConfig) -> Result<Self, HsmError> {
         Ready::open(config).map_err(|(error, _)| error)?.start(None)
@@ -147,11 +152,14 @@ fn sessions(link: &Link) -> Result<usize, HsmError> {
             link.profile.name
         ))),
         Some(n) => Ok(n),
-        None => {
-            let processors = available_parallelism().map_or(1, usize::from);
-            Ok(limits.default_sessions.unwrap_or(processors).clamp(1, most))
-        }
+        None => Ok(wanted_sessions(&link.config, &link.profile).clamp(1, most)),
     }
+}
+
+/// Working sessions as long as the token allows as many.
+pub(crate) fn wanted_sessions(config: &TokenConfig, profile: &Profile) -> usize {
+    let of_profile = config.sessions.or(profile.limits.default_sessions);
+    of_profile.unwrap_or_else(|| available_parallelism().map_or(1, usize::from))
 }
 
 fn stopped() -> HsmError {

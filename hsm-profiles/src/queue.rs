@@ -5,6 +5,10 @@
 //! only when one sleeps, and the answers of one batch leave together: under load few system
 //! calls are spent on hand-over. In a worker process nobody pushes: a session thread that finds
 //! nothing to do reads the socket itself, one at a time.
+//!
+//! Short work is done by so many sessions at a time as the profile says, where the library's locks
+//! make more of them slower; long work (signatures, new key pairs) by all. As long as there is only
+//! short work, the other threads sleep.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -19,8 +23,8 @@ use crate::request::{Request, Response};
 const MAX_JOBS: usize = 1024;
 /// Bounds the memory of waiting messages.
 const MAX_BYTES: usize = 32 << 20;
-/// Jobs one worker takes at a time, at most, and the bytes after which it takes no more. Their
-/// answers leave together, so this is also what an answer may wait for others: well under 1 ms.
+/// What one worker takes at a time: operations and bytes after which it takes no more. Their answers
+/// leave together, so this is also what an answer may wait for others: about 1 ms of signatures.
 const MAX_BATCH: usize = 16;
 const MAX_BATCH_BYTES: usize = 32 << 10;
 
@@ -64,10 +68,20 @@ impl Job {
     }
 }
 
+/// How long a job keeps its session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Work {
+    Short,
+    Long,
+}
+
 #[derive(Default)]
 struct State {
-    jobs: VecDeque<Job>,
+    short: VecDeque<Job>,
+    long: VecDeque<Job>,
     bytes: usize,
+    /// Workers at short work.
+    at_short: usize,
     sleeping: usize,
     closed: bool,
 }
@@ -76,18 +90,39 @@ impl State {
     fn add(&mut self, jobs: impl Iterator<Item = Job>) {
         for job in jobs {
             self.bytes += job.request.bytes();
-            self.jobs.push_back(job);
+            match job.request.work() {
+                Work::Short => self.short.push_back(job),
+                Work::Long => self.long.push_back(job),
+            }
         }
     }
 
-    fn share(&mut self, batch: &mut Vec<Job>, workers: usize) {
-        let share = (self.jobs.len() / workers).clamp(1, MAX_BATCH);
-        let mut bytes = 0;
-        while batch.len() < share && bytes < MAX_BATCH_BYTES {
-            let Some(job) = self.jobs.pop_front() else { break };
+    fn len(&self) -> usize {
+        self.short.len() + self.long.len()
+    }
+
+    /// The work that one more worker may do now.
+    fn next(&self, most_at_short: usize) -> Option<Work> {
+        match (self.short.is_empty(), self.long.is_empty()) {
+            (false, _) if self.at_short < most_at_short => Some(Work::Short),
+            (_, false) => Some(Work::Long),
+            _ => None,
+        }
+    }
+
+    fn share(&mut self, work: Work, batch: &mut Vec<Job>, workers: usize) {
+        let jobs = match work {
+            Work::Short => &mut self.short,
+            Work::Long => &mut self.long,
+        };
+        let share = (jobs.len() / workers).clamp(1, MAX_BATCH);
+        let (mut operations, mut bytes) = (0, 0);
+        while batch.len() < share && operations < MAX_BATCH && bytes < MAX_BATCH_BYTES {
+            let Some(job) = jobs.pop_front() else { break };
             let size = job.request.bytes();
             self.bytes -= size;
             bytes += size;
+            operations += job.request.operations();
             batch.push(job);
         }
     }
@@ -96,7 +131,7 @@ impl State {
 /// What [`Queue::take`] came back with.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Taken {
-    Jobs,
+    Jobs(Work),
     /// The nap was over before a job came.
     Nap,
     Closed,
@@ -106,6 +141,8 @@ pub(crate) struct Queue {
     state: Mutex<State>,
     wake: Condvar,
     workers: usize,
+    /// Workers at short work at the same time, at most.
+    most_at_short: usize,
     /// Locked by the worker that reads it. Given free only under the lock of `state`, so that
     /// nobody goes to sleep because of a reader that has just stopped.
     incoming: Option<Mutex<Incoming>>,
@@ -113,9 +150,14 @@ pub(crate) struct Queue {
 
 impl Queue {
     /// Jobs are pushed, or read from `incoming`.
-    pub(crate) fn new(workers: usize, incoming: Option<Incoming>) -> Self {
-        let incoming = incoming.map(Mutex::new);
-        Self { state: Mutex::default(), wake: Condvar::new(), workers: workers.max(1), incoming }
+    pub(crate) fn new(
+        workers: usize,
+        most_at_short: Option<usize>,
+        incoming: Option<Incoming>,
+    ) -> Self {
+        let (incoming, workers) = (incoming.map(Mutex::new), workers.max(1));
+        let most_at_short = most_at_short.unwrap_or(workers).clamp(1, workers);
+        Self { state: Mutex::default(), wake: Condvar::new(), workers, most_at_short, incoming }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -129,11 +171,11 @@ impl Queue {
         if state.closed {
             return Err(HsmError::Unavailable("the HSM connection is shutting down".to_owned()));
         }
-        if state.jobs.len() >= MAX_JOBS || state.bytes + bytes > MAX_BYTES {
+        if state.len() >= MAX_JOBS || state.bytes + bytes > MAX_BYTES {
             return Err(HsmError::Unavailable(format!(
                 "{} requests are waiting for the HSM already: send fewer at once, or raise \
                  hsm.sessions",
-                state.jobs.len()
+                state.len()
             )));
         }
         state.add(std::iter::once(job));
@@ -145,12 +187,28 @@ impl Queue {
         Ok(())
     }
 
-    /// Moves a fair share of the waiting jobs into `batch`; sleeps when there are none.
-    pub(crate) fn take(&self, batch: &mut Vec<Job>, nap: Option<Duration>) -> Taken {
+    /// Moves a fair share of the waiting jobs into `batch`; sleeps when there are none for one more
+    /// worker. `done`: what this worker took last, and has done.
+    pub(crate) fn take(
+        &self,
+        batch: &mut Vec<Job>,
+        done: Option<Work>,
+        nap: Option<Duration>,
+    ) -> Taken {
         let mut state = self.lock();
-        while state.jobs.is_empty() {
+        if done == Some(Work::Short) {
+            state.at_short -= 1;
+        }
+        let work = loop {
+            if let Some(work) = state.next(self.most_at_short) {
+                break work;
+            }
             let over;
-            if let Some(mut incoming) = self.incoming.as_ref().and_then(|i| i.try_lock().ok()) {
+            if state.closed {
+                return Taken::Closed;
+            } else if let Some(mut incoming) =
+                self.incoming.as_ref().and_then(|i| i.try_lock().ok())
+            {
                 drop(state);
                 let fetched = incoming.fetch(nap);
                 state = self.lock();
@@ -159,27 +217,31 @@ impl Queue {
                 if fetched == Fetched::End {
                     state.closed = true;
                     self.wake.notify_all();
-                    if state.jobs.is_empty() {
-                        return Taken::Closed;
-                    }
                 }
                 over = fetched == Fetched::Nap;
-            } else if state.closed {
-                return Taken::Closed;
             } else {
                 (state, over) = self.sleep(state, nap);
             }
-            if over && state.jobs.is_empty() {
+            if over && state.next(self.most_at_short).is_none() {
                 return Taken::Nap;
             }
+        };
+        let workers = match work {
+            Work::Short => self.most_at_short,
+            Work::Long => self.workers,
+        };
+        state.share(work, batch, workers);
+        if work == Work::Short {
+            state.at_short += 1;
         }
-        state.share(batch, self.workers);
-        // What is left is for others, and so is reading on.
-        if state.sleeping > 0 && (self.incoming.is_some() || !state.jobs.is_empty()) {
+        // What is left is for others. So is reading on, unless what comes is likely to be short work
+        // that nobody else may do now.
+        let reads_on = self.incoming.is_some() && state.at_short < self.most_at_short;
+        if state.sleeping > 0 && (reads_on || state.next(self.most_at_short).is_some()) {
             drop(state);
             self.wake.notify_one();
         }
-        Taken::Jobs
+        Taken::Jobs(work)
     }
 
     /// Whether the nap was over comes with the lock.
@@ -210,6 +272,8 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
+    use km_core::usage::kem::KemSet;
+
     use super::*;
 
     fn job(len: usize) -> Job {
@@ -220,43 +284,67 @@ mod tests {
 
     #[test]
     fn jobs_and_bytes_are_bounded() {
-        let queue = Queue::new(1, None);
+        let queue = Queue::new(1, None, None);
         for _ in 0..MAX_JOBS {
             queue.push(job(1)).unwrap();
         }
         assert!(matches!(queue.push(job(1)), Err(HsmError::Unavailable(_))));
-        let queue = Queue::new(1, None);
+        let queue = Queue::new(1, None, None);
         queue.push(job(MAX_BYTES - job(0).request.bytes())).unwrap();
         assert!(queue.push(job(1)).is_err());
-        assert_eq!(queue.take(&mut Vec::new(), None), Taken::Jobs);
+        assert_eq!(queue.take(&mut Vec::new(), None, None), Taken::Jobs(Work::Short));
         queue.push(job(1)).unwrap();
     }
 
     #[test]
     fn a_worker_takes_its_share_and_no_more() {
-        let queue = Queue::new(4, None);
+        let queue = Queue::new(4, None, None);
         for _ in 0..12 {
             queue.push(job(1)).unwrap();
         }
         let mut batch = Vec::new();
-        queue.take(&mut batch, None);
+        queue.take(&mut batch, None, None);
         assert_eq!(batch.len(), 3);
-        let queue = Queue::new(1, None);
+        let queue = Queue::new(1, None, None);
         for _ in 0..12 {
             queue.push(job(MAX_BATCH_BYTES / 2)).unwrap();
         }
         batch.clear();
-        queue.take(&mut batch, None);
+        queue.take(&mut batch, None, None);
         assert_eq!(batch.len(), 2);
     }
 
     #[test]
     fn closing_drains_then_ends() {
-        let queue = Queue::new(1, None);
+        let queue = Queue::new(1, None, None);
         queue.push(job(1)).unwrap();
         queue.close();
         assert!(queue.push(job(1)).is_err());
-        assert_eq!(queue.take(&mut Vec::new(), None), Taken::Jobs);
-        assert_eq!(queue.take(&mut Vec::new(), None), Taken::Closed);
+        assert_eq!(queue.take(&mut Vec::new(), None, None), Taken::Jobs(Work::Short));
+        assert_eq!(queue.take(&mut Vec::new(), Some(Work::Short), None), Taken::Closed);
+    }
+
+    fn long() -> Job {
+        Job { request: Request::KemKeyPair { set: KemSet::MlKem768 }, ..job(1) }
+    }
+
+    #[test]
+    fn short_work_is_done_by_few_and_long_work_by_all() {
+        let queue = Queue::new(3, Some(1), None);
+        let nap = Some(Duration::from_millis(1));
+        let take = |done| queue.take(&mut Vec::new(), done, nap);
+        let push = |jobs: [Job; 2]| jobs.into_iter().for_each(|job| queue.push(job).unwrap());
+        push([job(1), long()]);
+        assert_eq!(take(None), Taken::Jobs(Work::Short));
+        push([job(1), long()]);
+        assert_eq!(take(None), Taken::Jobs(Work::Long));
+        assert_eq!(take(None), Taken::Jobs(Work::Long));
+        assert_eq!(take(Some(Work::Long)), Taken::Nap, "the short one is not for a second worker");
+        assert_eq!(take(Some(Work::Short)), Taken::Jobs(Work::Short));
+        assert_eq!(take(Some(Work::Short)), Taken::Nap);
+        push([job(1), job(1)]);
+        queue.close();
+        assert_eq!(take(None), Taken::Jobs(Work::Short));
+        assert_eq!(take(Some(Work::Short)), Taken::Closed);
     }
 }

@@ -94,6 +94,10 @@ pub struct Limits {
     /// Working sessions when the configuration names no number; none means one per processor.
     #[serde(default)]
     pub default_sessions: Option<usize>,
+    /// Sessions that do short work at the same time (ciphers, hashes, random numbers; not
+    /// signatures), where more of them are slower; none means all.
+    #[serde(default)]
+    pub short_sessions: Option<usize>,
     /// Longest clear message in bytes, 1 to 16 MiB.
     pub message_bytes: usize,
     /// Longest associated data in bytes.
