@@ -2,7 +2,10 @@
 //! real token; here only the front is tested. Not a crate: tests of several crates include it.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -14,7 +17,7 @@ use aws_lc_rs::{
 use km_core::{
     hsm::{Hsm, HsmError, HsmStatus, KekId, MadeKey, SealMethod, Sealed, TokenKey},
     material::ClearBytes,
-    usage::{Action, KeyKind, process},
+    usage::{KeyKind, KeyUse, process},
 };
 
 pub(crate) struct SoftwareHsm {
@@ -90,19 +93,20 @@ impl Hsm for SoftwareHsm {
         Ok(MadeKey { sealed: self.seal(aad, &made.private).await?, public: Some(made.public) })
     }
 
-    async fn use_key(
+    async fn use_key_each(
         &self,
         key: &TokenKey,
-        action: &Action,
-        input: &ClearBytes,
-    ) -> Result<ClearBytes, HsmError> {
+        uses: &Arc<[KeyUse]>,
+    ) -> Result<Vec<ClearBytes>, HsmError> {
         self.check_pairs()?;
-        self.most_at_once.fetch_max(self.in_use.fetch_add(1, Relaxed) + 1, Relaxed);
+        let count = uses.len();
+        self.most_at_once.fetch_max(self.in_use.fetch_add(count, Relaxed) + count, Relaxed);
         if self.slow.load(Relaxed) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        self.in_use.fetch_sub(1, Relaxed);
-        process::act(key.kind, action, &self.open(&key.aad, &key.sealed).await?, input)
+        self.in_use.fetch_sub(count, Relaxed);
+        let opened = self.open(&key.aad, &key.sealed).await?;
+        uses.iter().map(|one| process::act(key.kind, &one.action, &opened, &one.input)).collect()
     }
 
     async fn random(&self, len: usize) -> Result<ClearBytes, HsmError> {

@@ -4,14 +4,17 @@
 //! method in `token`. Requests also travel to a process of their own as they are (see `wire`), so
 //! every part must be serde; clear bytes stay [`ClearBytes`], marked `with = "wire::clear"`.
 
+use std::sync::Arc;
+
 use km_core::hsm::{HsmError, KekId, KekInfo, MadeKey, Sealed, TokenKey, TokenRoom};
 use km_core::material::ClearBytes;
 use km_core::usage::kem::KemSet;
-use km_core::usage::{Action, KeyKind};
+use km_core::usage::{KeyKind, KeyUse};
 use serde::{Deserialize, Serialize};
 
 use crate::lane::{IV_BYTES, MAX_IV_BYTES, TAG_BYTES};
 use crate::profile::Profile;
+use crate::queue::Work;
 use crate::wire;
 
 /// What a request occupies while it waits, besides its message.
@@ -66,12 +69,11 @@ pub(crate) enum Request {
         kind: KeyKind,
         bits: u32,
     },
-    /// Answered by [`Response::Clear`].
+    /// Answered by [`Response::Used`].
     UseKey {
         key: Box<TokenKey>,
-        action: Box<Action>,
-        #[serde(with = "wire::clear")]
-        input: ClearBytes,
+        #[serde(with = "wire::uses")]
+        uses: Arc<[KeyUse]>,
     },
     /// Answered by [`Response::Sealed`].
     RewrapKey {
@@ -111,6 +113,8 @@ pub(crate) enum Request {
 pub(crate) enum Response {
     Sealed(Sealed),
     Clear(#[serde(with = "wire::clear")] ClearBytes),
+    /// One result of each use, in their order.
+    Used(#[serde(with = "wire::results")] Vec<ClearBytes>),
     Kek(KekInfo),
     Keks(Vec<KekInfo>),
     Made(MadeKey),
@@ -144,7 +148,7 @@ impl Request {
             Self::Probe | Self::Keks | Self::FindKeks | Self::Room => 0,
             Self::CreateKek | Self::DestroyKek { .. } => 0,
             Self::MakeKey { aad, .. } => aad.len(),
-            Self::UseKey { key, input, .. } => key.sealed.ciphertext.len() + input.len(),
+            Self::UseKey { key, uses } => key.sealed.ciphertext.len() + inputs(uses),
             Self::RewrapKey { aad, sealed } => aad.len() + sealed.ciphertext.len(),
             Self::ForgetKey { name } | Self::KemForget { name } => name.len(),
             Self::KemKeyPair { .. } => 0,
@@ -152,6 +156,26 @@ impl Request {
             Self::KemDecapsulate { name, ciphertext } => name.len() + ciphertext.len(),
         };
         message + REQUEST_BYTES
+    }
+
+    /// How long it takes the token.
+    pub(crate) fn work(&self) -> Work {
+        match self {
+            Self::UseKey { key, .. } if key.kind.is_pair() => Work::Long,
+            Self::MakeKey { kind, .. } if kind.is_pair() => Work::Long,
+            Self::KemKeyPair { .. } | Self::KemEncapsulate { .. } | Self::KemDecapsulate { .. } => {
+                Work::Long
+            }
+            _ => Work::Short,
+        }
+    }
+
+    /// Operations of the token that it stands for, about.
+    pub(crate) fn operations(&self) -> usize {
+        match self {
+            Self::UseKey { uses, .. } => uses.len(),
+            _ => 1,
+        }
     }
 
     /// Whether it may be carried out once more when its answer was lost: then only work was lost.
@@ -225,12 +249,16 @@ impl Request {
             Self::Probe | Self::Keks | Self::FindKeks => Ok(()),
             Self::CreateKek | Self::DestroyKek { .. } => Ok(()),
             Self::MakeKey { .. } | Self::RewrapKey { .. } | Self::ForgetKey { .. } => Ok(()),
-            Self::UseKey { input, .. } => check_input(profile, input.len()),
+            Self::UseKey { uses, .. } => check_input(profile, inputs(uses)),
             Self::KemKeyPair { .. } | Self::KemForget { .. } => Ok(()),
             Self::KemEncapsulate { public, .. } => check_input(profile, public.len()),
             Self::KemDecapsulate { ciphertext, .. } => check_input(profile, ciphertext.len()),
         }
     }
+}
+
+fn inputs(uses: &[KeyUse]) -> usize {
+    uses.iter().map(|one| one.input.len()).sum()
 }
 
 fn check_input(profile: &Profile, input: usize) -> Result<(), HsmError> {
@@ -273,6 +301,14 @@ impl Response {
     pub(crate) fn clear(self) -> Result<ClearBytes, HsmError> {
         match self {
             Self::Clear(clear) => Ok(clear),
+            other => Err(other.unexpected()),
+        }
+    }
+
+    /// Of `count` uses.
+    pub(crate) fn used(self, count: usize) -> Result<Vec<ClearBytes>, HsmError> {
+        match self {
+            Self::Used(results) if results.len() == count => Ok(results),
             other => Err(other.unexpected()),
         }
     }
@@ -339,6 +375,7 @@ impl Response {
         let kind = match self {
             Self::Sealed(_) => "sealed data",
             Self::Clear(_) => "clear bytes",
+            Self::Used(_) => "results of uses",
             Self::Kek(_) => "a KEK",
             Self::Keks(_) => "a list of KEKs",
             Self::Made(_) => "a key",

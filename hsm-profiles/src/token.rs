@@ -8,7 +8,7 @@ use km_core::hsm::{
 };
 use km_core::material::ClearBytes;
 use km_core::usage::kem::KemSet;
-use km_core::usage::{Action, KeyKind};
+use km_core::usage::{KeyKind, KeyUse};
 
 use crate::config::TokenConfig;
 use crate::here::Here;
@@ -131,15 +131,20 @@ impl Hsm for Token {
         self.ask(Request::MakeKey { aad: aad.to_vec(), kind, bits }).await?.made()
     }
 
-    async fn use_key(
+    async fn use_key_each(
         &self,
         key: &TokenKey,
-        action: &Action,
-        input: &ClearBytes,
-    ) -> Result<ClearBytes, HsmError> {
-        let input = input.expose(ClearBytes::copy_from);
-        let (key, action) = (Box::new(key.clone()), Box::new(action.clone()));
-        self.ask(Request::UseKey { key, action, input }).await?.clear()
+        uses: &Arc<[KeyUse]>,
+    ) -> Result<Vec<ClearBytes>, HsmError> {
+        let (key, count) = (Box::new(key.clone()), uses.len());
+        self.ask(Request::UseKey { key, uses: Arc::clone(uses) }).await?.used(count)
+    }
+
+    fn sessions(&self) -> usize {
+        match &self.door {
+            Door::Here(here) => here.sessions(),
+            Door::Away(members) => members.sessions(),
+        }
     }
 
     async fn rewrap_key(&self, aad: &[u8], sealed: &Sealed) -> Result<Sealed, HsmError> {

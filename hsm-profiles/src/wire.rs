@@ -215,10 +215,64 @@ pub(crate) mod clear {
     }
 }
 
+/// How uses of a key travel, as [`clear`] does.
+pub(crate) mod uses {
+    use std::sync::Arc;
+
+    use km_core::material::ClearBytes;
+    use km_core::usage::{Action, KeyUse};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize)]
+    struct Lent<'a>(
+        &'a Action,
+        #[serde(serialize_with = "super::clear::serialize")] &'a ClearBytes,
+    );
+
+    #[derive(Deserialize)]
+    struct Own(Action, #[serde(with = "super::clear")] ClearBytes);
+
+    pub(crate) fn serialize<S: Serializer>(uses: &[KeyUse], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(uses.iter().map(|one| Lent(&one.action, &one.input)))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Arc<[KeyUse]>, D::Error> {
+        let uses = Vec::<Own>::deserialize(from)?;
+        Ok(uses.into_iter().map(|Own(action, input)| KeyUse { action, input }).collect())
+    }
+}
+
+/// How several [`km_core::material::ClearBytes`] travel, as [`clear`] does.
+pub(crate) mod results {
+    use km_core::material::ClearBytes;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize)]
+    struct Lent<'a>(#[serde(serialize_with = "super::clear::serialize")] &'a ClearBytes);
+
+    #[derive(Deserialize)]
+    struct Own(#[serde(with = "super::clear")] ClearBytes);
+
+    pub(crate) fn serialize<S: Serializer>(all: &[ClearBytes], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(all.iter().map(Lent))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Vec<ClearBytes>, D::Error> {
+        Ok(Vec::<Own>::deserialize(from)?.into_iter().map(|Own(clear)| clear).collect())
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use km_core::hsm::{HsmError, KekId, SealMethod, Sealed};
+    use std::sync::Arc;
+
+    use km_core::hsm::{HsmError, KekId, SealMethod, Sealed, TokenKey};
     use km_core::material::ClearBytes;
+    use km_core::usage::{Action, Cipher, KeyKind, KeyUse};
 
     use super::*;
     use crate::request::{Request, Response};
@@ -226,12 +280,25 @@ mod tests {
     fn requests() -> Vec<Request> {
         let sealed =
             Sealed::new(KekId("aa".into()), SealMethod::TokenGcm, vec![1; 12], vec![9; 70_000]);
+        let key = TokenKey {
+            name: vec![3; 32],
+            kind: KeyKind::Aes,
+            wrapped: true,
+            aad: vec![],
+            sealed: sealed.clone(),
+        };
+        let gcm = Cipher::Gcm { iv: vec![5; 12], aad: vec![], tag: 16 };
+        let uses = [gcm, Cipher::Ecb { padded: false }].map(|cipher| KeyUse {
+            action: Action::Encrypt(cipher),
+            input: ClearBytes::copy_from(&[0xC5; 64]),
+        });
         vec![
             Request::Seal { aad: b"head".to_vec(), clear: ClearBytes::copy_from(&[0xC5; 32]) },
             Request::Open { aad: vec![], sealed },
             Request::Random { len: 4097 },
             Request::Probe,
             Request::CreateKek,
+            Request::UseKey { key: Box::new(key), uses: Arc::from(uses) },
         ]
     }
 
@@ -265,7 +332,9 @@ mod tests {
 
     #[test]
     fn answers_travel_with_their_errors() {
-        let answers: [Result<Response, HsmError>; 4] = [
+        let results = [b"one".as_slice(), b""].map(ClearBytes::copy_from);
+        let answers: [Result<Response, HsmError>; 5] = [
+            Ok(Response::Used(Vec::from(results))),
             Ok(Response::Clear(ClearBytes::copy_from(&[7; 48]))),
             Ok(Response::Done),
             Err(HsmError::Refused("changed".into())),

@@ -26,12 +26,14 @@ const RECOVERY_PERIOD: Duration = Duration::from_millis(250);
 pub(crate) fn run(link: Arc<Link>, queue: Arc<Queue>) {
     let mut worker = Worker { link, lane: None };
     let (mut batch, mut answers) = (Vec::new(), Vec::new());
+    let mut done = None;
     loop {
         let nap = (!worker.link.health.is_ready()).then_some(RECOVERY_PERIOD);
-        match queue.take(&mut batch, nap) {
+        match queue.take(&mut batch, done.take(), nap) {
             Taken::Closed => return,
             Taken::Nap => drop(worker.attempt(|lane| lane.round_trip(None), OnData::Retry)),
-            Taken::Jobs => {
+            Taken::Jobs(work) => {
+                done = Some(work);
                 answers.extend(batch.drain(..).map(|job| worker.answer(job)));
                 deliver(answers.drain(..));
             }
@@ -123,9 +125,12 @@ impl Worker {
             Request::MakeKey { aad, kind, bits } => {
                 self.retried(|lane| lane.make_key(&aad, kind, bits)).map(Response::Made)
             }
-            Request::UseKey { key, action, input } => {
+            Request::UseKey { key, uses } => {
                 let kek = &key.sealed.kek;
-                self.opening(kek, |lane| lane.use_key(&key, &action, &input)).map(Response::Clear)
+                let each = |lane: &mut Lane| -> Result<Vec<_>, OpError> {
+                    uses.iter().map(|one| lane.use_key(&key, &one.action, &one.input)).collect()
+                };
+                self.opening(kek, each).map(Response::Used)
             }
             Request::RewrapKey { aad, sealed } => {
                 let kek = &sealed.kek;

@@ -5,6 +5,8 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use common::{Room, has_post_quantum, runtime, with_token, with_token_of};
 use cryptoki::object::{Attribute, AttributeType, ObjectHandle};
 use hsm_profiles::Token;
@@ -12,7 +14,9 @@ use hsm_profiles::soft::SoftToken;
 use km_core::custody::{Custodies, QUICK, SLOW};
 use km_core::hsm::{Custody, Hsm, HsmError, MadeKey, TokenKey};
 use km_core::material::ClearBytes;
-use km_core::usage::{Action, Cipher, Curve, DsaSet, Hash, KeyKind, Scheme, process, public};
+use km_core::usage::{
+    Action, Cipher, Curve, DsaSet, Hash, KeyKind, KeyUse, Scheme, process, public,
+};
 
 const AAD: &[u8] = b"object 1";
 
@@ -92,6 +96,16 @@ fn keys_from_outside_go_in_encrypted_where_the_profile_says_so() {
             brought_pairs(&room);
         },
     );
+}
+
+#[test]
+fn several_uses_are_one_request() {
+    with_token("several_uses_are_one_request", many_at_once);
+}
+
+#[test]
+fn several_uses_are_one_request_kryoptic() {
+    with_token_of(SoftToken::Kryoptic, "several_uses_are_one_request_kryoptic", many_at_once);
 }
 
 #[test]
@@ -228,6 +242,39 @@ fn made_inside(room: Room) {
         assert!(matches!(refused, Err(HsmError::Unsupported(_))), "{refused:?}");
         // A refused sealing costs the session that met it, so those before may be gone.
         handles_stay_inside(&room, 6);
+    });
+}
+
+/// Several uses are one request; if one of them does not fit, nothing is answered of the others.
+fn many_at_once(room: Room) {
+    let token = room.open();
+    assert!(token.sessions() > 0);
+    runtime().block_on(async {
+        let (key, _) = made(&token, "aes", KeyKind::Aes, 256).await;
+        let cipher = |n: u8| Cipher::Cbc { iv: [n; 16], padded: true };
+        let use_of = |action, input| KeyUse { action, input };
+        let clear = |n: u8| ClearBytes::from_vec(vec![n; usize::from(n)]);
+        let each = |n: u8| use_of(Action::Encrypt(cipher(n)), clear(n));
+        let sealed = token.use_key_each(&key, &(0..40).map(each).collect()).await.unwrap();
+        assert_eq!(sealed.len(), 40);
+        for (n, sealed) in (0..).zip(&sealed) {
+            let opened = token.use_key(&key, &Action::Decrypt(cipher(n)), sealed).await.unwrap();
+            assert_eq!(opened, clear(n), "{n}");
+        }
+        let mut back: Vec<_> = (0..)
+            .zip(sealed)
+            .map(|(n, sealed)| use_of(Action::Decrypt(cipher(n)), sealed))
+            .collect();
+        back[7].input = ClearBytes::copy_from(b"no ciphertext");
+        let back: Arc<[KeyUse]> = back.into();
+        let refused = token.use_key_each(&key, &back).await;
+        assert!(matches!(refused, Err(HsmError::Input(_))), "{refused:?}");
+        for one in back.iter().skip(8) {
+            token.use_key(&key, &one.action, &one.input).await.unwrap();
+        }
+        assert!(token.status().ready, "{:?}", token.status());
+        let none = token.use_key_each(&key, &Arc::from([])).await;
+        assert_eq!(none.unwrap(), []);
     });
 }
 

@@ -4,12 +4,14 @@
 //! sealed by it, the record's header as associated data (seed clause 9.3). What is sealed says how
 //! ([`Sealed`]), so that it opens whatever the token's profile says by then.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     material::ClearBytes,
-    usage::{Action, KeyKind, kem::KemSet},
+    usage::{Action, KeyKind, KeyUse, kem::KemSet},
 };
 
 /// Names one KEK in the token: `CKA_ID` of the key, in hexadecimal where a person reads it.
@@ -141,6 +143,7 @@ impl Sealed {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenKey {
     /// Names this sealing of this object; the token may keep the key at hand under it.
+    #[serde(with = "serde_bytes")]
     pub name: Vec<u8>,
     /// What the key is.
     pub kind: KeyKind,
@@ -148,6 +151,7 @@ pub struct TokenKey {
     /// or the bytes of the key.
     pub wrapped: bool,
     /// What it was sealed with.
+    #[serde(with = "serde_bytes")]
     pub aad: Vec<u8>,
     /// The key.
     pub sealed: Sealed,
@@ -242,8 +246,30 @@ pub trait Hsm: Send + Sync + 'static {
         action: &Action,
         input: &ClearBytes,
     ) -> Result<ClearBytes, HsmError> {
-        let _ = (key, action, input);
+        let input = input.expose(ClearBytes::copy_from);
+        let one = KeyUse { action: action.clone(), input };
+        let done = self.use_key_each(key, &Arc::from([one])).await?;
+        let none = || HsmError::Unavailable("the token gave no result".to_owned());
+        done.into_iter().next().ok_or_else(none)
+    }
+
+    /// As [`Hsm::use_key`], several uses with one request; their results in the same order.
+    ///
+    /// # Errors
+    /// That of the first use which fails. Then nothing is known of the others, and all may be done
+    /// again, each by itself.
+    async fn use_key_each(
+        &self,
+        key: &TokenKey,
+        uses: &Arc<[KeyUse]>,
+    ) -> Result<Vec<ClearBytes>, HsmError> {
+        let _ = (key, uses);
         Err(HsmError::Unsupported("this token does not use keys inside".to_owned()))
+    }
+
+    /// How many requests it works on at the same time, about.
+    fn sessions(&self) -> usize {
+        1
     }
 
     /// Wraps and seals a key of [`Hsm::make_key`] anew, for the current KEK, without its leaving the

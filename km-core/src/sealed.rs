@@ -1,6 +1,8 @@
 //! The bytes of a managed object as its record has them. Enter through [`SealedObject`]; nothing else
 //! knows its forms.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -8,7 +10,7 @@ use crate::{
     epoch::Pin,
     hsm::{Custody, HsmError, KekId, Sealed, TokenKey},
     material::ClearBytes,
-    usage::{Action, KeyKind},
+    usage::{KeyKind, KeyUse},
     vault::Vault,
 };
 
@@ -137,9 +139,8 @@ impl Vault {
         (uid, owner): (&str, &str),
         object: &SealedObject,
         (name, kind): (Vec<u8>, KeyKind),
-        action: &Action,
-        input: &ClearBytes,
-    ) -> Result<ClearBytes, HsmError> {
+        uses: &Arc<[KeyUse]>,
+    ) -> Result<Vec<ClearBytes>, HsmError> {
         let wrapped = object.is_only_in_token();
         let aad = if wrapped { wrapped_aad(uid, owner) } else { object_aad(uid, owner) };
         let sealed = match &object.form {
@@ -151,7 +152,7 @@ impl Vault {
             }
         };
         let key = TokenKey { name, kind, wrapped, aad, sealed };
-        self.hsm().use_key(&key, action, input).await
+        self.hsm().use_key_each(&key, uses).await
     }
 
     /// The token need not keep the key of this name at hand any more.

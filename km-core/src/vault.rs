@@ -200,6 +200,11 @@ impl Vault {
         self.hsm.status()
     }
 
+    /// How many requests the token works on at the same time, about.
+    pub fn sessions(&self) -> usize {
+        self.hsm().sessions()
+    }
+
     /// Where the bytes of new keys come from.
     pub fn random(&self) -> &Random {
         &self.random

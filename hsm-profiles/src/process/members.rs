@@ -22,6 +22,8 @@ use super::start::Program;
 use super::state::{Breaker, Common, MemberStatus};
 use crate::clock::Clock;
 use crate::config::{Spread, TokenConfig};
+use crate::here::wanted_sessions;
+use crate::profile::Profile;
 use crate::request::{Request, Response};
 
 /// How often one request is sent at most. One that ends every worker it meets must not go round.
@@ -35,6 +37,8 @@ pub(crate) struct Members {
     common: Arc<Common>,
     spread: Spread,
     turn: AtomicUsize,
+    /// Of each token, about.
+    sessions: usize,
     clock: Arc<Clock>,
     deadline: Duration,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -53,6 +57,7 @@ impl Members {
     pub(crate) async fn start(config: TokenConfig, program: Program) -> Result<Self, HsmError> {
         config.check()?;
         let (spread, deadline) = (config.spread, Duration::from_millis(config.deadline_ms));
+        let sessions = wanted_sessions(&config, &Profile::load(&config.profile)?);
         let common: Arc<Common> = Arc::default();
         let (mut all, mut threads, mut opening) = (Vec::new(), Vec::new(), Vec::new());
         for (name, config) in config.members() {
@@ -68,7 +73,7 @@ impl Members {
         let ticking = ticking.spawn(move || ticks.run(deadline));
         threads.push(ticking.map_err(|e| HsmError::Setup(format!("no HSM thread: {e}")))?);
         let (turn, threads) = (AtomicUsize::new(0), Mutex::new(threads));
-        let members = Self { all, common, spread, turn, clock, deadline, threads };
+        let members = Self { all, common, spread, turn, sessions, clock, deadline, threads };
         members.opened(opening).await?;
         Ok(members)
     }
@@ -299,6 +304,14 @@ impl Members {
 
     pub(crate) fn current_kek(&self) -> KekId {
         self.common.current().unwrap_or_else(|| KekId(String::new()))
+    }
+
+    /// How many requests the tokens work on at the same time, about.
+    pub(crate) fn sessions(&self) -> usize {
+        match self.spread {
+            Spread::ActiveStandby => self.sessions,
+            Spread::ActiveActive => self.sessions * self.all.len(),
+        }
     }
 
     /// Of each token, in the order of the configuration.

@@ -1,11 +1,13 @@
 //! Using the key of an object: in the token where it can, else in this process.
 
+use std::sync::Arc;
+
 use super::{Object, ObjectError, Objects, sealing};
 use crate::{
     hsm::{Custody, HsmError},
     material::ClearBytes,
     usage::{
-        Action, KeyKind,
+        Action, KeyKind, KeyUse,
         derive::{Derivation, derive},
         process::{self, MadePair},
     },
@@ -35,7 +37,11 @@ impl Objects {
         let used = |custody| self.vault.custodies().used(kind.name(), custody);
         let done = match kind {
             KeyKind::Local(_) => Err(HsmError::Unsupported("no token is asked for it".to_owned())),
-            _ => self.use_sealed(object, sealed, kind, action, input).await,
+            _ => {
+                let input = input.expose(ClearBytes::copy_from);
+                let one = Arc::from([KeyUse { action: action.clone(), input }]);
+                self.use_sealed(object, sealed, kind, &one).await.and_then(only)
+            }
         };
         match done {
             Err(HsmError::Unsupported(why)) if sealed.is_only_in_token() => {
@@ -51,10 +57,40 @@ impl Objects {
             }
             done => {
                 let done = done?;
-                // What is only sealed was in the worker process to become an object of the token.
-                let only = sealed.is_only_in_token();
-                used(if only { Custody::InToken } else { Custody::HostTransient });
+                used(custody_of(sealed));
                 Ok(done)
+            }
+        }
+    }
+
+    /// As [`Objects::use_key`], several uses of one key, for which the token is asked once; their
+    /// results in the same order.
+    pub async fn use_key_each(
+        &self,
+        object: &Object,
+        kind: KeyKind,
+        uses: &Arc<[KeyUse]>,
+    ) -> Vec<Result<ClearBytes, ObjectError>> {
+        let done = match (&object.sealed, kind) {
+            (None, _) | (_, KeyKind::Local(_)) => None,
+            (Some(sealed), _) => Some((sealed, self.use_sealed(object, sealed, kind, uses).await)),
+        };
+        match done {
+            Some((sealed, Ok(done))) => {
+                let used = |_| self.vault.custodies().used(kind.name(), custody_of(sealed));
+                done.iter().for_each(used);
+                done.into_iter().map(Ok).collect()
+            }
+            Some((_, Err(error @ (HsmError::Unavailable(_) | HsmError::Setup(_))))) => {
+                uses.iter().map(|_| Err(error.clone().into())).collect()
+            }
+            // One of them does not fit, or the token does none: each by itself tells.
+            _ => {
+                let mut all = Vec::with_capacity(uses.len());
+                for one in uses.iter() {
+                    all.push(self.use_key(object, kind, &one.action, &one.input).await);
+                }
+                all
             }
         }
     }
@@ -64,12 +100,11 @@ impl Objects {
         object: &Object,
         sealed: &SealedObject,
         kind: KeyKind,
-        action: &Action,
-        input: &ClearBytes,
-    ) -> Result<ClearBytes, HsmError> {
+        uses: &Arc<[KeyUse]>,
+    ) -> Result<Vec<ClearBytes>, HsmError> {
         let identity = (object.uid.as_str(), object.owner.as_str());
         let named = (sealing(object, sealed), kind);
-        let error = match self.vault.use_object(identity, sealed, named, action, input).await {
+        let error = match self.vault.use_object(identity, sealed, named, uses).await {
             Err(error @ (HsmError::Refused(_) | HsmError::Unsupported(_))) => error,
             done => return done,
         };
@@ -78,7 +113,7 @@ impl Objects {
         let done = match now.filter(|now| now != sealed) {
             Some(now) => {
                 let named = (sealing(object, &now), kind);
-                self.vault.use_object(identity, &now, named, action, input).await
+                self.vault.use_object(identity, &now, named, uses).await
             }
             None => Err(error),
         };
@@ -139,6 +174,19 @@ impl Objects {
     pub async fn make_in_process(&self, kind: KeyKind, bits: u32) -> Result<MadePair, ObjectError> {
         self.check_process()?;
         off_thread(move || process::make(kind, bits)).await
+    }
+}
+
+fn only(mut results: Vec<ClearBytes>) -> Result<ClearBytes, HsmError> {
+    results.pop().ok_or_else(|| HsmError::Unavailable("the token gave no result".to_owned()))
+}
+
+/// Where a key is that the token used. What is only sealed was in the worker process to become an
+/// object of the token.
+fn custody_of(sealed: &SealedObject) -> Custody {
+    match sealed.is_only_in_token() {
+        true => Custody::InToken,
+        false => Custody::HostTransient,
     }
 }
 

@@ -17,6 +17,8 @@ mod rsa;
 use aws_lc_rs::digest::{self, Digest};
 use serde::{Deserialize, Serialize};
 
+use crate::material::ClearBytes;
+
 /// What a key is, as far as using it goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum KeyKind {
@@ -191,8 +193,10 @@ pub enum Cipher {
     /// Authenticated; the tag stands at the end of the ciphertext.
     Gcm {
         /// Nonce; 96 bits are best.
+        #[serde(with = "serde_bytes")]
         iv: Vec<u8>,
         /// Associated data.
+        #[serde(with = "serde_bytes")]
         aad: Vec<u8>,
         /// Bytes of the tag: 12 to 16.
         tag: u8,
@@ -246,4 +250,13 @@ pub enum Action {
     Sign(Scheme),
     /// A message to its HMAC.
     Mac(Hash),
+}
+
+/// One action and what it is done to.
+#[derive(Debug, PartialEq, Eq)]
+pub struct KeyUse {
+    /// What is done.
+    pub action: Action,
+    /// Clear or not, as the action takes it.
+    pub input: ClearBytes,
 }
