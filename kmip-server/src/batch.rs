@@ -21,8 +21,9 @@ use crate::{
     context::Context,
     error::OpError,
     later, notices, op,
-    together::{self, Together},
+    together::Together,
     undo::Undo,
+    uses,
 };
 
 /// What the connection does next.
@@ -170,11 +171,8 @@ async fn run(
     let mut items = VecDeque::from(items);
     let several = undo.is_none() && items.len() > 1;
     loop {
-        let may = |item: &RequestItem| several && together::may(item);
-        while together.has_room()
-            && let Some(item) = items.pop_front_if(|item| may(item))
-        {
-            together.begin(context(false), item);
+        if several {
+            together.begin(|| context(false), &mut items).await;
         }
         let next = together.next().await;
         let was_together = next.is_some();
@@ -356,13 +354,13 @@ async fn dispatch(cx: &mut Context<'_>, operation: Operation) -> Result<Answer, 
         }
         Operation::CreateSplitKey(r) => op::create_split_key::create_split_key(cx, r).await?.into(),
         Operation::JoinSplitKey(r) => op::join_split_key::join_split_key(cx, r).await?.into(),
-        Operation::Encrypt(r) => op::encrypt::encrypt(cx, r).await?.into(),
-        Operation::Decrypt(r) => op::decrypt::decrypt(cx, r).await?.into(),
-        Operation::Sign(r) => op::sign::sign(cx, r).await?.into(),
+        Operation::Encrypt(r) => uses::once(cx, r).await?,
+        Operation::Decrypt(r) => uses::once(cx, r).await?,
+        Operation::Sign(r) => uses::once(cx, r).await?,
         Operation::SignatureVerify(r) => {
             op::signature_verify::signature_verify(cx, r).await?.into()
         }
-        Operation::Mac(r) => op::mac::mac(cx, r).await?.into(),
+        Operation::Mac(r) => uses::once(cx, r).await?,
         Operation::MacVerify(r) => op::mac_verify::mac_verify(cx, r).await?.into(),
         Operation::Hash(r) => op::hash::hash(cx, r).await?.into(),
         Operation::RngRetrieve(r) => op::rng_retrieve::rng_retrieve(cx, r).await?.into(),

@@ -41,6 +41,17 @@ pub(crate) async fn on_line(
     }
 }
 
+/// As [`on_line`], only if it is the caller's object already, and no error.
+pub(crate) async fn on_line_already(cx: &Context<'_>, uid: &str) -> Option<Object> {
+    cx.check_right(uid).ok()?;
+    let tenant = cx.caller.tenant();
+    let found = match KeyId::parse(uid) {
+        Some(key) => qkd::existing(cx.objects(), tenant, &key.to_string()).await.ok()??,
+        None => cx.objects().get(tenant, uid).await.ok()?,
+    };
+    Meta::of(&found.0).ok()?.dates.archived.is_none().then_some(found.0)
+}
+
 /// Takes `step` on the object a request names, after the steps its dates have already taken.
 /// `change` adjusts the head.
 pub(crate) async fn step(

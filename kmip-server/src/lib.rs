@@ -27,6 +27,7 @@
 //! | `usage_limits` | how much an object may still be used |
 //! | `streams` | data in parts |
 //! | `usage`, `cipher` | keys in use: may they be used so, and with which parameters |
+//! | `uses` | operations that are one use of a key |
 //! | `together`, `places` | many uses at a time, of one batch, and of all clients |
 //! | `template` | attributes kept under a name (1.x) |
 //! | `error` | every refusal and its Result Reason, in one place |
@@ -74,6 +75,7 @@ mod undo;
 mod unit;
 mod usage;
 mod usage_limits;
+mod uses;
 mod wanted;
 mod web;
 mod wrap;

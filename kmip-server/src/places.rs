@@ -16,7 +16,7 @@ const MOST_OF_ONE: usize = MOST / 2;
 #[derive(Debug)]
 pub(crate) struct Places(Semaphore);
 
-/// One place; given back when dropped.
+/// Places taken; given back when dropped.
 pub(crate) struct Place<'a> {
     _of_one: SemaphorePermit<'a>,
     _of_all: SemaphorePermit<'a>,
@@ -31,11 +31,12 @@ impl Places {
         Self(Semaphore::new(MOST))
     }
 
-    /// Waits for a place for whoever asks, as long as the request may take.
-    pub(crate) async fn take<'a>(cx: &'a Context<'_>) -> Result<Place<'a>, OpError> {
+    /// Waits for places for `uses` uses of whoever asks, as long as the request may take.
+    pub(crate) async fn take<'a>(cx: &'a Context<'_>, uses: usize) -> Result<Place<'a>, OpError> {
+        let uses = u32::try_from(uses.min(MOST_OF_ONE)).unwrap_or(1);
         let both = async {
-            let of_one = cx.payer().places().0.acquire().await?;
-            let of_all = cx.server.places.0.acquire().await?;
+            let of_one = cx.payer().places().0.acquire_many(uses).await?;
+            let of_all = cx.server.places.0.acquire_many(uses).await?;
             Ok::<_, tokio::sync::AcquireError>(Place { _of_one: of_one, _of_all: of_all })
         };
         let taken = tokio::time::timeout_at(cx.until(), both).await;

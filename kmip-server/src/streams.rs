@@ -153,6 +153,14 @@ impl Input {
         ClearBytes::copy_from(self.data.get(..len).unwrap_or(&self.data))
     }
 
+    /// The first `len` bytes; those of a last part are not needed again.
+    pub(crate) fn take(&mut self, len: usize) -> ClearBytes {
+        match self.ends && len == self.data.len() {
+            true => ClearBytes::from_vec(std::mem::take(&mut *self.data)),
+            false => self.start(len),
+        }
+    }
+
     /// All bytes, of the last part.
     pub(crate) fn whole(mut self) -> ClearBytes {
         ClearBytes::from_vec(std::mem::take(&mut *self.data))

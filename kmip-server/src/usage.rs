@@ -5,7 +5,7 @@ use km_core::{
     hsm::HsmError,
     material::ClearBytes,
     objects::{Object, ObjectError, ObjectState},
-    usage::{Action, Curve, DsaSet, Hash, KeyKind, Scheme, local},
+    usage::{Action, Curve, DsaSet, Hash, KeyKind, KeyUse, Scheme, local},
 };
 use kmip::{
     SecretBytes,
@@ -62,6 +62,28 @@ impl Subject {
         wanted: Use,
     ) -> Result<Self, OpError> {
         let (object, _) = find::on_line(cx, id).await?;
+        Self::fit(cx, object, parameters, wanted)
+    }
+
+    /// As [`Subject::find`], for several items of a batch at once; `None` where each has to find it
+    /// by itself: it is not there yet, may not be used so, or is used up by being used.
+    pub(crate) async fn shared(
+        cx: &Context<'_>,
+        uid: &str,
+        parameters: Option<CryptographicParameters>,
+        wanted: Use,
+    ) -> Option<Self> {
+        let object = find::on_line_already(cx, uid).await?;
+        let subject = Self::fit(cx, object, parameters, wanted).ok()?;
+        (!subject.meta.limited).then_some(subject)
+    }
+
+    fn fit(
+        cx: &Context<'_>,
+        object: Object,
+        parameters: Option<CryptographicParameters>,
+        wanted: Use,
+    ) -> Result<Self, OpError> {
         let (meta, parameters) = match parameters {
             Some(parameters) => (Meta::of(&object)?, parameters),
             None => {
@@ -139,8 +161,23 @@ impl Subject {
         action: &Action,
         input: &ClearBytes,
     ) -> Result<ClearBytes, OpError> {
-        let _place = Places::take(cx).await?;
+        let _place = Places::take(cx, 1).await?;
         cx.objects().use_key(&self.object, kind, action, input).await.map_err(used)
+    }
+
+    /// Does each of `uses`, with one request to the token.
+    pub(crate) async fn act_each(
+        &self,
+        cx: &Context<'_>,
+        kind: KeyKind,
+        uses: Vec<KeyUse>,
+    ) -> Vec<Result<ClearBytes, OpError>> {
+        let _places = match Places::take(cx, uses.len()).await {
+            Ok(places) => places,
+            Err(error) => return uses.iter().map(|_| Err(error.clone())).collect(),
+        };
+        let done = cx.objects().use_key_each(&self.object, kind, &uses.into()).await;
+        done.into_iter().map(|done| done.map_err(used)).collect()
     }
 
     /// The bytes of a public key.

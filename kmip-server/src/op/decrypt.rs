@@ -14,40 +14,58 @@ use crate::{
     context::Context,
     error::OpError,
     streams::{self, Input, Marks, Said},
-    usage::{DECRYPT, Subject, bad},
+    usage::{DECRYPT, Subject, Use, bad},
+    uses::{OneUse, Step},
 };
 
-pub(crate) async fn decrypt(cx: &mut Context<'_>, request: Request) -> Result<Response, OpError> {
-    let Request { id, parameters, data, iv, correlation_value, init, last, aad, tag } = request;
-    let marks = Marks { correlation: correlation_value, init, last };
-    let key = streams::named(cx, id, &marks)?;
-    let said = Said { key, parameters, iv, aad, proof: tag };
-    let data = data.map(Zeroizing::new);
-    let input = streams::begin(cx, OperationCode::Decrypt, marks, said, data).await?;
-    let subject = Subject::find(cx, input.key(), input.said.parameters.clone(), DECRYPT).await?;
-    let kind = subject.kind()?;
-    if subject.meta.kind() == ObjectType::PublicKey {
-        return Err(subject.unusable("a public key decrypts nothing"));
+impl OneUse for Request {
+    const USE: Use = DECRYPT;
+    type Said = Input;
+
+    async fn begin(self, cx: &Context<'_>) -> Result<Input, OpError> {
+        let Self { id, parameters, data, iv, correlation_value, init, last, aad, tag } = self;
+        let marks = Marks { correlation: correlation_value, init, last };
+        let key = streams::named(cx, id, &marks)?;
+        let said = Said { key, parameters, iv, aad, proof: tag };
+        streams::begin(cx, OperationCode::Decrypt, marks, said, data.map(Zeroizing::new)).await
     }
-    let given = Given { iv: input.said.iv.clone(), aad: input.said.aad.clone() };
-    let cipher = cipher::cipher(&subject, kind, given)?;
-    let id = subject.object.uid.clone();
-    let before = input.given;
-    let Some((cipher, len)) = cipher::step(cipher, true, &input) else {
-        return Ok(Response { id, data: None, correlation_value: input.keep(cx, before) });
-    };
-    let sealed = match input.ends() {
-        true => with_tag(&input, cipher::tag_of(&cipher))?,
-        false => input.start(len),
-    };
-    let clear = subject.act(cx, kind, &Action::Decrypt(cipher), &sealed).await?;
-    let data = clear.expose(|clear| SecretBytes::copy_from(clear.get(before..).unwrap_or(&[])));
-    Ok(Response { id, data: Some(data), correlation_value: input.keep(cx, len) })
+
+    fn input(said: &Input) -> &Input {
+        said
+    }
+
+    async fn prepare(
+        cx: &Context<'_>,
+        subject: &Subject,
+        mut input: Input,
+    ) -> Result<Step, OpError> {
+        let kind = subject.kind()?;
+        if subject.meta.kind() == ObjectType::PublicKey {
+            return Err(subject.unusable("a public key decrypts nothing"));
+        }
+        let given = Given { iv: input.said.iv.clone(), aad: input.said.aad.clone() };
+        let cipher = cipher::cipher(subject, kind, given)?;
+        let id = subject.object.uid.clone();
+        let before = input.given;
+        let Some((cipher, len)) = cipher::step(cipher, true, &input) else {
+            let correlation_value = input.keep(cx, before);
+            return Ok(Step::done(Response { id, data: None, correlation_value }));
+        };
+        let sealed = match input.ends() {
+            true => with_tag(&mut input, cipher::tag_of(&cipher))?,
+            false => input.start(len),
+        };
+        Ok(Step::asks(kind, Action::Decrypt(cipher), sealed, move |cx, clear| {
+            let rest = |clear: &[u8]| SecretBytes::copy_from(clear.get(before..).unwrap_or(&[]));
+            let data = Some(clear.expose(rest));
+            Response { id, data, correlation_value: input.keep(cx, len) }
+        }))
+    }
 }
 
 /// All the data, with the tag of `len` bytes at its end.
-fn with_tag(input: &Input, len: Option<usize>) -> Result<ClearBytes, OpError> {
-    let data = input.start(input.len());
+fn with_tag(input: &mut Input, len: Option<usize>) -> Result<ClearBytes, OpError> {
+    let data = input.take(input.len());
     match (&input.said.proof, len) {
         (Some(_), None) => Err(bad("this cipher has no tag")),
         (Some(tag), Some(len)) if tag.len() != len => {

@@ -10,30 +10,49 @@ use kmip::{
 use crate::{
     context::Context,
     error::OpError,
-    streams::{self, Marks, Said},
-    usage::{self, SIGN, Subject},
+    streams::{self, Input, Marks, Said},
+    usage::{self, SIGN, Subject, Use},
+    uses::{OneUse, Step},
 };
 
-pub(crate) async fn sign(cx: &mut Context<'_>, request: Request) -> Result<Response, OpError> {
-    let Request { id, parameters, data, digested, correlation_value, init, last } = request;
-    let marks = Marks { correlation: correlation_value, init, last };
-    let key = streams::named(cx, id, &marks)?;
-    let said = Said { key, parameters, ..Said::default() };
-    let (data, digested) = usage::data_or_digest(data, digested, &marks)?;
-    let input = streams::begin(cx, OperationCode::Sign, marks, said, data).await?;
-    let subject = Subject::find(cx, input.key(), input.said.parameters.clone(), SIGN).await?;
-    if subject.meta.kind() != ObjectType::PrivateKey {
-        return Err(subject.unusable("only private keys sign"));
+impl OneUse for Request {
+    const USE: Use = SIGN;
+    /// With the Digested Data.
+    type Said = (Input, Option<Vec<u8>>);
+
+    async fn begin(self, cx: &Context<'_>) -> Result<Self::Said, OpError> {
+        let Self { id, parameters, data, digested, correlation_value, init, last } = self;
+        let marks = Marks { correlation: correlation_value, init, last };
+        let key = streams::named(cx, id, &marks)?;
+        let said = Said { key, parameters, ..Said::default() };
+        let (data, digested) = usage::data_or_digest(data, digested, &marks)?;
+        Ok((streams::begin(cx, OperationCode::Sign, marks, said, data).await?, digested))
     }
-    let kind = subject.kind()?;
-    let scheme = subject.scheme(kind)?;
-    subject.spend(cx, input.fresh).await?;
-    let id = subject.object.uid.clone();
-    if !input.ends() {
-        return Ok(Response { id, signature: None, correlation_value: input.keep(cx, 0) });
+
+    fn input((input, _): &Self::Said) -> &Input {
+        input
     }
-    let message = usage::message(scheme, input.whole(), digested)?;
-    let signature = subject.act(cx, kind, &Action::Sign(scheme), &message).await?;
-    let signature = Some(signature.expose(<[u8]>::to_vec));
-    Ok(Response { id, signature, correlation_value: None })
+
+    async fn prepare(
+        cx: &Context<'_>,
+        subject: &Subject,
+        (input, digested): Self::Said,
+    ) -> Result<Step, OpError> {
+        if subject.meta.kind() != ObjectType::PrivateKey {
+            return Err(subject.unusable("only private keys sign"));
+        }
+        let kind = subject.kind()?;
+        let scheme = subject.scheme(kind)?;
+        subject.spend(cx, input.fresh).await?;
+        let id = subject.object.uid.clone();
+        if !input.ends() {
+            let correlation_value = input.keep(cx, 0);
+            return Ok(Step::done(Response { id, signature: None, correlation_value }));
+        }
+        let message = usage::message(scheme, input.whole(), digested)?;
+        Ok(Step::asks(kind, Action::Sign(scheme), message, |_, signature| {
+            let signature = Some(signature.expose(<[u8]>::to_vec));
+            Response { id, signature, correlation_value: None }
+        }))
+    }
 }

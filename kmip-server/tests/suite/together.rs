@@ -90,6 +90,37 @@ async fn answers_keep_the_order_of_their_items() {
     }
 }
 
+/// Items alike are asked of the token as one; what does not fit is refused by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_does_not_fit_leaves_those_like_it_alone() {
+    let network = Network::start().await;
+    let mut client = network.client("n1", Version::V1_4).await;
+    let id = keys(&mut client, 1).await.remove(0);
+    let mut sealed = Vec::new();
+    for item in run(&mut client, (0..6).map(|n| encrypt(&id, &[n; 40])), |_| {}).await {
+        sealed.push(ciphertext(&item));
+    }
+    sealed[2].pop();
+    sealed[4].truncate(0);
+    let go_on = |m: &mut RequestMessage| {
+        m.header.batch_error_continuation = Some(BatchErrorContinuationOption::Continue);
+    };
+    let items = || sealed.iter().map(|sealed| decrypt(&id, sealed));
+    let opened = run(&mut client, items(), go_on).await;
+    for (n, item) in (0..).zip(&opened) {
+        match &item.outcome {
+            Outcome::Success(Answer::Decrypt(response)) if n != 2 && n != 4 => {
+                let clear = response.data.as_ref().unwrap();
+                assert!(clear.expose(|clear| clear == [n; 40]), "item {n}");
+            }
+            Outcome::Failed(_) if n == 2 || n == 4 => {}
+            other => panic!("item {n}: {other:?}"),
+        }
+    }
+    let stopped = run(&mut client, items(), |_| {}).await;
+    assert_eq!(stopped.len(), 3, "nothing is answered after the first that failed");
+}
+
 /// Items that change a key stand between those that use it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_changes_a_key_comes_after_the_uses_before_it() {
