@@ -9,7 +9,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{block::MAX_BLOCK, material::ClearBytes, provenance::Grade, run::RunId};
+use crate::{block::MAX_BLOCK, ids::LinkId, material::ClearBytes, provenance::Grade, run::RunId};
 
 /// Where a span is, and how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -69,6 +69,8 @@ pub struct Pad {
     pub bytes: ClearBytes,
     /// What may be claimed for them: what they hide is worth no more.
     pub grade: Grade,
+    /// The QKD link they came over; of bits that were relayed, none.
+    pub link: Option<LinkId>,
 }
 
 /// The durable record of a span.

@@ -108,7 +108,7 @@ pub(crate) fn give(
     if !lend(wire, TAG_KEY + len) {
         return Ok(None);
     }
-    let Some(taken) = wire.out.take(len, now) else { return Ok(None) };
+    let Some(taken) = wire.out.take_alike(len, len, now) else { return Ok(None) };
     wire.note_pieces(&taken.pieces)?;
     let cipher = of_grade(HopCipher::Shared, taken.grade);
     let Some((frame, material)) = cipher::seal_given(head, Lock::Given(taken.pieces), &taken.bytes)

@@ -7,7 +7,7 @@ use std::{
 };
 
 use km_core::{
-    ids::{BlockId, ClusterId, PoolTag},
+    ids::{BlockId, ClusterId, LinkId, PoolTag},
     material::ClearBytes,
     pad::{Pad, PadSpan, PadUse},
     provenance::Grade,
@@ -45,6 +45,8 @@ impl Account {
 
 pub(crate) struct Wire {
     tag: PoolTag,
+    /// The QKD link beside it.
+    link: LinkId,
     next_block: u64,
     pub(crate) out: PadsOut,
     pub(crate) inner: PadsIn,
@@ -56,9 +58,12 @@ pub(crate) struct Wire {
 }
 
 impl Wire {
-    /// From `from` to `to`. `higher`: it is the second direction of that pool.
-    pub(crate) fn new(from: &ClusterId, to: &ClusterId, higher: bool, now: Instant) -> Self {
+    /// From one to the other of `ends`, with QKD over `link`. `higher`: it is the second direction of that
+    /// pool.
+    pub(crate) fn new(ends: [&ClusterId; 2], link: LinkId, higher: bool, now: Instant) -> Self {
+        let [from, to] = ends;
         Self {
+            link,
             tag: PoolTag::of_pair(from, to),
             // The two directions never name the same block.
             next_block: u64::from(higher),
@@ -91,8 +96,9 @@ impl Wire {
             let span = PadSpan { id: RunId { block, offset: 0 }, len };
             let bytes = rng.bytes(usize::from(len));
             let copy = ClearBytes::copy_from(&bytes);
-            self.inner.add(Pad { span, bytes: copy, grade });
-            self.out.add(Pad { span, bytes: ClearBytes::from_vec(bytes), grade });
+            let link = Some(self.link.clone());
+            self.inner.add(Pad { span, bytes: copy, grade, link: link.clone() });
+            self.out.add(Pad { span, bytes: ClearBytes::from_vec(bytes), grade, link });
             self.lent.insert(span.id, len);
             self.account.stock -= u64::from(len);
             self.account.lent += u64::from(len);

@@ -87,7 +87,8 @@ impl World {
         for (a, b) in &links {
             for (from, to) in [(*a, *b), (*b, *a)] {
                 wire_at.insert((from, to), wires.len());
-                wires.push(Wire::new(&nodes[from].name, &nodes[to].name, from > to, start));
+                let ends = [&nodes[from].name, &nodes[to].name];
+                wires.push(Wire::new(ends, link_id(wires.len() / 2), from > to, start));
             }
         }
         let pairs = (0..plan.nodes).flat_map(|at| std::iter::repeat_n(at, plan.pairs));

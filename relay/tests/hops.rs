@@ -9,7 +9,7 @@ use std::{
 };
 
 use km_core::{
-    ids::{BlockId, ClusterId, PoolTag},
+    ids::{BlockId, ClusterId, LinkId, PoolTag},
     material::ClearBytes,
     pad::{Pad, PadSpan},
     provenance::{Grade, Hop, HopCipher, Origin},
@@ -64,7 +64,7 @@ fn head(number: u64) -> HopHead {
     }
 }
 
-/// Both ends of one link, holding the same spans.
+/// Both ends of one KM link, holding the same spans.
 struct Ends {
     dice: Dice,
     out: PadsOut,
@@ -80,11 +80,16 @@ impl Ends {
     }
 
     fn lend(&mut self, len: u16, grade: Grade) {
+        self.lend_of("link", len, grade);
+    }
+
+    fn lend_of(&mut self, link: &str, len: u16, grade: Grade) {
         let block = BlockId { pool: PoolTag::from_bits(1), number: 1 + u64::from(self.next_span) };
         self.next_span += 1;
         let span = PadSpan { id: RunId { block, offset: 0 }, len };
         let bits = self.dice.bytes(usize::from(len));
-        let pad = || Pad { span, bytes: ClearBytes::copy_from(&bits), grade };
+        let link = LinkId::parse(link).ok();
+        let pad = || Pad { span, bytes: ClearBytes::copy_from(&bits), grade, link: link.clone() };
         self.out.add(pad());
         self.far.add(pad());
     }
@@ -249,7 +254,8 @@ fn what_was_passed_on_is_what_the_pad_held() {
     };
     let taken = ends.out.take(68, ends.now).unwrap();
     assert_eq!(taken.pieces.len(), 2);
-    let given = cipher::seal_given(head(1), Lock::Given(taken.pieces), &taken.bytes);
+    let head = HopHead { origin: Origin::Qkd(LinkId::parse("link").unwrap()), ..head(1) };
+    let given = cipher::seal_given(head, Lock::Given(taken.pieces), &taken.bytes);
     let (frame, material) = given.unwrap();
     assert!(frame.body.is_empty());
     assert_eq!(material.expose(<[u8]>::to_vec), bits[32..]);
@@ -421,4 +427,37 @@ fn what_arrived_is_collected_once_with_the_path_it_came() {
     assert_eq!((bytes, provenance.path.clone()), (material(), path));
     assert_eq!(provenance.grade(), Grade::Computational);
     assert!(node.collect(&batch).is_none());
+}
+
+/// Where another QKD link took over, no batch has bits of both, and each says which it was.
+#[test]
+fn a_key_that_is_passed_on_names_the_qkd_link_it_came_over() {
+    let mut ends = Ends::new(7);
+    let given = |ends: &mut Ends, number, len| {
+        let taken = ends.out.take_alike(len, 2048, ends.now).unwrap();
+        let origin = Origin::Qkd(taken.link.clone().unwrap());
+        let head = HopHead { origin: origin.clone(), ..head(number) };
+        let (frame, material) =
+            cipher::seal_given(head, Lock::Given(taken.pieces), &taken.bytes).unwrap();
+        (frame, origin, material)
+    };
+    let link = |name| Origin::Qkd(LinkId::parse(name).unwrap());
+    for (name, len) in [("one", 3000), ("one", 1000), ("two", 6000), ("one", 3000)] {
+        ends.lend_of(name, len, Grade::ItsRelay);
+    }
+    let expected =
+        [(1500, "one", 1500), (3000, "one", 2436), (3000, "two", 3000), (2200, "two", 2200)];
+    for (number, (want, name, len)) in (0..).zip(expected) {
+        let (frame, origin, material) = given(&mut ends, number, want);
+        assert_eq!((origin, material.len()), (link(name), len), "batch {number}");
+        assert_eq!(ends.far.open(&frame).unwrap().material, material);
+    }
+    // What is left of the second link is too little for a batch, and is given up.
+    let left = ends.out.available();
+    let (mut frame, origin, _) = given(&mut ends, 9, 2500);
+    assert_eq!((origin, ends.out.available()), (link("one"), 3000 - 2532));
+    let burned: u16 = ends.out.take_through().iter().map(|used| used.rest()).sum();
+    assert_eq!(usize::from(burned), left - 3000);
+    frame.head.origin = link("two");
+    assert_eq!(ends.far.open(&frame).unwrap_err(), HopFault::Refused, "the link is another");
 }

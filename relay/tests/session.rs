@@ -59,7 +59,7 @@ fn span(number: u64) -> PadSpan {
 
 fn pad(span: PadSpan) -> Option<Pad> {
     let bytes = ClearBytes::from_vec(vec![3; usize::from(span.len)]);
-    Some(Pad { span, bytes, grade: Grade::ItsRelay })
+    Some(Pad { span, bytes, grade: Grade::ItsRelay, link: None })
 }
 
 /// The lender gives up a span the token here is slow to open: it takes no place once it is open.

@@ -21,7 +21,7 @@ use crate::{
     ledger::{Ledger, bits},
     pad::{Pad, PadRecord, PadSpan, PadUse},
     peer::AssignError,
-    provenance::{Grade, Provenance},
+    provenance::{Grade, Origin, Provenance},
     records::{RecordError, Records},
     run::RunId,
 };
@@ -95,7 +95,14 @@ impl Pool {
     pub async fn open_pad(&self, span: PadSpan) -> Result<Pad, PoolError> {
         let range = usize::from(span.id.offset)..span.end() as usize;
         let opened = self.open_range(span.id.block.number, range).await;
-        let pad = |(bytes, came): (_, Provenance)| Pad { span, bytes, grade: came.grade() };
+        let pad = |(bytes, came): (_, Provenance)| {
+            let grade = came.grade();
+            let link = match came.origin {
+                Origin::Qkd(link) if came.path.is_empty() => Some(link),
+                _ => None,
+            };
+            Pad { span, bytes, grade, link }
+        };
         let opened = opened.map(pad);
         opened.inspect_err(|error| {
             if spoiled(error) {

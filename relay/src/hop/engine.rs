@@ -13,7 +13,7 @@ use std::{
 use km_core::{
     ids::ClusterId,
     material::ClearBytes,
-    provenance::{Hop, HopCipher, Origin, Provenance},
+    provenance::{Hop, HopCipher, Provenance},
     random::Random,
     route::{CipherPolicy, Route, Routes},
 };
@@ -23,7 +23,7 @@ use transport::Shutdown;
 
 use super::{
     message::{HopAnswer, HopFault, HopHead, TransferId, TransferName},
-    neighbour::Neighbour,
+    neighbour::{Given, Neighbour},
     rest::Rests,
     transfers::{Step, Transfers},
 };
@@ -167,16 +167,13 @@ impl Relay {
             return Err(HopFault::Resting);
         }
         // Where the way begins without QKD there is no key to be passed on.
-        let (scheme, origin) = match (scheme, &neighbour.link) {
-            (Scheme::FirstKey, Some(link)) => (scheme, Origin::Qkd(link.clone())),
-            _ => (Scheme::Random, self.random.origin()),
-        };
+        let scheme = if neighbour.link.is_some() { scheme } else { Scheme::Random };
         let head = HopHead {
             transfer,
             from: self.here.clone(),
             route: route.hops()[1..].to_vec(),
             policy: route.cipher(),
-            origin: origin.clone(),
+            origin: self.random.origin(),
             path: Vec::new(),
         };
         let (answer, answered) = oneshot::channel();
@@ -186,7 +183,7 @@ impl Relay {
         let left = sent.is_ok();
         let arrived = match sent {
             Err(why) => Err(why),
-            Ok((material, cipher)) => wait(answered).await.and_then(|seen| {
+            Ok(Given { material, cipher, origin }) => wait(answered).await.and_then(|seen| {
                 let path = agreed_path(route, cipher, seen).ok_or(HopFault::Refused)?;
                 Ok(Fetched { transfer, material, provenance: Provenance::relayed(origin, path) })
             }),
@@ -209,7 +206,7 @@ impl Relay {
         head: HopHead,
         scheme: Scheme,
         len: usize,
-    ) -> Result<(ClearBytes, HopCipher), HopFault> {
+    ) -> Result<Given, HopFault> {
         match scheme {
             Scheme::FirstKey => neighbour.give(head, len).await,
             Scheme::Random => {
@@ -217,8 +214,9 @@ impl Relay {
                     tracing::error!(%error, "no random bytes for the relay");
                     HopFault::Refused
                 })?;
+                let origin = head.origin.clone();
                 let cipher = neighbour.send(head, &material).await?;
-                Ok((material, cipher))
+                Ok(Given { material, cipher, origin })
             }
         }
     }

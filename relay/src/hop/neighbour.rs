@@ -11,7 +11,7 @@ use km_core::{
     material::ClearBytes,
     pad::{Pad, PadUse},
     pool::{Pool, PoolError},
-    provenance::{Grade, HopCipher},
+    provenance::{Grade, HopCipher, Origin},
     route::CipherPolicy,
 };
 use tokio::sync::Mutex as AsyncMutex;
@@ -20,7 +20,7 @@ use super::{
     cipher,
     message::{HopFault, HopFrame, HopHead, Lock, TAG_KEY},
     pads_in::of_pad,
-    pads_out::PadsOut,
+    pads_out::{PadsOut, Taken},
 };
 use crate::{frame::Frame, handle::Handle};
 
@@ -28,19 +28,28 @@ use crate::{frame::Frame, handle::Handle};
 const TURN_WITHIN: Duration = Duration::from_secs(5);
 /// With less than this to assign from, a hop that may use AES spares its stock.
 const LOW_STOCK: u64 = 256 << 10;
+/// Fewer bytes are not passed on.
+const LEAST_GIVEN: usize = 2048;
 /// Blocks asked of the other end when ours are used up.
 const ASK_BLOCKS: u16 = 4;
 
 /// A cluster that batches can be sent to.
 pub(crate) struct Neighbour {
     pub(crate) cluster: ClusterId,
-    /// The QKD link between us; without one, the KM link itself fills the pool.
+    /// A QKD link between us; without one, the KM link itself fills the pool.
     pub(crate) link: Option<LinkId>,
     pool: Arc<Pool>,
     handle: Arc<Handle>,
     lent: Mutex<Lent>,
     /// Held by whoever is lending.
     lending: AsyncMutex<()>,
+}
+
+/// A key that was passed on.
+pub(crate) struct Given {
+    pub(crate) material: ClearBytes,
+    pub(crate) cipher: HopCipher,
+    pub(crate) origin: Origin,
 }
 
 /// What is lent over the connection `turn`.
@@ -131,20 +140,24 @@ impl Neighbour {
         .await
     }
 
-    /// Passes on `len` bytes that both ends hold; nothing but their place is sent.
+    /// Passes on `len` bytes that both ends hold, or fewer where another QKD link took over; nothing but
+    /// their place is sent. The head's origin becomes the link they came over, and is returned.
     pub(crate) async fn give(
         self: &Arc<Self>,
         head: HopHead,
         len: usize,
-    ) -> Result<(ClearBytes, HopCipher), HopFault> {
+    ) -> Result<Given, HopFault> {
         self.with_pad(
             |_| TAG_KEY + len,
             |lent| {
-                let taken = take(&mut lent.pads, len)?;
+                let taken = lent.pads.take_alike(len, LEAST_GIVEN, Instant::now());
+                let taken = found(&mut lent.pads, taken)?;
+                let origin = Origin::Qkd(taken.link.ok_or(HopFault::Refused)?);
+                let head = HopHead { origin: origin.clone(), ..head };
                 let given = cipher::seal_given(head, Lock::Given(taken.pieces), &taken.bytes);
                 let (frame, material) = given.ok_or(HopFault::Refused)?;
-                self.send_frame(lent.turn, Some(frame), len)?;
-                Ok((material, of_pad(HopCipher::Shared, taken.grade)))
+                self.send_frame(lent.turn, Some(frame), material.len())?;
+                Ok(Given { material, cipher: of_pad(HopCipher::Shared, taken.grade), origin })
             },
         )
         .await
@@ -283,8 +296,12 @@ impl Neighbour {
     }
 }
 
-fn take(pads: &mut PadsOut, len: usize) -> Result<super::pads_out::Taken, HopFault> {
+fn take(pads: &mut PadsOut, len: usize) -> Result<Taken, HopFault> {
     let taken = pads.take(len, Instant::now());
+    found(pads, taken)
+}
+
+fn found(pads: &mut PadsOut, taken: Option<Taken>) -> Result<Taken, HopFault> {
     if taken.is_none() {
         // In too many pieces: fewer and longer ones come next.
         pads.end();

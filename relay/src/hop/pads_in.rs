@@ -7,9 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use km_core::{
+    ids::LinkId,
     material::ClearBytes,
     pad::Pad,
-    provenance::{Grade, HopCipher},
+    provenance::{Grade, HopCipher, Origin},
     run::RunId,
 };
 
@@ -86,7 +87,7 @@ impl PadsIn {
     pub fn open(&mut self, frame: &HopFrame) -> Result<Opened, HopFault> {
         match &frame.lock {
             Lock::Otp(pieces) => {
-                let (pad, grade) = self.spend(pieces, TAG_KEY + frame.body.len())?;
+                let (pad, grade, _) = self.spend(pieces, TAG_KEY + frame.body.len())?;
                 let material = cipher::open_otp(frame, &pad).ok_or(HopFault::BadTag)?;
                 Ok(Opened { material, cipher: of_pad(HopCipher::Otp, grade) })
             }
@@ -95,7 +96,10 @@ impl PadsIn {
                 if !(TAG_KEY + 1..=TAG_KEY + MAX_MATERIAL).contains(&total) {
                     return Err(HopFault::Refused);
                 }
-                let (pad, grade) = self.spend(pieces, total)?;
+                let (pad, grade, origin) = self.spend(pieces, total)?;
+                if origin.as_ref() != Some(&frame.head.origin) {
+                    return Err(HopFault::Refused);
+                }
                 let material = cipher::open_otp(frame, &pad).ok_or(HopFault::BadTag)?;
                 Ok(Opened { material, cipher: of_pad(HopCipher::Shared, grade) })
             }
@@ -112,25 +116,34 @@ impl PadsIn {
         }
     }
 
-    /// The bytes of the pieces, `total` of them, and the lowest grade among their blocks.
-    fn spend(&mut self, pieces: &[Piece], total: usize) -> Result<(ClearBytes, Grade), HopFault> {
+    /// The bytes of the pieces, `total` of them, the lowest grade among their blocks, and the one QKD link
+    /// they came over, if it is one.
+    fn spend(
+        &mut self,
+        pieces: &[Piece],
+        total: usize,
+    ) -> Result<(ClearBytes, Grade, Option<Origin>), HopFault> {
         let sum: usize = pieces.iter().map(|piece| usize::from(piece.len)).sum();
         if sum != total {
             return Err(HopFault::Refused);
         }
         let (mut bytes, mut grade) = (Vec::with_capacity(total), Grade::ItsRelay);
+        let mut links = Vec::new();
         for piece in pieces {
             let found = self.spend_one(piece, &mut bytes);
-            let Some(found) = found else {
+            let Some((found, link)) = found else {
                 drop(ClearBytes::from_vec(bytes));
                 return Err(HopFault::BadPad);
             };
             grade = grade.min(found);
+            links.push(link);
         }
-        Ok((ClearBytes::from_vec(bytes), grade))
+        links.dedup();
+        let link = if links.len() == 1 { links.pop().flatten() } else { None };
+        Ok((ClearBytes::from_vec(bytes), grade, link.map(Origin::Qkd)))
     }
 
-    fn spend_one(&mut self, piece: &Piece, into: &mut Vec<u8>) -> Option<Grade> {
+    fn spend_one(&mut self, piece: &Piece, into: &mut Vec<u8>) -> Option<(Grade, Option<LinkId>)> {
         let span = self.spans.get_mut(&piece.span)?;
         let end = piece.at.checked_add(piece.len).filter(|end| *end <= span.pad.span.len)?;
         if piece.at < span.cursor || piece.len == 0 {
@@ -141,12 +154,12 @@ impl PadsIn {
         span.pad.bytes.expose(|all| into.extend_from_slice(&all[range.clone()]));
         // What was passed over belongs to a frame that was lost, and goes with it.
         span.pad.bytes.wipe(0..range.end);
-        Some(span.pad.grade)
+        Some((span.pad.grade, span.pad.link.clone()))
     }
 
     fn key_at(&mut self, piece: Piece) -> Result<&mut HopKey, HopFault> {
         if self.hop_key.as_ref().is_none_or(|(at, _)| *at != piece) {
-            let (bytes, _) = self.spend(&[piece], 32)?;
+            let (bytes, ..) = self.spend(&[piece], 32)?;
             let key = HopKey::new(&bytes).ok_or(HopFault::Refused)?;
             self.hop_key = Some((piece, key));
         }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use km_core::{
+    ids::LinkId,
     material::ClearBytes,
     pad::{Pad, PadUse},
     provenance::Grade,
@@ -52,6 +53,8 @@ pub struct Taken {
     pub bytes: ClearBytes,
     /// The lowest grade among their blocks.
     pub grade: Grade,
+    /// The QKD link of the first of them; see [`PadsOut::take_alike`].
+    pub link: Option<LinkId>,
 }
 
 /// Spans lent over one connection, and the hop key taken from them.
@@ -123,6 +126,23 @@ impl PadsOut {
         enough.then(|| self.cut(TAG_KEY, len, now))
     }
 
+    /// As [`PadsOut::take`], but all bytes came over one QKD link, which goes by [`Taken::link`]. Where
+    /// another link took over, fewer than `len` bytes come; fewer than `least` are given up.
+    pub fn take_alike(&mut self, len: usize, least: usize, now: Instant) -> Option<Taken> {
+        loop {
+            let first = self.spans.front()?.pad.link.clone();
+            let alike = self.spans.iter().take_while(|span| span.pad.link == first);
+            let (count, bytes) =
+                alike.fold((0, 0), |(n, sum), span| (n + 1, sum + usize::from(span.left())));
+            let all = count == self.spans.len();
+            if all || bytes >= TAG_KEY + least.min(len) {
+                let len = if all { len } else { len.min(bytes - TAG_KEY) };
+                return self.take(len, now);
+            }
+            self.through.extend(self.spans.drain(..count).map(|span| span.used()));
+        }
+    }
+
     fn pieces_for(&self, total: usize) -> usize {
         let mut sum = 0;
         let lefts = self.spans.iter().map(|span| usize::from(span.left()));
@@ -138,6 +158,7 @@ impl PadsOut {
     fn cut(&mut self, tag: usize, pad: usize, now: Instant) -> Taken {
         (self.used, self.taken) = (now, Some(now));
         let (mut pieces, mut grade) = (Vec::new(), Grade::ItsRelay);
+        let link = self.spans.front().and_then(|span| span.pad.link.clone());
         let mut bytes = Vec::with_capacity(tag + pad);
         let (mut tag_left, mut left) = (tag, tag + pad);
         while left > 0 {
@@ -159,7 +180,7 @@ impl PadsOut {
                 self.spans.pop_front();
             }
         }
-        Taken { pieces, bytes: ClearBytes::from_vec(bytes), grade }
+        Taken { pieces, bytes: ClearBytes::from_vec(bytes), grade, link }
     }
 
     /// Whether the hop key in use serves for another frame.

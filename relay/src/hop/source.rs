@@ -196,14 +196,13 @@ fn whole(fetched: Fetched) -> ModuleKey {
     ModuleKey { id: transfer.to_string(), bytes: material, relayed: Some(provenance) }
 }
 
-/// The exclusive or of shares of one length, under all their names; `None` when they do not fit.
+/// The exclusive or of shares, as long as the shortest, under all their names; `None` when they do not fit.
 fn joined(shares: impl IntoIterator<Item = ModuleKey>) -> Option<ModuleKey> {
     let (mut ids, mut ways, mut sum) = (Vec::new(), Vec::new(), None::<ClearBytes>);
     for ModuleKey { id, bytes, relayed } in shares {
         sum = Some(match sum {
             None => bytes,
-            Some(sum) if sum.len() == bytes.len() => xor(&sum, &bytes),
-            Some(_) => return None,
+            Some(sum) => xor(&sum, &bytes),
         });
         ids.push(id);
         ways.push(relayed?);
