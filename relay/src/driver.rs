@@ -414,6 +414,9 @@ impl<'a> Driver<'a> {
                     self.peer.relay.opened(from, head, material);
                 }
                 Action::NotOpened(why) => self.not_opened(why),
+                Action::Supply(ask) => {
+                    self.peer.relay.supply(self.peer.config.cluster.clone(), ask);
+                }
                 Action::Answered { name, answer } => {
                     self.peer.relay.answered(&self.peer.config.cluster, name, answer);
                 }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     agreement::{MAX_KEYS, Tag},
-    hop::{HopAnswer, HopFrame, TransferName},
+    hop::{HopAnswer, HopFrame, SupplyAsk, TransferName},
     kems::Combined,
 };
 
@@ -222,6 +222,8 @@ pub enum Frame {
     },
     /// The account of the pool at this end, as time goes on.
     Account(Ledger),
+    /// Supply the exclusive or of keys you share with us and with another.
+    Supply(SupplyAsk),
 }
 
 /// Bytes that are no frame. The connection cannot go on.
@@ -294,6 +296,7 @@ impl Frame {
             | Frame::KemReady { proof: bytes, .. } => bytes.len() <= MAX_KEM,
             Frame::Hop(frame) => frame.within_bounds(),
             Frame::HopAnswer { answer, .. } => answer.within_bounds(),
+            Frame::Supply(ask) => ask.within_bounds(),
             Frame::Assign { run, .. } | Frame::RunEnded { run, .. } => run.sound(),
             _ => true,
         }

@@ -26,7 +26,7 @@ use crate::{
     combine::Combine,
     frame::{Assigned, Frame, Hello, Rejection},
     hop::{
-        HopAnswer, HopFault, HopFrame, HopHead, Lock, TransferName, link_key::LinkKey,
+        HopAnswer, HopFault, HopFrame, HopHead, Lock, SupplyAsk, TransferName, link_key::LinkKey,
         pads_in::PadsIn, transfers::with_hop,
     },
     kems::Kems,
@@ -165,6 +165,9 @@ pub enum Action {
     },
     /// Relayed keys did not open.
     NotOpened(HopFault),
+    /// The peer asks for keys that this KM shares with it and with another; then it is told like any other
+    /// batch.
+    Supply(SupplyAsk),
     /// The peer says what became of relayed keys.
     Answered {
         /// The batch.
@@ -379,6 +382,10 @@ impl Session {
             Frame::Hop(frame) => self.hop(*frame),
             Frame::Account(account) => vec![Action::PeerAccount(account)],
             Frame::HopAnswer { name, answer } => vec![Action::Answered { name, answer }],
+            Frame::Supply(ask) => match &self.start.feed {
+                Some(Feed::Link(_) | Feed::Links(_)) => vec![Action::Supply(ask)],
+                _ => Vec::new(),
+            },
         })
     }
 

@@ -8,7 +8,7 @@ use km_core::{
     pad::{PadSpan, PadUse},
     peer::GivenBlock,
     provenance::{Grade, Origin, Provenance},
-    route::CipherPolicy,
+    route::{CipherPolicy, MAX_HOPS},
     run::{RunId, RunSpec},
     usage::kem::KemSet,
 };
@@ -18,7 +18,9 @@ use relay::{
         Assigned, Frame, FrameError, Frames, Hello, MAX_FRAME, MAX_LIST, MIN_KEY_TTL_MS, Proposal,
         Rejection, VERSION,
     },
-    hop::{HopAnswer, HopFault, HopFrame, HopHead, Lock, Piece, TransferId},
+    hop::{
+        HopAnswer, HopFault, HopFrame, HopHead, Lock, MAX_MATERIAL, Piece, SupplyAsk, TransferId,
+    },
 };
 
 fn name() -> impl Strategy<Value = String> {
@@ -195,9 +197,14 @@ fn what_is_out_of_bounds_is_refused() {
         assign(RunSpec { slaves: vec![], ..sound_run() }),
         assign(RunSpec { slaves: vec![SaeId::parse("s").unwrap(); 2], ..sound_run() }),
         Frame::RunEnded { run: RunSpec { count: 0, ..sound_run() }, handed_out: 0 },
+        Frame::Supply(SupplyAsk { len: 0, ..ask() }),
+        Frame::Supply(SupplyAsk { len: MAX_MATERIAL as u32 + 1, ..ask() }),
+        Frame::Supply(SupplyAsk { route: vec![], ..ask() }),
+        Frame::Supply(SupplyAsk { route: vec![ask().route[0].clone(); MAX_HOPS], ..ask() }),
     ];
     assert!(Frame::decode(&body(&assign(sound_run()))).is_ok());
     assert!(Frame::decode(&body(&hello(1, vec![1]))).is_ok());
+    assert!(Frame::decode(&body(&Frame::Supply(ask()))).is_ok());
     for frame in table {
         let refused = Frame::decode(&body(&frame));
         assert_eq!(refused, Err(FrameError::Malformed("out of bounds")), "{frame:?}");
@@ -269,6 +276,12 @@ fn hop(lock: impl Fn(Piece) -> Lock) -> Frame {
     Frame::Hop(Box::new(HopFrame { head, lock, body, tag: [0xA5; 16] }))
 }
 
+fn ask() -> SupplyAsk {
+    let route = vec![ClusterId::parse("south").unwrap()];
+    let (transfer, policy) = (TransferId([7; 16]), CipherPolicy::OtpOnly);
+    SupplyAsk { transfer, route, policy, len: 4096 }
+}
+
 fn failed() -> HopAnswer {
     HopAnswer::Failed { at: ClusterId::parse("west").unwrap(), why: HopFault::NoPad }
 }
@@ -327,6 +340,7 @@ fn fuzz_seeds_hold_every_message() {
         ("hop_given", hop(|piece| Lock::Given(vec![piece]))),
         ("hop_aes", hop(|key| Lock::Aes { key, counter: 3 })),
         ("hop_link", hop(|_| Lock::Link { key: 1, counter: 3 })),
+        ("supply", Frame::Supply(ask())),
         ("arrived", Frame::HopAnswer { name: name.clone(), answer: HopAnswer::Arrived(vec![]) }),
         ("failed", Frame::HopAnswer { name, answer: failed() }),
     ];

@@ -39,7 +39,9 @@ async fn passes(hops: usize, cipher: CipherPolicy, scheme: Scheme, expected: &[H
                 let names: Vec<&str> = seen.path.iter().map(|hop| hop.to.as_str()).collect();
                 assert_eq!(names, net.plan.clusters[1..=hops]);
                 let (origin, its) = match scheme {
-                    Scheme::FirstKey => (Origin::Qkd(LinkId::parse("link-0").unwrap()), true),
+                    Scheme::FirstKey | Scheme::Supplied => {
+                        (Origin::Qkd(LinkId::parse("link-0").unwrap()), true)
+                    }
                     Scheme::Random => (Origin::HsmRng, false),
                 };
                 assert_eq!(seen.origin, origin);
@@ -73,6 +75,49 @@ async fn one_hop_with_aes_makes_the_key_computational() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_random_key_is_relayed_with_aes() {
     passes(2, CipherPolicy::AesOnly, Scheme::Random, &[Aes256Gcm, Aes256Gcm]).await;
+}
+
+/// Clause 9.4: who asks sends no key; the trusted node spends its own of both pools, which all ends account
+/// for alike.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trusted_node_supplies_the_exclusive_or_of_its_keys_with_both_ends_on_request() {
+    passes(2, CipherPolicy::OtpOnly, Scheme::Supplied, &[Shared, Otp]).await;
+
+    let plan = Plan::chain(2, CipherPolicy::OtpOnly, Scheme::Supplied);
+    let net = Net::start(Plan { mode: Mode::Manual, ..plan }).await;
+    net.until("the trusted node has keys with both", |net| {
+        net.kms[2].pool("a").link_up()
+            && ["a", "c"].iter().all(|peer| net.kms[1].pool(peer).own_bytes() > 256 << 10)
+    })
+    .await;
+    assert!(net.kms[0].links.order(&ends::cluster("c"), 60_000));
+    net.until("it came", |net| net.kms[2].pool("a").view().stored_bits >= 8 * 60_000).await;
+    let sent =
+        |at: usize| net.kms[at].links.status().iter().map(|link| link.hops_sent).sum::<u64>();
+    assert_eq!([sent(0), sent(1), sent(2)], [0, 2, 0], "one batch, to each of the ends");
+    net.until("both ends of each link account for the same pad", |net| {
+        [(0, "b"), (1, "a"), (1, "c"), (2, "b")].iter().all(|(at, peer)| {
+            let view = net.kms[*at].pool(peer).view();
+            let pad = net.kms[1].pool("a").view().ledger.pad;
+            view.ends_agree == Some(true) && view.ledger.pad == pad && pad >= 8 * 60_064
+        })
+    })
+    .await;
+
+    // Where the node has no more for one end, the other end's keys stay as they are.
+    let stock = |net: &Net, peer: &str| net.kms[1].pool(peer).own_bytes();
+    let short = Plan { dark: vec![1], ..net.plan.clone() };
+    net.stop_and_audit().await;
+    let net = Net::start(short).await;
+    net.until("it has keys with one", |net| {
+        net.kms[0].pool("c").link_up() && stock(net, "a") > 256 << 10
+    })
+    .await;
+    assert!(net.kms[0].links.order(&ends::cluster("c"), 60_000));
+    net.until("it was asked", |net| net.kms[0].links.relay().lost > 0).await;
+    let ledger = net.kms[1].pool("a").view().ledger;
+    assert_eq!((ledger.pad, ledger.burned), (0, 0));
+    net.stop_and_audit().await;
 }
 
 /// Nothing is relayed until an application asks, and then as much as it asked for.

@@ -382,6 +382,7 @@ pub(super) enum Scheme {
     #[default]
     FirstKey,
     Random,
+    Supplied,
 }
 
 /// Our QKD module of a link, reached by ETSI GS QKD 014.

@@ -101,6 +101,7 @@ fn feed(
     let scheme = match scheme {
         Scheme::FirstKey => relay::Scheme::FirstKey,
         Scheme::Random => relay::Scheme::Random,
+        Scheme::Supplied => relay::Scheme::Supplied,
     };
     peer.relay = Some(relay::RelayConfig { route, cipher: *cipher, scheme, mode, ways });
     Ok(())

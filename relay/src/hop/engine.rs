@@ -13,7 +13,7 @@ use std::{
 use km_core::{
     ids::ClusterId,
     material::ClearBytes,
-    provenance::{Hop, HopCipher, Provenance},
+    provenance::{Hop, HopCipher, Origin, Provenance},
     random::Random,
     route::{CipherPolicy, Route, Routes},
 };
@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 use transport::Shutdown;
 
 use super::{
-    message::{HopAnswer, HopFault, HopHead, TransferId, TransferName},
+    message::{HopAnswer, HopFault, HopHead, SupplyAsk, TransferId, TransferName},
     neighbour::{Given, Neighbour},
     rest::Rests,
     transfers::{Step, Transfers},
@@ -41,6 +41,9 @@ pub enum Scheme {
     FirstKey,
     /// This KM's random sources make them (figure 6).
     Random,
+    /// They are a key that the first cluster of the way shares with this one: asked for it, that cluster
+    /// supplies the exclusive or with its keys of the next (clause 9.4).
+    Supplied,
 }
 
 /// A batch that arrived at its destination.
@@ -166,8 +169,15 @@ impl Relay {
         if !self.rests().admit(route, Instant::now()) {
             return Err(HopFault::Resting);
         }
-        // Where the way begins without QKD there is no key to be passed on.
-        let scheme = if neighbour.link.is_some() { scheme } else { Scheme::Random };
+        // Where the way begins without QKD there is no key to be passed on, and where nobody is between
+        // nobody to supply one.
+        let scheme = match scheme {
+            Scheme::FirstKey if neighbour.link.is_none() => Scheme::Random,
+            Scheme::Supplied if route.middle().is_empty() || neighbour.link.is_none() => {
+                Scheme::Random
+            }
+            scheme => scheme,
+        };
         let head = HopHead {
             transfer,
             from: self.here.clone(),
@@ -183,13 +193,19 @@ impl Relay {
         let left = sent.is_ok();
         let arrived = match sent {
             Err(why) => Err(why),
-            Ok(Given { material, cipher, origin }) => wait(answered).await.and_then(|seen| {
+            Ok(given) => wait(answered).await.and_then(|seen| {
+                let given = given.or_else(|| self.supplied(route, transfer));
+                let Given { material, cipher, origin } = given.ok_or(HopFault::Refused)?;
                 let path = agreed_path(route, cipher, seen).ok_or(HopFault::Refused)?;
                 Ok(Fetched { transfer, material, provenance: Provenance::relayed(origin, path) })
             }),
         };
         self.waiting().remove(&transfer);
         self.transfers().forget(transfer);
+        if scheme == Scheme::Supplied {
+            // Of no use without the other end.
+            drop(self.supplied(route, transfer));
+        }
         match (left, &arrived) {
             (false, _) => self.rests().not_sent(route),
             (true, Ok(_)) => self.rests().arrived(route),
@@ -206,9 +222,15 @@ impl Relay {
         head: HopHead,
         scheme: Scheme,
         len: usize,
-    ) -> Result<Given, HopFault> {
+    ) -> Result<Option<Given>, HopFault> {
         match scheme {
-            Scheme::FirstKey => neighbour.give(head, len).await,
+            Scheme::Supplied => {
+                let HopHead { transfer, route, policy, .. } = head;
+                let ask = SupplyAsk { transfer, route, policy, len: len as u32 };
+                neighbour.tell(Frame::Supply(ask));
+                Ok(None)
+            }
+            Scheme::FirstKey => neighbour.give(head, len).await.map(Some),
             Scheme::Random => {
                 let material = self.random.bytes(len).await.map_err(|error| {
                     tracing::error!(%error, "no random bytes for the relay");
@@ -216,9 +238,16 @@ impl Relay {
                 })?;
                 let origin = head.origin.clone();
                 let cipher = neighbour.send(head, &material).await?;
-                Ok(Given { material, cipher, origin })
+                Ok(Some(Given { material, cipher, origin }))
             }
         }
+    }
+
+    /// What the first cluster of `route` supplied for a batch.
+    fn supplied(&self, route: &Route, transfer: TransferId) -> Option<Given> {
+        let (material, came) = self.collect(&(route.next().clone(), transfer))?;
+        let cipher = came.path.first()?.cipher;
+        Some(Given { material, cipher, origin: came.origin })
     }
 
     async fn name(&self) -> Result<TransferId, HopFault> {
@@ -249,7 +278,19 @@ impl Relay {
         self.transfers().collect(name)
     }
 
-    fn carry_out(self: &Arc<Self>, step: Step) {
+    pub(super) fn here(&self) -> &ClusterId {
+        &self.here
+    }
+
+    pub(super) fn neighbour(&self, cluster: &ClusterId) -> Option<&Arc<Neighbour>> {
+        self.neighbours.get(cluster)
+    }
+
+    pub(super) fn random_origin(&self) -> Origin {
+        self.random.origin()
+    }
+
+    pub(super) fn carry_out(self: &Arc<Self>, step: Step) {
         match step {
             Step::Answer { to, name, answer } => {
                 if let Some(neighbour) = self.neighbours.get(&to) {
@@ -298,7 +339,7 @@ impl Relay {
         self.rests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn transfers(&self) -> MutexGuard<'_, Transfers> {
+    pub(super) fn transfers(&self) -> MutexGuard<'_, Transfers> {
         self.transfers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

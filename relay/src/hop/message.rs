@@ -55,6 +55,26 @@ pub struct HopHead {
     pub path: Vec<Hop>,
 }
 
+/// Asks a neighbour to supply the exclusive or of keys it shares with the asker and with the next cluster
+/// (clause 9.4).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SupplyAsk {
+    /// The batch it is to become; it begins at the asker.
+    pub transfer: TransferId,
+    /// The clusters after the one that is asked, the destination last.
+    pub route: Vec<ClusterId>,
+    /// Which ciphers its hops may use.
+    pub policy: CipherPolicy,
+    /// Bytes wanted.
+    pub len: u32,
+}
+
+impl SupplyAsk {
+    pub(crate) fn within_bounds(&self) -> bool {
+        (1..MAX_HOPS).contains(&self.route.len()) && (1..=MAX_MATERIAL as u32).contains(&self.len)
+    }
+}
+
 /// Part of a span that was lent for the relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Piece {

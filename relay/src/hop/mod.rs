@@ -6,6 +6,7 @@
 //! - `pads_out`, `pads_in`: the bytes both ciphers spend, at each end of a link; without I/O.
 //! - `transfers`: what passes through this KM, and what arrived for it; without I/O.
 //! - `neighbour`: one link seen by the relay. `engine`: carries out what `transfers` decides.
+//! - `supply`: a node between supplies the exclusive or of keys it shares with two clusters.
 //! - `ration`: how much a scarce link may carry. `rest`: how soon a way that loses batches is tried again.
 //! - `source`: an end-to-end pool takes its keys from here as from a module.
 //!
@@ -24,8 +25,10 @@ pub mod pads_out;
 pub mod ration;
 mod rest;
 pub(crate) mod source;
+mod supply;
 pub mod transfers;
 
 pub use message::{
-    HopAnswer, HopFault, HopFrame, HopHead, Lock, MAX_MATERIAL, Piece, TransferId, TransferName,
+    HopAnswer, HopFault, HopFrame, HopHead, Lock, MAX_MATERIAL, Piece, SupplyAsk, TransferId,
+    TransferName,
 };

@@ -79,6 +79,15 @@ impl Neighbour {
         self.pool.own_bytes() + self.lent().pads.available() as u64
     }
 
+    /// Whether there are so many; else blocks of the other end are asked for.
+    pub(crate) fn has(&self, bytes: usize) -> bool {
+        let enough = self.stock() >= bytes as u64;
+        if !enough {
+            self.pool.ask_blocks(ASK_BLOCKS, Grade::Computational);
+        }
+        enough
+    }
+
     /// Tells it something; lost when the link is down.
     pub(crate) fn tell(&self, frame: Frame) {
         self.handle.send_best_effort(frame);

@@ -12,7 +12,7 @@ use km_core::{
     provenance::{Hop, HopCipher, Provenance},
 };
 
-use super::message::{HopAnswer, HopFault, HopHead, TransferId, TransferName};
+use super::message::{HopAnswer, HopFault, HopHead, SupplyAsk, TransferId, TransferName};
 
 /// Most batches passing through at once.
 pub const MAX_PASSING: usize = 256;
@@ -140,6 +140,26 @@ impl Transfers {
         let provenance = Provenance::relayed(head.origin.clone(), head.path.clone());
         self.arrived.insert(name.clone(), Arrived { material, provenance, since: now });
         true
+    }
+
+    /// The neighbour `asker` asks for a batch, which begins here in its name. The answer, where that is
+    /// refused.
+    pub fn supply(&mut self, asker: &ClusterId, ask: &SupplyAsk, now: Instant) -> Option<Step> {
+        let name = (asker.clone(), ask.transfer);
+        let loops = ask.route.contains(&self.here) || ask.route.contains(asker);
+        let full = self.passing.contains_key(&name) || self.passing.len() >= MAX_PASSING;
+        match ask.route.first().filter(|_| !loops && !full) {
+            Some(on) => {
+                let passing = Passing { back: asker.clone(), on: on.clone(), since: now };
+                self.passing.insert(name, passing);
+                None
+            }
+            None => {
+                let why = if full { HopFault::Busy } else { HopFault::Refused };
+                let answer = HopAnswer::Failed { at: self.here.clone(), why };
+                Some(Step::Answer { to: asker.clone(), name, answer })
+            }
+        }
     }
 
     /// The neighbour `from` says what became of a batch. Only the one it was passed to may.
