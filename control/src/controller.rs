@@ -255,6 +255,16 @@ impl Controller {
         each.collect()
     }
 
+    /// Pairs of clusters that want keys of each other, and how many of them have a way.
+    pub fn pairs(&self) -> (usize, usize) {
+        (self.network.wanted().len(), self.router.best().count())
+    }
+
+    /// The clusters whose KMs reported.
+    pub fn clusters(&self) -> impl Iterator<Item = &ClusterId> {
+        self.network.clusters()
+    }
+
     /// Changes of routes, the oldest first.
     pub fn events(&self) -> impl DoubleEndedIterator<Item = &Event> {
         self.events.iter()

@@ -288,6 +288,61 @@ async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     }
 }
 
+/// Plain HTTP: status and body.
+async fn watch(address: std::net::SocketAddr, path: &str) -> (u16, String) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn probes_and_prometheus_see_whether_it_is_ready_and_how_the_network_is() {
+    let monitor = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut place = Place::new();
+    place.more = format!("[monitor]\nlisten = \"{monitor}\"\n");
+    let running = place.start().await;
+    let kms = ["a", "b", "c", "d"].map(|km| (km, place.client(km)));
+    for (km, client) in &kms[..3] {
+        tell(client, &report(km, &[])).await;
+    }
+    assert_eq!(watch(monitor, "/healthz").await.0, 200);
+    let (status, why) = watch(monitor, "/readyz").await;
+    assert_eq!((status, why.as_str()), (503, "waits for the KM of d\n"));
+    tell(&kms[3].1, &report("d", &[])).await;
+    assert_eq!(watch(monitor, "/readyz").await, (200, "ready\n".to_owned()));
+    tell(&kms[1].1, &report("b", &[("b", "d")])).await;
+    let (_, seen) = watch(monitor, "/metrics").await;
+    for line in [
+        "qkm_controller_ready 1",
+        "qkm_controller_components{kind=\"km\",state=\"in service\"} 4",
+        "qkm_controller_components{kind=\"km-link\",state=\"out of service\"} 1",
+        "qkm_controller_pairs{way=\"yes\"} 5",
+        "qkm_controller_pairs{way=\"no\"} 0",
+        "qkm_controller_route_changes_total{why=\"KM link fault\"} 2",
+        "qkm_controller_link_stock_bytes{link=\"a~b\"} 8388608",
+        "qkm_controller_link_rate_bits_per_second{link=\"a~b\"} 100000",
+        "qkm_controller_link_low{link=\"c~d\"} 0",
+        "qkm_controller_table_followed{cluster=\"a\"} 0",
+    ] {
+        assert!(
+            seen.lines().any(|told| told == line || told == format!("{line}.0")),
+            "{line}\n{seen}"
+        );
+    }
+    std::fs::create_dir(place.dir.path().join("orders.json")).unwrap();
+    let operator = place.client("operator");
+    let order = json!({ "component": "km/a", "step": "suspend" });
+    assert_eq!(post(&operator, "/v1/components", &order).await.0, 500);
+    let (status, why) = watch(monitor, "/readyz").await;
+    assert_eq!((status, why.as_str()), (503, "orders of operators are not on disk\n"));
+    running.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_given_to_one_controller_holds_at_the_other() {
     let places = Place::pair();

@@ -275,15 +275,8 @@ fn give_link(peers: &mut [Peer], entry: &Spanned<file::QkdLink>) -> Result<(), M
 }
 
 fn monitor(entry: Spanned<file::Monitor>) -> Result<std::net::SocketAddr, Mistake> {
-    let file::Monitor { listen, allow_remote } = *entry.get_ref();
-    if !listen.ip().is_loopback() && !allow_remote {
-        return Err(Mistake::new(
-            format!("[monitor] is plain HTTP and would be open to others at {listen}"),
-            "listen on 127.0.0.1, or set allow_remote = true behind a firewall",
-        )
-        .at(&entry));
-    }
-    Ok(listen)
+    let checked = entry.get_ref().checked();
+    checked.map_err(|(text, help)| Mistake::new(text, help).at(&entry))
 }
 
 fn controller(entry: Spanned<file::Controller>) -> Result<Controller, Mistake> {

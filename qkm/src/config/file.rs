@@ -204,10 +204,24 @@ fn certificate_days() -> u32 {
 
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Monitor {
-    pub(super) listen: SocketAddr,
+pub(crate) struct Monitor {
+    listen: SocketAddr,
     #[serde(default)]
-    pub(super) allow_remote: bool,
+    allow_remote: bool,
+}
+
+impl Monitor {
+    /// Where it listens, or what is wrong with that and what to do.
+    pub(crate) fn checked(self) -> Result<SocketAddr, (String, &'static str)> {
+        let listen = self.listen;
+        match listen.ip().is_loopback() || self.allow_remote {
+            true => Ok(listen),
+            false => Err((
+                format!("[monitor] is plain HTTP and would be open to others at {listen}"),
+                "listen on 127.0.0.1, or set allow_remote = true behind a firewall",
+            )),
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]

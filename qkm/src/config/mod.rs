@@ -37,6 +37,7 @@ use crate::{
     fault::{Code, Failure},
     hardening::MemoryLock,
 };
+pub(crate) use file::Monitor;
 pub use file::{Front, Module};
 
 /// A complete configuration with comments, as `qkm config example` prints it.

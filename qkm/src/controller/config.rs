@@ -11,7 +11,7 @@ use serde::Deserialize;
 use transport::{IdentityRule, TlsFiles};
 
 use crate::{
-    config::{Front, parse_toml, read},
+    config::{Front, Monitor, parse_toml, read},
     fault::{Code, Failure},
 };
 
@@ -23,6 +23,8 @@ pub const EXAMPLE: &str = include_str!("example.toml");
 pub struct ControllerConfig {
     /// Where it listens, and with which certificate.
     pub front: Front,
+    /// Where its metrics and readiness are read, in plain HTTP.
+    pub monitor: Option<std::net::SocketAddr>,
     /// Who may look and give orders.
     pub operators: Vec<IdentityRule>,
     /// Where orders of operators are kept.
@@ -63,6 +65,7 @@ pub struct Other {
 #[serde(deny_unknown_fields)]
 struct File {
     controller: Table,
+    monitor: Option<Monitor>,
     #[serde(default)]
     other: Vec<Other>,
     operator: Option<TlsFiles>,
@@ -125,9 +128,11 @@ impl ControllerConfig {
         if file.policy.len() > MAX_POLICIES {
             return Err(wrong(format!("more than {MAX_POLICIES} [[policy]]")));
         }
+        let monitor = file.monitor.map(Monitor::checked).transpose();
         let Table { listen, certificate, key, ca, orders, operators } = file.controller;
         Ok(Self {
             front: Front { listen, certificate, key, ca, connections: CONNECTIONS },
+            monitor: monitor.map_err(|(text, help)| wrong(text).help(help))?,
             operators,
             orders,
             others: file.other,
@@ -161,6 +166,7 @@ mod tests {
     fn mistakes_are_named() {
         for (from, to, says) in [
             ("qber = 0.08", "qber = 0.8", "qber must be"),
+            ("listen = \"127.0.0.1", "listen = \"0.0.0.0", "would be open to others"),
             ("cluster = \"south\"", "cluster = \"north\"", "there twice"),
             ("uri:urn:qkm:km:south", "uri:urn:qkm:km:north", "own certificate"),
             ("\n[thresholds]", "\n[[policy]]\nhours = \"1\"\n[thresholds]", "has one of pin"),

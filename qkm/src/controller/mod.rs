@@ -3,11 +3,12 @@
 //!
 //! - [`config`]: its file. `room`: the one `control::Controller` behind a lock, and who waits for
 //!   news. `api`: what KMs and operators ask. `kept`: operators' orders on disk. `others`: what they
-//!   ordered of other controllers.
+//!   ordered of other controllers. `metrics`: what Prometheus and probes see.
 
 mod api;
 pub mod config;
 mod kept;
+mod metrics;
 mod others;
 mod room;
 
@@ -17,7 +18,7 @@ use tokio::task::JoinSet;
 use tracing::info;
 use transport::{ListenerStats, PeerIdentity, Profile, ServerStream, Shutdown};
 
-use crate::{fault::Failure, serve::Listening};
+use crate::{fault::Failure, monitor, serve::Listening};
 use api::Api;
 use config::ControllerConfig;
 use room::Room;
@@ -39,6 +40,7 @@ pub async fn run(config: ControllerConfig, shutdown: Shutdown) -> Result<(), Fai
         async move { api.serve(stream, peer, stop).await }
     };
     let mut tasks = JoinSet::new();
+    monitor::start(config.monitor, &room, &mut tasks, &shutdown).await?;
     others::listen(&config, &room, &mut tasks, &shutdown)?;
     tasks.spawn(open.serve(Arc::new(ListenerStats::default()), handler, shutdown.clone()));
     let stop = shutdown.clone();

@@ -1,9 +1,12 @@
 //! The one controller of this process, and who waits for news from it.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -27,7 +30,11 @@ pub(super) struct Room {
     news: watch::Sender<u64>,
     /// Where orders are kept; held from the look at them to the end of the write.
     orders: Mutex<PathBuf>,
+    /// Whether the last of them is on disk.
+    kept: AtomicBool,
     start: Mutex<Start>,
+    /// Changes of routes since the start, by the reason.
+    changes: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 /// The time after the start in which the controller knows a part of the network only. Routes
@@ -47,6 +54,8 @@ impl Room {
             controller: Mutex::new(controller.with_orders(orders)),
             news: watch::Sender::new(0),
             orders: Mutex::new(config.orders.clone()),
+            kept: AtomicBool::new(true),
+            changes: Mutex::default(),
             start: Mutex::new(Start {
                 awaited: Some((
                     config.kms.iter().map(|km| km.cluster.clone()).collect(),
@@ -74,6 +83,8 @@ impl Room {
                     let [a, b] = &event.between;
                     let (old, new) = (way(&event.old), way(&event.new));
                     info!(%a, %b, %old, %new, why = event.why.as_str(), "route changed");
+                    let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+                    *changes.entry(event.why.as_str()).or_default() += 1;
                 }
             }
             drop(controller);
@@ -180,9 +191,37 @@ impl Room {
             let orders = self.controller().orders().clone();
             kept::write(&path, &orders)
         })
+        .inspect(|()| self.kept.store(true, Relaxed))
         .inspect_err(|failure| {
+            self.kept.store(false, Relaxed);
             warn!(%failure, alarm = "orders-not-kept", "an order is not on disk");
         })
+    }
+
+    /// Why it is not ready.
+    pub(super) fn reasons(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if !self.begun(|_, _| {}) {
+            let start = self.start.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some((kms, others)) = &start.awaited {
+                let kms = kms.iter().map(|km| format!("the KM of {km}"));
+                let others = others.iter().map(|other| format!("the controller at {other}"));
+                reasons.extend(kms.chain(others).map(|who| format!("waits for {who}")));
+            }
+        }
+        if !self.kept.load(Relaxed) {
+            reasons.push("orders of operators are not on disk".to_owned());
+        }
+        reasons
+    }
+
+    /// Changes of routes since the start, by the reason.
+    pub(super) fn changes(&self) -> BTreeMap<&'static str, u64> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn look<T>(&self, look: impl FnOnce(&Controller) -> T) -> T {
+        look(&self.controller())
     }
 
     pub(super) fn orders(&self) -> Value {

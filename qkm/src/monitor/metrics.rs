@@ -4,31 +4,40 @@
 mod gather;
 mod text;
 
+pub(crate) use text::classic;
 pub(super) use text::render;
 
 /// One metric with all its samples at this moment.
 #[derive(Debug)]
-struct Metric {
+pub(crate) struct Metric {
     /// Without `_total`.
     name: &'static str,
     help: &'static str,
     samples: Samples,
 }
 
-type Labels = Vec<(&'static str, String)>;
+pub(crate) type Labels = Vec<(&'static str, String)>;
 
 #[derive(Debug)]
-enum Samples {
+pub(crate) enum Samples {
     Counter(Vec<(Labels, u64)>),
     Gauge(Vec<(Labels, f64)>),
 }
 
 impl Metric {
-    fn counter(name: &'static str, help: &'static str, samples: Vec<(Labels, u64)>) -> Self {
+    pub(crate) fn counter(
+        name: &'static str,
+        help: &'static str,
+        samples: Vec<(Labels, u64)>,
+    ) -> Self {
         Self { name, help, samples: Samples::Counter(samples) }
     }
 
-    fn gauge(name: &'static str, help: &'static str, samples: Vec<(Labels, f64)>) -> Self {
+    pub(crate) fn gauge(
+        name: &'static str,
+        help: &'static str,
+        samples: Vec<(Labels, f64)>,
+    ) -> Self {
         Self { name, help, samples: Samples::Gauge(samples) }
     }
 }

@@ -1,9 +1,9 @@
-//! Plain HTTP for probes and Prometheus: `/metrics`, `/healthz`, `/readyz`. Enter through
-//! [`start`]. Nothing here names a key.
+//! Plain HTTP for probes and Prometheus: `/metrics`, `/healthz`, `/readyz`, of a key manager or a controller.
+//! Enter through [`start`]. Nothing here names a key.
 
-mod metrics;
+pub(crate) mod metrics;
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -21,7 +21,6 @@ use tracing::{debug, info};
 use transport::Shutdown;
 
 use crate::{
-    config::Config,
     fault::Failure,
     serve::{Inside, bind},
 };
@@ -32,21 +31,48 @@ const CONNECTIONS: usize = 16;
 const CONNECTION_LIFE: Duration = Duration::from_secs(30);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Listens if configured and serves in `tasks` until `shutdown`.
-pub(crate) async fn start(
-    config: &Config,
-    inside: &Arc<Inside>,
+/// What is looked at.
+pub(crate) trait Watched: Send + Sync + 'static {
+    /// What to say beside "ready".
+    ///
+    /// # Errors
+    /// Why it is not ready.
+    fn ready(&self) -> Result<Vec<String>, Vec<String>>;
+
+    /// All metrics now, as Prometheus reads them.
+    fn metrics(&self) -> String;
+}
+
+impl Watched for Inside {
+    fn ready(&self) -> Result<Vec<String>, Vec<String>> {
+        let (health, node) = (&self.health, &self.node);
+        let reasons = health.reasons(node);
+        match reasons.is_empty() {
+            true => Ok([health.warnings(node), health.custodies(node)].concat()),
+            false => Err(reasons),
+        }
+    }
+
+    fn metrics(&self) -> String {
+        metrics::render(self)
+    }
+}
+
+/// Listens if there is an address, and serves in `tasks` until `shutdown`.
+pub(crate) async fn start<W: Watched>(
+    address: Option<SocketAddr>,
+    watched: &Arc<W>,
     tasks: &mut JoinSet<()>,
     shutdown: &Shutdown,
 ) -> Result<(), Failure> {
-    let Some(address) = config.monitor else { return Ok(()) };
+    let Some(address) = address else { return Ok(()) };
     let listener = bind("[monitor]", address).await?;
     info!(front = "monitor", %address, "listening");
-    tasks.spawn(serve(listener, inside.clone(), shutdown.clone()));
+    tasks.spawn(serve(listener, watched.clone(), shutdown.clone()));
     Ok(())
 }
 
-async fn serve(listener: TcpListener, inside: Arc<Inside>, shutdown: Shutdown) {
+async fn serve<W: Watched>(listener: TcpListener, watched: Arc<W>, shutdown: Shutdown) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = JoinSet::new();
     let mut stop = std::pin::pin!(shutdown.requested());
@@ -60,10 +86,10 @@ async fn serve(listener: TcpListener, inside: Arc<Inside>, shutdown: Shutdown) {
         while connections.try_join_next().is_some() {}
         match accepted {
             Ok((socket, _)) => {
-                let inside = inside.clone();
+                let watched = watched.clone();
                 connections.spawn(async move {
                     let _place = place;
-                    let served = connection(socket, &inside);
+                    let served = connection(socket, watched.as_ref());
                     if tokio::time::timeout(CONNECTION_LIFE, served).await.is_err() {
                         debug!("monitor connection ended by its time limit");
                     }
@@ -75,9 +101,9 @@ async fn serve(listener: TcpListener, inside: Arc<Inside>, shutdown: Shutdown) {
     connections.shutdown().await;
 }
 
-async fn connection(socket: TcpStream, inside: &Inside) {
+async fn connection(socket: TcpStream, watched: &impl Watched) {
     let service = service_fn(async |request: Request<Incoming>| {
-        Ok::<_, Infallible>(answer(inside, request.method(), request.uri().path()))
+        Ok::<_, Infallible>(answer(watched, request.method(), request.uri().path()))
     });
     let served =
         http1::Builder::new().max_buf_size(8192).serve_connection(TokioIo::new(socket), service);
@@ -86,28 +112,23 @@ async fn connection(socket: TcpStream, inside: &Inside) {
     }
 }
 
-fn answer(inside: &Inside, method: &Method, path: &str) -> Response<Full<Bytes>> {
+fn answer(watched: &impl Watched, method: &Method, path: &str) -> Response<Full<Bytes>> {
     let text = "text/plain; charset=utf-8";
     if !matches!(*method, Method::GET | Method::HEAD) {
         return reply(StatusCode::METHOD_NOT_ALLOWED, text, "only GET\n".to_owned());
     }
     match path {
         "/healthz" => reply(StatusCode::OK, text, "alive\n".to_owned()),
-        "/readyz" => {
-            let reasons = inside.health.reasons(&inside.node);
-            match reasons.is_empty() {
-                true => {
-                    let (health, node) = (&inside.health, &inside.node);
-                    let more = [health.warnings(node), health.custodies(node)].concat();
-                    let lines = [vec!["ready".to_owned()], more].concat();
-                    reply(StatusCode::OK, text, lines.join("\n") + "\n")
-                }
-                false => reply(StatusCode::SERVICE_UNAVAILABLE, text, reasons.join("\n") + "\n"),
+        "/readyz" => match watched.ready() {
+            Ok(more) => {
+                let lines = [vec!["ready".to_owned()], more].concat();
+                reply(StatusCode::OK, text, lines.join("\n") + "\n")
             }
-        }
+            Err(reasons) => reply(StatusCode::SERVICE_UNAVAILABLE, text, reasons.join("\n") + "\n"),
+        },
         "/metrics" => {
             let content = "text/plain; version=0.0.4; charset=utf-8";
-            reply(StatusCode::OK, content, metrics::render(inside))
+            reply(StatusCode::OK, content, watched.metrics())
         }
         _ => {
             let known = "/metrics, /healthz and /readyz are here\n".to_owned();

@@ -67,7 +67,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
     let (stop_rest, rest_end) = Shutdown::pair();
     let (mut outer, mut inner) = (JoinSet::new(), JoinSet::new());
     inner.spawn(health::watch(health.clone(), node.clone(), rest_end.clone()));
-    monitor::start(&config, &inside, &mut inner, &rest_end).await?;
+    monitor::start(config.monitor, &inside, &mut inner, &rest_end).await?;
     inside.links.start(&config, &inside.fronts, &mut inner, &rest_end).await?;
     inside.fronts.start(&config, &mut outer, &fronts_end).await?;
     admin::start(&config, &inside, &mut outer, &fronts_end).await?;

@@ -18,7 +18,8 @@ pub(in crate::monitor) fn render(inside: &Inside) -> String {
     classic(gather::all(inside))
 }
 
-fn classic(metrics: Vec<Metric>) -> String {
+/// Metrics as Prometheus reads them.
+pub(crate) fn classic(metrics: Vec<Metric>) -> String {
     let counters: Vec<&'static str> = metrics
         .iter()
         .filter(|metric| matches!(metric.samples, Samples::Counter(_)))
