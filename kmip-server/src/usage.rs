@@ -327,11 +327,12 @@ pub(crate) fn hash_of(hash: HashingAlgorithm) -> Result<Hash, OpError> {
         HashingAlgorithm::Sha256 => Hash::Sha256,
         HashingAlgorithm::Sha384 => Hash::Sha384,
         HashingAlgorithm::Sha512 => Hash::Sha512,
+        HashingAlgorithm::Sha3_224 => Hash::Sha3_224,
         HashingAlgorithm::Sha3_256 => Hash::Sha3_256,
         HashingAlgorithm::Sha3_384 => Hash::Sha3_384,
         HashingAlgorithm::Sha3_512 => Hash::Sha3_512,
         _ => {
-            let text = "this server has SHA-1, SHA-2, and SHA-3 of 256, 384 and 512 bits";
+            let text = "this server has SHA-1, and SHA-2 and SHA-3 of 224 to 512 bits";
             return Err(OpError::CannotUse(text.to_owned()));
         }
     })
@@ -344,6 +345,7 @@ fn hmac_hash(algorithm: Algorithm) -> Option<Hash> {
         Algorithm::HmacSha256 => Hash::Sha256,
         Algorithm::HmacSha384 => Hash::Sha384,
         Algorithm::HmacSha512 => Hash::Sha512,
+        Algorithm::HmacSha3_224 => Hash::Sha3_224,
         Algorithm::HmacSha3_256 => Hash::Sha3_256,
         Algorithm::HmacSha3_384 => Hash::Sha3_384,
         Algorithm::HmacSha3_512 => Hash::Sha3_512,
@@ -387,7 +389,10 @@ pub(crate) fn secret_kind(algorithm: Algorithm) -> Option<KeyKind> {
     match algorithm {
         Algorithm::Aes => Some(KeyKind::Aes),
         // Tokens are not asked for SHA-3.
-        Algorithm::HmacSha3_256 | Algorithm::HmacSha3_384 | Algorithm::HmacSha3_512 => None,
+        Algorithm::HmacSha3_224
+        | Algorithm::HmacSha3_256
+        | Algorithm::HmacSha3_384
+        | Algorithm::HmacSha3_512 => None,
         algorithm => hmac_hash(algorithm).map(|_| KeyKind::Hmac),
     }
 }

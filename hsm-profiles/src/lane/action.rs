@@ -283,7 +283,9 @@ fn hashes(hash: Hash) -> Result<(MechanismType, PkcsMgfType), OpError> {
         Hash::Sha256 => (MechanismType::SHA256, PkcsMgfType::MGF1_SHA256),
         Hash::Sha384 => (MechanismType::SHA384, PkcsMgfType::MGF1_SHA384),
         Hash::Sha512 => (MechanismType::SHA512, PkcsMgfType::MGF1_SHA512),
-        Hash::Sha3_256 | Hash::Sha3_384 | Hash::Sha3_512 => return Err(no_such()),
+        Hash::Sha3_224 | Hash::Sha3_256 | Hash::Sha3_384 | Hash::Sha3_512 => {
+            return Err(no_such());
+        }
     })
 }
 
@@ -294,7 +296,9 @@ fn hmac(hash: Hash) -> Result<Mechanism<'static>, OpError> {
         Hash::Sha256 => Mechanism::Sha256Hmac,
         Hash::Sha384 => Mechanism::Sha384Hmac,
         Hash::Sha512 => Mechanism::Sha512Hmac,
-        Hash::Sha3_256 | Hash::Sha3_384 | Hash::Sha3_512 => return Err(no_such()),
+        Hash::Sha3_224 | Hash::Sha3_256 | Hash::Sha3_384 | Hash::Sha3_512 => {
+            return Err(no_such());
+        }
     })
 }
 
@@ -321,7 +325,9 @@ fn digest_info(hash: Hash) -> Result<&'static [u8], OpError> {
             0x30, 0x51, 0x30, 0x0D, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02,
             0x03, 0x05, 0x00, 0x04, 0x40,
         ],
-        Hash::Sha3_256 | Hash::Sha3_384 | Hash::Sha3_512 => return Err(no_such()),
+        Hash::Sha3_224 | Hash::Sha3_256 | Hash::Sha3_384 | Hash::Sha3_512 => {
+            return Err(no_such());
+        }
     })
 }
 

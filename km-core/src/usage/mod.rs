@@ -14,8 +14,9 @@ pub mod process;
 pub mod public;
 mod rsa;
 
-use aws_lc_rs::digest::{self, Digest};
+use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
+use sha3::{Digest, Sha3_224};
 
 use crate::material::ClearBytes;
 
@@ -127,6 +128,8 @@ pub enum Hash {
     Sha384,
     /// SHA-512.
     Sha512,
+    /// SHA3-224.
+    Sha3_224,
     /// SHA3-256.
     Sha3_256,
     /// SHA3-384.
@@ -138,7 +141,7 @@ pub enum Hash {
 impl Hash {
     /// Bytes of a hash.
     pub fn len(self) -> usize {
-        self.algorithm().output_len()
+        self.algorithm().map_or(<Sha3_224 as Digest>::output_size(), |known| known.output_len())
     }
 
     /// Never: a hash has bytes.
@@ -148,11 +151,15 @@ impl Hash {
 
     /// The hash of `data`.
     pub fn of(self, data: &[u8]) -> Vec<u8> {
-        digest::digest(self.algorithm(), data).as_ref().to_vec()
+        match self.algorithm() {
+            Some(algorithm) => digest::digest(algorithm, data).as_ref().to_vec(),
+            None => Sha3_224::digest(data).to_vec(),
+        }
     }
 
-    pub(crate) fn algorithm(self) -> &'static digest::Algorithm {
-        match self {
+    /// As aws-lc-rs has it; it has no SHA3-224.
+    fn algorithm(self) -> Option<&'static digest::Algorithm> {
+        Some(match self {
             Self::Sha1 => &digest::SHA1_FOR_LEGACY_USE_ONLY,
             Self::Sha224 => &digest::SHA224,
             Self::Sha256 => &digest::SHA256,
@@ -161,12 +168,13 @@ impl Hash {
             Self::Sha3_256 => &digest::SHA3_256,
             Self::Sha3_384 => &digest::SHA3_384,
             Self::Sha3_512 => &digest::SHA3_512,
-        }
+            Self::Sha3_224 => return None,
+        })
     }
 
     /// `bytes` as a hash of this function, when they have its length.
-    pub(crate) fn import(self, bytes: &[u8]) -> Option<Digest> {
-        Digest::import_less_safe(bytes, self.algorithm()).ok()
+    pub(crate) fn import(self, bytes: &[u8]) -> Option<digest::Digest> {
+        digest::Digest::import_less_safe(bytes, self.algorithm()?).ok()
     }
 }
 

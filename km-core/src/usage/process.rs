@@ -22,7 +22,7 @@ use aws_lc_rs::{
         PqdsaSigningAlgorithm,
     },
 };
-use sha3::{Sha3_256, Sha3_384, Sha3_512};
+use sha3::{Sha3_224, Sha3_256, Sha3_384, Sha3_512};
 use zeroize::Zeroizing;
 
 use super::{
@@ -302,6 +302,7 @@ fn mac(hash: Hash, key: &[u8], input: &[u8]) -> ClearBytes {
         Hash::Sha256 => hmac::HMAC_SHA256,
         Hash::Sha384 => hmac::HMAC_SHA384,
         Hash::Sha512 => hmac::HMAC_SHA512,
+        Hash::Sha3_224 => return mac_sha3!(Sha3_224, key, input),
         Hash::Sha3_256 => return mac_sha3!(Sha3_256, key, input),
         Hash::Sha3_384 => return mac_sha3!(Sha3_384, key, input),
         Hash::Sha3_512 => return mac_sha3!(Sha3_512, key, input),
@@ -320,12 +321,15 @@ fn rsa_sign(scheme: Scheme, key: &[u8], input: &[u8]) -> Result<ClearBytes, HsmE
     let pair = rsa_pair(key)?;
     let modulus = pair.public_modulus_len();
     let hash = scheme.hash().ok_or_else(|| cannot("an RSA key does not sign so"))?;
-    let digest = hash.import(input).ok_or_else(|| misfit("the hash has another length"))?;
+    if input.len() != hash.len() {
+        return Err(misfit("the hash has another length"));
+    }
     let encoding = match (rsa_encoding(scheme, modulus), scheme) {
         (Some(encoding), _) => encoding,
         (None, Scheme::RsaPss { hash, salt }) => return rsa::pss_sign(hash, salt, key, input),
         _ => return Err(cannot("outside the token, RSA does not sign with this hash")),
     };
+    let digest = hash.import(input).ok_or_else(|| cannot("RSA does not sign this hash so"))?;
     let mut signature = vec![0; modulus];
     pair.sign_digest(encoding, &digest, &mut signature)
         .map_err(|_| misfit("the RSA key is too short for this hash"))?;
@@ -366,7 +370,9 @@ pub(super) fn oaep(hash: Hash) -> Option<&'static OaepAlgorithm> {
         Hash::Sha256 => &OAEP_SHA256_MGF1SHA256,
         Hash::Sha384 => &OAEP_SHA384_MGF1SHA384,
         Hash::Sha512 => &OAEP_SHA512_MGF1SHA512,
-        Hash::Sha224 | Hash::Sha3_256 | Hash::Sha3_384 | Hash::Sha3_512 => return None,
+        Hash::Sha224 | Hash::Sha3_224 | Hash::Sha3_256 | Hash::Sha3_384 | Hash::Sha3_512 => {
+            return None;
+        }
     })
 }
 

@@ -10,7 +10,7 @@ use rsa::{
 };
 use sha1::Sha1;
 use sha2::{Digest, Sha224, Sha256, Sha384, Sha512};
-use sha3::{Sha3_256, Sha3_384, Sha3_512};
+use sha3::{Sha3_224, Sha3_256, Sha3_384, Sha3_512};
 
 use super::{
     Hash,
@@ -80,6 +80,10 @@ macro_rules! with_hash {
             }
             Hash::Sha512 => {
                 type $name = Sha512;
+                $done
+            }
+            Hash::Sha3_224 => {
+                type $name = Sha3_224;
                 $done
             }
             Hash::Sha3_256 => {

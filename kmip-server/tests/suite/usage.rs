@@ -283,6 +283,7 @@ async fn hmac_gives_the_known_answers() {
             "164b7a7bfcf819e2e395fbe73b56e0a387bd64222e831fd610270cd7ea250554\
              9758bf75c05a994a6d034f65f8f0e6fdcaeab1a34d4a6b4b636e070a38bce737",
         ),
+        (Algorithm::HmacSha3_224, "7fdb8dd88bd2f60d1b798634ad386811c2cfc85bfaf5d52bbace5e66"),
         (
             Algorithm::HmacSha3_256,
             "c7d4072e788877ae3596bbb0da73b887c9171f93095b294ae857fbe2645e1ba5",
@@ -613,31 +614,37 @@ async fn custody_is_shown_and_random_bytes_are_given() {
 async fn sha3_hashes_and_signs() {
     let network = Network::start().await;
     let mut client = network.client("n1", Version::V2_1).await;
-    let parameters = CryptographicParameters {
-        hashing_algorithm: Some(HashingAlgorithm::Sha3_384),
-        padding_method: Some(PaddingMethod::Pss),
-        ..Default::default()
-    };
-    let hash = op::hash::Request {
-        parameters: parameters.clone(),
-        data: data(b"abc"),
-        correlation_value: None,
-        init: None,
-        last: None,
-    };
-    let expected = "ec01498288516fc926459f58e2c6ad8df9b473cb0fc08c25\
-                    96da7cf0e49be4b298d88cea927ac7f539f1edf228376d25";
-    assert_eq!(client.hash(hash).await.unwrap().data.unwrap(), bytes(expected));
-    let made = client.create_key_pair(pair(Algorithm::Rsa, 2048, vec![])).await.unwrap();
-    let request = op::sign::Request {
-        id: Some(made.private_id.as_str().into()),
-        parameters: Some(parameters.clone()),
-        data: data(b"abc"),
-        ..Default::default()
-    };
-    let signature = client.sign(request).await.unwrap().signature.unwrap();
-    let valid = verify(&mut client, &made.public_id, &parameters, b"abc", signature.clone()).await;
-    assert_eq!(valid, ValidityIndicator::Valid);
-    let other = verify(&mut client, &made.public_id, &parameters, b"abd", signature).await;
-    assert_eq!(other, ValidityIndicator::Invalid);
+    let shortest = "e642824c3f8cf24ad09234ee7d3c766fc9a3a5168d0c94ad73b46fdf";
+    let longer = "ec01498288516fc926459f58e2c6ad8df9b473cb0fc08c25\
+                  96da7cf0e49be4b298d88cea927ac7f539f1edf228376d25";
+    for (hash, expected) in
+        [(HashingAlgorithm::Sha3_224, shortest), (HashingAlgorithm::Sha3_384, longer)]
+    {
+        let parameters = CryptographicParameters {
+            hashing_algorithm: Some(hash),
+            padding_method: Some(PaddingMethod::Pss),
+            ..Default::default()
+        };
+        let hash = op::hash::Request {
+            parameters: parameters.clone(),
+            data: data(b"abc"),
+            correlation_value: None,
+            init: None,
+            last: None,
+        };
+        assert_eq!(client.hash(hash).await.unwrap().data.unwrap(), bytes(expected));
+        let made = client.create_key_pair(pair(Algorithm::Rsa, 2048, vec![])).await.unwrap();
+        let request = op::sign::Request {
+            id: Some(made.private_id.as_str().into()),
+            parameters: Some(parameters.clone()),
+            data: data(b"abc"),
+            ..Default::default()
+        };
+        let signature = client.sign(request).await.unwrap().signature.unwrap();
+        let valid =
+            verify(&mut client, &made.public_id, &parameters, b"abc", signature.clone()).await;
+        assert_eq!(valid, ValidityIndicator::Valid);
+        let other = verify(&mut client, &made.public_id, &parameters, b"abd", signature).await;
+        assert_eq!(other, ValidityIndicator::Invalid);
+    }
 }
