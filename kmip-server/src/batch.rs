@@ -21,9 +21,8 @@ use crate::{
     context::Context,
     error::OpError,
     later, notices, op,
-    together::Together,
+    together::{self, Together},
     undo::Undo,
-    uses,
 };
 
 /// What the connection does next.
@@ -354,14 +353,12 @@ async fn dispatch(cx: &mut Context<'_>, operation: Operation) -> Result<Answer, 
         }
         Operation::CreateSplitKey(r) => op::create_split_key::create_split_key(cx, r).await?.into(),
         Operation::JoinSplitKey(r) => op::join_split_key::join_split_key(cx, r).await?.into(),
-        Operation::Encrypt(r) => uses::once(cx, r).await?,
-        Operation::Decrypt(r) => uses::once(cx, r).await?,
-        Operation::Sign(r) => uses::once(cx, r).await?,
-        Operation::SignatureVerify(r) => {
-            op::signature_verify::signature_verify(cx, r).await?.into()
-        }
-        Operation::Mac(r) => uses::once(cx, r).await?,
-        Operation::MacVerify(r) => op::mac_verify::mac_verify(cx, r).await?.into(),
+        use_of_a_key @ (Operation::Encrypt(_)
+        | Operation::Decrypt(_)
+        | Operation::Sign(_)
+        | Operation::SignatureVerify(_)
+        | Operation::Mac(_)
+        | Operation::MacVerify(_)) => together::act(cx, use_of_a_key).await?,
         Operation::Hash(r) => op::hash::hash(cx, r).await?.into(),
         Operation::RngRetrieve(r) => op::rng_retrieve::rng_retrieve(cx, r).await?.into(),
         Operation::RngSeed(r) => op::rng_seed::rng_seed(cx, r).await?.into(),

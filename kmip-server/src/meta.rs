@@ -7,8 +7,8 @@
 use km_core::objects::{Object, ObjectState};
 use kmip::{
     Field, Version,
-    attribute::{AttributeKind, Attributes},
-    enums::{CryptographicAlgorithm, KeyFormatType, ObjectType},
+    attribute::{Attribute, AttributeKind, Attributes},
+    enums::{CryptographicAlgorithm, KeyFormatType, LinkType, ObjectType},
     object::KeyWrappingData,
     op::get_attributes::Response as Row,
     tag::Tag,
@@ -96,6 +96,14 @@ pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
     let mut hash = [0; 32];
     hash.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref());
     hash
+}
+
+/// The object that a link of this kind among the attributes leads to.
+pub(crate) fn linked(rest: &Attributes, kind: LinkType) -> Option<&str> {
+    rest.iter().find_map(|attribute| match attribute {
+        Attribute::Link(link) if link.kind == kind => link.target.as_text(),
+        _ => None,
+    })
 }
 
 /// What was not so from the beginning.

@@ -227,8 +227,8 @@ async fn act_alike(
     named.into_iter().map(outcome).collect()
 }
 
-/// Boxed apart from all other operations: those are many times as large.
-async fn act(cx: &mut Context<'_>, operation: Operation) -> Result<Answer, OpError> {
+/// The uses of a key; boxed apart from all other operations, which are many times as large.
+pub(crate) async fn act(cx: &mut Context<'_>, operation: Operation) -> Result<Answer, OpError> {
     match operation {
         Operation::Encrypt(r) => uses::once(cx, r).await,
         Operation::Decrypt(r) => uses::once(cx, r).await,

@@ -6,15 +6,14 @@
 
 use std::sync::Arc;
 
-use km_core::{
-    objects::Objects,
-    store::{Outcome as Committed, Staged},
-};
+use km_core::{objects::Objects, store::Staged};
 use kmip::{
     Answer, ResponseWriter,
     enums::ResultReason,
     message::{Checkpoint, Failure, Outcome, ResponseItem},
 };
+
+use crate::unit;
 
 /// A batch on its way.
 pub(crate) struct Undo {
@@ -45,9 +44,12 @@ impl Undo {
                 self.objects.undone().await;
                 None
             }
-            false => match self.publish().await {
+            false => match unit::publish(&self.objects, &self.stage).await {
                 Ok(()) => return true,
-                Err(failure) => Some(failure),
+                Err(why) => {
+                    let message = Some(format!("the batch was not done: {why}"));
+                    Some(Failure { reason: ResultReason::GeneralFailure, message })
+                }
             },
         };
         response.rollback(start);
@@ -55,28 +57,6 @@ impl Undo {
             response.item(&undone(item, failure.as_ref()));
         }
         false
-    }
-
-    async fn publish(&self) -> Result<(), Failure> {
-        let text = match self.stage.publish().await {
-            Ok(Committed::Committed(_)) => {
-                self.objects.published().await;
-                return Ok(());
-            }
-            Ok(Committed::Conflict) => {
-                self.objects.undone().await;
-                "an object changed at the same time; send the batch again"
-            }
-            Ok(Committed::Unknown) => {
-                "it is not known whether the batch was done; look before you send it again"
-            }
-            Err(error) => {
-                tracing::error!(%error, "a batch could not be stored");
-                self.objects.undone().await;
-                "the store did not do it; see the server's log"
-            }
-        };
-        Err(Failure { reason: ResultReason::GeneralFailure, message: Some(text.to_owned()) })
     }
 }
 

@@ -41,24 +41,40 @@ impl Unit {
             self.objects.undone().await;
             return done;
         }
-        let failure = match stage.publish().await {
-            Ok(Outcome::Committed(_)) => {
-                self.objects.published().await;
-                return done;
-            }
-            Ok(Outcome::Unknown) => {
-                let text = "it is not known whether it was stored; look before you send it again";
-                return Err(OpError::Internal(text.to_owned()));
-            }
-            Ok(Outcome::Conflict) => {
-                OpError::Temporary("an object changed at the same time".into())
-            }
-            Err(error) => {
-                tracing::error!(%error, "changes could not be stored");
-                OpError::Internal("the store did not do it; see the server's log".to_owned())
-            }
-        };
-        self.objects.undone().await;
-        Err(failure)
+        publish(&self.objects, stage).await.map_err(|why| match why {
+            Unpublished::Conflict => OpError::Temporary(why.to_string()),
+            Unpublished::Unknown | Unpublished::Store => OpError::Internal(why.to_string()),
+        })?;
+        done
     }
+}
+
+/// Why staged changes are not published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unpublished {
+    #[error("an object changed at the same time")]
+    Conflict,
+    #[error("it is not known whether it was stored; look before you send it again")]
+    Unknown,
+    #[error("the store did not do it; see the server's log")]
+    Store,
+}
+
+/// Makes the changes of `stage`, over which `objects` are, durable, or forgets them.
+pub(crate) async fn publish(objects: &Objects, stage: &Staged) -> Result<(), Unpublished> {
+    let why = match stage.publish().await {
+        Ok(Outcome::Committed(_)) => {
+            objects.published().await;
+            return Ok(());
+        }
+        // Nothing is forgotten that may be stored.
+        Ok(Outcome::Unknown) => return Err(Unpublished::Unknown),
+        Ok(Outcome::Conflict) => Unpublished::Conflict,
+        Err(error) => {
+            tracing::error!(%error, "changes could not be stored");
+            Unpublished::Store
+        }
+    };
+    objects.undone().await;
+    Err(why)
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use km_core::{clock::now_ms, objects::Object};
 use kmip::{
     Operation, RequestMessage,
-    attribute::{Attribute, AttributeKind, AttributeRef, Attributes, Instance},
+    attribute::{AttributeKind, AttributeRef, Attributes, Instance},
     enums::{LinkType, OperationCode, PutFunction},
     message::{RequestHeader, RequestItem},
     op,
@@ -19,7 +19,7 @@ use crate::{
     caller::Caller,
     context::Context,
     error::OpError,
-    meta::Meta,
+    meta::{Meta, linked},
     op::get::{Wish, give},
     policy::{Endpoint, Sent},
     shown,
@@ -97,12 +97,7 @@ async fn requests(
 /// The object that `object` took the place of.
 fn replaced(object: &Object) -> Result<Option<String>, OpError> {
     let (_, rest) = Meta::with_rest(object)?;
-    Ok(rest.iter().find_map(|attribute| match attribute {
-        Attribute::Link(link) if link.kind == LinkType::ReplacedObjectLink => {
-            link.target.as_text().map(str::to_owned)
-        }
-        _ => None,
-    }))
+    Ok(linked(&rest, LinkType::ReplacedObjectLink).map(str::to_owned))
 }
 
 fn notify(

@@ -21,8 +21,14 @@ use super::{
     rekey::{check_dates, is_renamed, link, superseded},
 };
 use crate::{
-    certifier::Certifier, context::Context, error::OpError, find, house, meta::Meta, template,
-    unit::Unit, wanted,
+    certifier::Certifier,
+    context::Context,
+    error::OpError,
+    find, house,
+    meta::{Meta, linked},
+    template,
+    unit::Unit,
+    wanted,
 };
 
 pub(crate) async fn recertify(cx: &mut Context<'_>, request: Request) -> Result<Response, OpError> {
@@ -36,7 +42,7 @@ pub(crate) async fn recertify(cx: &mut Context<'_>, request: Request) -> Result<
     let (meta, rest) = check(&old)?;
     let before =
         cx.objects().open(&old).await?.expose(|der| Leaf::of_certificate(der, Uses::Signing))?;
-    let key = key_of(&rest);
+    let key = linked(&rest, LinkType::PublicKeyLink).map(str::to_owned);
     check_key(cx, key.as_deref(), &before).await?;
     let leaf = match asked {
         Some(asked) if asked.has_key_of(&before) => asked,
@@ -112,15 +118,6 @@ async fn check_key(cx: &Context<'_>, key: Option<&str>, before: &Leaf) -> Result
             Err(OpError::Illegal(text))
         }
     }
-}
-
-fn key_of(rest: &Attributes) -> Option<String> {
-    rest.iter().find_map(|attribute| match attribute {
-        Attribute::Link(link) if link.kind == LinkType::PublicKeyLink => {
-            link.target.as_text().map(str::to_owned)
-        }
-        _ => None,
-    })
 }
 
 /// When the new certificate is valid: with an offset as long as the old one from then on, else as the

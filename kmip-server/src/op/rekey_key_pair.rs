@@ -8,7 +8,7 @@ use km_core::{
 };
 use kmip::{
     Interval,
-    attribute::{Attribute, Attributes},
+    attribute::Attributes,
     enums::{LinkType, ObjectType, OperationCode},
     op::rekey_key_pair::{Request, Response},
 };
@@ -18,8 +18,15 @@ use super::{
     rekey::{check_dates, is_renamed, link, succession, superseded},
 };
 use crate::{
-    context::Context, error::OpError, find, house, locks::Held, meta::Meta, qkd, template,
-    unit::Unit, usage, wanted::Wanted,
+    context::Context,
+    error::OpError,
+    find, house,
+    locks::Held,
+    meta::{Meta, linked},
+    qkd, template,
+    unit::Unit,
+    usage,
+    wanted::Wanted,
 };
 
 pub(crate) async fn rekey_key_pair(
@@ -72,13 +79,6 @@ impl Old {
         Ok(Self { object, version, meta, rest })
     }
 
-    fn linked(&self, kind: LinkType) -> Option<&str> {
-        self.rest.iter().find_map(|attribute| match attribute {
-            Attribute::Link(link) if link.kind == kind => link.target.as_text(),
-            _ => None,
-        })
-    }
-
     /// What the new key asks for.
     async fn wanted(
         &self,
@@ -126,7 +126,7 @@ async fn replace(
 ) -> Result<(String, String, Option<Held>), OpError> {
     let private = Old::read(cx, objects, &private.uid, ObjectType::PrivateKey).await?;
     let text = "the private key has no link to its public key; add it, or use Create Key Pair";
-    let other = private.linked(LinkType::PublicKeyLink);
+    let other = linked(&private.rest, LinkType::PublicKeyLink);
     let other = other.ok_or_else(|| OpError::Illegal(text.to_owned()))?;
     let public = Old::read(cx, objects, other, ObjectType::PublicKey).await?;
     let wanted = private.wanted(cx, offset, private_changes).await?;
