@@ -1,11 +1,9 @@
 //! A whole KMIP front over a store and a token in software: any frame in, an answer that reads or a
 //! closed connection out.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
-};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, atomic::Ordering::Relaxed};
 
+use authority::{Authority, Span};
 use km_core::{
     ids::{ClusterId, SaeId},
     objects::Objects,
@@ -17,12 +15,15 @@ use km_core::{
 };
 use kmip::{
     SecretBytes, Version, client,
-    enums::{CryptographicAlgorithm, ObjectType},
+    enums::{CryptographicAlgorithm, ObjectType, OperationCode},
     message::ResponseMessage,
     object::{KeyBlock, Object},
     op,
 };
-use kmip_server::{Limits, Server};
+use kmip_server::{
+    Certifier, Limits, Server,
+    policy::{Policies, Policy},
+};
 use transport::{Directory, IdentityRule};
 
 #[path = "../../testkit/hsm.rs"]
@@ -53,12 +54,24 @@ impl Room {
         registry.register(application.clone(), [here.clone()]).unwrap();
         let mut directory = Directory::default();
         directory.add(IdentityRule::CommonName("app".into()), application.clone());
-        let vault = Vault::new(Arc::new(hsm::SoftwareHsm::new()));
+        let token = Arc::new(hsm::SoftwareHsm::new());
+        token.pairs.store(true, Relaxed);
+        let vault = Vault::new(token);
         let key = runtime.block_on(vault.record_key(store.as_ref())).unwrap();
         let objects = Objects::new(Records::new(store, &key), vault);
         let supply = Supply::new(here, registry, SupplyLimits::default(), []);
         let limits = Limits::default();
-        let server = Server::new(supply, objects, directory, limits, &BTreeMap::new());
+        // Some operations are for those alone whose entry names them.
+        let operations = Some(OperationCode::ALL.iter().copied().collect());
+        let policy = Policy { operations, ..Policy::default() };
+        let policies = Policies::from([(application.clone(), policy)]);
+        let authority = runtime.block_on(async {
+            let span = Span::days(km_core::clock::now_ms() / 1000, 3650);
+            Authority::make(&objects, "kmip", "CN=KMIP", span).await.unwrap()
+        });
+        let server = Server::new(supply, objects, directory, limits, &policies);
+        let applications = [application.clone()].into();
+        server.certify_with(Certifier { authority, applications, days: 90 });
         let room = Self { runtime, server, application, frames: 0, _dir: dir };
         KEYS.into_iter().for_each(|key| room.import(key));
         room
@@ -67,7 +80,10 @@ impl Room {
     fn import(&self, id: &str) {
         let algorithm = CryptographicAlgorithm::Aes;
         let block = KeyBlock::raw(SecretBytes::copy_from(&[7; 32]), Some(algorithm), Some(256));
-        let attributes = [kmip::attribute::Attribute::CryptographicUsageMask(0xFFF)];
+        let attributes = [
+            kmip::attribute::Attribute::CryptographicUsageMask(0xFFF),
+            kmip::attribute::Attribute::State(kmip::enums::State::Active),
+        ];
         let request = op::import::Request {
             id: id.to_owned(),
             object_type: ObjectType::SymmetricKey,

@@ -228,6 +228,7 @@ impl Client {
     }
 
     /// The application of this name, without a certificate.
+    #[cfg(feature = "fuzzing")]
     pub(crate) fn of(server: &Server, application: &SaeId) -> Option<Self> {
         let caller = server.callers.get(application)?;
         let address = SocketAddr::from(([127, 0, 0, 1], 0));

@@ -46,7 +46,7 @@ mod context;
 mod error;
 mod find;
 mod formats;
-#[doc(hidden)]
+#[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod house;
 mod later;

@@ -19,6 +19,7 @@ mod notices;
 mod operations;
 mod pool_keys;
 mod pykmip;
+mod seeds;
 mod split;
 mod streams;
 mod succession;
