@@ -26,6 +26,7 @@
 //! | `change`, `rules`, `numbering` | attributes that clients change, what they may, instance indices |
 //! | `usage_limits` | how much an object may still be used |
 //! | `streams` | data in parts |
+//! | `swept` | what waits in memory, and is forgotten when nobody comes for it |
 //! | `usage`, `cipher` | keys in use: may they be used so, and with which parameters |
 //! | `uses` | operations that are one use of a key |
 //! | `together`, `places` | many uses at a time, of one batch, and of all clients |
@@ -67,6 +68,7 @@ mod rules;
 mod shown;
 mod split;
 mod streams;
+mod swept;
 mod template;
 mod terms;
 mod tickets;

@@ -7,7 +7,6 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -18,7 +17,11 @@ use kmip::{
 };
 use zeroize::Zeroizing;
 
-use crate::{context::Context, error::OpError};
+use crate::{
+    context::Context,
+    error::OpError,
+    swept::{Swept, Waiting},
+};
 
 /// Most parts of a stream: ciphers that authenticate start from the beginning with each.
 const MOST_PARTS: usize = 64;
@@ -48,23 +51,24 @@ impl Owner {
 }
 
 #[derive(Default)]
-struct Open {
+pub(crate) struct Open {
     /// With their owners; of [`None`] a part is worked on.
     streams: HashMap<Id, (Owner, Option<Stream>)>,
-    /// A task looks after them.
-    swept: bool,
 }
 
-impl Open {
+impl Waiting for Open {
     fn drop_late(&mut self) {
         let in_time = |stream: &Stream| stream.touched.elapsed() < PATIENCE;
         self.streams.retain(|_, (_, waiting)| waiting.as_ref().is_none_or(in_time));
     }
+
+    fn is_empty(&self) -> bool {
+        self.streams.is_empty()
+    }
 }
 
 /// The streams that are open, waiting or worked on.
-#[derive(Default)]
-pub(crate) struct Streams(Arc<Mutex<Open>>);
+pub(crate) type Streams = Swept<Open>;
 
 /// The place of a stream of which a part is worked on; free again when dropped, unless the stream
 /// waits there.
@@ -257,32 +261,8 @@ fn append(all: &mut Zeroizing<Vec<u8>>, more: &[u8]) {
 }
 
 impl Streams {
-    fn lock(&self) -> MutexGuard<'_, Open> {
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        open.drop_late();
-        open
-    }
-
-    /// Drops what waited too long even when nobody comes any more: it may be clear text.
-    fn sweep(&self, every: Duration) {
-        if std::mem::replace(&mut self.lock().swept, true) {
-            return;
-        }
-        let streams = Self(self.0.clone());
-        tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(every).await;
-                let mut open = streams.lock();
-                if open.streams.is_empty() {
-                    open.swept = false;
-                    return;
-                }
-            }
-        });
-    }
-
     fn place(&self, id: Id) -> Place {
-        Place { id, streams: Self(self.0.clone()), waits: false }
+        Place { id, streams: self.clone(), waits: false }
     }
 
     /// A place for a new stream, when there may be one more.
