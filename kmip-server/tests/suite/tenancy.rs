@@ -2,7 +2,9 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Write,
     num::NonZeroU32,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -22,6 +24,11 @@ use kmip::{
 use kmip_server::{
     Limits, Login, PasswordHash,
     policy::{Policies, Policy},
+};
+use tracing::{
+    Event, Metadata, Subscriber,
+    field::{Field, Visit},
+    span::{Attributes, Id, Record},
 };
 
 use crate::common::{Client, Network, SHARING, refusal, sae_id};
@@ -261,6 +268,65 @@ async fn a_login_narrows_a_certificate_and_a_wrong_one_ends_the_connection() {
         let reason = refusal(client.aes([]).await);
         assert_eq!(reason, ResultReason::AuthenticationNotSuccessful, "{certificate} {said:?}");
         assert!(client.receive().await.is_none(), "the connection ends");
+    }
+}
+
+/// Everything this process logs, as text.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<String>>);
+
+impl Visit for Log {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        write!(self.0.lock().unwrap(), " {field}={value:?}").unwrap();
+    }
+}
+
+impl Subscriber for Log {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, attributes: &Attributes<'_>) -> Id {
+        attributes.record(&mut self.clone());
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, values: &Record<'_>) {
+        values.record(&mut self.clone());
+    }
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        event.record(&mut self.clone());
+        self.0.lock().unwrap().push('\n');
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+/// At every level: whoever looks for a fault turns them all on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_login_is_logged_without_what_was_typed() {
+    let log = Log::default();
+    tracing::subscriber::set_global_default(log.clone()).unwrap();
+    let policy = Policy { login: Some(login("eve", "third")), ..Policy::default() };
+    let network = network([("n1", policy)], []).await;
+    for (user, password) in [("eve", "Third-of-all"), ("typed-in-the-wrong-field", "x9-second")] {
+        let mut client = as_user(&network, "n1", Some((user, password))).await;
+        let reason = refusal(client.aes([]).await);
+        assert_eq!(reason, ResultReason::AuthenticationNotSuccessful);
+    }
+    let mut eve = as_user(&network, "n1", Some(("eve", "third"))).await;
+    eve.aes([]).await.unwrap();
+    let log = log.0.lock().unwrap();
+    let refused: Vec<_> = log.lines().filter(|line| line.contains("login refused")).collect();
+    assert_eq!(refused.len(), 2, "{log}");
+    assert!(refused[0].contains("Wrong") && refused[0].contains("n1"), "{refused:?}");
+    for typed in ["Third-of-all", "typed-in-the-wrong-field", "x9-second", "\"third\"", "pbkdf2"] {
+        assert!(!log.contains(typed), "{typed} in {log}");
     }
 }
 
