@@ -13,8 +13,8 @@ pub(crate) async fn set_endpoint_role(
 ) -> Result<Response, OpError> {
     match request.role {
         EndpointRole::Client => Ok(Response { role: EndpointRole::Client }),
-        _ => {
-            Err(OpError::Feature("this server asks its clients nothing; stay in the client's role"))
-        }
+        _ => Err(OpError::Feature(
+            "the roles on a connection stay; what this server tells, it tells at an endpoint of the client's",
+        )),
     }
 }
