@@ -26,7 +26,7 @@ use transport::{ListenerLimits, Profile, ServerStream, Shutdown, TlsFiles, serve
 
 use crate::{
     batch::run,
-    common::{Client, Network, sae_id},
+    common::{Client, Network, SHARING, sae_id},
 };
 
 const WAIT: Duration = Duration::from_secs(20);
@@ -223,6 +223,20 @@ async fn nobody_else_is_told_and_it_is_tried_again() {
     let id = other.aes([]).await.unwrap();
     other.activate(client::activate(&id)).await.unwrap();
     let heard = timeout(Duration::from_secs(3), stranger.recv()).await;
+    assert!(heard.is_err(), "{heard:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_of_several_applications_is_told_nothing() {
+    let (listener, address) = bind().await;
+    let mut policies = policies(address, Version::V2_1, Sent::All);
+    let told = policies.remove(&sae_id("n2")).unwrap();
+    policies.insert(sae_id(SHARING[0]), told);
+    let network = Network::start_as(Limits::default(), policies, Default::default()).await;
+    let mut both = listen(listener, &network.certificate_of_endpoint("shared"), 0);
+    network.tell();
+    network.client("n1", Version::V2_1).await.aes([]).await.unwrap();
+    let heard = timeout(Duration::from_secs(3), both.recv()).await;
     assert!(heard.is_err(), "{heard:?}");
 }
 
