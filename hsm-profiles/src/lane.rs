@@ -35,6 +35,7 @@ pub(crate) use kem::Pairs;
 use using::AtHand;
 pub(crate) use using::Forgotten;
 
+pub(crate) use action::hashes;
 pub(crate) use gcm::{IV_BYTES, MAX_IV_BYTES, TAG_BYTES};
 
 /// Nonces fetched at once: one token call for 64 seals.

@@ -34,6 +34,7 @@ mod keys;
 mod lane;
 mod library;
 mod link;
+pub mod parcels;
 mod process;
 mod profile;
 mod queue;
@@ -50,7 +51,7 @@ pub use process::inside::serve as serve_worker;
 pub use process::{Breaker, MemberStatus, Program};
 pub use profile::{
     BUILT_IN, Code, ErrorClasses, Flag, Import, IvOnOpen, IvSource, KeyUse, Keys, Kind, Limits,
-    Login, LoginUser, MechanismName, Omitted, PinForm, Profile, Protection, Role, Seal, SealBy,
-    Template, Trusted, Wrap, WrapForm,
+    Login, LoginUser, MechanismName, OaepHash, Omitted, PinForm, Profile, Protection, Role, Seal,
+    SealBy, Template, Trusted, Wrap, WrapForm,
 };
 pub use token::Token;

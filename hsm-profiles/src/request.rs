@@ -6,7 +6,9 @@
 
 use std::sync::Arc;
 
-use km_core::hsm::{HsmError, KekId, KekInfo, MadeKey, Sealed, TokenKey, TokenRoom};
+use km_core::hsm::{
+    HsmError, KekId, KekInfo, KekParcel, KekReceiver, MadeKey, Sealed, TokenKey, TokenRoom,
+};
 use km_core::material::ClearBytes;
 use km_core::usage::kem::KemSet;
 use km_core::usage::{KeyKind, KeyUse};
@@ -44,6 +46,12 @@ pub(crate) enum Request {
     Keks,
     /// Answered by [`Response::Kek`].
     CreateKek,
+    /// Answered by [`Response::KekMade`].
+    CreateKekFor { receivers: Vec<KekReceiver> },
+    /// Answered by [`Response::Receiver`].
+    KekReceiver,
+    /// Answered by [`Response::Kek`].
+    TakeKek { parcel: KekParcel },
     /// Answered by [`Response::Done`].
     DestroyKek { kek: KekInfo },
     /// Answered by [`Response::Done`].
@@ -117,6 +125,8 @@ pub(crate) enum Response {
     Used(#[serde(with = "wire::results")] Vec<ClearBytes>),
     Kek(KekInfo),
     Keks(Vec<KekInfo>),
+    KekMade(KekInfo, Vec<KekParcel>),
+    Receiver(KekReceiver),
     Made(MadeKey),
     Names(Vec<String>),
     Room(TokenRoom),
@@ -146,7 +156,9 @@ impl Request {
             Self::ReadObject { name } | Self::DeleteObject { name } => name.len(),
             Self::ObjectNames { prefix } => prefix.len(),
             Self::Probe | Self::Keks | Self::FindKeks | Self::Room => 0,
-            Self::CreateKek | Self::DestroyKek { .. } => 0,
+            Self::CreateKek | Self::DestroyKek { .. } | Self::KekReceiver => 0,
+            Self::TakeKek { parcel } => parcel.keys.iter().map(|key| key.key.len()).sum(),
+            Self::CreateKekFor { receivers } => receivers.iter().map(|r| r.modulus.len()).sum(),
             Self::MakeKey { aad, .. } => aad.len(),
             Self::UseKey { key, uses } => key.sealed.ciphertext.len() + inputs(uses),
             Self::RewrapKey { aad, sealed } => aad.len() + sealed.ciphertext.len(),
@@ -194,7 +206,9 @@ impl Request {
             // A pair that was made and not answered is dropped for later ones.
             Self::KemKeyPair { .. } | Self::KemEncapsulate { .. } => true,
             Self::KemDecapsulate { .. } | Self::KemForget { .. } => true,
-            Self::CreateKek => false,
+            // What is here already is left.
+            Self::TakeKek { .. } => true,
+            Self::CreateKek | Self::CreateKekFor { .. } | Self::KekReceiver => false,
         }
     }
 
@@ -248,6 +262,7 @@ impl Request {
             Self::ObjectNames { .. } | Self::Room => Ok(()),
             Self::Probe | Self::Keks | Self::FindKeks => Ok(()),
             Self::CreateKek | Self::DestroyKek { .. } => Ok(()),
+            Self::CreateKekFor { .. } | Self::KekReceiver | Self::TakeKek { .. } => Ok(()),
             Self::MakeKey { .. } | Self::RewrapKey { .. } | Self::ForgetKey { .. } => Ok(()),
             Self::UseKey { uses, .. } => check_input(profile, inputs(uses)),
             Self::KemKeyPair { .. } | Self::KemForget { .. } => Ok(()),
@@ -320,6 +335,20 @@ impl Response {
         }
     }
 
+    pub(crate) fn kek_made(self) -> Result<(KekInfo, Vec<KekParcel>), HsmError> {
+        match self {
+            Self::KekMade(kek, parcels) => Ok((kek, parcels)),
+            other => Err(other.unexpected()),
+        }
+    }
+
+    pub(crate) fn receiver(self) -> Result<KekReceiver, HsmError> {
+        match self {
+            Self::Receiver(receiver) => Ok(receiver),
+            other => Err(other.unexpected()),
+        }
+    }
+
     pub(crate) fn keks(self) -> Result<Vec<KekInfo>, HsmError> {
         match self {
             Self::Keks(keks) => Ok(keks),
@@ -378,6 +407,8 @@ impl Response {
             Self::Used(_) => "results of uses",
             Self::Kek(_) => "a KEK",
             Self::Keks(_) => "a list of KEKs",
+            Self::KekMade(..) => "a KEK for others",
+            Self::Receiver(_) => "a public key",
             Self::Made(_) => "a key",
             Self::Names(_) => "names",
             Self::Room(_) => "its room",

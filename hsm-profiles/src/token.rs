@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use km_core::hsm::{
-    Hsm, HsmError, HsmStatus, KekId, KekInfo, MadeKey, Sealed, TokenKey, TokenRoom,
+    Hsm, HsmError, HsmStatus, KekId, KekInfo, KekParcel, KekReceiver, MadeKey, Sealed, TokenKey,
+    TokenRoom,
 };
 use km_core::material::ClearBytes;
 use km_core::usage::kem::KemSet;
@@ -61,6 +62,17 @@ impl Token {
         match &self.door {
             Door::Here(_) => Vec::new(),
             Door::Away(members) => members.each(),
+        }
+    }
+
+    /// Several tokens share their keys by the HSM's own means, before one of them is asked for anything.
+    fn alone(&self) -> Result<(), HsmError> {
+        match self.members().len() {
+            0 | 1 => Ok(()),
+            many => Err(HsmError::Unsupported(format!(
+                "a key manager with {many} tokens takes no KEK of another: copy the keys between the \
+                 tokens by the HSM's own means"
+            ))),
         }
     }
 
@@ -121,6 +133,23 @@ impl Hsm for Token {
 
     async fn create_kek(&self) -> Result<KekInfo, HsmError> {
         self.ask(Request::CreateKek).await?.kek()
+    }
+
+    async fn create_kek_for(
+        &self,
+        receivers: &[KekReceiver],
+    ) -> Result<(KekInfo, Vec<KekParcel>), HsmError> {
+        self.ask(Request::CreateKekFor { receivers: receivers.to_vec() }).await?.kek_made()
+    }
+
+    async fn kek_receiver(&self) -> Result<KekReceiver, HsmError> {
+        self.alone()?;
+        self.ask(Request::KekReceiver).await?.receiver()
+    }
+
+    async fn take_kek(&self, parcel: &KekParcel) -> Result<KekInfo, HsmError> {
+        self.alone()?;
+        self.ask(Request::TakeKek { parcel: parcel.clone() }).await?.kek()
     }
 
     async fn destroy_kek(&self, kek: &KekInfo) -> Result<(), HsmError> {

@@ -95,6 +95,19 @@ impl Worker {
                 let link = Arc::clone(&self.link);
                 self.retried(|lane| link.create_kek(lane)).map(Response::Kek)
             }
+            Request::CreateKekFor { receivers } => {
+                let link = Arc::clone(&self.link);
+                self.retried(|lane| link.create_kek_for(lane, &receivers))
+                    .map(|(kek, parcels)| Response::KekMade(kek, parcels))
+            }
+            Request::KekReceiver => {
+                let link = Arc::clone(&self.link);
+                self.retried(|lane| link.kek_receiver(lane)).map(Response::Receiver)
+            }
+            Request::TakeKek { parcel } => {
+                let link = Arc::clone(&self.link);
+                self.retried(|lane| link.take_kek(lane, &parcel)).map(Response::Kek)
+            }
             Request::DestroyKek { kek } => {
                 let link = Arc::clone(&self.link);
                 self.retried(|lane| link.destroy_kek(lane, &kek)).map(|()| Response::Done)

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     material::ClearBytes,
-    usage::{Action, KeyKind, KeyUse, kem::KemSet},
+    usage::{Action, Hash, KeyKind, KeyUse, kem::KemSet},
 };
 
 /// Names one KEK in the token: `CKA_ID` of the key, in hexadecimal where a person reads it.
@@ -25,6 +25,53 @@ pub struct KekInfo {
     pub id: KekId,
     /// Its number; the KEK with the highest one seals. It is the number of its epoch.
     pub number: u64,
+}
+
+/// A token that KEKs can be wrapped for: the public half of an RSA pair that it made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KekReceiver {
+    /// Big-endian.
+    #[serde(with = "serde_bytes")]
+    pub modulus: Vec<u8>,
+    /// Big-endian.
+    #[serde(with = "serde_bytes")]
+    pub exponent: Vec<u8>,
+    /// Of RSA-OAEP, also for the mask.
+    pub hash: Hash,
+}
+
+/// The keys of an epoch, wrapped for one token. Whoever takes it must know who made it: anybody can
+/// wrap a key of his own for a public key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KekParcel {
+    /// Of the epoch.
+    pub number: u64,
+    /// The KEK, and the key that wraps keys of applications where the token that made it does that.
+    pub keys: Vec<WrappedKek>,
+}
+
+/// One key of a [`KekParcel`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WrappedKek {
+    /// `CKA_ID`.
+    #[serde(with = "serde_bytes")]
+    pub id: Vec<u8>,
+    /// What it does.
+    pub usage: KekUse,
+    /// By RSA-OAEP.
+    #[serde(with = "serde_bytes")]
+    pub key: Vec<u8>,
+}
+
+/// What a key of an epoch does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KekUse {
+    /// Seals by encryption.
+    Encrypts,
+    /// Seals by wrapping data keys.
+    Wraps,
+    /// Wraps keys of applications.
+    Keys,
 }
 
 /// Where a function of the token keeps the keys it works with.
@@ -334,6 +381,27 @@ pub trait Hsm: Send + Sync + 'static {
     /// Makes a KEK with a number above all others. From now on it seals.
     async fn create_kek(&self) -> Result<KekInfo, HsmError> {
         Err(HsmError::Unsupported("this HSM makes no KEKs".into()))
+    }
+
+    /// As [`Hsm::create_kek`]; the keys of the new epoch come wrapped for each receiver, in order.
+    async fn create_kek_for(
+        &self,
+        receivers: &[KekReceiver],
+    ) -> Result<(KekInfo, Vec<KekParcel>), HsmError> {
+        let _ = receivers;
+        Err(HsmError::Unsupported("this HSM gives no KEKs to another".into()))
+    }
+
+    /// What other tokens need to wrap a KEK for this one; the same every time.
+    async fn kek_receiver(&self) -> Result<KekReceiver, HsmError> {
+        Err(HsmError::Unsupported("this HSM takes no KEKs of another".into()))
+    }
+
+    /// Takes the keys of an epoch that another token made; what is here already is left. Whoever calls
+    /// has made sure of who made the parcel.
+    async fn take_kek(&self, parcel: &KekParcel) -> Result<KekInfo, HsmError> {
+        let _ = parcel;
+        Err(HsmError::Unsupported("this HSM takes no KEKs of another".into()))
     }
 
     /// Keeps `clear` inside the token, in every one of several, as a private object. Names are

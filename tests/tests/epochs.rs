@@ -4,8 +4,12 @@
 
 use std::{ops::Bound, path::Path, process::Command, sync::Arc, time::Duration};
 
-use hsm_profiles::Token;
+use hsm_profiles::{
+    PinSource, Program, Token, TokenConfig, TokenSelector,
+    soft::{SoftToken, provision},
+};
 use km_core::{
+    hsm::Hsm,
     objects::Object,
     records::Records,
     store::{Commit, SqliteStore, Store},
@@ -15,7 +19,7 @@ use kmip::{Answer, client, enums::CryptographicAlgorithm, op::get};
 use qkm_tests::{
     clients::{self, material},
     epochs::{epoch, listed},
-    network::{End::North, End::South, Network, Options},
+    network::{End::North, End::South, Network, Options, program},
 };
 use serde_json::Value;
 
@@ -251,4 +255,69 @@ async fn swaps_the_sealed_bytes_of_two_objects() {
         let forged = records.encode(&row.key, object);
         store.commit(Commit::new().put(row.key.clone(), forged)).await.unwrap();
     }
+}
+
+/// A token of another product comes to hold the KEK of a running key manager, by files that anybody may
+/// read and that nobody can change.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_of_another_product_comes_to_share_the_kek() {
+    let network = Network::start(Options::default()).await;
+    let dir = network.dir().join("standby");
+    std::fs::create_dir(&dir).unwrap();
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/kryoptic/release");
+    let library = built.join("libkryoptic_pkcs11.so").canonicalize().unwrap();
+    let mut init = Command::new(program());
+    init.arg("demo-token").arg("--library").arg(&library);
+    let made = provision(SoftToken::Kryoptic, &dir, "standby", init).unwrap();
+    let run = |arguments: &[&str]| {
+        let mut qkm = Command::new(program());
+        qkm.args(["hsm", "kek"]).args(arguments).args([
+            "--token",
+            "standby",
+            "--profile",
+            "kryoptic",
+        ]);
+        qkm.arg("--pin-file").arg(&made.pin_file).arg("--library").arg(&library);
+        let output = qkm.env("KRYOPTIC_CONF", &made.conf).output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code().unwrap(), String::from_utf8_lossy(&said).into_owned())
+    };
+    let request = dir.join("standby.json");
+    let (code, said) = run(&["request", request.to_str().unwrap()]);
+    assert_eq!(code, 0, "{said}");
+    let (code, said) = epoch(&network, Some(0), &["rotate", "--for", request.to_str().unwrap()]);
+    assert!(code == 0 && said.contains("epoch 2 begins"), "{said}");
+    let fingerprint = said.split("fingerprint ").nth(1).unwrap().trim().to_owned();
+    let parcel = dir.join("standby.json.kek");
+    let take =
+        |fingerprint: &str| run(&["take", parcel.to_str().unwrap(), "--fingerprint", fingerprint]);
+    let (code, said) = take(&fingerprint.replace(['0', '1'], "2"));
+    assert!(code == 1 && said.contains("not what the custodian made"), "{code} {said}");
+    let (code, said) = take(&fingerprint);
+    assert!(code == 0 && said.contains("epoch 2"), "{said}");
+    let kek = listed(&network)[1]["kek"].as_str().unwrap().to_owned();
+    assert!(said.contains(&kek), "{said}");
+
+    // The record key of the store, under the new epoch, opens in the other token.
+    network
+        .until("the old epoch is empty", || async { listed(&network)[0]["empty"] == true })
+        .await;
+    let to = network.dir().join("copy");
+    copy(&network.site(North).store, &to);
+    let config = TokenConfig {
+        library: Some(library),
+        env: [("KRYOPTIC_CONF".to_owned(), made.conf.display().to_string())].into(),
+        create_kek: false,
+        ..TokenConfig::new(
+            "kryoptic",
+            TokenSelector::Label("standby".to_owned()),
+            PinSource::File(made.pin_file.clone()),
+        )
+    };
+    let arguments = ["hsm-worker", "--lock-memory", "off"].map(Into::into).to_vec();
+    let worker = Program { path: program().to_owned(), arguments };
+    let standby = Token::start(config, worker).await.unwrap();
+    let store = SqliteStore::open(to.join("store.qkm")).unwrap();
+    assert_eq!(standby.current_kek().0, kek);
+    Vault::new(standby).record_key(&store).await.unwrap();
 }

@@ -275,8 +275,8 @@ fn rsa_cipher(cipher: &Cipher) -> Result<Mechanism<'static>, OpError> {
     })
 }
 
-/// Tokens are not asked for SHA-3.
-fn hashes(hash: Hash) -> Result<(MechanismType, PkcsMgfType), OpError> {
+/// A hash and mask generation by it. Tokens are not asked for SHA-3.
+pub(crate) fn hashes(hash: Hash) -> Result<(MechanismType, PkcsMgfType), OpError> {
     Ok(match hash {
         Hash::Sha1 => (MechanismType::SHA1, PkcsMgfType::MGF1_SHA1),
         Hash::Sha224 => (MechanismType::SHA224, PkcsMgfType::MGF1_SHA224),

@@ -3,13 +3,14 @@
 use std::sync::PoisonError;
 
 use cryptoki::session::Session;
-use km_core::hsm::{HsmError, KekInfo};
+use km_core::hsm::{HsmError, KekInfo, KekParcel, KekReceiver};
 use tracing::info;
 
 use super::{Link, State};
 use crate::kek::{self, KekSet, SealCounts};
 use crate::lane::{Lane, OpError, check_login};
 use crate::library::Held;
+use crate::parcels::{self, Place};
 
 impl Link {
     /// Makes a KEK, which becomes the current one.
@@ -22,6 +23,39 @@ impl Link {
         })?;
         info!(kek = %made.id.0, number = made.number, "KEK created");
         Ok(made)
+    }
+
+    /// As [`Link::create_kek`]; the keys of the new epoch come wrapped for each receiver.
+    pub(crate) fn create_kek_for(
+        &self,
+        lane: &Lane,
+        receivers: &[KekReceiver],
+    ) -> Result<(KekInfo, Vec<KekParcel>), OpError> {
+        let made = self.change_keks(lane, |session, keks| {
+            let (number, prefix) = (keks.next_number(), &self.config.kek_label);
+            parcels::give(session, &self.profile, prefix, number, receivers)
+        })?;
+        let (kek, count) = (&made.0, receivers.len());
+        info!(kek = %kek.id.0, number = kek.number, receivers = count, "KEK created");
+        Ok(made)
+    }
+
+    /// What other tokens need to wrap a KEK for this one.
+    pub(crate) fn kek_receiver(&self, lane: &Lane) -> Result<KekReceiver, OpError> {
+        lane.connection.anchored(|session| self.place(session).receiver().map_err(OpError::Answer))
+    }
+
+    /// Takes the keys of an epoch that another token made.
+    pub(crate) fn take_kek(&self, lane: &Lane, parcel: &KekParcel) -> Result<KekInfo, OpError> {
+        let taken = self.change_keks(lane, |session, _| {
+            self.place(session).take(parcel).map_err(OpError::Answer)
+        })?;
+        info!(kek = %taken.id.0, number = taken.number, "KEK of another token taken");
+        Ok(taken)
+    }
+
+    fn place<'a>(&'a self, session: &'a Session) -> Place<'a> {
+        Place { session, profile: &self.profile, prefix: &self.config.kek_label }
     }
 
     /// Destroys a KEK with its copies, unless it is the one that seals.

@@ -1,6 +1,7 @@
 //! What the token lets be done with keys: the tables `[[wrap]]` and `[keys]` of a profile.
 
 use cryptoki::object::{Attribute, AttributeType};
+use km_core::usage::Hash;
 use serde::Deserialize;
 
 use super::MechanismName;
@@ -62,9 +63,23 @@ pub struct Keys {
     /// Who marks the keys that wrap as trusted.
     #[serde(default)]
     pub trusted: Trusted,
+    /// The hash of RSA-OAEP by which this token takes KEKs of another.
+    #[serde(default)]
+    pub oaep: OaepHash,
     /// The mechanism that makes RSA pairs.
     #[serde(default)]
     pub rsa_pair: Option<MechanismName>,
+}
+
+/// A hash of RSA-OAEP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OaepHash {
+    /// SHA-256, also for the mask.
+    #[default]
+    Sha256,
+    /// SHA-1, also for the mask: as safe in OAEP, and all that some tokens have.
+    Sha1,
 }
 
 /// How a clear key gets in.
@@ -104,6 +119,13 @@ impl TryFrom<String> for Omitted {
 }
 
 impl Keys {
+    pub(crate) fn oaep(&self) -> Hash {
+        match self.oaep {
+            OaepHash::Sha256 => Hash::Sha256,
+            OaepHash::Sha1 => Hash::Sha1,
+        }
+    }
+
     /// Makes RSA pairs.
     pub(crate) fn rsa_pair(&self) -> MechanismName {
         let standard = || MechanismName::standard("RSA_PKCS_KEY_PAIR_GEN");

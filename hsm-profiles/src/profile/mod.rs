@@ -17,7 +17,7 @@ mod names;
 mod seal;
 mod templates;
 
-pub use keys::{Import, Keys, Omitted, Wrap, WrapForm};
+pub use keys::{Import, Keys, OaepHash, Omitted, Wrap, WrapForm};
 pub use login::{Login, LoginUser, PinForm};
 pub use names::{Code, MechanismName};
 pub use seal::{IvOnOpen, IvSource, KeyUse, Protection, Seal, SealBy};

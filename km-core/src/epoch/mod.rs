@@ -34,7 +34,7 @@ pub use state::{Approval, BadEpochStep, Epoch, EpochState, EpochStep};
 
 use crate::{
     clock::now_ms,
-    hsm::{Hsm, HsmError, KekId},
+    hsm::{Hsm, HsmError, KekId, KekParcel, KekReceiver},
     records::{RecordError, Records},
     store::Version,
 };
@@ -227,10 +227,30 @@ impl Epochs {
     pub async fn rotate(&self, who: &str) -> Result<Epoch, EpochError> {
         let _changing = self.changing.lock().await;
         let made = self.hsm.create_kek().await?;
+        self.begun(made.number, who).await
+    }
+
+    /// As [`Epochs::rotate`]; the keys of the new epoch come wrapped for the token of each receiver, in
+    /// order.
+    ///
+    /// # Errors
+    /// Those of token and store. Then the parcels are lost: begin another epoch.
+    pub async fn rotate_for(
+        &self,
+        who: &str,
+        receivers: &[KekReceiver],
+    ) -> Result<(Epoch, Vec<KekParcel>), EpochError> {
+        let _changing = self.changing.lock().await;
+        let (made, parcels) = self.hsm.create_kek_for(receivers).await?;
+        Ok((self.begun(made.number, who).await?, parcels))
+    }
+
+    /// The epoch of a KEK that was just made. Call it while `changing` is held.
+    async fn begun(&self, number: u64, who: &str) -> Result<Epoch, EpochError> {
         self.take_in(who).await?;
         let table = locked(&self.table);
-        let found = table.get(&made.number).map(|(epoch, _)| epoch.clone());
-        found.ok_or(EpochError::NoSuch(made.number))
+        let found = table.get(&number).map(|(epoch, _)| epoch.clone());
+        found.ok_or(EpochError::NoSuch(number))
     }
 
     /// Looks what KEKs the token has.

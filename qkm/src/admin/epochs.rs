@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use km_core::{
     audit,
     epoch::{Approval, Destruction, EpochError, EpochView, Keeper},
+    hsm::KekReceiver,
     records::Records,
 };
 use serde_json::{Value, json};
@@ -79,13 +80,32 @@ pub(super) async fn log(records: &Records) -> Result<Value, Problem> {
 /// `POST`: a new epoch begins.
 pub(super) async fn rotate(
     keeper: &Arc<Keeper>,
+    body: &[u8],
     who: Custodian,
     peer: &PeerIdentity,
 ) -> Result<Value, Problem> {
-    warn!(custodian = %who.0, certificate = %peer, "a new KEK epoch is asked for");
+    let wanted = if body.is_empty() { b"{}" } else { body };
+    let Wanted { receivers } = serde_json::from_slice(wanted).map_err(|_| Problem::wrong_body())?;
+    let count = receivers.len();
+    warn!(custodian = %who.0, certificate = %peer, receivers = count, "a new KEK epoch is asked for");
     let epochs = keeper.epochs().clone();
-    let made = through(async move { epochs.rotate(&who.0).await }).await?;
-    Ok(json!({ "number": made.number, "kek": made.kek.0, "state": made.state }))
+    let made = through(async move {
+        match receivers.is_empty() {
+            true => Ok((epochs.rotate(&who.0).await?, Vec::new())),
+            false => epochs.rotate_for(&who.0, &receivers).await,
+        }
+    });
+    let (made, parcels) = made.await?;
+    let (number, kek, state) = (made.number, made.kek.0, made.state);
+    Ok(json!({ "number": number, "kek": kek, "state": state, "parcels": parcels }))
+}
+
+/// Who else is to hold the KEK of a new epoch.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wanted {
+    #[serde(default)]
+    receivers: Vec<KekReceiver>,
 }
 
 /// `POST …/{number}/destroy`: one of the two approvals.

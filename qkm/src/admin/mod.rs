@@ -32,8 +32,8 @@ use backup::Backups;
 use epochs::Custodian;
 pub(crate) use problem::Problem;
 
-/// Longest body of a change.
-const BODY_BYTES: usize = 1024;
+/// Longest body of a change: the public keys of tokens.
+const BODY_BYTES: usize = 256 * 1024;
 /// Longest wait for it.
 const BODY_WAIT: Duration = Duration::from_secs(5);
 /// Most bytes of one order by relay.
@@ -147,7 +147,7 @@ impl Api {
                 authorities::make(inside, ca, name, &body, custodian()?, peer).await
             }
             ["v1", "store", "backups"] => self.backups.make(&self.inside.node, peer).await,
-            ["v1", "hsm", "epochs"] => epochs::rotate(keeper, custodian()?, peer).await,
+            ["v1", "hsm", "epochs"] => epochs::rotate(keeper, &body, custodian()?, peer).await,
             ["v1", "hsm", "epochs", number, "destroy"] => {
                 epochs::destroy(keeper, number, custodian()?, peer).await
             }

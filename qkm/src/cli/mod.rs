@@ -296,6 +296,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Key(KeyCommand::Show { id, admin: args }) => admin::key(&args, &id),
         Command::Key(KeyCommand::Trace { id, admin: args }) => trace::key(&args, &id),
         Command::Hsm(hsm::HsmCommand::Epoch(command)) => hsm::epoch(&command),
+        Command::Hsm(hsm::HsmCommand::Kek(command)) => hsm::kek(&command),
         Command::Hsm(hsm::HsmCommand::Token(command)) => hsm::token(command),
         Command::Ca(command) => ca::run(&command),
         Command::Store(command) => store::run(&command, &log),

@@ -64,6 +64,14 @@ fn several(args: &TokenArgs, tokens: &[Token], time: Duration) -> Result<Exit, F
     Ok(worst)
 }
 
+/// Refuses a command for one token when the configuration has several and none is named.
+pub(super) fn lone(args: &TokenArgs) -> Result<(), Failure> {
+    match tokens(args)?.len() {
+        1 => Ok(()),
+        _ => Err(Failure::new(Code::C003, "[hsm] has several tokens: name one by --member")),
+    }
+}
+
 /// A token's name in the configuration, empty for one that is described, and its environment.
 type Token = (String, BTreeMap<String, String>);
 

@@ -1,17 +1,20 @@
 //! `qkm hsm epoch`: asks the admin API.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
-use km_core::clock::now_ms;
-use serde_json::Value;
+use km_core::{
+    clock::now_ms,
+    hsm::{KekParcel, KekReceiver},
+};
+use serde_json::{Value, json};
 
-use super::{Custodian, EpochCommand};
+use super::{Custodian, EpochCommand, kek};
 use crate::{
     cli::{
         Output,
         admin::{Request, print, send, show, text},
     },
-    fault::{Exit, Failure},
+    fault::{Code, Exit, Failure},
 };
 
 const PATH: &str = "/v1/hsm/epochs";
@@ -28,20 +31,37 @@ pub(in crate::cli) fn run(command: &EpochCommand) -> Result<Exit, Failure> {
             let answer = send(&args.config.config, None, Request::Get(LOG_PATH))?;
             show(args.output, &answer, &["AGO", "WHO", "WHAT", "EPOCH"], "deeds", deed)
         }
-        EpochCommand::Rotate(custodian) => {
-            let answer = change(custodian, PATH)?;
-            say(custodian, &answer, &format!("epoch {} begins", text(&answer["number"])))
-        }
+        EpochCommand::Rotate { receivers, custodian } => rotate(receivers, custodian),
         EpochCommand::Destroy { number, custodian } => {
-            let answer = change(custodian, &format!("{PATH}/{number}/destroy"))?;
+            let answer = change(custodian, &format!("{PATH}/{number}/destroy"), &json!({}))?;
             say(custodian, &answer, &destroyed(*number, &answer))
         }
     }
 }
 
-fn change(custodian: &Custodian, path: &str) -> Result<Value, Failure> {
+fn rotate(receivers: &[PathBuf], custodian: &Custodian) -> Result<Exit, Failure> {
+    let files: Vec<PathBuf> =
+        receivers.iter().map(|file| kek::parcel_file(file)).collect::<Result<_, _>>()?;
+    let wanted: Vec<KekReceiver> =
+        receivers.iter().map(|file| kek::receiver(file)).collect::<Result<_, _>>()?;
+    let answer = change(custodian, PATH, &json!({ "receivers": wanted }))?;
+    let mut line = format!("epoch {} begins", text(&answer["number"]));
+    let parcels: Vec<KekParcel> =
+        serde_json::from_value(answer["parcels"].clone()).unwrap_or_default();
+    if parcels.len() != files.len() {
+        return Err(Failure::new(Code::A004, "the answer has no KEK for every token"));
+    }
+    for (file, parcel) in files.iter().zip(&parcels) {
+        kek::write(file, parcel)?;
+        let fingerprint = kek::fingerprint(parcel);
+        line.push_str(&format!("\n{}: fingerprint {fingerprint}", file.display()));
+    }
+    say(custodian, &answer, &line)
+}
+
+fn change(custodian: &Custodian, path: &str, body: &Value) -> Result<Value, Failure> {
     let shown = custodian.certificate.clone().zip(custodian.key.clone());
-    send(&custodian.admin.config.config, shown, Request::Post(path))
+    send(&custodian.admin.config.config, shown, Request::Change(path, body))
 }
 
 fn say(custodian: &Custodian, answer: &Value, line: &str) -> Result<Exit, Failure> {

@@ -2,6 +2,7 @@
 
 mod apart;
 mod epoch;
+mod kek;
 mod token;
 
 use std::path::PathBuf;
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 use clap::Subcommand;
 
 pub(super) use epoch::run as epoch;
+pub(super) use kek::run as kek;
 pub(super) use token::run as token;
 
 use super::{AdminArgs, ConfigArg, Output};
@@ -22,6 +24,9 @@ pub(super) enum HsmCommand {
     /// from before then open no more.
     #[command(subcommand)]
     Epoch(EpochCommand),
+    /// Let another token share the KEKs: a standby, or that of another key manager.
+    #[command(subcommand)]
+    Kek(kek::KekCommand),
     #[command(flatten)]
     Token(TokenCommand),
 }
@@ -36,7 +41,14 @@ pub(super) enum EpochCommand {
     /// Show who did what to the epochs, oldest first.
     Log(AdminArgs),
     /// Begin a new epoch now.
-    Rotate(Custodian),
+    Rotate {
+        /// Wrap the KEK of the new epoch for the token that wrote this file (`qkm hsm kek request`); the
+        /// result is FILE.kek. May be given several times.
+        #[arg(long = "for", value_name = "FILE")]
+        receivers: Vec<PathBuf>,
+        #[command(flatten)]
+        custodian: Custodian,
+    },
     /// Approve the destruction of an epoch; the second custodian's approval destroys it.
     Destroy {
         /// Its number.

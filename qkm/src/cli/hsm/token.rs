@@ -203,7 +203,7 @@ impl TokenArgs {
         Ok(Subject { library, profile, token: config.token, pin: config.pin, time })
     }
 
-    fn token_config(&self) -> Result<TokenConfig, Failure> {
+    pub(super) fn token_config(&self) -> Result<TokenConfig, Failure> {
         let Some((token, pin)) = self.described() else { return self.configured() };
         let (library, found) = self.place(&token)?;
         let profile = self.profile.as_deref().or(found).unwrap_or("generic");
