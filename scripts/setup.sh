@@ -69,3 +69,22 @@ if ! command -v promtool >/dev/null && [ ! -x "$target/tools/usr/bin/promtool" ]
             apt-get -q download prometheus >/dev/null; }; } &&
         dpkg -x prometheus_*.deb . && rm prometheus_*.deb)
 fi
+
+# etcd and its client: the package would also start a service.
+if [ ! -x "$target/tools/usr/bin/etcdctl" ]; then
+    echo "setup: unpacking etcd into $target/tools"
+    mkdir -p "$target/tools"
+    (cd "$target/tools" && { apt-get -q download etcd-server etcd-client >/dev/null 2>&1 ||
+        { sudo=""; [ "$(id -u)" = 0 ] || sudo="sudo"; $sudo apt-get -q update >/dev/null &&
+            apt-get -q download etcd-server etcd-client >/dev/null; }; } &&
+        for package in etcd-*.deb; do dpkg -x "$package" .; done && rm etcd-*.deb)
+fi
+
+# What sets the clock of one process.
+if ! ls "$target"/tools/usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1; then
+    echo "setup: unpacking libfaketime into $target/tools"
+    (cd "$target/tools" && { apt-get -q download libfaketime >/dev/null 2>&1 ||
+        { sudo=""; [ "$(id -u)" = 0 ] || sudo="sudo"; $sudo apt-get -q update >/dev/null &&
+            apt-get -q download libfaketime >/dev/null; }; } &&
+        dpkg -x libfaketime_*.deb . && rm libfaketime_*.deb)
+fi

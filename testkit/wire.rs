@@ -39,7 +39,7 @@ impl Wire {
 
     fn at_far_pool(&self, tell: impl FnOnce(&std::sync::Arc<Pool>)) {
         if let Some(far) = self.far() {
-            tell(far.pool(&self.from).expect("a pool at both ends"));
+            tell(&far.pool(&self.from).expect("a pool at both ends"));
         }
     }
 }

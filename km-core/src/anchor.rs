@@ -6,22 +6,22 @@
 //! older than one that ran, and one that is ahead by more met a token that was set back. What is not
 //! noticed is a copy that was made since the count last grew, put back after a crash.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use std::{
+    ops::Bound,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     hsm::{Hsm, HsmError},
-    ids::ClusterId,
     material::ClearBytes,
     records::{RecordError, Records},
-    store::{Commit, Outcome, StoreError},
+    store::{Commit, MAX_RANGE, Outcome, StoreError, Version},
 };
-
-const RECORD: &[u8] = b"meta/generation";
 
 /// Why a store is not taken for the newest, or the count did not grow.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
@@ -57,39 +57,51 @@ pub enum AnchorError {
     Record(#[from] RecordError),
 }
 
+/// Of all counts.
+const ALL: &[u8] = b"meta/generation/";
+
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Generation {
     number: u64,
+    /// It was restored by another KM: this one's token does not know the number yet.
+    restored: bool,
 }
 
-/// The count of one store in one cluster.
+/// As read.
+type Found = Option<(Generation, Version)>;
+
+/// The count that one KM keeps of a store.
 pub struct Anchor {
     hsm: Arc<dyn Hsm>,
     records: Records,
+    /// Of the count in the store.
+    record: Vec<u8>,
+    /// Of the names of the counts in the token.
     prefix: String,
     /// In the store.
     number: AtomicU64,
     /// In the token; behind by one at most.
     anchored: AtomicU64,
-    /// One change at a time.
-    changing: tokio::sync::Mutex<()>,
+    /// The version of the record; one change at a time.
+    changing: tokio::sync::Mutex<Option<Version>>,
 }
 
 impl Anchor {
     /// Compares the counts and changes nothing. `is_new`: the store was empty, so that it is no copy,
-    /// whatever the token has seen.
+    /// whatever the token has seen. `keeper` tells the counts of a store apart: each of several KMs that
+    /// share one has its own, in its own token or in one that they share too.
     ///
     /// # Errors
     /// [`AnchorError::Older`] and [`AnchorError::Unknown`] for a store that must not be used as it is.
     pub async fn open(
         hsm: Arc<dyn Hsm>,
         records: Records,
-        cluster: &ClusterId,
+        keeper: &str,
         is_new: bool,
     ) -> Result<Self, AnchorError> {
-        let anchor = Self::read(hsm, records, cluster).await?;
+        let (anchor, restored) = Self::found(hsm, records, keeper).await?;
         let (store, token) = (anchor.store(), anchor.token());
-        match is_new {
+        match is_new || restored {
             true => anchor.number.store(token, Relaxed),
             false if store < token => return Err(AnchorError::Older { store, token }),
             false if store > token + 1 => {
@@ -108,19 +120,30 @@ impl Anchor {
     pub async fn read(
         hsm: Arc<dyn Hsm>,
         records: Records,
-        cluster: &ClusterId,
+        keeper: &str,
     ) -> Result<Self, AnchorError> {
-        let prefix = format!("generation-{cluster}-");
-        let stored: Option<Generation> = records.get(RECORD).await?;
+        Self::found(hsm, records, keeper).await.map(|(anchor, _)| anchor)
+    }
+
+    async fn found(
+        hsm: Arc<dyn Hsm>,
+        records: Records,
+        keeper: &str,
+    ) -> Result<(Self, bool), AnchorError> {
+        let record = [ALL, keeper.as_bytes()].concat();
+        let prefix = format!("generation-{keeper}-");
+        let stored = look(&records, &record).await?;
         let token = newest(&hsm.object_names(&prefix).await?, &prefix);
-        Ok(Self {
+        let anchor = Self {
             hsm,
             records,
+            record,
             prefix,
-            number: AtomicU64::new(stored.map_or(0, |generation| generation.number)),
+            number: AtomicU64::new(stored.map_or(0, |(generation, _)| generation.number)),
             anchored: AtomicU64::new(token),
-            changing: tokio::sync::Mutex::default(),
-        })
+            changing: tokio::sync::Mutex::new(stored.map(|(_, version)| version)),
+        };
+        Ok((anchor, stored.is_some_and(|(generation, _)| generation.restored)))
     }
 
     /// The generation of the store.
@@ -138,12 +161,45 @@ impl Anchor {
     /// # Errors
     /// When token or store did not do it; the next call goes on from there.
     pub async fn advance(&self) -> Result<(), AnchorError> {
-        let _changing = self.changing.lock().await;
+        let mut version = self.changing.lock().await;
         // While the token is behind, another step would look as if it had been set back.
         if self.store() <= self.token() {
-            self.put(self.token() + 1).await?;
+            self.put(&mut version, self.token() + 1).await?;
         }
         self.follow().await
+    }
+
+    /// Looks whether the store is still the one that was opened, while it runs.
+    ///
+    /// # Errors
+    /// [`AnchorError::Older`] when an older copy was put in its place meanwhile.
+    pub async fn check(&self) -> Result<(), AnchorError> {
+        let known = self.changing.lock().await;
+        match look(&self.records, &self.record).await? {
+            // Nothing was counted yet.
+            _ if known.is_none() => Ok(()),
+            Some((generation, _)) if generation.restored => Ok(()),
+            found => self.not_older(found),
+        }
+    }
+
+    /// Makes the store older than what the token has seen: for one that is known to be.
+    ///
+    /// # Errors
+    /// Those of the token.
+    pub async fn condemn(&self) -> Result<(), AnchorError> {
+        let _changing = self.changing.lock().await;
+        self.number.store(self.store().max(self.token()) + 1, Relaxed);
+        self.follow().await
+    }
+
+    fn not_older(&self, found: Found) -> Result<(), AnchorError> {
+        let (store, token) = (found.map_or(0, |(generation, _)| generation.number), self.token());
+        // What was never counted is nobody's copy.
+        match store < self.store().min(token) {
+            true => Err(AnchorError::Older { store, token }),
+            false => Ok(()),
+        }
     }
 
     /// Makes the store newer than all that token and store have seen, without telling the token yet.
@@ -151,8 +207,28 @@ impl Anchor {
     /// # Errors
     /// Those of the store.
     pub async fn surpass(&self) -> Result<(), AnchorError> {
-        let _changing = self.changing.lock().await;
-        self.put(self.token().max(self.store()) + 1).await
+        let mut version = self.changing.lock().await;
+        self.put(&mut version, self.token().max(self.store()) + 1).await
+    }
+
+    /// Lets every other KM that counts in this store take it for the newest, once: after a restore.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn pardon_others(&self) -> Result<(), AnchorError> {
+        let store = self.records.store();
+        let counts = store.range(ALL, Bound::Unbounded, MAX_RANGE).await;
+        for found in counts.map_err(RecordError::Store)? {
+            if found.key == self.record {
+                continue;
+            }
+            let generation: Generation = self.records.decode(&found.key, &found.value)?;
+            let pardoned = Generation { restored: true, ..generation };
+            let value = self.records.encode(&found.key, &pardoned);
+            let commit = Commit::new().put(found.key, value);
+            written(store.commit(commit).await.map_err(RecordError::Store)?)?;
+        }
+        Ok(())
     }
 
     /// Tells the token the generation of the store.
@@ -172,23 +248,48 @@ impl Anchor {
         Ok(())
     }
 
-    async fn put(&self, number: u64) -> Result<(), AnchorError> {
-        let value = self.records.encode(RECORD, &Generation { number });
-        let outcome = self.records.store().commit(Commit::new().put(RECORD, value)).await;
-        match outcome.map_err(RecordError::Store)? {
-            Outcome::Committed(_) => {
+    /// Nobody else writes the record: if it changed, an earlier try of ours was carried out after all, or
+    /// the store is another one.
+    async fn put(&self, known: &mut Option<Version>, number: u64) -> Result<(), AnchorError> {
+        let generation = Generation { number, restored: false };
+        let value = self.records.encode(&self.record, &generation);
+        let commit = Commit::new().put(self.record.clone(), value);
+        let commit = match *known {
+            Some(version) => commit.unchanged(self.record.clone(), version),
+            None => commit.absent(self.record.clone()),
+        };
+        let outcome = self.records.store().commit(commit).await.map_err(RecordError::Store)?;
+        if outcome == Outcome::Conflict {
+            let found = look(&self.records, &self.record).await?;
+            self.not_older(found)?;
+            *known = found.map(|(_, version)| version);
+            if found.is_some_and(|(generation, _)| generation.number == number) {
                 self.number.store(number, Relaxed);
-                Ok(())
-            }
-            outcome => {
-                let why = format!("the generation of the store was not written ({outcome:?})");
-                Err(RecordError::Store(StoreError::Unavailable(why)).into())
+                return Ok(());
             }
         }
+        *known = Some(written(outcome)?);
+        self.number.store(number, Relaxed);
+        Ok(())
     }
 
     fn name(&self, number: u64) -> String {
         format!("{}{number}", self.prefix)
+    }
+}
+
+async fn look(records: &Records, record: &[u8]) -> Result<Found, RecordError> {
+    let Some(found) = records.store().get(record).await? else { return Ok(None) };
+    Ok(Some((records.decode(record, &found.value)?, found.version)))
+}
+
+fn written(outcome: Outcome) -> Result<Version, RecordError> {
+    match outcome {
+        Outcome::Committed(version) => Ok(version),
+        outcome => {
+            let why = format!("the generation of the store was not written ({outcome:?})");
+            Err(RecordError::Store(StoreError::Unavailable(why)))
+        }
     }
 }
 

@@ -5,8 +5,11 @@
 //! invariant everything above rests on: **what is durable is always a prefix of what happened in
 //! memory**. Who must not answer before its change is durable waits for its [`Ticket`].
 //!
-//! The flusher repeats a commit until the store says `Committed`. Values are final when appended
-//! and one KM alone writes these keys, so repeating one that may have happened is harmless.
+//! The flusher repeats a commit until the store says `Committed`. Each commit checks the version of
+//! the account, which every commit of this journal writes and nobody else, so it happens once
+//! however often it is sent. With a [`Fence`] it also checks that this KM still leads; when another
+//! does, the journal is over, and nothing appended since is ever durable. So it is when the account turns
+//! out to be older than this journal left it: somebody put an older copy of the store back.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -19,8 +22,50 @@ use tokio::sync::{Notify, watch};
 use crate::{
     ledger::Ledger,
     records::Records,
-    store::{Commit, MAX_COMMIT_BYTES, MAX_OPS, Outcome},
+    store::{Commit, MAX_COMMIT_BYTES, MAX_OPS, Outcome, StoreError, Version},
 };
+
+/// The record that says who leads, as it was when this KM took the lead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fence {
+    /// Its key.
+    pub key: Vec<u8>,
+    /// Its version.
+    pub version: Version,
+}
+
+/// Another KM leads: nothing that is not durable yet will be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deposed;
+
+/// The account as stored.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Account {
+    /// What it says.
+    pub ledger: Ledger,
+    /// Its version; `None` when there is none yet.
+    pub version: Option<Version>,
+}
+
+/// Why nothing more will be durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Over {
+    /// Another KM leads.
+    Deposed,
+    /// The store was replaced by an older copy of itself.
+    SetBack,
+}
+
+/// How far the journal is durable.
+#[derive(Clone, Copy, Default)]
+struct Reach {
+    done: u64,
+    over: Option<Over>,
+}
+
+/// Most records of one [`Change`]: each commit also writes and checks the account, and checks the
+/// fence.
+pub const MAX_CHANGE: usize = MAX_OPS - 3;
 
 /// One atomic change: either all of it is durable, or none.
 #[derive(Debug, Default)]
@@ -60,24 +105,31 @@ struct Queue {
 pub struct Journal {
     records: Records,
     ledger_key: Vec<u8>,
+    fence: Option<Fence>,
     queue: Mutex<Queue>,
     wake: Notify,
-    durable: watch::Sender<u64>,
+    durable: watch::Sender<Reach>,
 }
 
 const RETRY: Duration = Duration::from_millis(200);
 
 impl Journal {
     /// Opens the stream whose account is kept at `ledger_key`, and starts its flusher.
-    pub fn start(records: Records, ledger_key: Vec<u8>, ledger: Ledger) -> Arc<Self> {
+    pub fn start(
+        records: Records,
+        ledger_key: Vec<u8>,
+        Account { ledger, version }: Account,
+        fence: Option<Fence>,
+    ) -> Arc<Self> {
         let journal = Arc::new(Self {
             records,
             ledger_key,
+            fence,
             queue: Mutex::new(Queue { taken: ledger, live: ledger, ..Queue::default() }),
             wake: Notify::new(),
-            durable: watch::Sender::new(0),
+            durable: watch::Sender::new(Reach::default()),
         });
-        tokio::spawn(flush_forever(Arc::downgrade(&journal)));
+        tokio::spawn(flush_until_deposed(Arc::downgrade(&journal), version));
         journal
     }
 
@@ -103,10 +155,15 @@ impl Journal {
     }
 
     /// Waits until the change is durable. Bound the wait: while the store is away it does not end.
-    pub async fn durable(&self, ticket: Ticket) {
+    ///
+    /// # Errors
+    /// It will never be: another KM leads.
+    pub async fn durable(&self, ticket: Ticket) -> Result<(), Deposed> {
         let mut reached = self.durable.subscribe();
         // The sender lives in `self`, so waiting cannot fail.
-        let _ = reached.wait_for(|done| *done >= ticket.0).await;
+        let reached =
+            reached.wait_for(|reach| reach.over.is_some() || reach.done >= ticket.0).await;
+        reached.ok().filter(|reach| reach.done >= ticket.0).map(|_| ()).ok_or(Deposed)
     }
 
     /// The place of the change appended last.
@@ -114,16 +171,30 @@ impl Journal {
         Ticket(self.queue().appended)
     }
 
-    /// Waits until everything appended so far is durable.
+    /// Waits until everything appended so far is durable; for ever once another KM leads.
     pub async fn settled(&self) {
-        self.durable(self.last()).await;
+        if self.durable(self.last()).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Ends when nothing more will be durable.
+    pub async fn over(&self) -> Over {
+        let mut reached = self.durable.subscribe();
+        loop {
+            if let Some(over) = reached.borrow_and_update().over {
+                return over;
+            }
+            // The sender lives in `self`.
+            let _ = reached.changed().await;
+        }
     }
 
     /// Takes as many changes as one commit holds, with the account after them.
     fn next_batch(&self) -> Option<(Commit, u64)> {
         let mut queue = self.queue();
         let mut merged: BTreeMap<Vec<u8>, Option<Vec<u8>>> = BTreeMap::new();
-        let (mut ops, mut bytes, mut taken) = (1, 1024, 0);
+        let (mut ops, mut bytes, mut taken) = (MAX_OPS - MAX_CHANGE, 2048, 0);
         while let Some(change) = queue.waiting.front() {
             let fits =
                 ops + change.records.len() <= MAX_OPS && bytes + change.bytes() <= MAX_COMMIT_BYTES;
@@ -157,7 +228,7 @@ impl Journal {
 
 /// Ends when the journal is dropped, with what is in its hand but not with what still waits: who
 /// stops in order waits for [`Journal::settled`] first.
-async fn flush_forever(journal: std::sync::Weak<Journal>) {
+async fn flush_until_deposed(journal: std::sync::Weak<Journal>, mut account: Option<Version>) {
     loop {
         let Some(strong) = journal.upgrade() else { return };
         let Some((commit, taken)) = strong.next_batch() else {
@@ -165,18 +236,83 @@ async fn flush_forever(journal: std::sync::Weak<Journal>) {
             let _ = woken.await;
             continue;
         };
-        until_committed(&strong, commit).await;
-        strong.durable.send_modify(|done| *done += taken);
+        match until_committed(&strong, commit, account).await {
+            Ok(version) => account = Some(version),
+            Err(over) => {
+                match over {
+                    Over::Deposed => tracing::warn!(
+                        "another key manager leads; what is not durable here is given up"
+                    ),
+                    Over::SetBack => tracing::error!(
+                        alarm = "store-set-back",
+                        "an older copy of the store was put back under this key manager"
+                    ),
+                }
+                strong.durable.send_modify(|reach| reach.over = Some(over));
+                return;
+            }
+        }
+        strong.durable.send_modify(|reach| reach.done += taken);
     }
 }
 
-async fn until_committed(journal: &Journal, commit: Commit) {
+/// The account's version after it.
+async fn until_committed(
+    journal: &Journal,
+    mut commit: Commit,
+    account: Option<Version>,
+) -> Result<Version, Over> {
+    commit = match account {
+        Some(version) => commit.unchanged(journal.ledger_key.clone(), version),
+        None => commit.absent(journal.ledger_key.clone()),
+    };
+    if let Some(fence) = &journal.fence {
+        commit = commit.unchanged(fence.key.clone(), fence.version);
+    }
     loop {
         match journal.records.store().commit(commit.clone()).await {
-            Ok(Outcome::Committed(_)) => return,
-            Ok(outcome) => tracing::warn!(?outcome, "store did not confirm a commit; repeating it"),
+            Ok(Outcome::Committed(version)) => return Ok(version),
+            Ok(Outcome::Conflict) => match journal.why_conflict(account).await {
+                Ok(Conflict::Done(version)) => return Ok(version),
+                Ok(Conflict::Over(over)) => return Err(over),
+                Ok(Conflict::None) => {
+                    tracing::warn!("a commit conflicts with nothing; repeating it")
+                }
+                Err(error) => tracing::error!(%error, alarm = "store", "cannot read; retrying"),
+            },
+            Ok(Outcome::Unknown) => tracing::warn!("store did not confirm a commit; repeating it"),
             Err(error) => tracing::error!(%error, alarm = "store", "cannot write; retrying"),
         }
         tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Why a commit of a journal met a conflict.
+enum Conflict {
+    /// An earlier sending of it was carried out.
+    Done(Version),
+    /// There will be no further one.
+    Over(Over),
+    /// Neither.
+    None,
+}
+
+impl Journal {
+    /// The account first: while this KM leads nobody else writes it, so if it still does afterwards,
+    /// what changed the account was this journal.
+    async fn why_conflict(&self, account: Option<Version>) -> Result<Conflict, StoreError> {
+        let store = self.records.store();
+        let found = store.get(&self.ledger_key).await?.map(|record| record.version);
+        if let Some(fence) = &self.fence {
+            let leads = store.get(&fence.key).await?.map(|record| record.version);
+            if leads != Some(fence.version) {
+                return Ok(Conflict::Over(Over::Deposed));
+            }
+        }
+        Ok(match found {
+            Some(version) if found > account => Conflict::Done(version),
+            _ if found < account => Conflict::Over(Over::SetBack),
+            _ => Conflict::None,
+        })
     }
 }

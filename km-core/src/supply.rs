@@ -3,11 +3,19 @@
 //!
 //! An application pair that keeps asking is assigned runs ahead of need, so that most requests
 //! are answered from memory.
+//!
+//! Of the KMs that share a store one leads and has the pools, for a [`Term`]; the others ask it, at
+//! its [`Desk`]. A KM that is alone leads from the start.
 
 mod ahead;
+mod desk;
 mod refusals;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+    time::{Duration, Instant},
+};
 
 use crate::{
     ids::{ClusterId, SaeId},
@@ -19,6 +27,7 @@ use crate::{
     run::{MAX_SLAVES, RunSpec},
 };
 use ahead::{Ahead, Pairing};
+pub use desk::Desk;
 
 /// Bounds on what applications may ask for. Sizes in bits, multiples of 8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,10 +84,13 @@ pub enum SupplyError {
     /// Temporary: link, HSM or store.
     #[error("{0}")]
     Unavailable(String),
+    /// No KM of this cluster leads at this moment; nothing was done.
+    #[error("no key manager of this cluster leads now: {0}")]
+    NotLed(String),
 }
 
 /// Level of the pool an application pair draws from, for ETSI 014 status.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Level {
     /// The cluster at the other end.
     pub peer: ClusterId,
@@ -93,14 +105,38 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// Ask the peer for blocks when ours fall below this share of what both ends may assign.
 const OWN_SHARE: u64 = 4;
 const ASK_BLOCKS: u16 = 16;
+/// Between two tries to find out who leads.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// The supply of one cluster.
 pub struct Supply {
     here: ClusterId,
     registry: Registry,
     limits: SupplyLimits,
+    term: RwLock<Option<Arc<Term>>>,
+    desk: Option<Arc<dyn Desk>>,
+}
+
+/// The time during which this KM leads: its pools, and what it hands out from memory.
+struct Term {
     pools: HashMap<ClusterId, Arc<Pool>>,
     ahead: Ahead,
+    holds: Holds,
+}
+
+/// Whether this KM may still take what it has in memory for what is stored. Nothing rests on it but
+/// that a KM which was paused does not deny keys it has not heard of.
+pub type Holds = Box<dyn Fn() -> bool + Send + Sync>;
+
+impl Term {
+    fn over(pools: impl IntoIterator<Item = Arc<Pool>>, holds: Holds) -> Arc<Self> {
+        let pools = pools.into_iter().map(|pool| (pool.config().peer.clone(), pool)).collect();
+        Arc::new(Self { pools, ahead: Ahead::default(), holds })
+    }
+
+    fn pool(&self, tag: crate::ids::PoolTag) -> Option<&Arc<Pool>> {
+        self.pools.values().find(|pool| pool.tag() == tag)
+    }
 }
 
 impl Supply {
@@ -111,8 +147,45 @@ impl Supply {
         limits: SupplyLimits,
         pools: impl IntoIterator<Item = Arc<Pool>>,
     ) -> Arc<Self> {
-        let pools = pools.into_iter().map(|pool| (pool.config().peer.clone(), pool)).collect();
-        Arc::new(Self { here, registry, limits, pools, ahead: Ahead::default() })
+        let term = RwLock::new(Some(Term::over(pools, Box::new(|| true))));
+        Arc::new(Self { here, registry, limits, term, desk: None })
+    }
+
+    /// The supply of a KM that shares its store with others, as long as it does not lead.
+    pub fn of_cluster(
+        here: ClusterId,
+        registry: Registry,
+        limits: SupplyLimits,
+        desk: Arc<dyn Desk>,
+    ) -> Arc<Self> {
+        Arc::new(Self { here, registry, limits, term: RwLock::default(), desk: Some(desk) })
+    }
+
+    /// From now on this KM leads, with these pools, as long as `holds`.
+    pub fn lead(&self, pools: impl IntoIterator<Item = Arc<Pool>>, holds: Holds) {
+        let term = Term::over(pools, holds);
+        *self.term.write().unwrap_or_else(PoisonError::into_inner) = Some(term);
+    }
+
+    /// This KM leads no more. What it handed out from memory ends with the term; whoever leads next
+    /// burns the rest.
+    pub fn resign(&self) {
+        *self.term.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn term(&self) -> Option<Arc<Term>> {
+        let term = self.term.read().unwrap_or_else(PoisonError::into_inner).clone();
+        term.filter(|term| (term.holds)())
+    }
+
+    fn desk(&self) -> Result<&dyn Desk, SupplyError> {
+        let desk = self.desk.as_deref();
+        desk.ok_or_else(|| SupplyError::NotLed("this one has stopped".to_owned()))
+    }
+
+    /// Whether this KM leads.
+    pub fn leads(&self) -> bool {
+        self.term().is_some()
     }
 
     /// This cluster; the KME ID applications see.
@@ -130,14 +203,14 @@ impl Supply {
         &self.registry
     }
 
-    /// The pools, in no order.
-    pub fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
-        self.pools.values()
+    /// The pools, in no order; none while this KM does not lead.
+    pub fn pools(&self) -> Vec<Arc<Pool>> {
+        self.term().map(|term| term.pools.values().cloned().collect()).unwrap_or_default()
     }
 
-    /// The pool shared with `peer`.
-    pub fn pool(&self, peer: &ClusterId) -> Option<&Arc<Pool>> {
-        self.pools.get(peer)
+    /// The pool shared with `peer`, while this KM leads.
+    pub fn pool(&self, peer: &ClusterId) -> Option<Arc<Pool>> {
+        self.term()?.pools.get(peer).cloned()
     }
 
     /// Issues `count` fresh keys of `size` bits to `master`; each of `slaves` may collect each of
@@ -156,24 +229,44 @@ impl Supply {
             let most = self.limits.max_keys.min(u32::from(u16::MAX));
             return Err(SupplyError::OutOfBounds(format!("number shall be from 1 to {most}")));
         };
-        let pairing = self.pairing(master, slaves, key_len)?;
-        let pool = pairing.pool.clone();
-        let peer = pool.config().peer.clone();
-        let drawn = self.ahead.draw(pairing.clone(), asked);
-        match tokio::time::timeout(REQUEST_DEADLINE, drawn).await {
-            Ok(Ok(keys)) => Ok(keys),
-            Ok(Err(PoolError::Peer(AssignError::BelowGrade(grade)))) => {
-                Err(SupplyError::BelowGrade { peer, grade })
-            }
-            Ok(Err(PoolError::NoKeys)) if pool.own_bytes() >= u64::from(key_len) => {
-                match self.ahead.least(&pairing) {
-                    Grade::Computational => Err(SupplyError::NoKeys(peer)),
-                    grade => Err(SupplyError::BelowGrade { peer, grade }),
+        self.pairing(master, slaves)?;
+        self.where_led(|term| async move {
+            match term {
+                Some(term) => {
+                    let pairing = self.pairing_in(&term, master, slaves, key_len)?;
+                    draw(&term.ahead, pairing, asked).await
                 }
+                None => self.desk()?.issue(master, slaves, size, count).await,
             }
-            Ok(Err(PoolError::NoKeys)) => Err(SupplyError::NoKeys(peer)),
-            Ok(Err(error)) => Err(SupplyError::Unavailable(error.to_string())),
-            Err(_) => Err(SupplyError::Unavailable(format!("{peer} did not answer in time"))),
+        })
+        .await
+    }
+
+    /// Does it here or at the desk, again as long as nobody leads.
+    async fn where_led<T, F>(&self, act: impl Fn(Option<Arc<Term>>) -> F) -> Result<T, SupplyError>
+    where
+        F: Future<Output = Result<T, SupplyError>>,
+    {
+        let until = Instant::now() + REQUEST_DEADLINE;
+        loop {
+            let term = self.term();
+            let done = act(term.clone()).await;
+            // What was denied from memory while the lead was lost may be there all the same.
+            let stale = term.is_some_and(|term| !(term.holds)());
+            let done = match done {
+                Err(
+                    SupplyError::Collect(_)
+                    | SupplyError::NoKeys(_)
+                    | SupplyError::BelowGrade { .. },
+                ) if stale => Err(SupplyError::NotLed("the lead was lost meanwhile".to_owned())),
+                done => done,
+            };
+            match done {
+                Err(SupplyError::NotLed(_)) if Instant::now() < until => {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+                done => return done,
+            }
         }
     }
 
@@ -185,11 +278,26 @@ impl Supply {
         master: Option<&SaeId>,
         ids: &[KeyId],
     ) -> Result<Vec<SuppliedKey>, SupplyError> {
+        self.where_led(|term| async move {
+            match term {
+                Some(term) => self.collect_in(&term, slave, master, ids).await,
+                None => self.desk()?.collect(slave, master, ids).await,
+            }
+        })
+        .await
+    }
+
+    async fn collect_in(
+        &self,
+        term: &Term,
+        slave: &SaeId,
+        master: Option<&SaeId>,
+        ids: &[KeyId],
+    ) -> Result<Vec<SuppliedKey>, SupplyError> {
         let mut reserved = Vec::new();
         let mut refused = None;
         for (tag, of_pool) in by_pool(ids) {
-            let pool = self.pools.values().find(|pool| pool.tag() == tag);
-            match pool.map(|pool| self.reserve(pool, slave, master, &of_pool)) {
+            match term.pool(tag).map(|pool| self.reserve(pool, slave, master, &of_pool)) {
                 Some(Ok(reservation)) => reserved.push(reservation),
                 Some(Err(error)) => refused = Some(error.join(refused)),
                 None => refused = Some(CollectError::NotFound(of_pool).join(refused)),
@@ -210,11 +318,40 @@ impl Supply {
         Ok(keys)
     }
 
-    /// Sets one key aside for `slave`, to be delivered together with a record of the caller's.
-    pub fn reserve_one(&self, slave: &SaeId, id: KeyId) -> Result<Reservation, SupplyError> {
-        let pool = self.pools.values().find(|pool| pool.tag() == id.slice().block.pool);
+    /// Sets one key aside for `slave`, to be delivered together with a record of the caller's; with
+    /// the cluster it is shared with. Only where this KM leads; see [`Supply::bring`].
+    pub fn reserve_one(
+        &self,
+        slave: &SaeId,
+        id: KeyId,
+    ) -> Result<(Reservation, ClusterId), SupplyError> {
+        let term = self.term().ok_or_else(|| SupplyError::NotLed("not this one".to_owned()))?;
+        let pool = term.pool(id.slice().block.pool);
         let pool = pool.ok_or_else(|| CollectError::NotFound(vec![id]))?;
-        Ok(self.reserve(pool, slave, None, &[id])?)
+        match self.reserve(pool, slave, None, &[id]) {
+            Ok(reserved) => Ok((reserved, pool.config().peer.clone())),
+            Err(_) if !(term.holds)() => {
+                Err(SupplyError::NotLed("the lead was lost meanwhile".to_owned()))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Has the KM that leads make the key an object of `owner` in the store, collected by `slave`.
+    /// Whether it did; `false`: this KM leads.
+    pub async fn bring(
+        &self,
+        slave: &SaeId,
+        owner: &SaeId,
+        id: KeyId,
+    ) -> Result<bool, SupplyError> {
+        self.where_led(|term| async move {
+            match term {
+                Some(_) => Ok(false),
+                None => self.desk()?.bring(slave, owner, id).await.map(|()| true),
+            }
+        })
+        .await
     }
 
     /// Rights are those of now: a pair that was unregistered collects nothing any more.
@@ -234,20 +371,30 @@ impl Supply {
     }
 
     /// The level of the pool `master` and `slave` share.
-    pub fn level(&self, master: &SaeId, slave: &SaeId) -> Result<Level, SupplyError> {
-        let pairing = self.pairing(master, std::slice::from_ref(slave), 32)?;
-        let pool = &pairing.pool;
-        Ok(Level {
-            peer: pool.config().peer.clone(),
-            stored_bytes: pool.own_bytes_of(self.ahead.least(&pairing)),
-            max_bytes: pool.config().max_stored,
+    pub async fn level(&self, master: &SaeId, slave: &SaeId) -> Result<Level, SupplyError> {
+        let slaves = std::slice::from_ref(slave);
+        self.pairing(master, slaves)?;
+        self.where_led(|term| async move {
+            match term {
+                Some(term) => {
+                    let pairing = self.pairing_in(&term, master, slaves, 32)?;
+                    let pool = &pairing.pool;
+                    Ok(Level {
+                        peer: pool.config().peer.clone(),
+                        stored_bytes: pool.own_bytes_of(term.ahead.least(&pairing)),
+                        max_bytes: pool.config().max_stored,
+                    })
+                }
+                None => self.desk()?.level(master, slave).await,
+            }
         })
+        .await
     }
 
     /// Takes a run the peer cluster assigned, if our registry lets those applications share keys.
     pub fn accept(&self, peer: &ClusterId, run: RunSpec) -> Result<Accepted, PoolError> {
         let number = run.id.block.number;
-        let pool = self.pools.get(peer).ok_or(PoolError::Block(number, "is of no pool here"))?;
+        let pool = self.pool(peer).ok_or(PoolError::Block(number, "is of no pool here"))?;
         let allowed = self.registry.is_at(&run.master, peer)
             && run.slaves.iter().all(|slave| {
                 self.registry.is_at(slave, &self.here)
@@ -267,8 +414,9 @@ impl Supply {
     pub async fn tend(self: Arc<Self>) {
         loop {
             tokio::time::sleep(SWEEP_EVERY).await;
-            self.ahead.end_idle();
-            for pool in self.pools.values() {
+            let Some(term) = self.term() else { continue };
+            term.ahead.end_idle();
+            for pool in term.pools.values() {
                 pool.sweep();
                 let erasing = pool.clone();
                 tokio::spawn(async move { erasing.destroy_erased().await });
@@ -285,8 +433,9 @@ impl Supply {
 
     /// Ends all runs, so that an orderly stop burns nothing on doubt.
     pub async fn stop(&self) {
-        self.ahead.end_all();
-        for pool in self.pools.values() {
+        let Some(term) = self.term() else { return };
+        term.ahead.end_all();
+        for pool in term.pools.values() {
             pool.settled().await;
             pool.destroy_erased().await;
         }
@@ -304,19 +453,15 @@ impl Supply {
         Ok((size / 8) as u16)
     }
 
+    /// Whether these may share keys: the slaves in order, and the cluster they are at.
     fn pairing(
         &self,
         master: &SaeId,
         slaves: &[SaeId],
-        key_len: u16,
-    ) -> Result<Pairing, SupplyError> {
+    ) -> Result<(Vec<SaeId>, &ClusterId), SupplyError> {
         let mut sorted = slaves.to_vec();
         sorted.sort();
         sorted.dedup();
-        if sorted.is_empty() || sorted.len() > MAX_SLAVES {
-            let text = format!("a key goes to 1 to {MAX_SLAVES} slave SAEs");
-            return Err(SupplyError::BadSlaves(text));
-        }
         let mut far = None;
         for slave in &sorted {
             let not_paired =
@@ -330,13 +475,53 @@ impl Supply {
                 return Err(SupplyError::BadSlaves(text));
             }
         }
-        let pool = far.and_then(|cluster| self.pools.get(cluster));
-        let pool = pool.cloned().ok_or_else(|| {
-            let text = format!("no pool is configured with {}", far.map_or("", ClusterId::as_str));
-            SupplyError::Unavailable(text)
-        })?;
-        let grade = self.registry.grade(master, &sorted);
-        Ok(Pairing { pool, master: master.clone(), slaves: sorted, key_len, grade })
+        match far.filter(|_| sorted.len() <= MAX_SLAVES) {
+            Some(far) => Ok((sorted, far)),
+            None => {
+                let text = format!("a key goes to 1 to {MAX_SLAVES} slave SAEs");
+                Err(SupplyError::BadSlaves(text))
+            }
+        }
+    }
+
+    fn pairing_in(
+        &self,
+        term: &Term,
+        master: &SaeId,
+        slaves: &[SaeId],
+        key_len: u16,
+    ) -> Result<Pairing, SupplyError> {
+        let (slaves, far) = self.pairing(master, slaves)?;
+        let pool =
+            term.pools.get(far).cloned().ok_or_else(|| {
+                SupplyError::Unavailable(format!("no pool is configured with {far}"))
+            })?;
+        let grade = self.registry.grade(master, &slaves);
+        Ok(Pairing { pool, master: master.clone(), slaves, key_len, grade })
+    }
+}
+
+async fn draw(
+    ahead: &Ahead,
+    pairing: Pairing,
+    count: u16,
+) -> Result<Vec<SuppliedKey>, SupplyError> {
+    let (pool, key_len) = (pairing.pool.clone(), pairing.key_len);
+    let peer = pool.config().peer.clone();
+    match tokio::time::timeout(REQUEST_DEADLINE, ahead.draw(pairing.clone(), count)).await {
+        Ok(Ok(keys)) => Ok(keys),
+        Ok(Err(PoolError::Peer(AssignError::BelowGrade(grade)))) => {
+            Err(SupplyError::BelowGrade { peer, grade })
+        }
+        Ok(Err(PoolError::NoKeys)) if pool.own_bytes() >= u64::from(key_len) => {
+            match ahead.least(&pairing) {
+                Grade::Computational => Err(SupplyError::NoKeys(peer)),
+                grade => Err(SupplyError::BelowGrade { peer, grade }),
+            }
+        }
+        Ok(Err(PoolError::NoKeys)) => Err(SupplyError::NoKeys(peer)),
+        Ok(Err(error)) => Err(SupplyError::Unavailable(error.to_string())),
+        Err(_) => Err(SupplyError::Unavailable(format!("{peer} did not answer in time"))),
     }
 }
 

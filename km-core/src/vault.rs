@@ -226,10 +226,11 @@ impl Vault {
         let value = postcard::to_allocvec(&sealed).unwrap_or_default();
         match store.commit(Commit::new().absent(RECORD_KEY).put(RECORD_KEY, value)).await? {
             Outcome::Committed(_) => Ok(key),
-            outcome => Err(StoreError::Unavailable(format!(
-                "another process set the store up at the same time ({outcome:?}); start again"
-            ))
-            .into()),
+            // Another key manager was first, or it is not known: what is stored counts.
+            Outcome::Conflict | Outcome::Unknown => match store.get(RECORD_KEY).await? {
+                Some(_) => Box::pin(self.record_key(store)).await,
+                None => Err(StoreError::Unavailable("the record key was not stored".into()).into()),
+            },
         }
     }
 }

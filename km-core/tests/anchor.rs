@@ -9,19 +9,19 @@ use std::sync::Arc;
 use common::{NORTH, Pair, SOUTH, hsm::SoftHsm, ids_of, sae, single_keys};
 use km_core::{
     anchor::{Anchor, AnchorError},
-    ids::ClusterId,
     material::ClearBytes,
     records::Records,
-    store::{Commit, Outcome, Record, SqliteStore, Store},
+    store::{
+        Commit, Outcome, Record, SqliteStore, Store,
+        faulty::{Fault, FaultyStore},
+    },
 };
 
 fn records(store: &Arc<SqliteStore>) -> Records {
     Records::new(store.clone(), &ClearBytes::from_vec(vec![7; 32]))
 }
 
-fn here() -> ClusterId {
-    ClusterId::parse("north").unwrap()
-}
+const HERE: &str = "north";
 
 struct Room {
     _folder: tempfile::TempDir,
@@ -38,19 +38,19 @@ impl Room {
 
     /// As a start does it; both counts.
     async fn start(&self, is_new: bool) -> Result<(u64, u64), AnchorError> {
-        let anchor = Anchor::open(self.hsm.clone(), records(&self.store), &here(), is_new).await?;
+        let anchor = Anchor::open(self.hsm.clone(), records(&self.store), HERE, is_new).await?;
         anchor.advance().await?;
         Ok((anchor.store(), anchor.token()))
     }
 
     async fn copy(&self) -> Option<Record> {
-        self.store.get(b"meta/generation").await.unwrap()
+        self.store.get(b"meta/generation/north").await.unwrap()
     }
 
     async fn put_back(&self, copy: Option<Record>) {
         let commit = match copy {
             Some(record) => Commit::new().put(record.key, record.value),
-            None => Commit::new().delete(b"meta/generation".to_vec()),
+            None => Commit::new().delete(b"meta/generation/north".to_vec()),
         };
         assert!(matches!(self.store.commit(commit).await, Ok(Outcome::Committed(_))));
     }
@@ -88,8 +88,7 @@ async fn a_crash_between_store_and_token_locks_nobody_out() {
     room.start(true).await.unwrap();
     let before = room.copy().await;
     // The store has the new count, the token never heard of it.
-    let anchor =
-        Anchor::open(room.hsm.clone(), records(&room.store), &here(), false).await.unwrap();
+    let anchor = Anchor::open(room.hsm.clone(), records(&room.store), HERE, false).await.unwrap();
     anchor.surpass().await.unwrap();
     drop(anchor);
     assert_eq!(room.start(false).await.unwrap(), (2, 2), "the token follows");
@@ -101,8 +100,7 @@ async fn a_crash_between_store_and_token_locks_nobody_out() {
 async fn a_token_that_is_away_is_told_later_and_the_count_waits_for_it() {
     let room = Room::new();
     room.start(true).await.unwrap();
-    let anchor =
-        Anchor::open(room.hsm.clone(), records(&room.store), &here(), false).await.unwrap();
+    let anchor = Anchor::open(room.hsm.clone(), records(&room.store), HERE, false).await.unwrap();
     // What stores the new object and fails to destroy the old one.
     room.hsm.keeps_all.store(true, std::sync::atomic::Ordering::Relaxed);
     assert!(anchor.advance().await.is_err());
@@ -125,7 +123,7 @@ async fn a_token_that_was_set_back_or_replaced_is_noticed() {
     let refused = room.start(false).await.unwrap_err();
     assert!(matches!(refused, AnchorError::Unknown { store: 3, token: Some(1) }), "{refused}");
     // As a restore does it.
-    let anchor = Anchor::read(room.hsm.clone(), records(&room.store), &here()).await.unwrap();
+    let anchor = Anchor::read(room.hsm.clone(), records(&room.store), HERE).await.unwrap();
     anchor.surpass().await.unwrap();
     anchor.follow().await.unwrap();
     assert_eq!(room.start(false).await.unwrap(), (5, 5));
@@ -141,6 +139,76 @@ async fn an_empty_store_is_new_and_what_was_there_before_is_old() {
     assert_eq!(other.start(true).await.unwrap(), (3, 3));
     room.put_back(old).await;
     assert!(matches!(room.start(false).await, Err(AnchorError::Older { store: 2, token: 3 })));
+}
+
+/// Several KMs share a store, and their token too: each has a count of its own.
+#[tokio::test]
+async fn km_that_share_a_store_count_for_themselves() {
+    let room = Room::new();
+    let open = async |keeper: &str, is_new| {
+        Anchor::open(room.hsm.clone(), records(&room.store), keeper, is_new).await
+    };
+    let one = open("north.one", true).await.unwrap();
+    one.advance().await.unwrap();
+    let two = open("north.two", false).await.unwrap();
+    two.advance().await.unwrap();
+    let copy = room.store.get(b"meta/generation/north.one").await.unwrap().unwrap();
+    for _ in 0..5 {
+        one.advance().await.unwrap();
+    }
+    drop(two);
+    let two = open("north.two", false).await.expect("it was away while the other ran");
+    two.advance().await.unwrap();
+    assert_eq!((one.token(), two.token()), (6, 2));
+    one.check().await.unwrap();
+
+    // An older copy: seen by one that runs, and by one that starts.
+    let whole = room.store.get(b"meta/generation/north.one").await.unwrap().unwrap();
+    room.put_back(Some(copy)).await;
+    let told = one.check().await.unwrap_err();
+    assert!(matches!(told, AnchorError::Older { store: 1, token: 6 }), "{told}");
+    assert!(one.advance().await.is_err(), "it does not make the copy the newest");
+    assert!(matches!(open("north.one", false).await, Err(AnchorError::Older { .. })));
+    two.check().await.expect("the other's count is as it was");
+
+    // A restore by the other one lets it in, once.
+    two.pardon_others().await.unwrap();
+    two.surpass().await.unwrap();
+    two.follow().await.unwrap();
+    let copy = room.store.get(b"meta/generation/north.one").await.unwrap();
+    let one = open("north.one", false).await.unwrap();
+    one.advance().await.unwrap();
+    assert_eq!((one.store(), one.token()), (7, 7));
+    room.put_back(Some(whole)).await;
+    assert!(matches!(open("north.one", false).await, Err(AnchorError::Older { .. })));
+    room.put_back(copy).await;
+    open("north.one", false).await.expect("the copy of the restored store says so");
+}
+
+#[tokio::test]
+async fn a_store_known_to_be_old_is_refused_at_the_next_start() {
+    let room = Room::new();
+    room.start(true).await.unwrap();
+    let running = Anchor::open(room.hsm.clone(), records(&room.store), HERE, false).await.unwrap();
+    running.condemn().await.unwrap();
+    assert!(matches!(room.start(false).await, Err(AnchorError::Older { store: 1, token: 2 })));
+}
+
+#[tokio::test]
+async fn a_count_whose_writing_was_in_doubt_goes_on() {
+    let room = Room::new();
+    let store = Arc::new(FaultyStore::new(
+        SqliteStore::open(room._folder.path().join("other.qkm")).unwrap(),
+    ));
+    let records = Records::new(store.clone(), &ClearBytes::from_vec(vec![7; 32]));
+    let anchor = Anchor::open(room.hsm.clone(), records, HERE, true).await.unwrap();
+    for (number, fault) in [Fault::UnknownApplied, Fault::UnknownDropped].into_iter().enumerate() {
+        store.inject([fault]);
+        anchor.advance().await.unwrap_err();
+        anchor.check().await.unwrap();
+        anchor.advance().await.unwrap();
+        assert_eq!((anchor.store(), anchor.token()), (number as u64 + 1, number as u64 + 1));
+    }
 }
 
 /// Everything that may be stored is burned, and the accounts balance: blocks of both ends, runs that

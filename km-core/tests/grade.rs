@@ -91,7 +91,7 @@ async fn a_grade_that_only_the_other_end_asks_for_costs_others_nothing() {
     }
     let burned = pair.north().pool.account().burned;
     assert_eq!(burned, 256, "the run by which it was found out");
-    assert_eq!(pair.north().supply.level(&sae("n1"), &sae("s1")).unwrap().stored_bytes, 0);
+    assert_eq!(pair.north().supply.level(&sae("n1"), &sae("s1")).await.unwrap().stored_bytes, 0);
     // All three blocks serve others, at once.
     for _ in 0..3 {
         let keys = pair.north().supply.issue(&sae("n1"), &[sae("s2")], 256, 100).await.unwrap();
@@ -108,9 +108,11 @@ async fn a_grade_that_only_the_other_end_asks_for_costs_others_nothing() {
 async fn levels_and_loans_are_of_the_grade_that_is_asked_for() {
     let mut pair = strict_at(&[NORTH, SOUTH]).await;
     let [n1, s1, s2] = ["n1", "s1", "s2"].map(sae);
-    let level = |pair: &Pair, slave| pair.north().supply.level(&n1, slave).unwrap().stored_bytes;
+    let level = async |pair: &Pair, slave| {
+        pair.north().supply.level(&n1, slave).await.unwrap().stored_bytes
+    };
     admit_computational(&mut pair).await;
-    assert_eq!((level(&pair, &s1), level(&pair, &s2)), (0, 4096));
+    assert_eq!((level(&pair, &s1).await, level(&pair, &s2).await), (0, 4096));
     for _ in 0..4 {
         pair.admit_random(SOUTH, 4096).await;
     }
@@ -120,8 +122,8 @@ async fn levels_and_loans_are_of_the_grade_that_is_asked_for() {
     }
     let keys = pair.north().supply.issue(&n1, std::slice::from_ref(&s1), 256, 2).await.unwrap();
     assert_eq!(keys[0].provenance.grade(), Grade::ItsRelay);
-    assert!(level(&pair, &s1) > 4000, "{}", level(&pair, &s1));
-    assert_eq!(level(&pair, &s2), level(&pair, &s1) + 4096);
+    assert!(level(&pair, &s1).await > 4000, "{}", level(&pair, &s1).await);
+    assert_eq!(level(&pair, &s2).await, level(&pair, &s1).await + 4096);
     pair.north().supply.stop().await;
     pair.assert_settled_and_balanced().await;
 }

@@ -8,11 +8,11 @@ use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use common::{Life, Machine, random, start_journal};
 use km_core::{
-    journal::{Change, Journal},
+    journal::{Account, Change, Deposed, Fence, Journal, MAX_CHANGE, Over},
     ledger::Ledger,
     material::ClearBytes,
     records::Records,
-    store::{MAX_COMMIT_BYTES, MAX_OPS, Store, faulty::Fault},
+    store::{Commit, MAX_COMMIT_BYTES, MAX_OPS, Outcome, Store, Version, faulty::Fault},
 };
 
 fn records(life: Arc<Life>) -> Records {
@@ -90,10 +90,10 @@ async fn commits_stay_within_the_limits_of_the_store() {
         journal.append(put(format!("r/large{i}"), random(large)));
     }
     // As many operations as fit beside the account.
-    let full = (1..MAX_OPS).map(|i| (format!("r/full{i}").into_bytes(), Some(vec![2])));
+    let full = (0..MAX_CHANGE).map(|i| (format!("r/full{i}").into_bytes(), Some(vec![2])));
     journal.append(Change { records: full.collect(), ledger: Ledger::default() });
     journal.settled().await;
-    assert_eq!(rows(&machine).await.len(), 3 * MAX_OPS + 7 + MAX_OPS - 1);
+    assert_eq!(rows(&machine).await.len(), 3 * MAX_OPS + 7 + MAX_CHANGE);
     assert_eq!(account(&records).await, 3 * MAX_OPS as u64 + 7);
 }
 
@@ -114,7 +114,7 @@ async fn no_answer_of_the_store_loses_or_doubles_a_change() {
     for (count, fault) in faults.into_iter().enumerate() {
         machine.disk.inject([fault]);
         let ticket = journal.append(put(format!("r/{count}"), vec![count as u8]));
-        journal.durable(ticket).await;
+        journal.durable(ticket).await.unwrap();
         assert_eq!(machine.disk.waiting(), 0, "{fault:?} did not take effect");
         assert_eq!(rows(&machine).await.len(), count + 1, "{fault:?}");
         assert_eq!(account(&records).await, count as u64 + 1, "{fault:?} counted twice or not");
@@ -141,4 +141,53 @@ async fn the_last_change_of_a_record_in_a_commit_wins() {
     machine.disk.set_down(false);
     journal.settled().await;
     assert_eq!(rows(&machine).await, BTreeMap::from([(b"r/back".to_vec(), vec![2])]));
+}
+
+/// Two KMs have the same journal open; only the one that leads gets anything into the store, however
+/// late the other wakes up, and the other learns it.
+#[tokio::test]
+async fn a_journal_whose_km_no_longer_leads_writes_nothing_and_says_so() {
+    let machine = Machine::new();
+    let life = Arc::new(Life::new(machine.disk.clone()));
+    let records = records(life);
+    let lead = |name: &str| records.store().commit(Commit::new().put("lead", name));
+    let start = async |version| {
+        let fence = Fence { key: b"lead".to_vec(), version };
+        let account = records.store().get(b"ledger/test").await.unwrap();
+        let ledger =
+            account.as_ref().map(|found| records.decode(&found.key, &found.value).unwrap());
+        let account = Account {
+            ledger: ledger.unwrap_or_default(),
+            version: account.map(|found| found.version),
+        };
+        Journal::start(records.clone(), b"ledger/test".to_vec(), account, Some(fence))
+    };
+    let Outcome::Committed(first) = lead("one").await.unwrap() else { panic!() };
+    let one = start(first).await;
+    one.durable(one.append(put("r/1".into(), vec![1]))).await.unwrap();
+    let Outcome::Committed(second) = lead("two").await.unwrap() else { panic!() };
+    let two = start(second).await;
+    two.durable(two.append(put("r/2".into(), vec![2]))).await.unwrap();
+    let late = one.append(put("r/2".into(), vec![9]));
+    assert_eq!(one.durable(late).await, Err(Deposed));
+    assert_eq!(one.over().await, Over::Deposed);
+    // What it lost stays lost; what was durable stays so.
+    assert_eq!(one.durable(one.append(put("r/3".into(), vec![9]))).await, Err(Deposed));
+    two.durable(two.append(put("r/4".into(), vec![4]))).await.unwrap();
+    let kept: Vec<Vec<u8>> = rows(&machine).await.into_values().collect();
+    assert_eq!(kept, [vec![1], vec![2], vec![4]]);
+    assert_eq!(account(&records).await, 3);
+}
+
+/// The account in the store is older than what this journal left there: an older copy was put back.
+#[tokio::test]
+async fn a_store_that_was_set_back_gets_nothing_more() {
+    let machine = Machine::new();
+    let records = records(Arc::new(Life::new(machine.disk.clone())));
+    let account = Account { version: Some(Version(u64::MAX)), ..Account::default() };
+    let journal = Journal::start(records.clone(), b"ledger/test".to_vec(), account, None);
+    let late = journal.append(put("r/1".into(), vec![1]));
+    assert_eq!(journal.over().await, Over::SetBack);
+    assert_eq!(journal.durable(late).await, Err(Deposed));
+    assert!(rows(&machine).await.is_empty());
 }

@@ -30,6 +30,7 @@ impl Embedded {
 #[async_trait]
 impl Engine for Embedded {
     type Store = SqliteStore;
+    type Copy = SqliteStore;
 
     async fn create(&self) -> SqliteStore {
         let n = self.made.fetch_add(1, Ordering::Relaxed);

@@ -18,9 +18,10 @@ use crate::{
     clock::now_ms,
     hsm::{HsmError, KekId},
     objects::{ObjectError, Objects},
-    pool::{Pool, PoolError, keys},
+    pool::{PoolError, keys},
     records::{RecordError, Records},
     store::{Commit, Outcome, Record},
+    supply::Supply,
     vault::{Kind, Vault, VaultError},
 };
 
@@ -58,7 +59,7 @@ pub struct Keeper {
     pub(super) epochs: Arc<Epochs>,
     vault: Vault,
     records: Records,
-    pools: Vec<Arc<Pool>>,
+    supply: Arc<Supply>,
     objects: Objects,
 }
 
@@ -90,15 +91,16 @@ impl Look {
 }
 
 impl Keeper {
-    /// Keeps the epochs of this store. `vault` seals under them; `pools` are all that are open.
+    /// Keeps the epochs of this store. `vault` seals under them; the pools of
+    /// `supply` are all that are open.
     pub fn new(
         epochs: Arc<Epochs>,
         vault: Vault,
         records: Records,
-        pools: impl IntoIterator<Item = Arc<Pool>>,
+        supply: Arc<Supply>,
         objects: Objects,
     ) -> Self {
-        Self { epochs, vault, records, pools: pools.into_iter().collect(), objects }
+        Self { epochs, vault, records, supply, objects }
     }
 
     /// The epochs.
@@ -149,7 +151,7 @@ impl Keeper {
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (retiring, held) = (self.epochs.retiring(), self.epochs.held());
         let mut look = Look { retiring, held, tallies: BTreeMap::new(), pace };
-        for pool in &self.pools {
+        for pool in self.supply.pools() {
             pool.drained().await;
         }
         self.record_key(&mut look).await?;
@@ -225,7 +227,7 @@ impl Keeper {
             Err(error @ HsmError::Refused(_)) => return refused(error),
             sealed => sealed?,
         };
-        let done = match self.pools.iter().find(|pool| pool.tag() == id.pool) {
+        let done = match self.supply.pools().iter().find(|pool| pool.tag() == id.pool) {
             Some(pool) => pool.put_resealed(&sealed).await.map_err(of_pool)?,
             // A pool that is not open: nobody else writes it.
             None => {

@@ -43,6 +43,8 @@ pub use table::inspect;
 
 /// Seals set aside at once, at most: what a crash loses of the bound.
 const MOST_AHEAD: u64 = 1 << 16;
+/// KMs that may set seals aside at the same moment, before one of them gives up.
+const MOST_AT_ONCE: u32 = 8;
 
 /// When a new epoch begins, and how fast the old one is emptied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -309,8 +311,18 @@ impl Epochs {
         Ok(())
     }
 
-    /// Call it while `changing` is held.
+    /// Call it while `changing` is held. Another KM may set some aside at the same time.
     async fn set_more_aside(&self) -> Result<(), EpochError> {
+        let mut tries = MOST_AT_ONCE;
+        loop {
+            match self.try_set_aside().await {
+                Err(EpochError::Unknown) if tries > 0 => tries -= 1,
+                done => return done,
+            }
+        }
+    }
+
+    async fn try_set_aside(&self) -> Result<(), EpochError> {
         let active = self.active();
         let (mut epoch, _) = self.row(active.number)?;
         let more = self.ahead();

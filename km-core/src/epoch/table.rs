@@ -147,6 +147,20 @@ fn needed_are_there<'a>(
 
 /// Every epoch of the store. None at all is right only for a store that has nothing else.
 pub(super) async fn read(records: &Records) -> Result<Table, EpochError> {
+    let table = read_once(records).await?;
+    if !table.is_empty() || is_fresh(records).await? {
+        return Ok(table);
+    }
+    // Another key manager may have taken the store into use in between.
+    let table = read_once(records).await?;
+    if table.is_empty() {
+        let what = "the records of its epochs are missing";
+        return Err(RecordError::damaged(EPOCH, what).into());
+    }
+    Ok(table)
+}
+
+async fn read_once(records: &Records) -> Result<Table, EpochError> {
     let (mut table, mut after) = (Table::new(), Bound::Unbounded);
     loop {
         let page = records.store().range(EPOCH, after, 1000).await.map_err(RecordError::from)?;
@@ -156,10 +170,6 @@ pub(super) async fn read(records: &Records) -> Result<Table, EpochError> {
         }
         match page.last() {
             Some(last) if table.len() <= MOST_EPOCHS => after = Bound::Excluded(last.key.clone()),
-            _ if table.is_empty() && !is_fresh(records).await? => {
-                let what = "the records of its epochs are missing";
-                return Err(RecordError::damaged(EPOCH, what).into());
-            }
             _ => return Ok(table),
         }
     }

@@ -47,7 +47,7 @@ use crate::{
     cabinet::Cabinet,
     hsm::HsmError,
     ids::{ClusterId, PoolTag},
-    journal::{Change, Journal, Ticket},
+    journal::{Account, Change, Deposed, Fence, Journal, Over, Ticket},
     key_id::KeyId,
     ledger::{Ledger, bits},
     material::ClearBytes,
@@ -57,6 +57,7 @@ use crate::{
     provenance::{Grade, Provenance},
     records::{RecordError, Records},
     run::{RunRecord, RunSpec, Side},
+    store::StoreError,
     vault::{Kind, Vault},
 };
 use tables::Tables;
@@ -78,6 +79,8 @@ pub struct PoolConfig {
     pub max_stored: u64,
     /// How new blocks are kept.
     pub storage: Storage,
+    /// What every change also requires, where several KMs share the store.
+    pub fence: Option<Fence>,
 }
 
 /// Why a pool did not do it.
@@ -208,9 +211,7 @@ impl Pool {
     ) -> Result<Arc<Self>, RecordError> {
         let (pool, left_open) = Self::read(config, records, vault).await?;
         pool.compare_with_token().await;
-        pool.recover(left_open);
-        pool.journal.settled().await;
-        Ok(pool)
+        pool.recovered(left_open).await
     }
 
     /// As [`Pool::open`], of a store that is not the one in place yet: objects in the token stay, since
@@ -221,9 +222,18 @@ impl Pool {
         vault: Vault,
     ) -> Result<Arc<Self>, RecordError> {
         let (pool, left_open) = Self::read(config, records, vault).await?;
-        pool.recover(left_open);
-        pool.journal.settled().await;
-        Ok(pool)
+        pool.recovered(left_open).await
+    }
+
+    /// Durably on return.
+    async fn recovered(self: Arc<Self>, left_open: Vec<RunSpec>) -> Result<Arc<Self>, RecordError> {
+        self.recover(left_open);
+        match self.journal.durable(self.journal.last()).await {
+            Ok(()) => Ok(self),
+            Err(Deposed) => {
+                Err(StoreError::Unavailable("another key manager took the lead".into()).into())
+            }
+        }
     }
 
     async fn read(
@@ -249,7 +259,10 @@ impl Pool {
                 Side::Collector { .. } => tables.insert_collecting(run),
             })
             .await?;
-        let ledger: Ledger = records.get(&keys::ledger(tag)).await?.unwrap_or_default();
+        let stored = records.store().get(&keys::ledger(tag)).await?;
+        let version = stored.as_ref().map(|record| record.version);
+        let ledger = stored.map(|record| records.decode(&record.key, &record.value));
+        let ledger: Ledger = ledger.transpose()?.unwrap_or_default();
         // Every commit balances. What does not was put together from different times: an old record
         // put back would let its keys be used again.
         pads::read(&records, tag, &mut tables).await?;
@@ -260,7 +273,9 @@ impl Pool {
             return Err(RecordError::damaged(&keys::ledger(tag), what));
         }
         tables.kept = kept::names(&records, tag, &tables).await?;
-        let journal = Journal::start(records.clone(), keys::ledger(tag), ledger);
+        let account = Account { ledger, version };
+        let fence = config.fence.clone();
+        let journal = Journal::start(records.clone(), keys::ledger(tag), account, fence);
         let pool = Arc::new(Self {
             config,
             tag,
@@ -451,9 +466,15 @@ impl Pool {
     }
 
     async fn durable(&self, ticket: Ticket) -> Result<(), PoolError> {
-        tokio::time::timeout(DURABLE_DEADLINE, self.journal.durable(ticket))
-            .await
-            .map_err(|_| PoolError::NotDurable)
+        match tokio::time::timeout(DURABLE_DEADLINE, self.journal.durable(ticket)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(Deposed)) | Err(_) => Err(PoolError::NotDurable),
+        }
+    }
+
+    /// Ends when this pool is of no use any more.
+    pub async fn over(&self) -> Over {
+        self.journal.over().await
     }
 
     /// The clear bytes of a run.

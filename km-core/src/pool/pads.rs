@@ -30,6 +30,8 @@ use crate::{
 const MAX_BORROWED: usize = 1024;
 /// Most spans accounted for in one message.
 const MAX_TOLD: usize = 1024;
+/// Spans in one change of the journal: each may take four records with it.
+const SPANS_A_CHANGE: usize = 16;
 
 impl Pool {
     /// Sets apart up to `want` bytes of one block of ours, durably at both ends. Fewer come when
@@ -170,13 +172,15 @@ impl Pool {
     pub fn pads_known(&self, spans: &[RunId]) {
         let mut tables = self.tables();
         *self.told() = None;
-        let mut change = Change::default();
-        for id in spans {
-            if tables.through.remove(id).is_some() {
-                change.records.push((keys::pad(*id), None));
+        for some in spans.chunks(SPANS_A_CHANGE) {
+            let mut change = Change::default();
+            for id in some {
+                if tables.through.remove(id).is_some() {
+                    change.records.push((keys::pad(*id), None));
+                }
             }
+            self.journal.append(change);
         }
-        self.journal.append(change);
     }
 
     /// Takes a span the peer lends. Confirm it only after [`Accepted::durable`].
@@ -200,12 +204,14 @@ impl Pool {
     pub fn pads_told(self: &Arc<Self>, told: &[PadUse]) -> Accepted {
         let mut tables = self.tables();
         *self.told() = None;
-        let mut change = Change::default();
-        for used in told.iter().filter(|used| used.sound()) {
-            self.take_told(&mut tables, used, &mut change);
+        for some in told.chunks(SPANS_A_CHANGE) {
+            let mut change = Change::default();
+            for used in some.iter().filter(|used| used.sound()) {
+                self.take_told(&mut tables, used, &mut change);
+            }
+            self.journal.append(change);
         }
-        let ticket = self.journal.append(change);
-        Accepted::of(self.clone(), ticket)
+        Accepted::of(self.clone(), self.journal.last())
     }
 
     fn take_told(&self, tables: &mut Tables, used: &PadUse, change: &mut Change) {

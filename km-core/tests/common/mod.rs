@@ -142,7 +142,7 @@ impl End {
         let supply = Supply::new(here, registry, SupplyLimits::default(), [pool.clone()]);
         let objects = Objects::new(records.clone(), vault.clone());
         let (kept, sealing) = (records.clone(), vault.clone());
-        let keeper = Keeper::new(epochs, sealing, kept, [pool.clone()], objects.clone());
+        let keeper = Keeper::new(epochs, sealing, kept, supply.clone(), objects.clone());
         let keeper = Arc::new(keeper);
         Ok(Self { life, records, vault, pool, supply, wire, objects, keeper })
     }
@@ -299,7 +299,7 @@ pub fn block(number: u64, owner: usize, bits: &[u8], confirmed: bool) -> NewBloc
 
 pub fn config(at: usize, key_ttl: Duration) -> PoolConfig {
     let (here, peer) = (cluster(NAMES[at]), cluster(NAMES[1 - at]));
-    PoolConfig { here, peer, key_ttl, max_stored: 64 << 20, storage: Storage::Blocks }
+    PoolConfig { here, peer, key_ttl, max_stored: 64 << 20, storage: Storage::Blocks, fence: None }
 }
 
 /// A run of 32-byte keys from n1 to s1.
@@ -330,5 +330,5 @@ pub async fn single_keys(end: &End, count: usize) -> Result<Vec<SuppliedKey>, Po
 }
 
 pub fn start_journal(records: &Records) -> Arc<Journal> {
-    Journal::start(records.clone(), b"ledger/test".to_vec(), Default::default())
+    Journal::start(records.clone(), b"ledger/test".to_vec(), Default::default(), None)
 }

@@ -20,7 +20,9 @@ use km_core::{
     material::ClearBytes,
     objects::{NewObject, ObjectState, Objects},
     provenance::{Origin, Provenance},
+    registry::Registry,
     store::{Commit, Record, Store},
+    supply::{Supply, SupplyLimits},
 };
 
 fn object(uid: &str) -> NewObject {
@@ -91,6 +93,8 @@ async fn put_back(machine: &Machine, rows: &[Record]) {
 async fn lone(machine: &Machine, policy: EpochPolicy) -> (Objects, Keeper) {
     let (records, vault, epochs) = machine.unlock(machine.disk.clone(), policy).await.unwrap();
     let objects = Objects::new(records.clone(), vault.clone());
-    let keeper = Keeper::new(epochs, vault, records, [], objects.clone());
+    let here = km_core::ids::ClusterId::parse("north").unwrap();
+    let supply = Supply::new(here, Registry::default(), SupplyLimits::default(), []);
+    let keeper = Keeper::new(epochs, vault, records, supply, objects.clone());
     (objects, keeper)
 }

@@ -26,6 +26,8 @@ use super::{Commit, Outcome, Record, Store, StoreError, Version};
 pub trait Engine: Sync {
     /// The store under test.
     type Store: Store;
+    /// The store that opens a copy.
+    type Copy: Store;
 
     /// A new empty store, separate from all earlier ones.
     async fn create(&self) -> Self::Store;
@@ -34,7 +36,7 @@ pub trait Engine: Sync {
     async fn reopen(&self, store: Self::Store) -> Self::Store;
 
     /// Opens the copy that [`Store::snapshot`] wrote.
-    async fn open_snapshot(&self, copy: &Path) -> Self::Store;
+    async fn open_snapshot(&self, copy: &Path) -> Self::Copy;
 
     /// An empty directory where snapshots may be written.
     fn scratch(&self) -> &Path;

@@ -1,0 +1,154 @@
+//! The messages of the desk and their bytes.
+
+use std::sync::Arc;
+
+use km_core::{
+    ids::{ClusterId, SaeId},
+    key_id::KeyId,
+    material::ClearBytes,
+    pool::{CollectError, SuppliedKey},
+    provenance::{Grade, Provenance},
+    supply::{Level, SupplyError},
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+/// Media type of both directions.
+pub(super) const KIND: &str = "application/octet-stream";
+/// Most bytes of a request: names, and the identifiers of as many keys as may be asked for.
+pub(super) const MAX_REQUEST: usize = 256 << 10;
+/// Most bytes of an answer: 4,096 keys of 256 bits, or 128 of the longest.
+pub(super) const MAX_ANSWER: usize = 2 << 20;
+
+#[derive(Serialize, Deserialize)]
+pub(super) enum Request {
+    Issue { master: SaeId, slaves: Vec<SaeId>, size: u32, count: u32 },
+    Collect { slave: SaeId, master: Option<SaeId>, ids: Vec<Uuid> },
+    Bring { slave: SaeId, owner: SaeId, id: Uuid },
+    Level { master: SaeId, slave: SaeId },
+}
+
+/// Without the key bytes, which follow it.
+#[derive(Serialize, Deserialize)]
+enum Head {
+    Keys(Vec<(Uuid, u32, Provenance)>),
+    Brought,
+    Level(Level),
+    Refused(Refusal),
+}
+
+#[derive(Serialize, Deserialize)]
+enum Refusal {
+    NotPaired { master: SaeId, slave: SaeId },
+    BadSlaves(String),
+    OutOfBounds(String),
+    NoKeys(ClusterId),
+    BelowGrade { peer: ClusterId, grade: Grade },
+    NotFound(Vec<Uuid>),
+    NotYours(Uuid),
+    Unavailable(String),
+    NotLed(String),
+}
+
+pub(super) enum Answer {
+    Keys(Vec<SuppliedKey>),
+    Brought,
+    Level(Level),
+}
+
+fn bytes(value: &impl Serialize) -> Vec<u8> {
+    // Owned plain data: postcard has a form for all of it.
+    postcard::to_allocvec(value).unwrap_or_default()
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Option<(T, &[u8])> {
+    postcard::take_from_bytes(bytes).ok()
+}
+
+impl Request {
+    pub(super) fn encode(&self) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new(bytes(self))
+    }
+
+    pub(super) fn decode(text: &[u8]) -> Option<Self> {
+        parse(text).filter(|(_, rest)| rest.is_empty()).map(|(request, _)| request)
+    }
+}
+
+/// The bytes of an answer.
+pub(super) fn encode(answer: Result<Answer, SupplyError>) -> Zeroizing<Vec<u8>> {
+    let keys = match answer {
+        Ok(Answer::Keys(keys)) => keys,
+        Ok(Answer::Brought) => return Zeroizing::new(bytes(&Head::Brought)),
+        Ok(Answer::Level(level)) => return Zeroizing::new(bytes(&Head::Level(level))),
+        Err(error) => return Zeroizing::new(bytes(&Head::Refused(refusal(error)))),
+    };
+    let named = |key: &SuppliedKey| {
+        (key.id.uuid(), key.bytes.len() as u32, key.provenance.as_ref().clone())
+    };
+    let head = bytes(&Head::Keys(keys.iter().map(named).collect()));
+    let clear: usize = keys.iter().map(|key| key.bytes.len()).sum();
+    // In one piece: growing would leave copies.
+    let mut all = Zeroizing::new(Vec::with_capacity(head.len() + clear));
+    all.extend_from_slice(&head);
+    for key in &keys {
+        key.bytes.expose(|bytes| all.extend_from_slice(bytes));
+    }
+    all
+}
+
+/// Reads an answer; `None` when it makes no sense.
+pub(super) fn decode(text: &[u8]) -> Option<Result<Answer, SupplyError>> {
+    let (head, mut clear) = parse::<Head>(text)?;
+    let named = match head {
+        Head::Keys(named) => named,
+        Head::Brought => return Some(Ok(Answer::Brought)),
+        Head::Level(level) => return Some(Ok(Answer::Level(level))),
+        Head::Refused(refusal) => return error(refusal).map(Err),
+    };
+    let mut keys = Vec::with_capacity(named.len());
+    for (id, len, provenance) in named {
+        let (bytes, rest) = clear.split_at_checked(len as usize)?;
+        clear = rest;
+        let (bytes, provenance) = (ClearBytes::copy_from(bytes), Arc::new(provenance));
+        keys.push(SuppliedKey { id: KeyId::from_uuid(id)?, bytes, provenance });
+    }
+    clear.is_empty().then_some(Ok(Answer::Keys(keys)))
+}
+
+fn refusal(error: SupplyError) -> Refusal {
+    match error {
+        SupplyError::NotPaired { master, slave } => Refusal::NotPaired { master, slave },
+        SupplyError::BadSlaves(text) => Refusal::BadSlaves(text),
+        SupplyError::OutOfBounds(text) => Refusal::OutOfBounds(text),
+        SupplyError::NoKeys(peer) => Refusal::NoKeys(peer),
+        SupplyError::BelowGrade { peer, grade } => Refusal::BelowGrade { peer, grade },
+        SupplyError::Collect(CollectError::NotFound(ids)) => {
+            Refusal::NotFound(ids.into_iter().map(KeyId::uuid).collect())
+        }
+        SupplyError::Collect(CollectError::NotYours(id)) => Refusal::NotYours(id.uuid()),
+        SupplyError::Collect(CollectError::Pool(error)) => Refusal::Unavailable(error.to_string()),
+        SupplyError::Unavailable(text) => Refusal::Unavailable(text),
+        SupplyError::NotLed(text) => Refusal::NotLed(text),
+    }
+}
+
+fn error(refusal: Refusal) -> Option<SupplyError> {
+    Some(match refusal {
+        Refusal::NotPaired { master, slave } => SupplyError::NotPaired { master, slave },
+        Refusal::BadSlaves(text) => SupplyError::BadSlaves(text),
+        Refusal::OutOfBounds(text) => SupplyError::OutOfBounds(text),
+        Refusal::NoKeys(peer) => SupplyError::NoKeys(peer),
+        Refusal::BelowGrade { peer, grade } => SupplyError::BelowGrade { peer, grade },
+        Refusal::NotFound(ids) => {
+            let ids: Option<Vec<_>> = ids.into_iter().map(KeyId::from_uuid).collect();
+            SupplyError::Collect(CollectError::NotFound(ids?))
+        }
+        Refusal::NotYours(id) => {
+            SupplyError::Collect(CollectError::NotYours(KeyId::from_uuid(id)?))
+        }
+        Refusal::Unavailable(text) => SupplyError::Unavailable(text),
+        Refusal::NotLed(text) => SupplyError::NotLed(text),
+    })
+}

@@ -1,0 +1,258 @@
+//! The members of the engine, and which of them answers. Enter through [`Client::call`].
+//!
+//! One connection at a time. A member that does not answer in time, or is cut off from the others,
+//! is left for the next one.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
+
+use km_core::store::StoreError;
+use prost::Message;
+use tokio::sync::Mutex;
+use transport::{Profile, TlsClient, client_config};
+
+use super::{
+    EtcdConfig,
+    channel::{CallError, Channel, code},
+    proto,
+};
+
+/// Longest wait for one member's answer to a small request.
+pub(super) const ONE_TRY: Duration = Duration::from_millis(1500);
+/// Longest wait for all of them together: an election of the engine takes one to two seconds.
+const ALL_TRIES: Duration = Duration::from_secs(4);
+const SET_BACK: &str = "an older copy of etcd was put back. Stop all key managers that share it, then: \
+                        qkm store restore";
+const PAUSE: Duration = Duration::from_millis(50);
+
+pub(super) struct Client {
+    members: Vec<TlsClient>,
+    current: Mutex<Current>,
+    /// The newest revision that an answer told.
+    seen: AtomicI64,
+    set_back: AtomicBool,
+}
+
+#[derive(Default)]
+struct Current {
+    member: usize,
+    channel: Option<Arc<Channel>>,
+}
+
+impl Client {
+    pub(super) fn new(config: &EtcdConfig) -> Result<Self, StoreError> {
+        let unusable = |what: String| StoreError::Unavailable(format!("[store]: {what}"));
+        let tls = client_config(&config.files, Profile::Front);
+        let mut tls = Arc::unwrap_or_clone(tls.map_err(|e| unusable(e.to_string()))?);
+        tls.alpn_protocols = vec![b"h2".to_vec()];
+        let tls = Arc::new(tls);
+        let member = |address: &String| TlsClient::new(address, None, tls.clone());
+        let members = config.endpoints.iter().map(member).collect::<Result<Vec<_>, _>>();
+        let members = members.map_err(|e| unusable(e.to_string()))?;
+        Ok(Self {
+            members,
+            current: Mutex::default(),
+            seen: AtomicI64::default(),
+            set_back: AtomicBool::default(),
+        })
+    }
+
+    pub(super) fn members(&self) -> &[TlsClient] {
+        &self.members
+    }
+
+    /// The connection in use, or a new one to the next member that can be reached.
+    pub(super) async fn channel(&self) -> Result<Arc<Channel>, CallError> {
+        let mut current = self.current.lock().await;
+        if let Some(channel) = current.channel.as_ref().filter(|channel| !channel.is_over()) {
+            return Ok(channel.clone());
+        }
+        let mut last = CallError::NotSent("no member is configured".into());
+        for _ in 0..self.members.len() {
+            let Some(member) = self.members.get(current.member % self.members.len()) else { break };
+            match Channel::connect(member).await {
+                Ok(channel) => {
+                    current.channel = Some(channel.clone());
+                    return Ok(channel);
+                }
+                Err(error) => last = error,
+            }
+            current.member += 1;
+        }
+        Err(last)
+    }
+
+    /// `channel` is no good: the next request goes to another member.
+    pub(super) async fn leave(&self, channel: &Arc<Channel>) {
+        let mut current = self.current.lock().await;
+        if current.channel.as_ref().is_some_and(|now| Arc::ptr_eq(now, channel)) {
+            current.channel = None;
+            current.member += 1;
+        }
+    }
+
+    /// Asks one member once.
+    async fn try_once<A: Message + Default>(
+        &self,
+        method: &str,
+        request: &impl Message,
+    ) -> Result<A, CallError> {
+        let channel = self.channel().await?;
+        let answer = match tokio::time::timeout(ONE_TRY, channel.unary(method, request)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(CallError::Broken(format!("no answer within {ONE_TRY:?}"))),
+        };
+        if let Err(error) = &answer
+            && !is_verdict(error)
+        {
+            self.leave(&channel).await;
+        }
+        answer
+    }
+
+    /// Asks until there is an answer or a verdict. `repeatable`: also when a request before may
+    /// have been carried out.
+    pub(super) async fn call<A: Message + Default>(
+        &self,
+        method: &str,
+        request: &impl Message,
+        repeatable: bool,
+    ) -> Result<A, CallError> {
+        let until = Instant::now() + ALL_TRIES;
+        if self.is_set_back() {
+            return Err(CallError::SetBack);
+        }
+        loop {
+            let error = match self.try_once(method, request).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            let again = match &error {
+                error if is_verdict(error) => false,
+                error if is_undone(error) => true,
+                _ => repeatable,
+            };
+            if !again || Instant::now() >= until {
+                return Err(error);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    pub(super) async fn range(
+        &self,
+        request: &proto::RangeRequest,
+    ) -> Result<proto::RangeResponse, StoreError> {
+        let seen = self.seen();
+        let answer: proto::RangeResponse =
+            self.call("KV/Range", request, true).await.map_err(refused)?;
+        // Reading an old revision is answered with the newest one in the header.
+        self.follow(seen, answer.header.as_ref()).map_err(refused)?;
+        Ok(answer)
+    }
+
+    /// The newest revision known when a request is sent; see [`Client::follow`].
+    pub(super) fn seen(&self) -> i64 {
+        self.seen.load(SeqCst)
+    }
+
+    /// Whether the engine was seen in a state from before: an older copy of it was put back.
+    pub(super) fn is_set_back(&self) -> bool {
+        self.set_back.load(SeqCst)
+    }
+
+    /// What was answered to a request sent when `before` was known must not be older: the engine's
+    /// answers are linearizable. If it is, nothing is asked of it any more.
+    pub(super) fn follow(
+        &self,
+        before: i64,
+        header: Option<&proto::ResponseHeader>,
+    ) -> Result<(), CallError> {
+        let revision = header.map_or(0, |header| header.revision);
+        if revision >= before {
+            self.seen.fetch_max(revision, SeqCst);
+            return Ok(());
+        }
+        if !self.set_back.swap(true, SeqCst) {
+            tracing::error!(
+                revision,
+                before,
+                alarm = "store-set-back",
+                "an older copy of etcd was put back; this key manager stops using it"
+            );
+        }
+        Err(CallError::SetBack)
+    }
+
+    /// To be asked for as often as wanted.
+    pub(super) async fn delete_range(
+        &self,
+        key: Vec<u8>,
+        range_end: Vec<u8>,
+    ) -> Result<proto::DeleteRangeResponse, StoreError> {
+        let request = proto::DeleteRangeRequest { key, range_end };
+        self.call("KV/DeleteRange", &request, true).await.map_err(refused)
+    }
+}
+
+/// Whether every member would say the same.
+fn is_verdict(error: &CallError) -> bool {
+    let (code, text) = match error {
+        CallError::Status { code, text } => (code, text),
+        CallError::SetBack => return true,
+        _ => return false,
+    };
+    match *code {
+        code::INVALID_ARGUMENT
+        | code::NOT_FOUND
+        | code::PERMISSION_DENIED
+        | code::FAILED_PRECONDITION
+        | code::OUT_OF_RANGE
+        | code::UNAUTHENTICATED => true,
+        code::RESOURCE_EXHAUSTED => text.contains("space exceeded"),
+        _ => false,
+    }
+}
+
+/// Whether nothing was done although it is no verdict.
+fn is_undone(error: &CallError) -> bool {
+    match error {
+        CallError::NotSent(_) => true,
+        CallError::SetBack => false,
+        CallError::Broken(_) => false,
+        // Said before the request is looked at.
+        CallError::Status { text, .. } => {
+            text.contains("no leader") || text.contains("too many requests")
+        }
+    }
+}
+
+/// The error of a request that changed nothing, or may be repeated.
+pub(super) fn refused(error: CallError) -> StoreError {
+    match error {
+        CallError::SetBack => StoreError::Damaged(SET_BACK.into()),
+        CallError::NotSent(why) | CallError::Broken(why) => {
+            StoreError::Unavailable(format!("etcd: {why}"))
+        }
+        CallError::Status { code: code::RESOURCE_EXHAUSTED, text } if text.contains("space") => {
+            StoreError::Full(format!("{text}; compact and defragment it, or raise its quota"))
+        }
+        CallError::Status { code: code::INVALID_ARGUMENT, text } => StoreError::TooLarge(text),
+        CallError::Status { code: code::PERMISSION_DENIED | code::UNAUTHENTICATED, text } => {
+            StoreError::Unavailable(format!(
+                "{text}; the user of our certificate must be allowed to read and write the prefix"
+            ))
+        }
+        CallError::Status { text, .. } => StoreError::Unavailable(text),
+    }
+}
+
+/// Whether a request that failed so may have been carried out.
+pub(super) fn is_doubtful(error: &CallError) -> bool {
+    !is_verdict(error) && !is_undone(error)
+}

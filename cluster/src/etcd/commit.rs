@@ -1,0 +1,73 @@
+//! A commit is one transaction of the engine, sent at most once: nobody knows what became of one
+//! whose answer is missing.
+
+use std::collections::BTreeMap;
+
+use km_core::store::{Check, Commit, Outcome, StoreError, Version};
+
+use super::{
+    EtcdStore,
+    client::{is_doubtful, refused},
+    proto::{Compare, DeleteRangeRequest, PutRequest, Request, RequestOp, TxnRequest, TxnResponse},
+};
+
+impl EtcdStore {
+    pub(super) async fn commit_once(&self, commit: Commit) -> Result<Outcome, StoreError> {
+        commit.within_limits()?;
+        let Some(request) = self.transaction(commit) else { return Ok(Outcome::Conflict) };
+        let reads_only = request.success.is_empty();
+        let seen = self.client.seen();
+        let done: Result<TxnResponse, _> = self.client.call("KV/Txn", &request, reads_only).await;
+        if let Ok(answer) = &done
+            && self.client.follow(seen, answer.header.as_ref()).is_err()
+        {
+            return Ok(Outcome::Unknown);
+        }
+        match done {
+            Ok(TxnResponse { succeeded: false, .. }) => Ok(Outcome::Conflict),
+            Ok(TxnResponse { header, .. }) => {
+                let revision = header.map_or(0, |header| header.revision);
+                Ok(Outcome::Committed(Version(revision.unsigned_abs())))
+            }
+            Err(error) if is_doubtful(&error) && !reads_only => {
+                tracing::warn!(?error, "it is not known whether etcd carried out a commit");
+                Ok(Outcome::Unknown)
+            }
+            Err(error) => Err(refused(error)),
+        }
+    }
+
+    /// `None` when a check cannot hold.
+    fn transaction(&self, commit: Commit) -> Option<TxnRequest> {
+        let mut compare = Vec::with_capacity(commit.checks.len() + 1);
+        for check in commit.checks {
+            compare.push(match check {
+                Check::Absent(key) => Compare::absent(self.keys.data(&key)),
+                Check::Is(key, Version(version)) => {
+                    let revision = i64::try_from(version).ok().filter(|revision| *revision > 0)?;
+                    Compare::changed_at(self.keys.data(&key), revision)
+                }
+            });
+        }
+        if let Some(session) = commit.session {
+            compare.push(Compare::present(self.keys.session(session)?));
+        }
+        // The engine takes each key once.
+        let mut changes: BTreeMap<Vec<u8>, Option<Vec<u8>>> = BTreeMap::new();
+        for (key, value) in commit.puts {
+            changes.insert(key, Some(value));
+        }
+        for key in commit.deletes {
+            changes.insert(key, None);
+        }
+        let op = |(key, value): (Vec<u8>, Option<Vec<u8>>)| {
+            let key = self.keys.data(&key);
+            let request = match value {
+                Some(value) => Request::Put(PutRequest { key, value, lease: 0 }),
+                None => Request::DeleteRange(DeleteRangeRequest { key, range_end: Vec::new() }),
+            };
+            RequestOp { request: Some(request) }
+        };
+        Some(TxnRequest { compare, success: changes.into_iter().map(op).collect() })
+    }
+}

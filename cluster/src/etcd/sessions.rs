@@ -1,0 +1,70 @@
+//! Sessions: leases of the engine, each with a key that goes when the lease ends.
+
+use std::time::Duration;
+
+use km_core::store::{SessionId, StoreError};
+
+use super::{
+    EtcdStore,
+    channel::{CallError, code},
+    client::{ONE_TRY, refused},
+    lease,
+    proto::{
+        LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveResponse, LeaseName,
+        LeaseRevokeResponse, PutRequest, Request, RequestOp, TxnRequest, TxnResponse,
+    },
+};
+
+impl EtcdStore {
+    /// Leases last whole seconds, and the engine knows a shortest one (2 s by default). One whose
+    /// opening is not confirmed ends by itself.
+    pub(super) async fn open_session(&self, ttl: Duration) -> Result<SessionId, StoreError> {
+        let ttl = i64::try_from(ttl.as_millis().div_ceil(1000)).unwrap_or(i64::MAX).max(1);
+        let granted: LeaseGrantResponse = self
+            .client
+            .call("Lease/LeaseGrant", &LeaseGrantRequest { ttl }, true)
+            .await
+            .map_err(refused)?;
+        let session = SessionId(granted.id.unsigned_abs());
+        let key = self.keys.session(session).ok_or_else(no_lease)?;
+        let put = PutRequest { key, value: Vec::new(), lease: granted.id };
+        let success = vec![RequestOp { request: Some(Request::Put(put)) }];
+        let request = TxnRequest { compare: Vec::new(), success };
+        let _: TxnResponse = self.client.call("KV/Txn", &request, true).await.map_err(refused)?;
+        Ok(session)
+    }
+
+    pub(super) async fn renew_session(&self, session: SessionId) -> Result<bool, StoreError> {
+        let Some(id) = lease(session) else { return Ok(false) };
+        let renewed = async {
+            let channel = self.client.channel().await?;
+            let request = LeaseName { id };
+            // A stream of renewals to the engine; ours has one.
+            let asked = channel.unary("Lease/LeaseKeepAlive", &request);
+            let answer = match tokio::time::timeout(ONE_TRY, asked).await {
+                Ok(answer) => answer,
+                Err(_) => Err(CallError::Broken("a lease was not renewed in time".into())),
+            };
+            if answer.is_err() {
+                self.client.leave(&channel).await;
+            }
+            answer
+        };
+        let answer: LeaseKeepAliveResponse = renewed.await.map_err(refused)?;
+        Ok(answer.ttl > 0)
+    }
+
+    pub(super) async fn revoke_session(&self, session: SessionId) -> Result<(), StoreError> {
+        let Some(id) = lease(session) else { return Ok(()) };
+        let done: Result<LeaseRevokeResponse, _> =
+            self.client.call("Lease/LeaseRevoke", &LeaseName { id }, true).await;
+        match done {
+            Ok(_) | Err(CallError::Status { code: code::NOT_FOUND, .. }) => Ok(()),
+            Err(error) => Err(refused(error)),
+        }
+    }
+}
+
+fn no_lease() -> StoreError {
+    StoreError::Unavailable("etcd answered without a lease".into())
+}

@@ -1,0 +1,158 @@
+//! What must hold before the store is used: the engine's release, and the form of what is in it.
+
+use std::time::Duration;
+
+use km_core::store::StoreError;
+
+use super::{
+    EtcdStore,
+    channel::{CallError, Channel},
+    client::refused,
+    proto::{
+        Compare, PutRequest, RangeRequest, Request, RequestOp, StatusRequest, StatusResponse,
+        TxnRequest, TxnResponse,
+    },
+};
+
+/// The form this build writes.
+const FORMAT: u32 = 1;
+/// The first releases of each maintained line in which users with rights to a prefix cannot read
+/// elsewhere.
+const MAINTAINED: [(u32, u32, u32); 2] = [(3, 5, 30), (3, 6, 11)];
+const ASK_WITHIN: Duration = Duration::from_secs(2);
+
+/// One member of the engine, as it sees itself.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// `host:port`.
+    pub address: String,
+    /// What it said, or why it did not.
+    pub state: Result<MemberState, String>,
+}
+
+/// What a member says of itself.
+#[derive(Clone, Debug)]
+pub struct MemberState {
+    /// Its release.
+    pub version: String,
+    /// Bytes of its database.
+    pub db_bytes: u64,
+    /// Whether it knows a leader.
+    pub has_leader: bool,
+    /// Whether it is that leader.
+    pub leads: bool,
+    /// How far it has come in the engine's log.
+    pub applied: u64,
+}
+
+impl EtcdStore {
+    /// Asks every member how it is.
+    pub async fn members(&self) -> Vec<Member> {
+        let mut members = Vec::new();
+        for tls in self.client.members() {
+            let asked = async {
+                let channel = Channel::connect(tls).await?;
+                channel.unary::<StatusResponse>("Maintenance/Status", &StatusRequest {}).await
+            };
+            let answer = tokio::time::timeout(ASK_WITHIN, asked).await;
+            let state = match answer {
+                Ok(Ok(said)) => Ok(MemberState {
+                    version: said.version,
+                    db_bytes: said.db_size.unsigned_abs(),
+                    has_leader: said.leader != 0,
+                    leads: said.leader != 0
+                        && said.header.is_some_and(|header| header.member_id == said.leader),
+                    applied: said.raft_applied_index,
+                }),
+                Ok(Err(CallError::NotSent(why) | CallError::Broken(why))) => Err(why),
+                Ok(Err(CallError::Status { text, .. })) => Err(text),
+                Ok(Err(CallError::SetBack)) => Err("an older copy of it was put back".into()),
+                Err(_) => Err(format!("no answer within {ASK_WITHIN:?}")),
+            };
+            members.push(Member { address: tls.address().to_owned(), state });
+        }
+        members
+    }
+
+    /// Members that are away are not judged; one at least must answer.
+    pub(super) async fn check_engine(&self, allow_unmaintained: bool) -> Result<(), StoreError> {
+        let mut answered = false;
+        let mut last = String::new();
+        for Member { address, state } in self.members().await {
+            match state {
+                Ok(state) => {
+                    answered = true;
+                    let unmaintained = !is_maintained(&state.version);
+                    if unmaintained && !allow_unmaintained {
+                        return Err(StoreError::Unavailable(format!(
+                            "etcd {} at {address} is not a maintained release; install 3.5.30, \
+                             3.6.11 or later",
+                            state.version
+                        )));
+                    }
+                    if unmaintained {
+                        tracing::warn!(%address, version = state.version, alarm = "engine-unmaintained",
+                            "this release of etcd gets no fixes; it is accepted for tests");
+                    }
+                }
+                Err(why) => last = format!("{address}: {why}"),
+            }
+        }
+        match answered {
+            true => Ok(()),
+            false => Err(StoreError::Unavailable(format!("no member of etcd answers; {last}"))),
+        }
+    }
+
+    pub(super) async fn check_format(&self) -> Result<(), StoreError> {
+        let key = self.keys.format();
+        let put = PutRequest { key: key.clone(), value: FORMAT.to_string().into(), lease: 0 };
+        let request = TxnRequest {
+            compare: vec![Compare::absent(key.clone())],
+            success: vec![RequestOp { request: Some(Request::Put(put)) }],
+        };
+        let found = RangeRequest { key: key.clone(), ..Default::default() };
+        let there = self.client.range(&found).await?;
+        if there.kvs.is_empty() {
+            // Carried out twice it does the same.
+            let _: TxnResponse =
+                self.client.call("KV/Txn", &request, true).await.map_err(refused)?;
+        }
+        let there = self.client.range(&found).await?;
+        let value = there.kvs.into_iter().next().map(|pair| pair.value).unwrap_or_default();
+        let path = String::from_utf8_lossy(&key).into_owned();
+        match std::str::from_utf8(&value).ok().and_then(|text| text.parse::<u32>().ok()) {
+            Some(FORMAT) => Ok(()),
+            Some(found) if found > FORMAT => {
+                Err(StoreError::NewerFormat { path, found, known: FORMAT })
+            }
+            _ => Err(StoreError::Damaged(format!("{path} in etcd is not written by qkm"))),
+        }
+    }
+}
+
+fn is_maintained(version: &str) -> bool {
+    let mut numbers = version.split(['.', '-']).map(|part| part.parse::<u32>());
+    let (Some(Ok(major)), Some(Ok(minor)), Some(Ok(patch))) =
+        (numbers.next(), numbers.next(), numbers.next())
+    else {
+        return false;
+    };
+    let newest = MAINTAINED.last().is_some_and(|line| (major, minor) > (line.0, line.1));
+    newest || MAINTAINED.iter().any(|line| (major, minor) == (line.0, line.1) && patch >= line.2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_without_fixes_are_told_apart() {
+        for version in ["3.5.30", "3.5.31", "3.6.11", "3.7.0", "4.0.0", "3.6.12-rc.0"] {
+            assert!(is_maintained(version), "{version}");
+        }
+        for version in ["3.4.23", "3.4.45", "3.5.29", "3.6.10", "2.3.8", "", "3.5", "a.b.c"] {
+            assert!(!is_maintained(version), "{version}");
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! The store on etcd against a real one of three members.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../../testkit/etcd.rs"]
+mod etcd;
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use cluster::{EtcdConfig, EtcdStore};
+use etcd::Engine as Etcd;
+use km_core::store::{
+    Commit, Outcome, SqliteStore, Store, StoreError,
+    suite::{Engine, store_suite},
+};
+use tempfile::TempDir;
+
+struct Shared {
+    etcd: Etcd,
+    scratch: TempDir,
+    made: AtomicUsize,
+}
+
+fn config(etcd: &Etcd, prefix: &str) -> EtcdConfig {
+    EtcdConfig {
+        endpoints: etcd.endpoints(),
+        files: etcd.files.clone(),
+        prefix: prefix.into(),
+        allow_unmaintained: true,
+    }
+}
+
+impl Shared {
+    async fn open(&self) -> EtcdStore {
+        let made = self.made.load(Ordering::Relaxed);
+        EtcdStore::open(&config(&self.etcd, &format!("/qkm/{made}/"))).await.unwrap()
+    }
+}
+
+#[async_trait]
+impl Engine for Shared {
+    type Store = EtcdStore;
+    type Copy = SqliteStore;
+
+    async fn create(&self) -> EtcdStore {
+        self.made.fetch_add(1, Ordering::Relaxed);
+        self.open().await
+    }
+
+    async fn reopen(&self, store: EtcdStore) -> EtcdStore {
+        drop(store);
+        self.open().await
+    }
+
+    async fn open_snapshot(&self, copy: &Path) -> SqliteStore {
+        SqliteStore::open(copy).unwrap()
+    }
+
+    fn scratch(&self) -> &Path {
+        self.scratch.path()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn etcd_store_passes_the_suite() {
+    let scratch = tempfile::tempdir().unwrap();
+    store_suite(&Shared { etcd: Etcd::start(3), scratch, made: AtomicUsize::new(0) }).await;
+}
+
+#[tokio::test]
+async fn an_engine_without_fixes_is_refused_unless_tests_say_so() {
+    let etcd = Etcd::start(1);
+    let strict = EtcdConfig { allow_unmaintained: false, ..config(&etcd, "/qkm/a/") };
+    let refused = EtcdStore::open(&strict).await.unwrap_err();
+    assert!(refused.to_string().contains("not a maintained release"), "{refused}");
+}
+
+#[tokio::test]
+async fn what_is_not_ours_is_not_touched() {
+    let etcd = Etcd::start(1);
+    let open = async |prefix| EtcdStore::open(&config(&etcd, prefix)).await;
+    assert!(etcd.etcdctl(&etcd.files, &["put", "/qkm/new/format", "2"]).0);
+    assert!(matches!(open("/qkm/new/").await, Err(StoreError::NewerFormat { found: 2, .. })));
+    assert!(etcd.etcdctl(&etcd.files, &["put", "/qkm/odd/format", "what"]).0);
+    assert!(matches!(open("/qkm/odd/").await, Err(StoreError::Damaged(_))));
+}
+
+/// A certificate is a user with rights to one prefix, and has no others.
+#[tokio::test]
+async fn a_key_manager_works_with_rights_to_its_prefix_alone() {
+    let etcd = Etcd::start(1);
+    let root = etcd.issue("root");
+    let setup = [
+        "user add root --no-password",
+        "user grant-role root root",
+        "role add north",
+        "role grant-permission north readwrite --prefix=true /qkm/north/",
+        "user add km --no-password",
+        "user grant-role km north",
+        "auth enable",
+    ];
+    for command in setup {
+        let command: Vec<&str> = command.split(' ').collect();
+        let (done, said) = etcd.etcdctl(&root, &command);
+        // Debian's release makes the role of that name by itself.
+        assert!(
+            done || said.contains("already exists") || said.contains("root"),
+            "{command:?}: {said}"
+        );
+    }
+    let store = EtcdStore::open(&config(&etcd, "/qkm/north/")).await.unwrap();
+    let session = store.session(Duration::from_secs(60)).await.unwrap();
+    let commit = Commit::new().absent("k").put("k", "v").fenced(session);
+    assert!(matches!(store.commit(commit).await, Ok(Outcome::Committed(_))));
+    store.end_session(session).await.unwrap();
+    let commit = Commit::new().put("k", "w").fenced(session);
+    assert_eq!(store.commit(commit).await, Ok(Outcome::Conflict));
+    let elsewhere = EtcdStore::open(&config(&etcd, "/qkm/south/")).await.unwrap_err();
+    assert!(elsewhere.to_string().contains("must be allowed"), "{elsewhere}");
+}
+
+/// Every commit that was acknowledged is there, whatever member dies, and writing goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn acknowledged_commits_survive_the_death_of_any_member() {
+    let mut etcd = Etcd::start(3);
+    let store = Arc::new(EtcdStore::open(&config(&etcd, "/qkm/a/")).await.unwrap());
+    let mut watched = store.watch(b"k").await.unwrap();
+    let (mut acknowledged, mut longest) = (Vec::new(), Duration::ZERO);
+    for round in 0..3 {
+        let leader = etcd.leader().expect("a leader");
+        etcd.kill(leader);
+        let began = std::time::Instant::now();
+        let mut first = true;
+        for n in 0..20 {
+            let key = format!("k{round}-{n:02}");
+            loop {
+                match store.commit(Commit::new().put(key.clone(), "v")).await {
+                    Ok(Outcome::Committed(version)) => {
+                        acknowledged.push((key.clone().into_bytes(), version));
+                        break;
+                    }
+                    Ok(Outcome::Unknown) | Err(StoreError::Unavailable(_)) => {}
+                    other => panic!("{other:?}"),
+                }
+                assert!(began.elapsed() < Duration::from_secs(60), "no commit gets through");
+            }
+            if std::mem::take(&mut first) {
+                longest = longest.max(began.elapsed());
+            }
+        }
+        etcd.run(leader);
+        etcd.ready();
+    }
+    for (key, version) in &acknowledged {
+        let record = store.get(key).await.unwrap().expect("an acknowledged record is there");
+        assert!(record.version >= *version);
+    }
+    // One watch sees them all, over whichever member.
+    for (key, version) in acknowledged {
+        loop {
+            let event = tokio::time::timeout(Duration::from_secs(60), watched.recv()).await;
+            let event = event.expect("it is told").expect("the watch goes on");
+            let km_core::store::Event::Put(record) = event else { panic!("{event:?}") };
+            if record.version == version {
+                assert_eq!(record.key, key);
+                break;
+            }
+        }
+    }
+    println!("longest pause of commits after the death of the leading member: {longest:?}");
+}
+
+/// What was put back has a revision that was answered before: the store that is open says so.
+#[tokio::test]
+async fn a_snapshot_put_back_under_an_open_store_is_noticed() {
+    let mut etcd = Etcd::start(1);
+    let store = EtcdStore::open(&config(&etcd, "/qkm/copy/")).await.unwrap();
+    let written = store.commit(Commit::new().put("a", "1")).await.unwrap();
+    assert!(matches!(written, Outcome::Committed(_)));
+    let copy = etcd.snapshot("copy.db");
+    for value in ["2", "3", "4", "5", "6"] {
+        store.commit(Commit::new().put("a", value)).await.unwrap();
+    }
+    etcd.put_back(&copy);
+    let said = loop {
+        match store.get(b"a").await {
+            Err(StoreError::Unavailable(_)) => tokio::time::sleep(Duration::from_millis(50)).await,
+            said => break said,
+        }
+    };
+    assert!(
+        matches!(&said, Err(StoreError::Damaged(text)) if text.contains("older copy")),
+        "{said:?}"
+    );
+    assert!(store.is_set_back());
+    assert!(store.commit(Commit::new().put("b", "1")).await.is_err());
+    let again = EtcdStore::open(&config(&etcd, "/qkm/copy/")).await.unwrap();
+    assert_eq!(again.get(b"b").await.unwrap(), None, "nothing was written to it");
+}
