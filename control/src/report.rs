@@ -8,7 +8,7 @@ pub const MAX_LINKS: usize = 1024;
 /// Most QKD links beside one KM link.
 pub const MAX_QKD: usize = 8;
 /// Most classical channels of one KM link.
-pub const MAX_CHANNELS: usize = 4;
+pub const MAX_CHANNELS: usize = 8;
 
 /// One KM at one moment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,7 +1,7 @@
 //! The token fails in every function the KM calls, in every way: no wrong answer, no answer past
 //! the deadline, and service again soon after, without anybody's help.
 //!
-//! `QKM_FAULTS=all` tries every fault at every function (`make faults`), otherwise a choice.
+//! `QKM_FAULTS=all` tries every fault at every function (`make hsm-faults`), otherwise a choice.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 

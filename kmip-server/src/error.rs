@@ -289,7 +289,7 @@ impl From<SupplyError> for OpError {
                 Self::Temporary(error.to_string())
             }
             // What is away, and why, is for the operator to read, not for applications.
-            SupplyError::Unavailable(reason) => {
+            SupplyError::Unavailable(reason) | SupplyError::NotLed(reason) => {
                 tracing::warn!(%reason, "cannot supply keys");
                 Self::Temporary(KEYS_AWAY.to_owned())
             }

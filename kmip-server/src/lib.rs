@@ -90,7 +90,13 @@ use std::{
     time::Duration,
 };
 
-use km_core::{clock::now_ms, ids::SaeId, objects::Objects, supply::Supply};
+use km_core::{
+    clock::now_ms,
+    ids::SaeId,
+    key_id::KeyId,
+    objects::Objects,
+    supply::{Supply, SupplyError},
+};
 use transport::{ClientConfig, Directory, PeerIdentity, ServerStream, Shutdown};
 
 use caller::{Caller, Callers, Client};
@@ -280,6 +286,15 @@ impl Server {
     /// Counts since start.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Makes a pool key an object of `owner`, collected by `slave`, for another KM of the cluster;
+    /// see [`km_core::supply::Desk::bring`].
+    ///
+    /// # Errors
+    /// Those of [`Supply::collect`].
+    pub async fn bring(&self, slave: &SaeId, owner: &SaeId, id: KeyId) -> Result<(), SupplyError> {
+        qkd::bring(self, (slave, owner), id).await
     }
 
     /// Serves one connection that [`transport::serve`] accepted, until it ends or `shutdown`.

@@ -5,15 +5,16 @@
 //! each as an object of its own.
 
 use km_core::{
+    clock::now_ms,
     ids::{BadName, ClusterId, SaeId},
     key_id::KeyId,
     material::ClearBytes,
     objects::{NewObject, Object, ObjectError, ObjectState, Objects},
-    pool::SuppliedKey,
+    pool::{CollectError, SuppliedKey},
     provenance::{Origin, Provenance},
     run::MAX_SLAVES,
     store::Version,
-    supply::Supply,
+    supply::{Supply, SupplyError},
 };
 use kmip::{
     attribute::{ApplicationSpecificInformation, Attribute, AttributeKind},
@@ -21,7 +22,7 @@ use kmip::{
 };
 
 use crate::{
-    Counters,
+    Counters, Server,
     context::Context,
     error::OpError,
     meta::{Form, Meta},
@@ -184,21 +185,52 @@ pub(crate) async fn collect(cx: &Context<'_>, id: KeyId) -> Result<(Object, Vers
         return Ok(found);
     }
     let supply = &cx.server.supply;
-    let reservation = supply.reserve_one(slave, id)?;
-    let tag = id.slice().block.pool;
-    let pool = supply.pools().find(|pool| pool.tag() == tag);
-    let peer = pool.map(|pool| pool.config().peer.clone());
-    let peer = peer.ok_or_else(|| OpError::NotFound(id.to_string()))?;
+    // Where another KM of the cluster leads, that one makes the object.
+    if !supply.bring(slave, owner, id).await? {
+        make(cx.server, cx.objects(), (slave, owner), id, cx.now).await?;
+    }
+    Ok(cx.objects().get(owner, &uid).await?)
+}
+
+/// As [`make`], once, for another KM.
+pub(crate) async fn bring(
+    server: &Server,
+    (slave, owner): (&SaeId, &SaeId),
+    id: KeyId,
+) -> Result<(), SupplyError> {
+    let uid = id.to_string();
+    let _held = server.locks.hold(vec![format!("key:{owner}:{uid}")]).await;
+    let now = now_ms() as i64 / 1000;
+    let made = match existing(&server.objects, owner, &uid).await {
+        Ok(Some(_)) => return Ok(()),
+        Ok(None) => make(server, &server.objects, (slave, owner), id, now).await,
+        Err(error) => Err(error),
+    };
+    made.map_err(|error| match error {
+        OpError::NotFound(_) => CollectError::NotFound(vec![id]).into(),
+        error => SupplyError::Unavailable(error.to_string()),
+    })
+}
+
+/// Makes the pool key an object of `owner`, collected by `slave`, where this KM leads.
+async fn make(
+    server: &Server,
+    objects: &Objects,
+    (slave, owner): (&SaeId, &SaeId),
+    id: KeyId,
+    now: i64,
+) -> Result<(), OpError> {
+    let (reservation, peer) = server.supply.reserve_one(slave, id)?;
     let key = reservation.open().await?.pop();
     let key = key.ok_or_else(|| OpError::NotFound(id.to_string()))?;
-    let new = Draft { owner, peer: &peer, wanted: None, now: cx.now }.object_of(&key);
+    let new = Draft { owner, peer: &peer, wanted: None, now }.object_of(&key);
     // The object in hand keeps its KEK in use until the records are stored.
-    let (_made, records, place) = cx.objects().prepare(new, &key.bytes).await?;
+    let (_made, records, place) = objects.prepare(new, &key.bytes).await?;
     reservation.deliver(records).await?;
     place.keep();
-    Counters::add(&cx.server.counters.pool_keys);
+    Counters::add(&server.counters.pool_keys);
     tracing::debug!(key = %id, %slave, "collected");
-    Ok(cx.objects().get(owner, &uid).await?)
+    Ok(())
 }
 
 /// An object that is there already.

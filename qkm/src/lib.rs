@@ -19,6 +19,7 @@ pub mod doctor;
 pub mod fault;
 mod hardening;
 mod logging;
+mod migrate;
 mod monitor;
 mod restore;
 pub mod serve;

@@ -1,7 +1,7 @@
 //! An older copy of the store becomes the store, without a key of its pools. Enter through
-//! [`restore`].
+//! [`restore`], and [`restore_shared`] where several KMs share the store and its engine was put back.
 //!
-//! Everything happens to a draft beside the store, which takes its place at the end: broken off, it
+//! Of an embedded store everything happens to a draft beside the store, which takes its place at the end: broken off, it
 //! leaves the store as it was, and can be done again. But just before the end the tokens learn of the
 //! new generation, so that from then on only the restored store is the newest: broken off there, the
 //! store as it was is refused, and the restore has to be done again.
@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use cluster::lead::{Candidate, Lease, Pulse, Seat};
 use hsm_profiles::Token;
 use km_core::{
     anchor::Anchor,
@@ -21,6 +22,7 @@ use km_core::{
     epoch::Epochs,
     hsm::Hsm,
     ids::PoolTag,
+    journal::Fence,
     pool::{self, Pool, PoolConfig},
     records::Records,
     store::{Claim, SqliteStore, Store},
@@ -28,13 +30,16 @@ use km_core::{
 };
 
 use crate::{
-    config::Config,
+    config::{Config, Shared},
     fault::{Code, Failure},
-    serve::{of_anchor, of_epochs, of_record, of_store, of_vault, open_token},
+    migrate::refuse_marked,
+    serve::{of_anchor, of_epochs, of_record, of_store, of_vault, open_store, open_token},
 };
 
 /// Longest wait for the draft to be closed.
 const CLOSE_WAIT: Duration = Duration::from_secs(30);
+/// Longest wait for the lead beyond the lease of whoever had it.
+const LEAD_WAIT: Duration = Duration::from_secs(5);
 
 /// What was done.
 pub(crate) struct Restored {
@@ -150,10 +155,27 @@ async fn burn_in(
     let key = vault.record_key(store.as_ref()).await.map_err(|e| of_vault(draft, &e))?;
     let records = Records::new(store, &key);
     drop(key);
-    let epochs = Epochs::open(hsm.clone(), records.clone(), config.epochs).await;
-    let epochs = epochs.map_err(|e| of_epochs(draft, &e))?;
+    let burned = burn_pools(config, draft, hsm.clone(), &records, vault, None).await?;
+    let anchor = Anchor::read(hsm, records, &config.keeper_of_generations()).await;
+    let anchor = anchor.map_err(|e| of_anchor(config, &e))?;
+    anchor.surpass().await.map_err(|e| of_anchor(config, &e))?;
+    anchor.follow().await.map_err(|e| again(of_anchor(config, &e)))?;
+    Ok((anchor.store(), burned))
+}
+
+/// Burns everything in every pool of the store at `path`, and seals no more under its KEK; how many bits.
+async fn burn_pools(
+    config: &Config,
+    path: &Path,
+    hsm: Arc<dyn Hsm>,
+    records: &Records,
+    vault: Vault,
+    fence: Option<Fence>,
+) -> Result<u64, Failure> {
+    let epochs = Epochs::open(hsm, records.clone(), config.epochs).await;
+    let epochs = epochs.map_err(|e| of_epochs(path, &e))?;
     let vault = vault.with_epochs(epochs.clone());
-    all_known(config, draft, &records).await?;
+    all_known(config, path, records).await?;
     let mut burned = 0;
     for peer in &config.peers {
         let settings = PoolConfig {
@@ -162,17 +184,14 @@ async fn burn_in(
             key_ttl: config.key_ttl,
             max_stored: peer.max_stored,
             storage: peer.storage,
+            fence: fence.clone(),
         };
         let pool = Pool::open_copy(settings, records.clone(), vault.clone()).await;
-        burned += pool.map_err(|e| of_record(draft, &e))?.burn_all().await;
+        burned += pool.map_err(|e| of_record(path, &e))?.burn_all().await;
     }
     // The copy counts less than was sealed since it was made.
-    epochs.spend().await.map_err(|e| of_epochs(draft, &e))?;
-    let anchor = Anchor::read(hsm, records, &config.cluster).await;
-    let anchor = anchor.map_err(|e| of_anchor(draft, &e))?;
-    anchor.surpass().await.map_err(|e| of_anchor(draft, &e))?;
-    anchor.follow().await.map_err(|e| again(of_anchor(draft, &e)))?;
-    Ok((anchor.store(), burned))
+    epochs.spend().await.map_err(|e| of_epochs(path, &e))?;
+    Ok(burned)
 }
 
 /// Keys of a pool that is not opened would not be burned.
@@ -188,4 +207,65 @@ async fn all_known(config: &Config, draft: &Path, records: &Records) -> Result<(
                 burned";
     Err(Failure::new(Code::S007, text)
         .help("add a [[peer]] for every cluster this key manager ever had a pool with"))
+}
+
+/// Takes the store that several KMs share for the newest, though its engine was put back to an older
+/// copy: all of them must be stopped. Broken off, it can be done again, and none of them starts before.
+///
+/// # Errors
+/// When one of them leads still, or it is no store of this HSM.
+pub(crate) async fn restore_shared(config: &Config, shared: &Shared) -> Result<Restored, Failure> {
+    let path = config.store_file();
+    let token = open_token(config).await?;
+    all_answer(&token).await?;
+    let (store, _) = open_store(config).await.map_err(|e| of_store(&path, &e))?;
+    refuse_marked(config, store.as_ref()).await?;
+    if store.get(RECORD_KEY).await.map_err(|e| of_store(&path, &e))?.is_none() {
+        return Err(Failure::new(Code::S007, format!("{} is an empty store", path.display())));
+    }
+    let vault = Vault::new(token.clone())
+        .with_cabinet(Arc::new(Cabinet::new(config.cluster.clone(), config.token_objects)));
+    let key = vault.record_key(store.as_ref()).await.map_err(|e| of_vault(&path, &e))?;
+    let records = Records::new(store, &key);
+    drop(key);
+    let keeper = config.keeper_of_generations();
+    let anchor = Anchor::read(token.clone(), records.clone(), &keeper).await;
+    let anchor = anchor.map_err(|e| of_anchor(config, &e))?;
+    let lease = sole_leader(shared, &records, "qkm store restore").await?;
+    let burned_bits =
+        burn_pools(config, &path, token, &records, vault, Some(lease.fence())).await?;
+    // In this order: a KM that starts in between finds nothing that was handed out before.
+    anchor.pardon_others().await.map_err(|e| of_anchor(config, &e))?;
+    anchor.surpass().await.map_err(|e| of_anchor(config, &e))?;
+    anchor.follow().await.map_err(|e| of_anchor(config, &e))?;
+    lease.give_up().await;
+    Ok(Restored { generation: anchor.store(), burned_bits, replaced: None })
+}
+
+/// The lead of a store whose key managers are stopped, once leases that came back with a copy have
+/// ended. `name`: one that no key manager can have.
+pub(crate) async fn sole_leader(
+    shared: &Shared,
+    records: &Records,
+    name: &str,
+) -> Result<Lease, Failure> {
+    let seat = Seat { node: name.into(), desk: String::new() };
+    let candidate = Candidate::new(records.clone(), seat, shared.lease, Arc::new(Unknown));
+    let elected = tokio::time::timeout(shared.lease + LEAD_WAIT, candidate.elected());
+    elected.await.map_err(|_| {
+        let leader = candidate.leader().borrow().as_ref().map(|seat| seat.node.clone());
+        let who = leader.unwrap_or_else(|| "one".into());
+        Failure::new(Code::S011, format!("the key manager {who} still uses the store"))
+            .help("stop all key managers that share it")
+    })
+}
+
+/// Waits for leases to end, whatever became of their KMs.
+struct Unknown;
+
+#[async_trait::async_trait]
+impl Pulse for Unknown {
+    async fn is_gone(&self, _: &Seat) -> bool {
+        false
+    }
 }

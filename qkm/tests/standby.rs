@@ -120,7 +120,7 @@ impl Standby {
             text.insert_str(until, &link);
             let far = format!("address = \"{}\"", layout.south.km_link);
             let [one, other] = [&self.cables[0], &self.cables[1]].map(|cable| cable.address);
-            let two = format!("address = \"{one}\"\nstandby_addresses = [\"{other}\"]");
+            let two = format!("address = [\"{one}\", \"{other}\"]");
             let text = text.replace(&far, &two);
             // The controller shows north's certificate.
             let own = tls(&site.tls);

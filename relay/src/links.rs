@@ -50,14 +50,16 @@ use crate::{
 const DIAL_WITHIN: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Of a cluster of several KMs another one may answer at any moment.
+const LONGEST_PAUSE_OF_MANY: Duration = Duration::from_millis(400);
 
 /// The other end of one link.
 #[derive(Clone, Debug)]
 pub struct PeerConfig {
     /// Its cluster.
     pub cluster: ClusterId,
-    /// `host:port` of each classical channel, first choice first; one is needed when our cluster name
-    /// sorts lower, for that end dials.
+    /// `host:port` of each classical channel, and of each of its KMs, of which one answers, first choice
+    /// first; one is needed when our cluster name sorts lower, for that end dials.
     pub addresses: Vec<String>,
     /// What its certificate must be.
     pub identity: IdentityRule,
@@ -355,7 +357,7 @@ fn connect(
     supply: &Supply,
     (config, source): (PeerConfig, Option<Arc<dyn ModuleSource>>),
 ) -> Option<Connected> {
-    let pool = supply.pool(&config.cluster)?.clone();
+    let pool = supply.pool(&config.cluster)?;
     let handle = Arc::new(Handle::default());
     pool.connect(handle.clone());
     Some((config, source, pool, handle))
@@ -363,6 +365,10 @@ fn connect(
 
 async fn keep_up(peer: Arc<Peer>, tls: Arc<rustls::ClientConfig>, shutdown: Shutdown) {
     let mut pause = FIRST_PAUSE;
+    let longest = match peer.config.addresses.len() {
+        0 | 1 => LONGEST_PAUSE,
+        _ => LONGEST_PAUSE_OF_MANY,
+    };
     while !shutdown.is_requested() {
         let channel = peer.channels.current();
         let mut was_up = false;
@@ -394,7 +400,7 @@ async fn keep_up(peer: Arc<Peer>, tls: Arc<rustls::ClientConfig>, shutdown: Shut
             () = tokio::time::sleep(pause) => {}
             () = shutdown.requested() => return,
         }
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        pause = (pause * 2).min(longest);
     }
 }
 

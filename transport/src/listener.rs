@@ -148,7 +148,11 @@ where
             Err(_) => HandshakeFailure::Timeout,
         };
         self.stats.failed(failure);
-        info!(%client, reason = failure.name(), "client refused");
+        match failure {
+            // Whoever only looks whether somebody listens, as probes do and other KMs of a cluster.
+            HandshakeFailure::Closed => debug!(%client, "a client went without a word"),
+            _ => info!(%client, reason = failure.name(), "client refused"),
+        }
         None
     }
 

@@ -136,7 +136,7 @@ impl From<SupplyError> for Refusal {
             SupplyError::Collect(CollectError::NotFound(ids)) => not_found(ids),
             SupplyError::Collect(CollectError::NotYours(_)) => Self::Unauthorized,
             SupplyError::Collect(CollectError::Pool(error)) => away(&error),
-            SupplyError::Unavailable(reason) => away(&reason),
+            SupplyError::Unavailable(reason) | SupplyError::NotLed(reason) => away(&reason),
         }
     }
 }

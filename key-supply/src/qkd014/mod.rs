@@ -137,7 +137,7 @@ impl Etsi014 {
         let query = head.uri.query();
         match (operation, head.method) {
             (Operation::Status, Method::GET) => {
-                status::status(supply, &Master::of(supply, caller, &named)?)
+                status::status(supply, &Master::of(supply, caller, &named)?).await
             }
             (Operation::EncKeys, method @ (Method::GET | Method::POST)) => {
                 let pair = Master::of(supply, caller, &named)?;

@@ -7,8 +7,11 @@ use zeroize::Zeroizing;
 use super::{answer::Refusal, pair::Master};
 
 /// Stock and limits as the master sees them. Counts are in keys of the default size.
-pub(super) fn status(supply: &Supply, pair: &Master<'_>) -> Result<Zeroizing<Vec<u8>>, Refusal> {
-    let level = supply.level(pair.caller, &pair.slave)?;
+pub(super) async fn status(
+    supply: &Supply,
+    pair: &Master<'_>,
+) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+    let level = supply.level(pair.caller, &pair.slave).await?;
     let limits = supply.limits();
     let keys = |bytes: u64| bytes.saturating_mul(8) / u64::from(limits.key_size.max(1));
     let max_key_count = keys(level.max_bytes);

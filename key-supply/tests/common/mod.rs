@@ -184,6 +184,7 @@ impl End {
             key_ttl,
             max_stored,
             storage: Storage::Blocks,
+            fence: None,
         };
         let pool = Pool::open(config, records, vault).await.unwrap();
         let wire = Arc::new(Wire::new(cluster(here)));

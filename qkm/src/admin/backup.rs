@@ -8,7 +8,7 @@ use std::{
 };
 
 use hyper::StatusCode;
-use km_core::{clock::now_ms, store::Store};
+use km_core::clock::now_ms;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tracing::info;

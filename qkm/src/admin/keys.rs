@@ -29,7 +29,8 @@ pub(super) async fn show(node: &Node, segment: &str) -> Result<Value, Problem> {
 
 async fn in_pool(node: &Node, key: KeyId) -> Result<Option<Value>, Problem> {
     let tag = key.slice().block.pool;
-    let Some(pool) = node.supply.pools().find(|pool| pool.tag() == tag) else { return Ok(None) };
+    let pools = node.supply.pools();
+    let Some(pool) = pools.iter().find(|pool| pool.tag() == tag) else { return Ok(None) };
     let trace = pool.trace(key).await?;
     if trace.state == KeyState::NeverHere {
         return Ok(None);

@@ -7,6 +7,7 @@ mod authorities;
 mod backup;
 mod epochs;
 mod keys;
+mod nodes;
 mod problem;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
@@ -116,6 +117,7 @@ impl Api {
             ["v1", "pools"] => Ok(self.pools()),
             ["v1", "routes"] => Ok(self.routes()),
             ["v1", "links"] => Ok(json!({ "links": self.inside.links.status() })),
+            ["v1", "nodes"] => nodes::list(&self.inside).await,
             ["v1", "keys", id] => keys::show(&self.inside.node, id).await,
             ["v1", "ca", name] => authorities::show(&self.inside, name).await,
             ["v1", "hsm", "epochs"] => Ok(epochs::list(&self.inside.node.keeper)),
@@ -146,8 +148,16 @@ impl Api {
                 let (inside, ca) = (&self.inside, self.kmip_ca.as_ref());
                 authorities::make(inside, ca, name, &body, custodian()?, peer).await
             }
+            ["v1", "store", "backups"] if self.inside.node.etcd.is_some() => {
+                Err(Problem::back_up_the_engine())
+            }
             ["v1", "store", "backups"] => self.backups.make(&self.inside.node, peer).await,
             ["v1", "hsm", "epochs"] => epochs::rotate(keeper, &body, custodian()?, peer).await,
+            // What the others have sealed and not stored yet is not known here.
+            ["v1", "hsm", "epochs", _, "destroy"] if self.inside.node.candidate.is_some() => {
+                custodian()?;
+                Err(Problem::shared_store())
+            }
             ["v1", "hsm", "epochs", number, "destroy"] => {
                 epochs::destroy(keeper, number, custodian()?, peer).await
             }
@@ -180,7 +190,7 @@ impl Api {
 
     fn pools(&self) -> Value {
         let supply = &self.inside.node.supply;
-        let mut views: Vec<_> = supply.pools().map(|pool| pool.view()).collect();
+        let mut views: Vec<_> = supply.pools().iter().map(|pool| pool.view()).collect();
         views.sort_by(|a, b| a.peer.cmp(&b.peer));
         json!({ "cluster": supply.here(), "pools": views })
     }

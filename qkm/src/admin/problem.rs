@@ -39,6 +39,23 @@ impl Problem {
         Self::new(StatusCode::GATEWAY_TIMEOUT, Code::E003, detail)
     }
 
+    pub(crate) fn shared_store() -> Self {
+        let detail = "several key managers share this store, and none knows what the others have \
+                      sealed and not stored yet: an epoch is not destroyed while they run";
+        Self::new(StatusCode::CONFLICT, Code::E001, detail)
+    }
+
+    pub(crate) fn alone() -> Self {
+        let detail = "this key manager has a store of its own and shares it with none";
+        Self::new(StatusCode::NOT_FOUND, Code::S009, detail)
+    }
+
+    pub(crate) fn back_up_the_engine() -> Self {
+        let detail = "several key managers share a store on etcd: etcd makes the backup \
+                      (`etcdctl snapshot save FILE`); once it was put back, `qkm store restore`";
+        Self::new(StatusCode::CONFLICT, Code::S009, detail)
+    }
+
     pub(crate) fn wrong_method() -> Self {
         let detail = "POST goes to /v1/hsm/epochs, /v1/ca/NAME, /v1/store/backups and \
                       /v1/pools/PEER/feed/BYTES; all else is GET";

@@ -7,6 +7,7 @@ mod hsm;
 mod kmip;
 mod local;
 mod network;
+mod node;
 mod store;
 mod table;
 mod trace;
@@ -70,6 +71,9 @@ enum Command {
     /// Run or ask the controller of a network.
     #[command(subcommand)]
     Controller(controller::ControllerCommand),
+    /// The key managers that share a store.
+    #[command(subcommand)]
+    Node(node::NodeCommand),
     /// Single keys.
     #[command(subcommand)]
     Key(KeyCommand),
@@ -160,6 +164,12 @@ struct DemoArgs {
     /// over other ways; then it ends.
     #[arg(long)]
     square: bool,
+    /// Three key managers that share a store on etcd: the one that leads is killed, and keys go on.
+    #[arg(long, conflicts_with = "square")]
+    cluster: bool,
+    /// The program etcd, where the search path does not have it.
+    #[arg(long, value_name = "FILE", requires = "cluster")]
+    etcd: Option<PathBuf>,
     /// First of the ports on 127.0.0.1; busy ones are skipped.
     #[arg(long, value_name = "N", default_value_t = demo::BASE_PORT)]
     base_port: u16,
@@ -284,6 +294,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Pool(PoolCommand::Feed { peer, keys, bits, admin }) => {
             admin::feed(&admin, &peer, u64::from(keys) * u64::from(bits.div_ceil(8)))
         }
+        Command::Node(command) => node::run(&command),
         Command::Link(LinkCommand::List(args)) => admin::links(&args),
         Command::Link(LinkCommand::Suspend(part)) => controller::order(&part, "suspend"),
         Command::Link(LinkCommand::Resume(part)) => controller::order(&part, "resume"),
@@ -348,9 +359,10 @@ fn demo_command(args: DemoArgs, log: &str) -> Result<Exit, Failure> {
     let runtime = runtime()?;
     runtime.block_on(async {
         let shutdown = signals::until_asked_to_stop(false)?;
-        match args.square {
-            true => demo::run_square(place, args.base_port, shutdown).await,
-            false => demo::run(place, args.base_port, shutdown).await,
+        match (args.square, args.cluster) {
+            (true, _) => demo::run_square(place, args.base_port, shutdown).await,
+            (_, true) => demo::run_cluster(place, args.base_port, args.etcd, shutdown).await,
+            _ => demo::run(place, args.base_port, shutdown).await,
         }
     })?;
     Ok(Exit::Done)

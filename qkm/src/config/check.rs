@@ -1,6 +1,6 @@
 //! What must fit together. Enter through [`check`]; each mistake names the entry to change.
 
-use std::{collections::HashMap, fmt, time::Duration};
+use std::{collections::HashMap, fmt, path::PathBuf, time::Duration};
 
 use km_core::{
     epoch::{EpochPolicy, MOST_SEALS},
@@ -10,9 +10,10 @@ use km_core::{
     supply::SupplyLimits,
 };
 use toml::Spanned;
+use transport::TlsFiles;
 
 use super::{
-    Admin, Config, Controller, KmipCa, Peer, QkdLink, RandomSources,
+    Admin, Config, Controller, KmipCa, Peer, QkdLink, RandomSources, Shared,
     file::{self, File},
     locate, relay, tenancy,
 };
@@ -54,6 +55,7 @@ pub(super) fn check(file: File) -> Result<Config, Mistake> {
     token.check().map_err(|e| Mistake::new(e.to_string(), "change [hsm]"))?;
     let random = random(file.random)?;
     let epochs = epochs(file.epochs.as_ref())?;
+    let (shared, store) = store(&here, &file.store, file.node.as_ref())?;
     let (limits, key_ttl) = supply(file.supply.as_ref())?;
     let mut peers = peers(&here, &file.peer, &file.qkd_link, limits.key_size)?;
     relay::feed_all(&here, &mut peers, &file.relay, file.controller.is_some())?;
@@ -73,8 +75,9 @@ pub(super) fn check(file: File) -> Result<Config, Mistake> {
     }
     Ok(Config {
         cluster: here,
-        store: file.store.path,
-        token_objects: file.store.token_objects,
+        store,
+        shared,
+        token_objects: file.store.get_ref().token_objects,
         random,
         epochs,
         limits,
@@ -119,6 +122,62 @@ fn kmip_ca(entry: Spanned<file::KmipCa>, saes: &[Spanned<file::Sae>]) -> Result<
     }
     let file::KmipCa { name, applications, days } = entry.into_inner();
     Ok(KmipCa { name, applications: applications.into_iter().collect(), days })
+}
+
+/// What several KMs share, if they do, and the directory of the embedded store if not.
+fn store(
+    here: &ClusterId,
+    entry: &Spanned<file::Store>,
+    node: Option<&Spanned<file::Node>>,
+) -> Result<(Option<Shared>, PathBuf), Mistake> {
+    let file::Store { engine, path, etcd, .. } = entry.get_ref();
+    if *engine == file::Engine::Embedded {
+        return match (path, etcd, node) {
+            (Some(path), None, None) => Ok((None, path.clone())),
+            (None, ..) => Err(Mistake::new("[store] has no path", "add path = \"…\"").at(entry)),
+            _ => {
+                let text =
+                    "an embedded store has one key manager, but [store.etcd] or [node] is there";
+                Err(Mistake::new(text, "remove them, or set engine = \"etcd\"").at(entry))
+            }
+        };
+    }
+    let (Some(etcd), Some(node)) = (etcd, node) else {
+        let text = "engine = \"etcd\" needs [store.etcd] and [node]";
+        return Err(Mistake::new(text, "add them; `qkm config example` shows both").at(entry));
+    };
+    let n = node.get_ref();
+    let rules = [
+        (
+            (1..=9).contains(&etcd.endpoints.len()),
+            "[store.etcd] endpoints must list 1 to 9 members",
+        ),
+        (
+            (1..=64).contains(&n.name.len()) && n.name.bytes().all(|b| b.is_ascii_graphic()),
+            "[node] name must have 1 to 64 letters, digits and signs",
+        ),
+        ((2000..=60_000).contains(&n.lease_ms), "[node] lease_ms must be 2000 to 60000"),
+    ];
+    if let Some((_, rule)) = rules.iter().find(|(holds, _)| !holds) {
+        return Err(Mistake::new(*rule, "change it, or leave it out").at(node));
+    }
+    let file::Node { name, listen, address, certificate, key, ca, members, lease_ms } = n.clone();
+    let prefix = etcd.prefix.clone().unwrap_or_else(|| format!("/qkm/{here}/"));
+    let (own, etcd) = ((certificate, key, ca), etcd.clone());
+    let files = TlsFiles { certificate: etcd.certificate, key: etcd.key, ca: etcd.ca };
+    let shared = Shared {
+        etcd: ::cluster::EtcdConfig {
+            endpoints: etcd.endpoints,
+            files,
+            prefix,
+            allow_unmaintained: etcd.allow_unmaintained,
+        },
+        seat: ::cluster::lead::Seat { node: name, desk: address },
+        desk: file::Front { listen, certificate: own.0, key: own.1, ca: own.2, connections: 256 },
+        members,
+        lease: Duration::from_millis(lease_ms),
+    };
+    Ok((Some(shared), PathBuf::new()))
 }
 
 fn epochs(entry: Option<&Spanned<file::Epochs>>) -> Result<EpochPolicy, Mistake> {
@@ -217,16 +276,15 @@ fn peers(
             };
             return Err(Mistake::new(text, "remove the entry, or rename a cluster").at(entry));
         }
-        if here < cluster && address.is_none() {
+        let addresses = address.list();
+        if here < cluster && addresses.is_empty() {
             let text = format!("this cluster dials {cluster}, but its address is not given");
             return Err(Mistake::new(text, "add address = \"host:port\"").at(entry));
         }
-        let standby = entry.get_ref().standby_addresses.clone();
-        if standby.len() >= control::report::MAX_CHANNELS
-            || (address.is_none() && !standby.is_empty())
-        {
-            let text = format!("standby_addresses of {cluster} are up to 3, beside an address");
-            return Err(Mistake::new(text, "change them, or leave them out").at(entry));
+        if addresses.len() > control::report::MAX_CHANNELS {
+            let most = control::report::MAX_CHANNELS;
+            let text = format!("{cluster} has more than {most} addresses");
+            return Err(Mistake::new(text, "leave some of them out").at(entry));
         }
         if !(1..=1 << 20).contains(max_stored_mib) {
             let text = "max_stored_mib must be from 1 to 1048576";
@@ -234,7 +292,7 @@ fn peers(
         }
         peers.push(Peer {
             cluster: cluster.clone(),
-            addresses: address.iter().cloned().chain(standby).collect(),
+            addresses,
             identity: identity.clone(),
             max_stored: max_stored_mib << 20,
             storage: match storage {

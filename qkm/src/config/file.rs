@@ -19,7 +19,8 @@ use crate::hardening::MemoryLock;
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
     pub(super) cluster: Cluster,
-    pub(super) store: Store,
+    pub(super) store: Spanned<Store>,
+    pub(super) node: Option<Spanned<Node>>,
     pub(super) hsm: TokenConfig,
     #[serde(default)]
     pub(super) random: Random,
@@ -63,13 +64,57 @@ pub(super) struct Cluster {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Store {
-    pub(super) path: PathBuf,
+    #[serde(default)]
+    pub(super) engine: Engine,
+    pub(super) path: Option<PathBuf>,
+    pub(super) etcd: Option<Etcd>,
     #[serde(default = "token_objects")]
     pub(super) token_objects: u64,
 }
 
 fn token_objects() -> u64 {
     200
+}
+
+/// What keeps the records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Engine {
+    #[default]
+    Embedded,
+    Etcd,
+}
+
+/// An etcd that the site runs.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Etcd {
+    pub(super) endpoints: Vec<String>,
+    pub(super) certificate: PathBuf,
+    pub(super) key: PathBuf,
+    pub(super) ca: PathBuf,
+    pub(super) prefix: Option<String>,
+    #[serde(default)]
+    pub(super) allow_unmaintained: bool,
+}
+
+/// This KM among those that share the store.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Node {
+    pub(super) name: String,
+    pub(super) listen: SocketAddr,
+    pub(super) address: String,
+    pub(super) certificate: PathBuf,
+    pub(super) key: PathBuf,
+    pub(super) ca: PathBuf,
+    pub(super) members: IdentityRule,
+    #[serde(default = "lease_ms")]
+    pub(super) lease_ms: u64,
+}
+
+fn lease_ms() -> u64 {
+    2000
 }
 
 /// How the blocks of a pool are kept.
@@ -282,9 +327,8 @@ pub(super) struct Debug {
 #[serde(deny_unknown_fields)]
 pub(super) struct Peer {
     pub(super) cluster: ClusterId,
-    pub(super) address: Option<String>,
     #[serde(default)]
-    pub(super) standby_addresses: Vec<String>,
+    pub(super) address: Addresses,
     pub(super) identity: IdentityRule,
     #[serde(default = "max_stored_mib")]
     pub(super) max_stored_mib: u64,
@@ -296,6 +340,29 @@ pub(super) struct Peer {
     pub(super) combine_method: CombineMethod,
     #[serde(default)]
     pub(super) kem: Kem,
+}
+
+/// `host:port`, or one for each KM of the cluster.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Addresses {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Default for Addresses {
+    fn default() -> Self {
+        Self::Many(Vec::new())
+    }
+}
+
+impl Addresses {
+    pub(super) fn list(&self) -> Vec<String> {
+        match self {
+            Self::One(address) => vec![address.clone()],
+            Self::Many(addresses) => addresses.clone(),
+        }
+    }
 }
 
 fn combine_method() -> CombineMethod {

@@ -53,6 +53,8 @@ pub struct Config {
     pub cluster: ClusterId,
     /// Directory of the store.
     pub store: PathBuf,
+    /// What it shares with other KMs instead of that.
+    pub shared: Option<Shared>,
     /// Most objects kept inside the token.
     pub token_objects: u64,
     /// The token.
@@ -171,13 +173,28 @@ impl Controller {
     }
 }
 
+/// A store that several KMs share, and this KM among them.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// The store.
+    pub etcd: ::cluster::EtcdConfig,
+    /// This KM, as the others know it.
+    pub seat: ::cluster::lead::Seat,
+    /// Where it answers them.
+    pub desk: Front,
+    /// What their certificates carry.
+    pub members: IdentityRule,
+    /// How long one that says nothing keeps the lead.
+    pub lease: Duration,
+}
+
 /// Another cluster.
 #[derive(Clone, Debug)]
 pub struct Peer {
     /// Its name.
     pub cluster: ClusterId,
-    /// `host:port` of each classical channel of its KM link, first choice first; needed at the end
-    /// that dials.
+    /// `host:port` of each classical channel of its KM link, and of each of its KMs, first choice first;
+    /// needed at the end that dials.
     pub addresses: Vec<String>,
     /// What its KM's certificate must carry.
     pub identity: IdentityRule,
@@ -226,9 +243,21 @@ impl Config {
         directory(self.applications.iter().filter(|application| application.login.is_none()))
     }
 
-    /// The file of the embedded store.
+    /// Who counts the generations of the store in the token: the cluster, or its KM where several share
+    /// the store.
+    pub fn keeper_of_generations(&self) -> String {
+        match &self.shared {
+            Some(shared) => format!("{}.{}", self.cluster, shared.seat.node),
+            None => self.cluster.to_string(),
+        }
+    }
+
+    /// The file of the embedded store; for people, where the records are when several KMs share them.
     pub fn store_file(&self) -> PathBuf {
-        self.store.join("store.qkm")
+        match &self.shared {
+            Some(shared) => format!("etcd:{}", shared.etcd.prefix).into(),
+            None => self.store.join("store.qkm"),
+        }
     }
 }
 

@@ -21,13 +21,15 @@ use crate::fault::{Code, Failure};
 /// How long a child may take to stop in order.
 const STOP_WITHIN: Duration = Duration::from_secs(20);
 const ASK_EVERY: Duration = Duration::from_millis(100);
+/// Metrics are the longest.
+const LONGEST_ANSWER: u64 = 1 << 20;
 /// Lines of a log shown when its process ended.
 const LAST_LINES: usize = 5;
 
 pub(super) struct Children(Vec<Running>);
 
 struct Running {
-    name: &'static str,
+    name: String,
     child: Child,
     log: PathBuf,
 }
@@ -38,7 +40,7 @@ impl Children {
         let mut children = Self::none();
         children.add("sim", layout.sim_command(), &layout.dir)?;
         for site in layout.sites() {
-            children.add(site.cluster, layout.serve_command(site), &layout.dir)?;
+            children.add(&site.name, layout.serve_command(site), &layout.dir)?;
         }
         Ok(children)
     }
@@ -50,7 +52,7 @@ impl Children {
     /// Starts one; what it says goes to `name.log` in `dir`.
     pub(super) fn add(
         &mut self,
-        name: &'static str,
+        name: &str,
         mut command: Command,
         dir: &Path,
     ) -> Result<(), Failure> {
@@ -61,8 +63,24 @@ impl Children {
         let mut command = tokio::process::Command::from(command);
         // A terminal's Ctrl-C goes to us alone; we stop the children in order.
         let child = command.process_group(0).kill_on_drop(true).spawn().map_err(failed)?;
-        self.0.push(Running { name, child, log });
+        self.0.push(Running { name: name.to_owned(), child, log });
         Ok(())
+    }
+
+    /// The process of one that runs, as far as is known.
+    pub(super) fn pid(&self, name: &str) -> Option<u32> {
+        self.0.iter().find(|running| running.name == name)?.child.id()
+    }
+
+    /// Waits until one of them ends, and forgets it: its name.
+    pub(super) async fn next_end(&mut self) -> String {
+        loop {
+            let ended = |running: &mut Running| matches!(running.child.try_wait(), Ok(Some(_)));
+            if let Some(at) = self.0.iter_mut().position(ended) {
+                return self.0.remove(at).name;
+            }
+            tokio::time::sleep(ASK_EVERY).await;
+        }
     }
 
     /// Kills one, as a crash would.
@@ -110,17 +128,18 @@ impl Running {
 
 /// Returns when `/readyz` at `monitor` answers 200.
 pub(super) async fn ready(monitor: SocketAddr) {
-    while asked(monitor).await.is_none_or(|answer| !answer.starts_with("HTTP/1.1 200")) {
+    while asked(monitor, "/readyz").await.is_none_or(|answer| !answer.starts_with("HTTP/1.1 200")) {
         tokio::time::sleep(ASK_EVERY).await;
     }
 }
 
-async fn asked(monitor: SocketAddr) -> Option<String> {
+/// The answer of a monitor, with its head.
+pub(super) async fn asked(monitor: SocketAddr, path: &str) -> Option<String> {
     let mut socket = TcpStream::connect(monitor).await.ok()?;
-    let request = b"GET /readyz HTTP/1.1\r\nHost: qkm\r\nConnection: close\r\n\r\n";
-    socket.write_all(request).await.ok()?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: qkm\r\nConnection: close\r\n\r\n");
+    socket.write_all(request.as_bytes()).await.ok()?;
     let mut answer = Vec::new();
-    let mut bounded = socket.take(16 * 1024);
+    let mut bounded = socket.take(LONGEST_ANSWER);
     let read = bounded.read_to_end(&mut answer);
     tokio::time::timeout(Duration::from_secs(2), read).await.ok()?.ok()?;
     String::from_utf8(answer).ok()

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::Path};
 
+use cluster::EtcdConfig;
 use transport::TlsFiles;
 
 use super::{
@@ -23,15 +24,40 @@ fn front(name: &str, listen: SocketAddr, files: &TlsFiles) -> String {
     format!("[{name}]\nlisten = \"{listen}\"\n{}\n", tls(files))
 }
 
+/// A store that `here` shares with others.
+fn shared(here: &Site, desk: SocketAddr, etcd: &EtcdConfig) -> String {
+    let name = &here.name;
+    format!(
+        "[store]\nengine = \"etcd\"\n[store.etcd]\nendpoints = {endpoints:?}\n\
+         prefix = \"{prefix}\"\nallow_unmaintained = {old}\n{etcd}\n\
+         [node]\nname = \"{name}\"\nlisten = \"{desk}\"\naddress = \"{desk}\"\n\
+         members = \"uri:urn:qkm:km:{cluster}\"\n{own}\n",
+        endpoints = etcd.endpoints,
+        prefix = etcd.prefix,
+        old = etcd.allow_unmaintained,
+        etcd = tls(&etcd.files),
+        cluster = here.cluster,
+        own = tls(&here.tls),
+    )
+}
+
 /// Tables of a key manager that depend on no other.
-pub(super) fn own(here: &Site, operator: &TlsFiles, dumpable: bool) -> String {
+pub(super) fn own(
+    here: &Site,
+    operator: &TlsFiles,
+    dumpable: bool,
+    etcd: Option<&EtcdConfig>,
+) -> String {
+    let store = match here.desk.zip(etcd) {
+        Some((desk, etcd)) => shared(here, desk, etcd),
+        None => format!("[store]\npath = {}\n\n", q(&here.store)),
+    };
     let mut text = format!(
         "# DEMO - SIMULATED QKD. Not for production.\n\n\
-         [cluster]\nid = \"{cluster}\"\n\n[store]\npath = {store}\n\n\
+         [cluster]\nid = \"{cluster}\"\n\n{store}\
          [hsm]\nprofile = \"softhsm2\"\ntoken = {{ label = \"{token}\" }}\n\
          pin = {{ file = {pin} }}\ncreate_kek = true\n\n",
         cluster = here.cluster,
-        store = q(&here.store),
         token = here.token,
         pin = q(&here.pin_file),
     );
@@ -83,7 +109,7 @@ pub(super) fn site(
     module: SocketAddr,
     options: &Options,
 ) -> String {
-    own(here, &layout.operator, options.dumpable)
+    own(here, &layout.operator, options.dumpable, options.shared.as_ref())
         + &peer(there, options.max_stored_mib)
         + &qkd_link("demo-link", here, there.cluster, module, "")
         + APPLICATIONS

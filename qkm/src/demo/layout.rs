@@ -29,6 +29,8 @@ pub struct Layout {
     pub north: Site,
     /// The other.
     pub south: Site,
+    /// Further key managers of north, where several share a store.
+    pub more: Vec<Site>,
     /// Certificates of the applications by name: `sae-n1` at north; `sae-s1`, `sae-s2` at south;
     /// `sae-x` at both.
     pub applications: BTreeMap<&'static str, TlsFiles>,
@@ -45,6 +47,8 @@ pub struct Layout {
 pub struct Site {
     /// Its name.
     pub cluster: &'static str,
+    /// The name of its key manager: the cluster's, or one of its own among several.
+    pub name: String,
     /// Its configuration file.
     pub config: PathBuf,
     /// Value of `SOFTHSM2_CONF` for its process.
@@ -69,6 +73,8 @@ pub struct Site {
     pub monitor: SocketAddr,
     /// Admin API.
     pub admin: SocketAddr,
+    /// Where the other key managers of the cluster ask it, where several share a store.
+    pub desk: Option<SocketAddr>,
 }
 
 impl Layout {

@@ -3,11 +3,14 @@
 //!
 //! - `layout`: where everything is. `provision`: makes it. `files`: the configuration files.
 //! - `square`: four clusters with a controller, and what happens when parts of it fail.
+//! - `cluster`: three key managers that share a store on an `engine` of three members.
 //! - `children`: the processes. `selfcheck`: one key at both ends. `text`: what a person sees.
 //!
 //! **Demonstration only**: the QKD link is simulated, the HSM is software, the CA's key is a file.
 
 mod children;
+mod cluster;
+mod engine;
 mod files;
 mod layout;
 mod provision;
@@ -82,6 +85,20 @@ pub async fn run_square(place: Place, base_port: u16, shutdown: Shutdown) -> Res
         end = square::run(room.path(), base_port) => end,
         () = shutdown.requested() => Ok(()),
     };
+    text::stopping(&room);
+    room.close();
+    end
+}
+
+/// Runs the demonstration of three key managers that share a store on etcd, until `shutdown`.
+pub async fn run_cluster(
+    place: Place,
+    base_port: u16,
+    etcd: Option<PathBuf>,
+    shutdown: Shutdown,
+) -> Result<(), Failure> {
+    let room = Room::open(place)?;
+    let end = cluster::run(room.path(), base_port, etcd, shutdown).await;
     text::stopping(&room);
     room.close();
     end

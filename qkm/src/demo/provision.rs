@@ -10,6 +10,7 @@ use std::{
     process::Command,
 };
 
+use cluster::EtcdConfig;
 use hsm_profiles::soft::{self, SoftToken};
 use transport::{
     TlsFiles,
@@ -37,7 +38,12 @@ pub struct Options {
     pub max_stored_mib: u64,
     /// Lets debuggers of the same user read the key managers; for tests that take core dumps.
     pub dumpable: bool,
+    /// The etcd that three key managers at north share; `None`: one with a store of its own.
+    pub shared: Option<EtcdConfig>,
 }
+
+/// Key managers of north, where they share a store.
+const SHARING: usize = 3;
 
 impl Default for Options {
     fn default() -> Self {
@@ -47,6 +53,7 @@ impl Default for Options {
             rate: None,
             max_stored_mib: 64,
             dumpable: false,
+            shared: None,
         }
     }
 }
@@ -63,7 +70,7 @@ pub fn provision(dir: &Path, options: &Options) -> Result<Layout, Failure> {
     };
     let mut ports = Ports::after(options.base_port);
     let pki = Pki(DemoCa::create(&dir.join("pki")).map_err(|e| failed("the demo CA", &e))?);
-    let north = site(&dir, "north", &program, &pki, &mut ports)?;
+    let mut north = site(&dir, "north", &program, &pki, &mut ports)?;
     let south = site(&dir, "south", &program, &pki, &mut ports)?;
     let modules = [ports.take()?, ports.take()?];
     let module_files = [
@@ -74,7 +81,12 @@ pub fn provision(dir: &Path, options: &Options) -> Result<Layout, Failure> {
         .into_iter()
         .map(|name| Ok((name, pki.client(name)?)))
         .collect::<Result<BTreeMap<_, _>, Failure>>()?;
+    let more = match &options.shared {
+        Some(_) => share(&dir, &mut north, &mut ports)?,
+        None => Vec::new(),
+    };
     let layout = Layout {
+        more,
         sim: dir.join("sim.toml"),
         kmip_script: dir.join("kmip-demo.py"),
         ca: pki.0.ca(),
@@ -91,7 +103,9 @@ pub fn provision(dir: &Path, options: &Options) -> Result<Layout, Failure> {
     let sim = files::sim(&layout, &module_files, options);
     write(&layout.sim, &sim)?;
     let [north, south] = layout.sites();
-    write(&north.config, &files::site(&layout, north, south, modules[0], options))?;
+    for north in std::iter::once(north).chain(&layout.more) {
+        write(&north.config, &files::site(&layout, north, south, modules[0], options))?;
+    }
     write(&south.config, &files::site(&layout, south, north, modules[1], options))?;
     write(&layout.kmip_script, &files::kmip_script(&layout))?;
     Ok(layout)
@@ -112,6 +126,8 @@ pub(super) fn site(
     })?;
     Ok(Site {
         cluster,
+        name: cluster.to_owned(),
+        desk: None,
         config: dir.join(format!("{cluster}.toml")),
         softhsm_conf: token.conf,
         token: token.label,
@@ -125,6 +141,34 @@ pub(super) fn site(
         admin: ports.take()?,
         kmip_https: ports.take()?,
     })
+}
+
+/// Makes `first` one of several that share its token and its certificate; gives the others.
+fn share(dir: &Path, first: &mut Site, ports: &mut Ports) -> Result<Vec<Site>, Failure> {
+    let mut more = Vec::new();
+    for number in 2..=SHARING {
+        let name = format!("{}-{number}", first.cluster);
+        more.push(Site {
+            config: dir.join(format!("{name}.toml")),
+            name,
+            cluster: first.cluster,
+            softhsm_conf: first.softhsm_conf.clone(),
+            token: first.token.clone(),
+            pin_file: first.pin_file.clone(),
+            store: first.store.clone(),
+            tls: first.tls.clone(),
+            etsi014: ports.take()?,
+            kmip: ports.take()?,
+            km_link: ports.take()?,
+            monitor: ports.take()?,
+            admin: ports.take()?,
+            kmip_https: ports.take()?,
+            desk: Some(ports.take()?),
+        });
+    }
+    first.name = format!("{}-1", first.cluster);
+    first.desk = Some(ports.take()?);
+    Ok(more)
 }
 
 pub(super) struct Pki(pub(super) DemoCa);

@@ -30,15 +30,17 @@ use km_core::{
     material::ClearBytes,
     pool,
     records::Records,
-    store::{SqliteStore, Store, StoreError},
+    store::{Store, StoreError},
     vault::{RECORD_KEY, Vault},
 };
 
 use crate::{
     config::Config,
     fault::{Code, Failure},
+    migrate::refuse_marked,
     serve::{
         custody_lines, of_anchor, of_epochs, of_hsm, of_record, of_store, of_vault, open_random,
+        open_store,
     },
 };
 
@@ -254,18 +256,15 @@ async fn random(config: &Config, token: Option<Arc<Token>>, report: &mut Report)
 
 async fn store(config: &Config, token: Option<Arc<Token>>, running: bool, report: &mut Report) {
     let path = config.store_file();
-    if !path.exists() {
+    if config.shared.is_none() && !path.exists() {
         return report.ok(format!("store {} does not exist yet", path.display()));
     }
-    let file = path.clone();
-    let opened = tokio::task::spawn_blocking(move || SqliteStore::open(file)).await;
-    let store = match opened {
-        Ok(Ok(store)) => Arc::new(store),
-        Ok(Err(StoreError::Unavailable(_))) if running => {
+    let store = match open_store(config).await {
+        Ok((store, _)) => store,
+        Err(StoreError::Unavailable(_)) if running && config.shared.is_none() => {
             return report.ok("the store is in use by the running server; not audited");
         }
-        Ok(Err(error)) => return report.fail(&of_store(&path, &error)),
-        Err(_) => return report.warn("opening the store broke off"),
+        Err(error) => return report.fail(&of_store(&path, &error)),
     };
     report.ok(format!("store {} opens and has a known format", path.display()));
     match audit(config, store, token).await {
@@ -277,10 +276,11 @@ async fn store(config: &Config, token: Option<Arc<Token>>, running: bool, report
 /// Recounts every pool from its records and compares with its account.
 async fn audit(
     config: &Config,
-    store: Arc<SqliteStore>,
+    store: Arc<dyn Store>,
     token: Option<Arc<Token>>,
 ) -> Result<Vec<(Level, String)>, Failure> {
     let path = config.store_file();
+    refuse_marked(config, store.as_ref()).await?;
     let Some(token) = token else {
         return Ok(vec![(Level::Warning, "without the HSM the accounts cannot be audited".into())]);
     };
@@ -293,13 +293,16 @@ async fn audit(
         .await
         .map_err(|e| of_vault(&path, &e))?;
     let records = Records::new(store, &key);
-    let anchor = Anchor::open(token.clone(), records.clone(), &config.cluster, false).await;
-    let anchor = anchor.map_err(|e| of_anchor(&path, &e))?;
+    let keeper = config.keeper_of_generations();
+    let anchor = Anchor::open(token.clone(), records.clone(), &keeper, false);
+    let anchor = anchor.await.map_err(|e| of_anchor(config, &e))?;
     let newest = format!("the store is in generation {}, the newest", anchor.store());
     let epochs = epoch::inspect(token.as_ref(), &records).await;
     let epochs = epochs.map_err(|e| of_epochs(&path, &e))?;
     let mut lines = vec![(Level::Ok, newest), epoch_line(&epochs)];
-    for peer in &config.peers {
+    // Of several KMs one may be changing them now.
+    let still = config.peers.iter().filter(|_| config.shared.is_none());
+    for peer in still {
         let tag = PoolTag::of_pair(&config.cluster, &peer.cluster);
         let (ledger, stored) =
             pool::audit(&records, tag).await.map_err(|e| of_record(&path, &e))?;

@@ -8,7 +8,10 @@ use km_core::{
 };
 use transport::TlsError;
 
-use crate::fault::{Code, Failure};
+use crate::{
+    config::Config,
+    fault::{Code, Failure},
+};
 
 /// An error of the token.
 pub(crate) fn of_hsm(error: &HsmError) -> Failure {
@@ -64,18 +67,27 @@ pub(crate) fn of_epochs(path: &Path, error: &EpochError) -> Failure {
     Failure::new(code, format!("store {}: {error}", path.display()))
 }
 
-/// The store at `path` compared with what the token has seen of it.
-pub(crate) fn of_anchor(path: &Path, error: &AnchorError) -> Failure {
+/// The store compared with what the token has seen of it.
+pub(crate) fn of_anchor(config: &Config, error: &AnchorError) -> Failure {
     match error {
         AnchorError::Hsm(error) => of_hsm(error),
-        AnchorError::Record(error) => of_record(path, error),
-        AnchorError::Older { .. } | AnchorError::Unknown { .. } => {
-            let shown = path.display();
-            Failure::new(Code::S006, format!("store {shown}: {error}")).help(format!(
-                "put the newest copy back; or, without one: qkm store restore {shown}"
-            ))
-        }
+        AnchorError::Record(error) => of_record(&config.store_file(), error),
+        AnchorError::Older { .. } | AnchorError::Unknown { .. } => older_copy(config, error),
     }
+}
+
+/// The store is not the newest copy of itself.
+pub(crate) fn older_copy(config: &Config, why: impl std::fmt::Display) -> Failure {
+    let shown = config.store_file().display().to_string();
+    let failure = Failure::new(Code::S006, format!("store {shown}: {why}"));
+    failure.help(match &config.shared {
+        None => format!("put the newest copy back; or, without one: qkm store restore {shown}"),
+        Some(_) => {
+            "put the newest copy back; or, without one, stop all key managers that share the \
+                    store, and then: qkm store restore"
+                .to_owned()
+        }
+    })
 }
 
 /// An error of the managed objects in the store at `path`.

@@ -33,17 +33,19 @@ pub(crate) struct Stats {
     pub(crate) kmip_https: Arc<ListenerStats>,
     pub(crate) km_link: Arc<ListenerStats>,
     pub(crate) admin: Arc<ListenerStats>,
+    pub(crate) desk: Arc<ListenerStats>,
 }
 
 impl Stats {
     /// By the names metrics use.
-    pub(crate) fn each(&self) -> [(&'static str, &ListenerStats); 5] {
+    pub(crate) fn each(&self) -> [(&'static str, &ListenerStats); 6] {
         [
             ("etsi014", &self.etsi014),
             ("kmip", &self.kmip),
             ("kmip_https", &self.kmip_https),
             ("km_link", &self.km_link),
             ("admin", &self.admin),
+            ("desk", &self.desk),
         ]
     }
 }

@@ -5,10 +5,12 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use cluster::{Member, lead::Candidate, roster};
 use km_core::{
+    anchor::AnchorError,
     clock::now_ms,
     custody::{CustodyView, QUICK},
     hsm::Custody,
@@ -31,6 +33,12 @@ pub(crate) struct Health {
     started: AtomicBool,
     stopping: AtomicBool,
     store: Mutex<Option<String>>,
+    store_ms: Mutex<Option<u64>>,
+    engine: Mutex<Vec<Member>>,
+    nodes: Mutex<Vec<roster::Node>>,
+    /// Why the store is not the one that was opened.
+    older: Mutex<Option<String>>,
+    condemned: AtomicBool,
 }
 
 impl Health {
@@ -51,8 +59,54 @@ impl Health {
         self.store.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The members of the engine several KMs share, as they were last.
+    pub(crate) fn engine(&self) -> Vec<Member> {
+        self.engine.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How long the last write took; `None`: it failed.
+    pub(crate) fn store_ms(&self) -> Option<u64> {
+        *self.store_ms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The KMs that share the store, as they were when this one looked last; replaced by `news`.
+    pub(crate) fn nodes(&self, news: Option<Vec<roster::Node>>) -> Vec<roster::Node> {
+        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(news) = news {
+            *nodes = news;
+        }
+        nodes.clone()
+    }
+
+    async fn look_at_engine(&self, node: &Node) {
+        if let Some(etcd) = &node.etcd {
+            let members = etcd.members().await;
+            *self.engine.lock().unwrap_or_else(PoisonError::into_inner) = members;
+        }
+    }
+
+    /// Whether an older copy of the store was put in its place. The token learns of it, so that no start
+    /// takes that copy for the newest.
+    async fn look_at_copy(&self, node: &Node) {
+        let set_back = node.etcd.as_ref().is_some_and(|etcd| etcd.is_set_back());
+        if set_back && !self.condemned.load(Relaxed) {
+            match node.anchor.condemn().await {
+                Ok(()) => self.condemned.store(true, Relaxed),
+                Err(error) => tracing::error!(%error, alarm = "store-set-back",
+                    "the HSM was not told that the store is an older copy: do not restart"),
+            }
+        }
+        if let Err(error @ AnchorError::Older { .. }) = node.anchor.check().await {
+            tracing::error!(%error, alarm = "store-set-back", "the store is not the newest copy");
+            *self.older.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+        }
+    }
+
     async fn try_store(&self, store: &dyn Store) {
+        let asked = Instant::now();
         let trouble = write(store).await.err();
+        let took = trouble.is_none().then(|| asked.elapsed().as_millis() as u64);
+        *self.store_ms.lock().unwrap_or_else(PoisonError::into_inner) = took;
         *self.store.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 
@@ -61,8 +115,26 @@ impl Health {
         let members = node.token.members();
         let away = members.iter().filter(|member| !member.status.ready);
         let away = away.map(|m| format!("warning: HSM token {}: {}", m.name, m.status.detail));
+        let engine = self.engine().into_iter().filter_map(|member| {
+            let why = match member.state {
+                Ok(state) => (!state.has_leader).then(|| "it knows no leader".to_owned()),
+                Err(why) => Some(why),
+            };
+            why.map(|why| format!("warning: etcd at {}: {why}", member.address))
+        });
         let full = node.cabinet.view().nearly_full();
-        away.chain(full.map(|why| format!("warning: HSM nearly full: {why}"))).collect()
+        let others = self.nodes(None).into_iter().filter_map(|other| {
+            let why = match (other.alive, other.condition.troubles.is_empty()) {
+                (false, _) => "is away".to_owned(),
+                (true, true) => return None,
+                (true, false) => other.condition.troubles.join("; "),
+            };
+            Some(format!("warning: key manager {}: {why}", other.name))
+        });
+        away.chain(engine)
+            .chain(others)
+            .chain(full.map(|why| format!("warning: HSM nearly full: {why}")))
+            .collect()
     }
 
     /// Where keys are while they are used, a line for each custody that a function has.
@@ -84,6 +156,12 @@ impl Health {
             reasons.push(format!("HSM token {:?}: {}", token.token, token.detail));
         }
         reasons.extend(self.store_trouble().map(|trouble| format!("store: {trouble}")));
+        let older = self.older.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        reasons.extend(older.map(|older| format!("store: {older}")));
+        let followed = |candidate: &Candidate| candidate.leader().borrow().is_some();
+        if node.candidate.as_ref().is_some_and(|candidate| !followed(candidate)) {
+            reasons.push("no key manager of the cluster leads".to_owned());
+        }
         reasons.extend(node.random.status().into_iter().filter_map(|source| source.trouble));
         reasons
     }
@@ -124,6 +202,8 @@ pub(super) async fn watch(health: Arc<Health>, node: Arc<Node>, shutdown: Shutdo
         tokio::join!(
             node.hsm().probe(),
             health.try_store(store),
+            health.look_at_engine(&node),
+            health.look_at_copy(&node),
             node.random.renew(),
             node.cabinet.look(node.hsm())
         );

@@ -1,6 +1,6 @@
 //! Links to other key managers and to our QKD modules. Enter through [`Links::new`].
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use km_core::{
     ids::{ClusterId, LinkId},
@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use transport::{PeerIdentity, Profile, ServerStream, Shutdown, client_config};
 
 use super::{
-    Control, Fronts, Listening, Node,
+    Control, Inside, Listening, Node,
     control::{self, Gate, Switch, Way},
     failures::of_tls,
 };
@@ -22,18 +22,26 @@ use crate::{
 
 /// The links of one key manager.
 pub(crate) struct Links {
-    /// Absent when there are no peers.
-    km: Option<Arc<relay::Links>>,
+    /// What is to be connected; absent when there are no peers.
+    plan: Option<Plan>,
+    /// The KM links while they are this KM's to keep.
+    km: RwLock<Option<Arc<relay::Links>>>,
     /// Our modules, by link and peer.
     pub(crate) modules: Vec<(LinkId, ClusterId, Arc<Module>)>,
 }
 
+type Peers = Vec<(relay::PeerConfig, Option<Arc<dyn ModuleSource>>)>;
+
+struct Plan {
+    tls: Arc<transport::ClientConfig>,
+    peers: Peers,
+}
+
 impl Links {
-    /// Connects the pools of `node` to their links; the relay goes by the routes of `control`, and
-    /// modules are left alone when it says so. Nothing is dialled yet.
-    pub(super) fn new(config: &Config, node: &Node, control: &Control) -> Result<Self, Failure> {
+    /// Opens our modules, which are left alone when `control` says so. Nothing is connected yet.
+    pub(super) fn new(config: &Config, control: &Control) -> Result<Self, Failure> {
         let Some(own) = &config.km_link else {
-            return Ok(Self { km: None, modules: Vec::new() });
+            return Ok(Self { plan: None, km: RwLock::default(), modules: Vec::new() });
         };
         let tls =
             client_config(&own.tls(), Profile::KmLink).map_err(|e| of_tls("[km_link]", &e))?;
@@ -69,29 +77,56 @@ impl Links {
             };
             peers.push((settings, source));
         }
-        let km =
-            relay::Links::new(&node.supply, tls, node.random.clone(), control.board.clone(), peers);
-        Ok(Self { km: Some(km), modules })
+        Ok(Self { plan: Some(Plan { tls, peers }), km: RwLock::default(), modules })
     }
 
-    /// Listens, dials, and watches the modules in `tasks` until `shutdown`.
-    pub(super) async fn start(
+    /// Connects the pools of `node` to their links and keeps these up in `tasks` until `shutdown`;
+    /// the relay goes by the routes of `control`.
+    pub(super) fn begin(
         &self,
+        node: &Node,
+        control: &Control,
+        tasks: &mut JoinSet<()>,
+        shutdown: &Shutdown,
+    ) {
+        let Some(Plan { tls, peers }) = &self.plan else { return };
+        let (supply, random, routes) = (&node.supply, node.random.clone(), control.board.clone());
+        let km = relay::Links::new(supply, tls.clone(), random, routes, peers.clone());
+        tasks.spawn(km.clone().run(shutdown.clone()));
+        *self.km.write().unwrap_or_else(PoisonError::into_inner) = Some(km);
+    }
+
+    /// The links are another KM's to keep.
+    pub(super) fn end(&self) {
+        *self.km.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn km(&self) -> Option<Arc<relay::Links>> {
+        self.km.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Listens, and watches the modules, in `tasks` until `shutdown`. Who dials while the links are
+    /// not this KM's is closed at once, and dials another.
+    pub(super) async fn start(
+        inside: &Arc<Inside>,
         config: &Config,
-        fronts: &Fronts,
         tasks: &mut JoinSet<()>,
         shutdown: &Shutdown,
     ) -> Result<(), Failure> {
-        let (Some(km), Some(own)) = (&self.km, &config.km_link) else { return Ok(()) };
-        let (service, stop) = (km.clone(), shutdown.clone());
+        let Some(own) = &config.km_link else { return Ok(()) };
+        let (at, stop) = (inside.clone(), shutdown.clone());
         let handler = move |stream: ServerStream, peer: PeerIdentity| {
-            let (service, stop) = (service.clone(), stop.clone());
-            async move { service.accept(stream, peer, stop).await }
+            let (km, stop) = (at.links.km(), stop.clone());
+            async move {
+                if let Some(km) = km {
+                    km.accept(stream, peer, stop).await;
+                }
+            }
         };
         let open = Listening::open("km_link", own, Profile::KmLink).await?;
-        tasks.spawn(open.serve(fronts.stats.km_link.clone(), handler, shutdown.clone()));
-        tasks.spawn(km.clone().run(shutdown.clone()));
-        for (_, _, module) in &self.modules {
+        let stats = inside.fronts.stats.km_link.clone();
+        tasks.spawn(open.serve(stats, handler, shutdown.clone()));
+        for (_, _, module) in &inside.links.modules {
             let (module, stop) = (module.clone(), shutdown.clone());
             tasks.spawn(async move { module.watch(stop).await });
         }
@@ -100,17 +135,17 @@ impl Links {
 
     /// Orders bytes by relay; whether relay feeds that pool.
     pub(crate) fn order(&self, peer: &ClusterId, bytes: u64) -> bool {
-        self.km.as_ref().is_some_and(|km| km.order(peer, bytes))
+        self.km().is_some_and(|km| km.order(peer, bytes))
     }
 
     /// The relay as an operator sees it; absent when there are no peers.
     pub(crate) fn relay(&self) -> Option<relay::RelayView> {
-        self.km.as_ref().map(|km| km.relay())
+        self.km().map(|km| km.relay())
     }
 
     /// The KM links as an operator sees them.
     pub(crate) fn status(&self) -> Vec<relay::LinkView> {
-        self.km.as_ref().map(|km| km.status()).unwrap_or_default()
+        self.km().map(|km| km.status()).unwrap_or_default()
     }
 }
 

@@ -3,17 +3,21 @@
 //! - `node`: store, token, vault, pools, supply, objects: everything without sockets.
 //! - `fronts`: what applications and operators connect to. `links`: other KMs and QKD modules.
 //! - `control`: the QKDN controller it reports to, and the routes it has from there.
+//! - `term`: the time during which this KM leads, where several share the store.
+//! - `attend`: what the KMs that share a store tell each other of themselves.
 //! - `health`: whether it is ready. `failures`: errors of all parts as [`Failure`].
 //!
 //! Start goes from the inside out, the end from the outside in: fronts stop first, then the
 //! supply ends its runs while the links can still tell the peers, then links, store and token.
 
+mod attend;
 mod control;
 mod failures;
 mod fronts;
 mod health;
 mod links;
 mod node;
+mod term;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -27,7 +31,7 @@ pub(crate) use failures::{of_anchor, of_epochs, of_hsm, of_record, of_store, of_
 pub(crate) use fronts::{Fronts, Listening, bind};
 pub(crate) use health::{Health, custody_lines};
 pub(crate) use links::Links;
-pub(crate) use node::{Node, open_random, open_token};
+pub(crate) use node::{Node, make_folder, open_random, open_store, open_token};
 
 /// How long the peers are told about ended runs before the links close.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -52,12 +56,13 @@ pub(crate) struct Inside {
 /// # Errors
 /// When it cannot start; once it runs it ends well.
 pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
+    let config = Arc::new(config);
     let node = Arc::new(Node::open(&config).await?);
     // Readiness tells of the sources from the start.
     node.random.renew().await;
     let health = Arc::new(Health::default());
     let control = Control::open(&config, &node).await;
-    let links = Links::new(&config, &node, &control)?;
+    let links = Links::new(&config, &control)?;
     let fronts = Fronts::new(&config, &node);
     fronts.certify(&config, &node).await?;
     let inside =
@@ -68,17 +73,14 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
     let (mut outer, mut inner) = (JoinSet::new(), JoinSet::new());
     inner.spawn(health::watch(health.clone(), node.clone(), rest_end.clone()));
     monitor::start(config.monitor, &inside, &mut inner, &rest_end).await?;
-    inside.links.start(&config, &inside.fronts, &mut inner, &rest_end).await?;
+    Links::start(&inside, &config, &mut inner, &rest_end).await?;
     inside.fronts.start(&config, &mut outer, &fronts_end).await?;
     admin::start(&config, &inside, &mut outer, &fronts_end).await?;
-    Control::start(&inside, &config, &mut inner, &rest_end)?;
+    term::start(&inside, &config, &mut inner, &rest_end).await?;
+    inner.spawn(attend::attend(inside.clone(), rest_end.clone()));
     inner.spawn(sweep(node.clone(), rest_end.clone()));
     inner.spawn(age(node.clone(), rest_end.clone()));
     let tending = tokio::spawn(node.supply.clone().tend());
-    let keeping = {
-        let keeper = node.keeper.clone();
-        tokio::spawn(async move { keeper.tend().await })
-    };
     health.started();
     info!(cluster = %config.cluster, "key manager runs");
 
@@ -87,7 +89,6 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
     stop_fronts.start();
     while outer.join_next().await.is_some() {}
     tending.abort();
-    keeping.abort();
     if tokio::time::timeout(FAREWELL, node.supply.stop()).await.is_err() {
         warn!("the store did not confirm the end of all runs in time; they are burned at start");
     }

@@ -8,28 +8,32 @@ use std::{
     time::{Duration, Instant},
 };
 
+use cluster::{EtcdStore, desk::Client, lead::Candidate, roster::Roster};
 use hsm_profiles::Token;
 use km_core::{
     anchor::Anchor,
     cabinet::Cabinet,
     epoch::{Epochs, Keeper},
     hsm::Hsm,
+    journal::Fence,
     objects::Objects,
     pool::{Pool, PoolConfig},
     random::Random,
     records::Records,
-    store::{SqliteStore, Store},
+    store::{SqliteStore, Store, StoreError},
     supply::Supply,
-    vault::{RECORD_KEY, Vault},
+    vault::{RECORD_KEY, Vault, VaultError},
 };
 use tracing::{info, warn};
+use transport::{Profile, client_config};
 
 use super::failures::{
-    of_anchor, of_epochs, of_hsm, of_objects, of_random, of_record, of_store, of_vault,
+    of_anchor, of_epochs, of_hsm, of_objects, of_random, of_record, of_store, of_tls, of_vault,
 };
 use crate::{
     config::Config,
     fault::{Code, Failure},
+    migrate::refuse_marked,
 };
 
 /// Longest wait for the last users of store and token to let go.
@@ -38,7 +42,16 @@ const CLOSE_WAIT: Duration = Duration::from_secs(5);
 /// The key manager's domain, in one process.
 pub(crate) struct Node {
     pub(crate) token: Arc<Token>,
-    pub(crate) store: Arc<SqliteStore>,
+    pub(crate) store: Arc<dyn Store>,
+    records: Records,
+    /// Where it takes its turn at leading, if several KMs share the store.
+    pub(crate) candidate: Option<Candidate>,
+    /// How long one of them that says nothing keeps the lead.
+    pub(crate) lease: Duration,
+    /// Where it tells the others how it is, likewise.
+    pub(crate) roster: Option<Roster>,
+    /// The store, if it is on etcd.
+    pub(crate) etcd: Option<Arc<EtcdStore>>,
     pub(crate) supply: Arc<Supply>,
     pub(crate) objects: Objects,
     pub(crate) random: Arc<Random>,
@@ -48,26 +61,92 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Opens token, store, vault and pools.
+    /// Opens token, store and vault; the pools too, when this KM is the only one.
     pub(crate) async fn open(config: &Config) -> Result<Self, Failure> {
         let token = open_token(config).await?;
-        let store = open_store(config).await?;
+        if config.shared.is_none() {
+            make_folder(config)?;
+        }
         let path = config.store_file();
+        let (store, etcd) = open_store(config).await.map_err(|e| of_store(&path, &e))?;
+        refuse_marked(config, store.as_ref()).await?;
         let random = open_random(config, token.clone())?;
         let cabinet = Arc::new(Cabinet::new(config.cluster.clone(), config.token_objects));
         let vault =
             Vault::new(token.clone()).with_random(random.clone()).with_cabinet(cabinet.clone());
         let is_new = is_new(&path, store.as_ref()).await?;
-        let key = vault.record_key(store.as_ref()).await.map_err(|e| of_vault(&path, &e))?;
+        let mut key = vault.record_key(store.as_ref()).await;
+        if config.shared.is_some() && matches!(key, Err(VaultError::Foreign(_))) {
+            // The KM that leads may have begun a KEK epoch since our token was looked through.
+            token.probe().await;
+            key = vault.record_key(store.as_ref()).await;
+        }
+        let key = key.map_err(|e| of_vault(&path, &e))?;
         let records = Records::new(store.clone(), &key);
         drop(key);
-        let anchor = Anchor::open(token.clone(), records.clone(), &config.cluster, is_new).await;
-        let anchor = Arc::new(anchor.map_err(|e| of_anchor(&path, &e))?);
+        let keeper = config.keeper_of_generations();
+        let anchor = Anchor::open(token.clone(), records.clone(), &keeper, is_new).await;
+        let anchor = Arc::new(anchor.map_err(|e| of_anchor(config, &e))?);
         let epochs = Epochs::open(token.clone(), records.clone(), config.epochs).await;
         let epochs = epochs.map_err(|e| of_epochs(&path, &e))?;
         // Only now: a store with more in it than its key has records of its epochs.
         grow(&anchor).await;
         let vault = vault.with_epochs(epochs.clone());
+        let (here, registry, limits) =
+            (config.cluster.clone(), config.registry.clone(), config.limits);
+        let (supply, candidate) = match &config.shared {
+            None => (Supply::new(here, registry, limits, []), None),
+            Some(shared) => {
+                let tls = client_config(&shared.desk.tls(), Profile::Front);
+                let tls = tls.map_err(|e| of_tls("[node]", &e))?;
+                let desk = Client::new(tls, shared.members.clone());
+                let (seat, lease) = (shared.seat.clone(), shared.lease);
+                let candidate = Candidate::new(records.clone(), seat, lease, desk.clone());
+                desk.follow(candidate.leader());
+                (Supply::of_cluster(here, registry, limits, desk), Some(candidate))
+            }
+        };
+        let roster = config.shared.as_ref();
+        let roster = roster.map(|shared| Roster::new(records.clone(), shared.seat.clone()));
+        let objects =
+            Objects::new(records.clone(), vault.clone()).token_only(!config.crypto_in_process);
+        let objects = objects.kept_in_token(config.kept_in_token.clone());
+        let objects = objects.with_quotas(config.quotas.clone());
+        if candidate.is_none() {
+            // Of several KMs another one may be making what no record names yet; the sweep tells.
+            objects.compare_with_token().await.map_err(|e| of_objects(&path, &e))?;
+        }
+        let kept = records.clone();
+        let keeper =
+            Arc::new(Keeper::new(epochs, vault.clone(), kept, supply.clone(), objects.clone()));
+        let node = Self {
+            token,
+            store,
+            records,
+            candidate,
+            lease: config.shared.as_ref().map_or(Duration::ZERO, |shared| shared.lease),
+            roster,
+            etcd,
+            supply,
+            objects,
+            random,
+            keeper,
+            cabinet,
+            anchor,
+        };
+        if node.candidate.is_none() {
+            node.supply.lead(node.open_pools(config, None).await?, Box::new(|| true));
+        }
+        Ok(node)
+    }
+
+    /// Opens the pools, under `fence` where several KMs share the store.
+    pub(crate) async fn open_pools(
+        &self,
+        config: &Config,
+        fence: Option<Fence>,
+    ) -> Result<Vec<Arc<Pool>>, Failure> {
+        let path = config.store_file();
         let mut pools = Vec::with_capacity(config.peers.len());
         for peer in &config.peers {
             let settings = PoolConfig {
@@ -76,8 +155,10 @@ impl Node {
                 key_ttl: config.key_ttl,
                 max_stored: peer.max_stored,
                 storage: peer.storage,
+                fence: fence.clone(),
             };
-            let pool = Pool::open(settings, records.clone(), vault.clone()).await;
+            let vault = self.objects.vault().clone();
+            let pool = Pool::open(settings, self.records.clone(), vault).await;
             let pool = pool.map_err(|e| of_record(&path, &e))?;
             let view = pool.view();
             if !view.balanced {
@@ -86,15 +167,7 @@ impl Node {
             info!(peer = %peer.cluster, blocks = view.blocks, bits = view.stored_bits, "pool open");
             pools.push(pool);
         }
-        let (here, registry) = (config.cluster.clone(), config.registry.clone());
-        let supply = Supply::new(here, registry, config.limits, pools.clone());
-        let objects =
-            Objects::new(records.clone(), vault.clone()).token_only(!config.crypto_in_process);
-        let objects = objects.kept_in_token(config.kept_in_token.clone());
-        let objects = objects.with_quotas(config.quotas.clone());
-        objects.compare_with_token().await.map_err(|e| of_objects(&path, &e))?;
-        let keeper = Arc::new(Keeper::new(epochs, vault, records, pools, objects.clone()));
-        Ok(Self { token, store, supply, objects, random, keeper, cabinet, anchor })
+        Ok(pools)
     }
 
     /// The token as the domain sees it.
@@ -112,7 +185,7 @@ pub(super) async fn grow(anchor: &Anchor) {
 }
 
 /// A store nobody ever used.
-async fn is_new(path: &Path, store: &SqliteStore) -> Result<bool, Failure> {
+async fn is_new(path: &Path, store: &dyn Store) -> Result<bool, Failure> {
     Ok(store.get(RECORD_KEY).await.map_err(|e| of_store(path, &e))?.is_none())
 }
 
@@ -131,16 +204,33 @@ pub(crate) fn open_random(config: &Config, hsm: Arc<dyn Hsm>) -> Result<Arc<Rand
     Ok(Arc::new(random))
 }
 
-async fn open_store(config: &Config) -> Result<Arc<SqliteStore>, Failure> {
-    let (folder, path) = (config.store.clone(), config.store_file());
-    DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(|error| {
+type Opened = (Arc<dyn Store>, Option<Arc<EtcdStore>>);
+
+/// Opens the store; the second is the same one, if it is on etcd.
+///
+/// # Errors
+/// Those of the engine.
+pub(crate) async fn open_store(config: &Config) -> Result<Opened, StoreError> {
+    if let Some(shared) = &config.shared {
+        let store = Arc::new(EtcdStore::open(&shared.etcd).await?);
+        return Ok((store.clone(), Some(store)));
+    }
+    let file = config.store_file();
+    let opened = tokio::task::spawn_blocking(move || SqliteStore::open(file)).await;
+    let stopped = |e| StoreError::Unavailable(format!("opening the store broke off: {e}"));
+    Ok((Arc::new(opened.map_err(stopped)??), None))
+}
+
+/// The directory of an embedded store.
+///
+/// # Errors
+/// When it is not there and cannot be made.
+pub(crate) fn make_folder(config: &Config) -> Result<(), Failure> {
+    let folder = &config.store;
+    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|error| {
         Failure::new(Code::S001, format!("cannot create {}: {error}", folder.display()))
             .help("create the directory of [store] path, owned by the user of this process")
-    })?;
-    let file = path.clone();
-    let opened = tokio::task::spawn_blocking(move || SqliteStore::open(file)).await;
-    let stopped = |e| Failure::new(Code::S001, format!("opening the store broke off: {e}"));
-    opened.map_err(stopped)?.map(Arc::new).map_err(|e| of_store(&path, &e))
+    })
 }
 
 fn unbalanced(config: &Config, peer: &km_core::ids::ClusterId) -> Failure {
@@ -168,6 +258,6 @@ pub(super) async fn close(node: Arc<Node>) {
     }
 }
 
-fn in_use<T>(thing: &Weak<T>) -> bool {
+fn in_use<T: ?Sized>(thing: &Weak<T>) -> bool {
     thing.strong_count() > 0
 }

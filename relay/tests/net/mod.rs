@@ -130,7 +130,7 @@ pub struct Km {
 }
 
 impl Km {
-    pub fn pool(&self, peer: &str) -> &Arc<Pool> {
+    pub fn pool(&self, peer: &str) -> Arc<Pool> {
         self.supply.pool(&cluster(peer)).unwrap()
     }
 
@@ -232,6 +232,7 @@ impl Net {
                 key_ttl: Duration::from_secs(600),
                 max_stored: self.plan.bounds[usize::from(via.is_some())],
                 storage: Storage::Blocks,
+                fence: None,
             };
             pools.push(Pool::open(config, records.clone(), vault.clone()).await.unwrap());
             peers.push((self.peer(at, far, fibre, via), fibre.map(|i| self.module(i))));

@@ -254,6 +254,7 @@ impl End {
             key_ttl,
             max_stored: 64 << 20,
             storage: Storage::Blocks,
+            fence: None,
         };
         let pool = Pool::open(config, records.clone(), vault.clone()).await.unwrap();
         let wire = Arc::new(Wire::new(cluster(here)));

@@ -159,7 +159,7 @@ impl Square {
 
     fn site_text(&self, at: usize) -> String {
         let here = &self.sites[at];
-        let mut text = files::own(here, &self.operator, false);
+        let mut text = files::own(here, &self.operator, false, None);
         text += &format!(
             "[controller]\naddresses = [\"{}\", \"{}\"]\nidentity = \"uri:urn:qkm:controller\"\n{}\
              report_ms = 300\n\n",

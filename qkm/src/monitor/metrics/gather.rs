@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use cluster::{Member, MemberState, roster::Node};
 use hsm_profiles::{Breaker, MemberStatus};
 use km_core::{
     epoch::EpochState,
@@ -25,6 +26,7 @@ pub(super) fn all(inside: &Inside) -> Vec<Metric> {
     metrics.extend(epochs(inside));
     metrics.extend(cabinet(inside));
     metrics.extend(custodies(inside));
+    metrics.extend(cluster(inside));
     metrics.extend(pools(inside));
     metrics.extend(links(inside));
     metrics.extend(relay(inside));
@@ -216,7 +218,7 @@ fn of_peer(peer: &ClusterId) -> Labels {
 
 fn pools(inside: &Inside) -> Vec<Metric> {
     let pools: Vec<_> =
-        inside.node.supply.pools().map(|pool| (pool.clone(), pool.view())).collect();
+        inside.node.supply.pools().into_iter().map(|pool| (pool.clone(), pool.view())).collect();
     type Of<T> = fn(&PoolView) -> T;
     let gauge = |name, help, value: Of<f64>| {
         let samples = pools.iter().map(|(_, view)| (of_peer(&view.peer), value(view)));
@@ -251,6 +253,64 @@ fn pools(inside: &Inside) -> Vec<Metric> {
         counter("qkm_pool_blocks_rejected", "Blocks refused.", |c| &c.blocks_rejected),
         counter("qkm_pool_runs_leased", "Runs leased at this end.", |c| &c.runs_leased),
         counter("qkm_pool_keys_collected", "Keys collected by ID.", |c| &c.keys_collected),
+    ]
+}
+
+/// Of a KM that shares its store with others.
+fn cluster(inside: &Inside) -> Vec<Metric> {
+    let Some(candidate) = &inside.node.candidate else { return Vec::new() };
+    let leader = candidate.leader().borrow().clone();
+    let led = leader.map(|seat| (vec![("leader", seat.node)], 1.0));
+    let (members, nodes) = (inside.health.engine(), inside.health.nodes(None));
+    let named = |node: &Node| vec![("node", node.name.clone())];
+    let up = |member: &Member| {
+        let well = member.state.as_ref().is_ok_and(|state| state.has_leader);
+        (vec![("member", member.address.clone())], yes(well))
+    };
+    let of_state = |value: fn(&MemberState) -> u64| {
+        let told = members.iter().filter_map(move |member| {
+            let state = member.state.as_ref().ok()?;
+            Some((vec![("member", member.address.clone())], value(state) as f64))
+        });
+        told.collect()
+    };
+    let (size, applied) = (of_state(|state| state.db_bytes), of_state(|state| state.applied));
+    vec![
+        Metric::gauge(
+            "qkm_cluster_leads",
+            "1 when this KM leads its cluster.",
+            vec![(Vec::new(), yes(inside.node.supply.leads()))],
+        ),
+        Metric::gauge(
+            "qkm_cluster_node_alive",
+            "1 when a KM that shares the store told something within the last seconds.",
+            nodes.iter().map(|node| (named(node), yes(node.alive))).collect(),
+        ),
+        Metric::gauge(
+            "qkm_cluster_node_ready",
+            "1 when it also said that it is ready.",
+            nodes
+                .iter()
+                .map(|node| (named(node), yes(node.alive && node.condition.troubles.is_empty())))
+                .collect(),
+        ),
+        Metric::gauge(
+            "qkm_engine_leads",
+            "1 for the member of the engine that leads.",
+            of_state(|state| u64::from(state.leads)),
+        ),
+        Metric::gauge("qkm_cluster_led", "1 for the KM that leads.", led.into_iter().collect()),
+        Metric::gauge(
+            "qkm_engine_member_up",
+            "1 when the member of the engine answers and knows a leader.",
+            members.iter().map(up).collect(),
+        ),
+        Metric::gauge("qkm_engine_db_bytes", "Size of the member's database.", size),
+        Metric::gauge(
+            "qkm_engine_applied_index",
+            "How far the member has come in the engine's log: the difference is its lag.",
+            applied,
+        ),
     ]
 }
 

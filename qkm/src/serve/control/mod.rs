@@ -103,13 +103,18 @@ impl Control {
             seats,
             followed: Mutex::default(),
         };
-        if !control.seats.is_empty()
-            && let Some(kept) = kept::read(node.keeper.records(), &config.cluster).await
-        {
-            info!(version = kept.said.table.version, "routes of the last run");
-            control.resume(kept);
-        }
+        control.refresh(node).await;
         control
+    }
+
+    /// Takes the directions that are stored: those of the last run, or of the KM that led before.
+    pub(super) async fn refresh(&self, node: &Node) {
+        if !self.seats.is_empty()
+            && let Some(kept) = kept::read(node.keeper.records(), &self.here).await
+        {
+            info!(version = kept.said.table.version, "routes as they were stored");
+            self.resume(kept);
+        }
     }
 
     /// Goes on with what was in force. A controller that is no more on the list holds nothing back.
@@ -263,7 +268,11 @@ impl Control {
 async fn watch_self(inside: &Inside, reports: &watch::Sender<Arc<Report>>) {
     loop {
         tokio::time::sleep(LOOK).await;
-        reports.send_replace(Arc::new(report::gather(inside)));
+        let seen = report::gather(inside);
+        // Without the lead it sees no pools, and another KM tells of them.
+        if inside.node.supply.leads() {
+            reports.send_replace(Arc::new(seen));
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::serve::Inside;
 pub(super) fn gather(inside: &Inside) -> Report {
     let supply = &inside.node.supply;
     let reasons = inside.health.reasons(&inside.node);
-    let views: Vec<PoolView> = supply.pools().map(|pool| pool.view()).collect();
+    let views: Vec<PoolView> = supply.pools().iter().map(|pool| pool.view()).collect();
     let links = inside.links.status();
     let link = |view: &PoolView| {
         let of_link = links.iter().find(|link| link.peer == view.peer);

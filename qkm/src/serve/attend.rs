@@ -1,0 +1,52 @@
+//! What this KM tells the others that share its store, and what they tell. Enter through [`attend`].
+
+use std::{sync::Arc, time::Duration};
+
+use cluster::roster::Condition;
+use km_core::clock::now_ms;
+use transport::Shutdown;
+
+use super::Inside;
+
+/// How often it tells and looks. News of its own is told sooner.
+const EVERY: Duration = Duration::from_secs(4);
+const LOOK: Duration = Duration::from_millis(500);
+/// Longest wait for the store.
+const WAIT: Duration = Duration::from_secs(5);
+
+/// Tells how this KM is, and keeps what the others told, until `shutdown`. Nothing where it is alone.
+pub(super) async fn attend(inside: Arc<Inside>, shutdown: Shutdown) {
+    let Some(roster) = &inside.node.roster else { return };
+    let started_ms = now_ms();
+    let condition = || Condition {
+        build: env!("CARGO_PKG_VERSION").to_owned(),
+        started_ms,
+        troubles: inside.health.reasons(&inside.node),
+        store_ms: inside.health.store_ms(),
+    };
+    loop {
+        let told = condition();
+        let exchange = async {
+            roster.tell(told.clone()).await?;
+            roster.list().await
+        };
+        match tokio::time::timeout(WAIT, exchange).await {
+            Ok(Ok(nodes)) => drop(inside.health.nodes(Some(nodes))),
+            Ok(Err(error)) => tracing::debug!(%error, "the other key managers were not told"),
+            Err(_) => tracing::debug!("the other key managers were not told in time"),
+        }
+        let news = async {
+            for _ in 0..EVERY.as_millis() / LOOK.as_millis() {
+                tokio::time::sleep(LOOK).await;
+                if condition().troubles != told.troubles {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            () = news => {}
+            () = shutdown.requested() => break,
+        }
+    }
+    let _ = tokio::time::timeout(WAIT, roster.leave()).await;
+}

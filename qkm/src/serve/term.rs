@@ -1,0 +1,146 @@
+//! The time during which this KM has the pools, the links and the epochs. A KM that is alone has them
+//! from start to end; of several that share a store, the one that leads. Enter through [`start`].
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use cluster::{
+    desk::{Bring, Desk},
+    lead::Lease,
+};
+use km_core::{ids::SaeId, journal::Over, key_id::KeyId, pool::Pool, supply::SupplyError};
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+use transport::{PeerIdentity, Profile, ServerStream, Shutdown};
+
+use super::{
+    Control, Inside, Listening,
+    failures::{of_anchor, older_copy},
+    node,
+};
+use crate::{config::Config, fault::Failure};
+
+/// Pause after a term that could not begin, so that another KM may try.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Begins the only term, or takes turns with others, in `tasks` until `shutdown`.
+pub(super) async fn start(
+    inside: &Arc<Inside>,
+    config: &Arc<Config>,
+    tasks: &mut JoinSet<()>,
+    shutdown: &Shutdown,
+) -> Result<(), Failure> {
+    let Some(shared) = &config.shared else {
+        return begin(inside, config, tasks, shutdown);
+    };
+    let front = &shared.desk;
+    let bring = Arc::new(Front(inside.fronts.kmip.clone()));
+    let desk = Desk::new(inside.node.supply.clone(), bring, shared.members.clone());
+    let stop = shutdown.clone();
+    let handler = move |stream: ServerStream, peer: PeerIdentity| {
+        let (desk, stop) = (desk.clone(), stop.clone());
+        async move { desk.serve(stream, peer, stop).await }
+    };
+    let open = Listening::open("node", front, Profile::Front).await?;
+    tasks.spawn(open.serve(inside.fronts.stats.desk.clone(), handler, shutdown.clone()));
+    tasks.spawn(take_turns(inside.clone(), config.clone(), shutdown.clone()));
+    Ok(())
+}
+
+/// What only the KM that leads does.
+fn begin(
+    inside: &Arc<Inside>,
+    config: &Config,
+    tasks: &mut JoinSet<()>,
+    shutdown: &Shutdown,
+) -> Result<(), Failure> {
+    inside.links.begin(&inside.node, &inside.control, tasks, shutdown);
+    Control::start(inside, config, tasks, shutdown)?;
+    let (keeper, stop) = (inside.node.keeper.clone(), shutdown.clone());
+    tasks.spawn(async move {
+        tokio::select! {
+            () = keeper.tend() => {}
+            () = stop.requested() => {}
+        }
+    });
+    Ok(())
+}
+
+async fn take_turns(inside: Arc<Inside>, config: Arc<Config>, shutdown: Shutdown) {
+    let Some(candidate) = &inside.node.candidate else { return };
+    loop {
+        let lease = tokio::select! {
+            lease = candidate.elected() => lease,
+            () = shutdown.requested() => return,
+        };
+        info!(cluster = %config.cluster, "this key manager leads");
+        let done = lead(&inside, &config, &lease, &shutdown).await;
+        lease.give_up().await;
+        if shutdown.is_requested() {
+            return;
+        }
+        match done {
+            Ok(()) => warn!(alarm = "lead-lost", "this key manager leads no more"),
+            Err(failure) => {
+                tracing::error!(%failure, alarm = "lead-failed", "this key manager cannot lead");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// One term, until the lease is lost or another KM leads.
+async fn lead(
+    inside: &Arc<Inside>,
+    config: &Config,
+    lease: &Lease,
+    shutdown: &Shutdown,
+) -> Result<(), Failure> {
+    let (supply, anchor) = (&inside.node.supply, inside.node.anchor.clone());
+    anchor.check().await.map_err(|e| of_anchor(config, &e))?;
+    let pools = inside.node.open_pools(config, Some(lease.fence())).await?;
+    supply.lead(pools.clone(), Box::new(lease.holds()));
+    let (stop, ended) = Shutdown::pair();
+    let mut tasks = JoinSet::new();
+    inside.control.refresh(&inside.node).await;
+    let mut done = begin(inside, config, &mut tasks, &ended);
+    let counting = anchor.clone();
+    tasks.spawn(async move { node::grow(&counting).await });
+    if done.is_ok() {
+        let over = tokio::select! {
+            () = lease.lost() => Over::Deposed,
+            over = one_is_over(&pools) => over,
+            () = shutdown.requested() => Over::Deposed,
+        };
+        if over == Over::SetBack {
+            // The store may be from a moment since the count grew, so the token has to know.
+            done = Err(match anchor.condemn().await {
+                Ok(()) => older_copy(config, "an older copy of it was put back"),
+                Err(error) => of_anchor(config, &error),
+            });
+        }
+    }
+    supply.resign();
+    inside.links.end();
+    stop.start();
+    while tasks.join_next().await.is_some() {}
+    done
+}
+
+async fn one_is_over(pools: &[Arc<Pool>]) -> Over {
+    let mut watching: JoinSet<Over> =
+        pools.iter().cloned().map(|pool| async move { pool.over().await }).collect();
+    match watching.join_next().await {
+        Some(Ok(over)) => over,
+        _ => std::future::pending().await,
+    }
+}
+
+struct Front(Arc<kmip_server::Server>);
+
+#[async_trait]
+impl Bring for Front {
+    async fn bring(&self, slave: &SaeId, owner: &SaeId, id: KeyId) -> Result<(), SupplyError> {
+        self.0.bring(slave, owner, id).await
+    }
+}
