@@ -5,7 +5,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 export QKM_VENV ?= $(abspath $(TARGET))/venv
 export PATH := $(PATH):$(abspath $(TARGET))/tools/usr/bin
 
-.PHONY: demo test verify kill faults pq oasis bench fuzz simulate
+.PHONY: demo test verify kill faults hsm-faults pq oasis bench fuzz simulate
 
 ## Runs a small network on loopback. ARGS="--keep DIR" keeps its files.
 demo:
@@ -42,8 +42,14 @@ oasis:
 	@scripts/setup.sh
 	@$(CARGO) run --quiet --locked -p qkm-tests --bin oasis -- $(ARGS)
 
-## Every fault of the HSM library at every function the KM calls (`make test` does a choice).
+## Faults of the KMs and the engine of a cluster under load, FAULTS (500) of them; figures also in
+## target/faults/results.json (`make test` does one of each kind).
 faults:
+	@scripts/setup.sh tests
+	QKM_CLUSTER_FAULTS=$(or $(FAULTS),500) $(CARGO) test --locked -p qkm-tests --test cluster -- --nocapture
+
+## Every fault of the HSM library at every function the KM calls (`make test` does a choice).
+hsm-faults:
 	QKM_FAULTS=all $(CARGO) test --locked -p hsm-profiles --test faults -- --nocapture
 
 ## The HSM suite on a token with EdDSA, ML-KEM and ML-DSA: Kryoptic over an OpenSSL newer than

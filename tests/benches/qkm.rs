@@ -6,7 +6,7 @@
 //!
 //! `QKM_BENCH_SECONDS` sets the time of each measurement (default 4);
 //! `QKM_BENCH_ONLY` names parts (`etsi014`, `kmip`, `usage`, `connections`, `locate`, `ingest`,
-//! `relay`, `simulation`), with commas between them, to leave the others out;
+//! `relay`, `cluster`, `simulation`), with commas between them, to leave the others out;
 //! `QKM_BENCH_KEYS` the keys stored for the memory figure (default 10 million);
 //! `QKM_BENCH_OBJECTS` the objects among which names are looked for (default 1 million);
 //! `QKM_BENCH_IDLE` the idle connections (default 2000).
@@ -17,6 +17,8 @@ mod kmip;
 #[path = "parts/relay.rs"]
 mod relay;
 
+#[path = "rows/cluster.rs"]
+mod cluster;
 #[path = "rows/simulation.rs"]
 mod simulation;
 
@@ -113,6 +115,9 @@ async fn main() {
     drop(network);
     if wanted("relay") {
         relay::rows(&mut bench.report).await;
+    }
+    if wanted("cluster") {
+        cluster::rows(&mut bench.report, time).await;
     }
     if wanted("simulation") {
         tokio::task::block_in_place(|| simulation::mesh(&mut bench.report));

@@ -50,6 +50,13 @@ impl Etsi014 {
         Self { client: http(address, files) }
     }
 
+    /// One that waits no longer than `within` for an answer.
+    pub fn patient_for(within: Duration, address: &str, files: &TlsFiles) -> Self {
+        let tls = client_config(files, Profile::Front).expect("certificate files");
+        let limits = ClientLimits { connect: within, request: within, ..ClientLimits::default() };
+        Self { client: HttpClient::new(address, None, tls, limits).expect("an address") }
+    }
+
     pub async fn get(&self, path: &str) -> Result<Said, String> {
         let (status, body) = self.client.get(path).await.map_err(|e| e.to_string())?;
         Ok(Said { status, body: serde_json::from_slice(&body).unwrap_or(Value::Null) })

@@ -127,6 +127,7 @@ impl Network {
             rate: options.rate.clone(),
             max_stored_mib: options.max_stored_mib,
             dumpable: true,
+            shared: None,
         };
         let home = dir.path().join("net");
         let layout = qkm::demo::provision(&home, &settings).expect("a network on disk");

@@ -1,0 +1,393 @@
+//! Three KMs at north on an etcd of three members, one KM at south: all real processes. Enter through
+//! [`Cluster::start`]. Everything stops and is erased on drop. Between the KMs and the engine, and between
+//! its members, are proxies that cut them off from each other.
+
+#[path = "../../testkit/etcd.rs"]
+mod etcd;
+
+use std::{
+    fs::File,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use cluster::EtcdConfig;
+use qkm::demo::{Layout, Site};
+use tempfile::TempDir;
+use tokio::sync::watch;
+
+pub use etcd::Engine;
+
+use crate::{
+    clients::{Etsi014, Kmip},
+    network::{monitor_get, program},
+    proxy::{IsCut, Proxy},
+};
+
+const PATIENCE: Duration = Duration::from_secs(90);
+/// How long the applications wait for a KM before they ask another one.
+const CLIENT: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(50);
+/// Members of the engine.
+pub const MEMBERS: usize = 3;
+/// Enough for what the tests keep, and soon filled.
+const QUOTA: u64 = 128 << 20;
+/// The KM whose clock can be set.
+pub const CLOCK: usize = NORTH - 1;
+/// KMs at north; the one at south comes after them.
+pub const NORTH: usize = 3;
+/// South among the KMs.
+pub const SOUTH: usize = NORTH;
+
+/// What kind of cluster.
+#[derive(Clone, Copy)]
+pub struct Settings {
+    /// KMs at north that are started at the beginning.
+    pub kms: usize,
+    /// Key rate of the simulated link; see [`qkm::demo::Options`].
+    pub rate: &'static str,
+    pub max_stored_mib: u64,
+    /// Most bytes of the engine's database.
+    pub quota: u64,
+    /// North has one KM with an embedded store instead.
+    pub embedded: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { kms: NORTH, rate: "4000000", max_stored_mib: 4, quota: QUOTA, embedded: false }
+    }
+}
+
+pub struct Cluster {
+    pub engine: Engine,
+    layout: Layout,
+    /// One bit for each KM that is cut off from the engine.
+    km_cuts: watch::Sender<u64>,
+    /// The same for members, from each other.
+    member_cuts: watch::Sender<u64>,
+    _proxies: Vec<Proxy>,
+    kms: [Option<Child>; NORTH + 1],
+    sim: Option<Child>,
+    _dir: TempDir,
+}
+
+impl Cluster {
+    /// Starts all of it and waits until every KM is ready and keys come in.
+    pub async fn start() -> Self {
+        Self::with(Settings::default()).await
+    }
+
+    pub async fn with(settings: Settings) -> Self {
+        let (km_cuts, member_cuts) = (watch::Sender::new(0), watch::Sender::new(0));
+        let mut proxies = Vec::new();
+        let mut engine = engine(&member_cuts, &mut proxies, settings.quota).await;
+        engine.run_all();
+        let dir = tempfile::Builder::new().prefix("qkm-cluster-").tempdir().expect("a directory");
+        let options = qkm::demo::Options {
+            base_port: 32_000 + (std::process::id() % 8) as u16 * 64,
+            program: Some(program().to_owned()),
+            rate: Some(settings.rate.into()),
+            max_stored_mib: settings.max_stored_mib,
+            dumpable: false,
+            shared: (!settings.embedded).then(|| EtcdConfig {
+                endpoints: engine.endpoints(),
+                files: engine.files.clone(),
+                prefix: "/qkm/north/".into(),
+                allow_unmaintained: true,
+            }),
+        };
+        let layout = qkm::demo::provision(&dir.path().join("net"), &options).expect("a network");
+        let several = if settings.embedded { 0 } else { NORTH };
+        for km in 0..several {
+            let mut ends = Vec::new();
+            for port in engine.ports() {
+                let is_cut: IsCut = Arc::new(move |_, cuts| cuts & (1 << km) != 0);
+                let proxy = Proxy::to(port, km_cuts.subscribe(), is_cut).await;
+                ends.push(format!("localhost:{}", proxy.port));
+                proxies.push(proxy);
+            }
+            through(&site(&layout, km).config, &engine.endpoints(), &ends);
+        }
+        let mut made = Self {
+            engine,
+            layout,
+            km_cuts,
+            member_cuts,
+            _proxies: proxies,
+            kms: Default::default(),
+            sim: None,
+            _dir: dir,
+        };
+        let sim = made.layout.sim_command();
+        made.sim = Some(made.spawn(sim, "sim"));
+        made.set_clock(0);
+        // The first makes the KEK.
+        for km in (0..settings.kms).chain([SOUTH]) {
+            made.run(km);
+            made.ready(km).await;
+        }
+        made.until("keys come in", async || {
+            (settings.embedded || made.leader().await.is_some())
+                && made.metric(SOUTH, "qkm_pool_blocks").await >= 4.0
+        })
+        .await;
+        made
+    }
+
+    fn spawn(&self, mut command: Command, name: &str) -> Child {
+        let log = self.layout.dir.join(format!("{name}.log"));
+        let log = File::options().create(true).append(true).open(log).expect("a log file");
+        command.stdout(log.try_clone().expect("a handle")).stderr(log);
+        command.spawn().expect("the program starts")
+    }
+
+    pub fn site(&self, km: usize) -> &Site {
+        site(&self.layout, km)
+    }
+
+    /// Starts a KM, with what the cluster has in its store.
+    pub fn run(&mut self, km: usize) {
+        let mut command = self.layout.serve_command(self.site(km));
+        if km == CLOCK {
+            command.env("LD_PRELOAD", faketime());
+            command.env("FAKETIME_TIMESTAMP_FILE", self.clock()).env("FAKETIME_NO_CACHE", "1");
+            command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        }
+        self.kms[km] = Some(self.spawn(command, &self.site(km).name));
+    }
+
+    /// Sets the clock of the KM [`CLOCK`] by seconds beside the others'.
+    pub fn set_clock(&self, seconds: i64) {
+        std::fs::write(self.clock(), format!("{seconds:+}")).expect("a file");
+    }
+
+    fn clock(&self) -> PathBuf {
+        self.layout.dir.join("clock")
+    }
+
+    /// Cuts a KM off from the engine, or no more.
+    pub fn cut_km(&self, km: usize, cut: bool) {
+        self.km_cuts
+            .send_modify(|cuts| *cuts = if cut { *cuts | 1 << km } else { *cuts & !(1 << km) });
+    }
+
+    /// Cuts a member of the engine off from the others, or no more. KMs still reach it.
+    pub fn cut_member(&self, at: usize, cut: bool) {
+        self.member_cuts
+            .send_modify(|cuts| *cuts = if cut { *cuts | 1 << at } else { *cuts & !(1 << at) });
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self, km: usize) {
+        end(self.kms[km].take());
+    }
+
+    /// Stops in order, as an operator would.
+    pub fn stop(&mut self, km: usize) {
+        if let Some(mut child) = self.kms[km].take() {
+            drop(child.stdin.take());
+            let _ = child.wait();
+        }
+    }
+
+    /// `STOP` or `CONT`: its clock stands still for the KM.
+    pub fn signal(&self, km: usize, name: &str) {
+        let pid = self.kms[km].as_ref().expect("it runs").id().to_string();
+        let done = Command::new("kill").args([&format!("-{name}"), &pid]).status();
+        assert!(done.expect("kill runs").success());
+    }
+
+    /// A `qkm` command with the configuration of a KM: its exit code, and what it said.
+    pub fn qkm(&self, km: usize, command: &[&str]) -> (i32, String) {
+        let site = self.site(km);
+        let mut qkm = Command::new(program());
+        qkm.args(command).arg("--config").arg(&site.config);
+        let done = qkm.env("SOFTHSM2_CONF", &site.softhsm_conf).output().expect("the program runs");
+        let text = [done.stdout, done.stderr].concat();
+        (done.status.code().unwrap_or(-1), String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// Waits until a KM says on its own that it is not ready, and why.
+    pub async fn troubled(&self, km: usize, why: &str) {
+        let monitor = self.site(km).monitor;
+        self.until(&format!("KM {km} tells {why:?}"), async || {
+            let said = monitor_get(monitor, "/readyz").await;
+            said.is_some_and(|(status, text)| status == 503 && text.contains(why))
+        })
+        .await;
+    }
+
+    /// Cuts the simulated link, or mends it.
+    pub async fn set_sim_paused(&self, paused: bool) {
+        let (address, files) = (self.layout.modules[0].to_string(), &self.layout.sim_admin);
+        let body = format!(r#"{{"fault":"cut","on":{paused}}}"#).into_bytes().into();
+        let said = crate::clients::http(&address, files).post("/api/v1/sim/fault", body).await;
+        assert!(said.expect("the simulator answers").0 < 300);
+    }
+
+    /// The certificate of an application.
+    pub fn application(&self, sae: &str) -> &transport::TlsFiles {
+        self.layout.application(sae)
+    }
+
+    /// An ETSI 014 client of the application `sae` at a KM.
+    pub fn etsi(&self, km: usize, sae: &str) -> Etsi014 {
+        let (address, files) = (self.site(km).etsi014.to_string(), self.layout.application(sae));
+        Etsi014::patient_for(CLIENT, &address, files)
+    }
+
+    /// The same, one that waits as long as it takes.
+    pub fn calm(&self, km: usize, sae: &str) -> Etsi014 {
+        Etsi014::new(&self.site(km).etsi014.to_string(), self.layout.application(sae))
+    }
+
+    /// A KMIP client of the application `sae` at a KM.
+    pub fn kmip(&self, km: usize, sae: &str) -> Kmip {
+        Kmip::new(&self.site(km).kmip.to_string(), self.layout.application(sae))
+    }
+
+    /// The sum of the samples of a metric; 0 while the KM does not answer.
+    pub async fn metric(&self, km: usize, name: &str) -> f64 {
+        let Some((_, text)) = monitor_get(self.site(km).monitor, "/metrics").await else {
+            return 0.0;
+        };
+        let samples = text.lines().filter_map(|line| line.rsplit_once(' '));
+        let named = samples.filter(|(sample, _)| sample.split('{').next() == Some(name));
+        named.filter_map(|(_, value)| value.parse::<f64>().ok()).sum()
+    }
+
+    /// Bytes of pool keys that were burned, at both ends of the link.
+    pub async fn burned(&self) -> f64 {
+        let mut burned = 0.0;
+        for km in 0..=SOUTH {
+            burned += self.metric(km, "qkm_pool_burned_bytes_total").await;
+        }
+        burned
+    }
+
+    /// The KM at north that leads.
+    pub async fn leader(&self) -> Option<usize> {
+        for km in (0..NORTH).filter(|km| self.kms[*km].is_some()) {
+            let asked = self.metric(km, "qkm_cluster_leads");
+            if tokio::time::timeout(PAUSE * 10, asked).await == Ok(1.0) {
+                return Some(km);
+            }
+        }
+        None
+    }
+
+    pub async fn ready(&self, km: usize) {
+        let monitor = self.site(km).monitor;
+        self.until(&format!("KM {km} is ready"), async || {
+            monitor_get(monitor, "/readyz").await.is_some_and(|(status, _)| status == 200)
+        })
+        .await;
+    }
+
+    /// Waits for a condition; panics with the KMs' last words when it does not come.
+    pub async fn until(&self, what: &str, mut holds: impl AsyncFnMut() -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !holds().await {
+            if Instant::now() > deadline {
+                for km in (0..=SOUTH).filter(|km| self.kms[*km].is_some()) {
+                    let name = &self.site(km).name;
+                    eprintln!("-- {name}\n{}", self.tail(name));
+                }
+                panic!("{what}: not within {PATIENCE:?}");
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    fn tail(&self, name: &str) -> String {
+        let log = self.layout.dir.join(format!("{name}.log"));
+        let log = std::fs::read_to_string(log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(25)..].join("\n")
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        end(self.sim.take());
+        self.kms.iter_mut().for_each(|km| end(km.take()));
+    }
+}
+
+fn site(layout: &Layout, km: usize) -> &Site {
+    match km {
+        0 => &layout.north,
+        SOUTH => &layout.south,
+        more => &layout.more[more - 1],
+    }
+}
+
+/// An engine whose members reach each other through proxies.
+async fn engine(cuts: &watch::Sender<u64>, proxies: &mut Vec<Proxy>, quota: u64) -> Engine {
+    let pids: Arc<Mutex<Arc<Mutex<Vec<u32>>>>> = Arc::default();
+    let mut ports = Vec::new();
+    for member in 0..MEMBERS {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("a port").port();
+        drop(listener);
+        let pids = pids.clone();
+        let is_cut: IsCut = Arc::new(move |from, cuts| {
+            if cuts == 0 {
+                return false;
+            }
+            let pids = pids.lock().expect("no panic").lock().expect("no panic").clone();
+            let source = owner(from, &pids);
+            cuts & (1 << member) != 0 || source.is_some_and(|source| cuts & (1 << source) != 0)
+        });
+        let proxy = Proxy::to(port, cuts.subscribe(), is_cut).await;
+        ports.push((port, proxy.port));
+        proxies.push(proxy);
+    }
+    let engine = Engine::plan(ports, Some(quota));
+    *pids.lock().expect("no panic") = engine.pids.clone();
+    engine
+}
+
+/// Which of the processes has the connection that comes from this address of loopback.
+fn owner(from: SocketAddr, pids: &[u32]) -> Option<usize> {
+    let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
+    let local = format!("0100007F:{:04X}", from.port());
+    let line = table.lines().find(|line| line.split_whitespace().nth(1) == Some(&local))?;
+    let socket = format!("socket:[{}]", line.split_whitespace().nth(9)?);
+    pids.iter().position(|pid| {
+        let open = std::fs::read_dir(format!("/proc/{pid}/fd"));
+        let open =
+            open.into_iter().flatten().filter_map(|entry| entry.ok()?.path().read_link().ok());
+        open.into_iter().any(|target| target.as_os_str() == socket.as_str())
+    })
+}
+
+/// Has a KM reach the engine at other places.
+fn through(config: &Path, engine: &[String], ends: &[String]) {
+    let text = std::fs::read_to_string(config).expect("a configuration");
+    let (before, after) = (format!("endpoints = {engine:?}"), format!("endpoints = {ends:?}"));
+    assert!(text.contains(&before), "{before}");
+    std::fs::write(config, text.replace(&before, &after)).expect("a configuration");
+}
+
+/// The library that sets the clock of one process, as `scripts/setup.sh tests` unpacks it.
+fn faketime() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), PathBuf::from);
+    let libraries = target.join("tools/usr/lib");
+    let found = std::fs::read_dir(&libraries).into_iter().flatten().flatten();
+    let found = found.map(|of| of.path().join("faketime/libfaketimeMT.so.1"));
+    let found = found.into_iter().find(|path| path.exists());
+    found.expect("libfaketime; run `scripts/setup.sh tests`")
+}
+
+fn end(child: Option<Child>) {
+    if let Some(mut child) = child {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
