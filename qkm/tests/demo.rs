@@ -91,3 +91,39 @@ fn no_part_outlives_a_demonstration_that_is_killed() {
     child.wait().unwrap();
     await_no_processes(&room);
 }
+
+/// Where `scripts/setup.sh tests` unpacks the engine, or as it is installed.
+fn etcd() -> std::path::PathBuf {
+    let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/usr/bin/etcd");
+    if unpacked.exists() { unpacked } else { "etcd".into() }
+}
+
+#[test]
+fn three_key_managers_on_one_store_go_on_when_the_one_that_leads_is_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let room = dir.path().join("demo");
+    let (program, engine) = (room.to_str().unwrap(), etcd());
+    let arguments = ["--cluster", "--etcd", engine.to_str().unwrap(), "--dir", program];
+    let (mut child, said) = demo(&arguments, 21_600);
+    for line in
+        ["north-1  gave", "north-2  gave", "north-3  gave", "it is killed", "gives keys again"]
+    {
+        assert!(said.contains(line), "{line:?} is not in\n{said}");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    await_no_processes(&room);
+}
+
+#[test]
+fn a_missing_engine_is_told_with_what_to_install() {
+    let dir = tempfile::tempdir().unwrap();
+    let room = dir.path().join("demo");
+    let output = Command::new(program())
+        .args(["demo", "--cluster", "--etcd", "/nowhere/etcd", "--dir"])
+        .arg(&room)
+        .output()
+        .unwrap();
+    let said = common::text(&output.stderr);
+    assert!(said.contains("error[QKM-D001]") && said.contains("etcd-server"), "{said}");
+}

@@ -13,6 +13,8 @@ fn unit(name: &str, dir: &Path) -> std::path::PathBuf {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(name);
     let text = std::fs::read_to_string(from).unwrap();
     let text = text.replace("/usr/local/bin/qkm", env!("CARGO_BIN_EXE_qkm"));
+    // Any program will do for systemd to look at.
+    let text = text.replace("/usr/local/bin/etcd", "/bin/true");
     let unit = dir.join(name);
     std::fs::write(&unit, text).unwrap();
     unit
@@ -27,7 +29,7 @@ fn analyze(arguments: &[&str], unit: &Path) -> (bool, String) {
 #[test]
 fn units_are_whole_and_confined() {
     let dir = tempfile::tempdir().unwrap();
-    for name in ["qkm.service", "qkm-controller.service"] {
+    for name in ["qkm.service", "qkm-controller.service", "qkm-etcd.service"] {
         let unit = unit(name, dir.path());
         let (fine, said) = analyze(&["verify", "--man=no"], &unit);
         // It says of a setting it does not know that it ignores it, and is content.
@@ -64,4 +66,66 @@ fn what_the_units_call_exists() {
         }
         assert!(calls.count() > 0);
     }
+}
+
+#[test]
+fn the_configuration_of_a_cluster_is_whole() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/cluster/qkm.toml");
+    let config = qkm::config::Config::load(&file).unwrap();
+    let shared = config.shared.unwrap();
+    assert_eq!(shared.etcd.endpoints.len(), 3);
+    assert_eq!(config.peers[0].addresses.len(), 3);
+}
+
+/// A member with the settings as they are, but for places on this machine: etcd knows all of them.
+#[test]
+fn the_engine_knows_its_settings_and_starts_with_them() {
+    use transport::pki::{DemoCa, San, Validity};
+    let dir = tempfile::tempdir().unwrap();
+    let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/cluster/etcd.env");
+    let ca = DemoCa::create(&dir.path().join("pki")).unwrap();
+    let files = ca.issue("member", &San::loopback(), Validity::days(2)).unwrap();
+    let port = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let (clients, peers) = (port(), port());
+    let settings = std::fs::read_to_string(deploy).unwrap();
+    let set = settings.lines().filter(|line| !line.starts_with('#')).map(|line| {
+        let (name, value) = line.split_once('=').unwrap();
+        let value = match name {
+            "ETCD_DATA_DIR" => dir.path().join("data").display().to_string(),
+            "ETCD_INITIAL_CLUSTER" => format!("km1=https://localhost:{peers}"),
+            _ if name.ends_with("_CERT_FILE") => files.certificate.display().to_string(),
+            _ if name.ends_with("_KEY_FILE") => files.key.display().to_string(),
+            _ if name.ends_with("_CA_FILE") => files.ca.display().to_string(),
+            _ => value
+                .replace("km1.north.example:2379", &format!("localhost:{clients}"))
+                .replace("km1.north.example:2380", &format!("localhost:{peers}"))
+                .replace("192.0.2.1:2379", &format!("127.0.0.1:{clients}"))
+                .replace("192.0.2.1:2380", &format!("127.0.0.1:{peers}")),
+        };
+        (name.to_owned(), value)
+    });
+    let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/usr/bin/etcd");
+    let program = if unpacked.exists() { unpacked } else { "etcd".into() };
+    let log = dir.path().join("log");
+    let file = std::fs::File::create(&log).unwrap();
+    let mut member = Command::new(program)
+        .envs(set)
+        .stdout(file.try_clone().unwrap())
+        .stderr(file)
+        .spawn()
+        .expect("etcd; run `scripts/setup.sh tests`");
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let said = loop {
+        let said = std::fs::read_to_string(&log).unwrap();
+        let ready = said.contains("ready to serve client requests")
+            || said.contains("serving client requests");
+        if ready || std::time::Instant::now() > until || member.try_wait().unwrap().is_some() {
+            break ready.then_some(said.clone()).ok_or(said);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    };
+    let _ = member.kill();
+    let _ = member.wait();
+    let said = said.unwrap_or_else(|said| panic!("it is not ready: {said}"));
+    assert!(!said.contains("unrecognized environment variable"), "{said}");
 }
