@@ -98,7 +98,7 @@ fn a_clear_key_gets_in_wrapped_where_tokens_refuse_it() {
         "a_clear_key_gets_in_wrapped_where_tokens_refuse_it",
         |room| {
             let text = include_str!("../profiles/kryoptic.toml")
-                .replace("[limits]", "[keys]\nimport = \"encrypt-then-unwrap\"\n[limits]");
+                .replace("[keys]", "[keys]\nimport = \"encrypt-then-unwrap\"");
             let path = room.dir.join("strict.toml");
             std::fs::write(&path, text).unwrap();
             let subject = subject(&room, path.to_str());

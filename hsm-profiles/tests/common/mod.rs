@@ -109,10 +109,8 @@ impl Room {
 
     /// The same room with another table `[keys]`, in a profile `name`; the length of HMAC keys stays.
     pub fn with_keys(self, name: &str, keys: &str) -> Self {
-        let profile = match self.product {
-            SoftToken::SoftHsm => self.built_in().replace("[keys]\n", &format!("[keys]\n{keys}\n")),
-            SoftToken::Kryoptic => format!("{}\n[keys]\n{keys}\n", self.built_in()),
-        };
+        let profile = self.built_in().replace("[keys]\n", &format!("[keys]\n{keys}\n"));
+        assert_ne!(profile, self.built_in());
         Self { profile: self.written(name, &profile), ..self }
     }
 
