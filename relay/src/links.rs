@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use km_core::{
@@ -52,6 +52,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Of a cluster of several KMs another one may answer at any moment.
 const LONGEST_PAUSE_OF_MANY: Duration = Duration::from_millis(400);
+/// Where a connection that ended lasted so long, another channel is tried at once.
+const LASTED: Duration = Duration::from_secs(1);
 
 /// The other end of one link.
 #[derive(Clone, Debug)]
@@ -371,7 +373,7 @@ async fn keep_up(peer: Arc<Peer>, tls: Arc<rustls::ClientConfig>, shutdown: Shut
     };
     while !shutdown.is_requested() {
         let channel = peer.channels.current();
-        let mut was_up = false;
+        let (mut was_up, began) = (false, Instant::now());
         match dial(&peer, channel, &tls).await {
             Ok(stream) => {
                 peer.channels.works(channel);
@@ -389,12 +391,15 @@ async fn keep_up(peer: Arc<Peer>, tls: Arc<rustls::ClientConfig>, shutdown: Shut
                 }
             }
         }
-        // A connection that ended says nothing good of its channel: the other is tried at once.
+        // A connection that ended says nothing good of its channel: the other is tried, at once unless
+        // they all end soon.
         if !shutdown.is_requested() && peer.channels.failed(channel) && was_up {
             let (peer, next) = (&peer.config.cluster, peer.channels.current());
             tracing::warn!(%peer, from = channel, to = next, alarm = "channel-changed",
                 "another classical channel takes over");
-            continue;
+            if began.elapsed() >= LASTED {
+                continue;
+            }
         }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}

@@ -82,6 +82,8 @@ impl ModuleSource for Module {
 /// Passes bytes on until told to cut.
 struct Proxy {
     address: SocketAddr,
+    /// When each connection came.
+    came: Arc<Mutex<Vec<Instant>>>,
     cut: tokio::sync::watch::Sender<u64>,
 }
 
@@ -91,8 +93,11 @@ impl Proxy {
         let address = listener.local_addr().unwrap();
         let cut = tokio::sync::watch::Sender::new(0);
         let cuts = cut.subscribe();
+        let came = Arc::new(Mutex::new(Vec::new()));
+        let noted = came.clone();
         tokio::spawn(async move {
             while let Ok((mut near, _)) = listener.accept().await {
+                noted.lock().unwrap().push(Instant::now());
                 let mut cuts = cuts.clone();
                 cuts.mark_unchanged();
                 tokio::spawn(async move {
@@ -105,7 +110,7 @@ impl Proxy {
                 });
             }
         });
-        Self { address, cut }
+        Self { address, came, cut }
     }
 
     fn cut(&self) {
@@ -190,6 +195,11 @@ impl Network {
     }
 
     async fn start_with(who: Identities, bounds: [u64; 2]) -> Self {
+        Self::start_over(who, bounds, 1).await
+    }
+
+    /// So many classical channels, all over the one proxy.
+    async fn start_over(who: Identities, bounds: [u64; 2], channels: usize) -> Self {
         let dirs = vec![ends::temp_dir(), ends::temp_dir()];
         let ca = DemoCa::create(dirs[0].path()).unwrap();
         let other_ca = DemoCa::create(dirs[1].path()).unwrap();
@@ -213,7 +223,7 @@ impl Network {
             combine: None,
             module: "module".into(),
         };
-        let addresses = vec![format!("localhost:{}", proxy.address.port())];
+        let addresses = vec![format!("localhost:{}", proxy.address.port()); channels];
         let to_south = peer("south", addresses, who.expected_at_north);
         let to_north = peer("north", Vec::new(), who.expected_at_south);
         let north = Km::new(0, &north_tls, &fibre, to_south, bounds[0]).await;
@@ -307,6 +317,28 @@ async fn a_connection_that_keeps_breaking_heals_and_leaves_nothing_open() {
     assert_eq!(north.links.status()[0].mismatched, 0);
     north.assert_balanced().await;
     south.assert_balanced().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn channels_that_all_break_soon_are_dialled_in_pauses() {
+    let network = Network::start_over(RIGHT, [BOUND, BOUND], 2).await;
+    for _ in 0..6 {
+        network.until("the link is up", Network::up).await;
+        let (cut, before) = (Instant::now(), network.proxy.came.lock().unwrap().len());
+        network.proxy.cut();
+        network.until("another is tried", |n| n.proxy.came.lock().unwrap().len() > before).await;
+        let pause = network.proxy.came.lock().unwrap()[before] - cut;
+        let lasted = cut - network.proxy.came.lock().unwrap()[before - 1];
+        assert!(
+            pause >= Duration::from_millis(90) || lasted > Duration::from_millis(900),
+            "{pause:?}"
+        );
+    }
+    // One that lasted is replaced at once.
+    network.until("the link is up", Network::up).await;
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    network.proxy.cut();
+    network.until("another took over", Network::up).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
