@@ -90,6 +90,8 @@ pub struct Plan {
     pub mode: Mode,
     /// Over how many ways each relayed key is split; they come from the route board.
     pub ways: usize,
+    /// The same by cluster, where it is not the same for all.
+    pub ways_at: Vec<usize>,
     /// By cluster.
     pub combine: Vec<Option<Combine>>,
     /// Bytes a pool with a QKD link takes, and one fed by relay.
@@ -113,6 +115,7 @@ impl Plan {
             scheme,
             mode,
             ways: 1,
+            ways_at: Vec::new(),
             combine,
             bounds: [1 << 20, 512 << 10],
         }
@@ -271,7 +274,7 @@ impl Net {
             let hops: Vec<ClusterId> = via.iter().chain([&far]).map(|at| name(*at)).collect();
             let route = Some(Route::new(hops, self.plan.cipher).unwrap());
             let (cipher, scheme) = (CipherPolicy::default(), self.plan.scheme);
-            let ways = self.plan.ways;
+            let ways = self.plan.ways_at.get(at).copied().unwrap_or(self.plan.ways);
             let route = route.filter(|_| ways == 1);
             RelayConfig { route, cipher, scheme, mode: self.plan.mode.clone(), ways }
         });
