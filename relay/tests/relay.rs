@@ -13,7 +13,10 @@ use km_core::{
     route::CipherPolicy,
 };
 use net::{Net, Plan};
-use relay::{Scheme, feed::Mode};
+use relay::{
+    Scheme,
+    feed::{Mode, Window},
+};
 
 /// Keys issued at the first cluster are collected at the last, and say how they came there.
 async fn passes(hops: usize, cipher: CipherPolicy, scheme: Scheme, expected: &[HopCipher]) {
@@ -152,6 +155,59 @@ async fn on_demand_an_empty_pool_serves_named_applications_at_either_end() {
     }
     let stored = net.kms[0].pool("c").view().stored_bits / 8;
     assert!(stored < 16 << 10, "{stored} bytes were relayed for six keys");
+    net.stop_and_audit().await;
+}
+
+/// At a fixed rate, whatever is stored; adaptive to the use; and at some times of the day only. To a
+/// watermark, on demand and by hand: see the other tests here.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pools_are_fed_at_a_rate_after_the_use_and_by_schedule() {
+    let fed = async |mode: Mode| {
+        let plan = Plan::chain(2, CipherPolicy::OtpOnly, Scheme::FirstKey);
+        let net = Net::start(Plan { mode, ..plan }).await;
+        let came = |net: &Net| net.kms[0].pool("c").view().ledger.absorbed / 8;
+        net.until("both links have keys, and the pool is up", |net| {
+            [(0, "b"), (1, "c")]
+                .iter()
+                .all(|(at, peer)| net.kms[*at].pool(peer).own_bytes() > 256 << 10)
+                && net.kms[0].pool("c").link_up()
+        })
+        .await;
+        tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+        let (began, first) = (std::time::Instant::now(), came(&net));
+        tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+        let rate = (came(&net) - first) as f64 / began.elapsed().as_secs_f64();
+        (net, rate, came)
+    };
+    let (net, rate, _) = fed(Mode::Rate(20_000)).await;
+    assert!((5_000.0..=45_000.0).contains(&rate), "{rate} bytes a second, 20000 were asked for");
+    net.stop_and_audit().await;
+
+    let horizon = std::time::Duration::from_secs(60);
+    let (net, rate, came) = fed(Mode::Adaptive { horizon, least: 16 << 10 }).await;
+    let idle = came(&net);
+    assert!(rate == 0.0 && (16 << 10..40 << 10).contains(&idle), "{idle} bytes, nobody uses any");
+    let (a, c) = (sae("sae-a"), sae("sae-c"));
+    for _ in 0..30 {
+        let _ = net.kms[0].supply.issue(&a, std::slice::from_ref(&c), 8192, 8).await;
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    net.until("more comes than was used, for the minute ahead", |net| {
+        net.kms[0].pool("c").view().stored_bits / 8 > 4 * idle
+    })
+    .await;
+    net.stop_and_audit().await;
+
+    let hour = |from: u64| {
+        let now = km_core::clock::now_ms() / 3_600_000;
+        let at = |hour: u64| format!("{:02}:00", hour % 24);
+        Window::parse(&format!("{}-{}", at(now + from), at(now + from + 2))).unwrap()
+    };
+    let (net, _, came) = fed(Mode::Schedule { windows: vec![hour(2)], high: 64 << 10 }).await;
+    assert_eq!(came(&net), 0, "it is not time yet");
+    net.stop_and_audit().await;
+    let (net, _, came) = fed(Mode::Schedule { windows: vec![hour(0)], high: 64 << 10 }).await;
+    net.until("it is time", |net| came(net) >= 64 << 10).await;
     net.stop_and_audit().await;
 }
 
