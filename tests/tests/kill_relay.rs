@@ -18,8 +18,7 @@ async fn killing_source_middle_or_destination_of_a_relay_loses_and_repeats_nothi
     let (kills, mut dice) = (from_env("QKM_KILLS").unwrap_or(6), Dice::seeded());
     let lines = "cipher = \"otp-only\"\nlow_kib = 64\nhigh_kib = 128";
     let far = vec![Far { from: 0, to: 2, lines }];
-    let mut chain =
-        Chain::start(Plan { clusters: 3, far, rate: "8000000", max_stored_mib: 2 }).await;
+    let mut chain = Chain::start(Plan { far, ..Plan::default() }).await;
     let (relayed, direct) = (Load::default(), Load::default());
     let mut workers = Vec::new();
     for (load, ends) in
@@ -30,10 +29,14 @@ async fn killing_source_middle_or_destination_of_a_relay_loses_and_repeats_nothi
         workers.push(tokio::spawn(pair_worker(load.clone(), near, far, master, slave)));
     }
     goes_on(&chain, &relayed).await;
+    let mut first = 0;
     for kill in 0..kills {
         tokio::time::sleep(Duration::from_millis(30 + dice.roll(1500))).await;
-        // Each of the three at least in every third kill.
-        let victim = ((kill + dice.roll(2)) % 3) as usize;
+        // Of three kills each has another victim.
+        if kill % 3 == 0 {
+            first = dice.roll(3);
+        }
+        let victim = ((kill + first) % 3) as usize;
         chain.kill(victim);
         tokio::time::sleep(Duration::from_millis(dice.roll(200))).await;
         chain.start_km(victim);
