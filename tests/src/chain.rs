@@ -1,5 +1,6 @@
 //! A chain of clusters of real processes. Neighbours have simulated QKD links; others are fed by
-//! relay, as the [`Far`] entries say. No controller: routes are fixed. Enter through [`Chain::start`].
+//! relay, as the [`Far`] entries say. Routes are fixed, unless there is a controller. Enter through
+//! [`Chain::start`].
 //! Everything stops and is erased on drop.
 
 use std::{
@@ -48,6 +49,18 @@ pub struct Plan {
     pub rate: &'static str,
     /// Most MiB of a pool.
     pub max_stored_mib: u64,
+    /// When the satellite passes, by link; absent: there is always light.
+    pub passes: Vec<&'static str>,
+    /// The policies of a controller, if there is one.
+    pub controller: Option<&'static str>,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        let (far, passes) = (Vec::new(), Vec::new());
+        let (clusters, rate, max_stored_mib) = (3, "8000000", 2);
+        Self { clusters, far, rate, max_stored_mib, passes, controller: None }
+    }
 }
 
 struct Site {
@@ -64,6 +77,7 @@ pub struct Chain {
     sites: Vec<Site>,
     modules: Vec<[SocketAddr; 2]>,
     operator: TlsFiles,
+    controller: (SocketAddr, TlsFiles),
     sim_admin: TlsFiles,
     applications: Vec<TlsFiles>,
     sims: Vec<Child>,
@@ -87,6 +101,10 @@ impl Chain {
         for link in 0..chain.modules.len() {
             let sim = chain.spawn("sim", &format!("link-{link}"), None);
             chain.sims.push(sim);
+        }
+        if chain.plan.controller.is_some() {
+            let controller = chain.spawn_part(&["controller", "run"], "controller", None);
+            chain.sims.push(controller);
         }
         for at in 0..chain.plan.clusters {
             chain.kms.push(None);
@@ -143,7 +161,9 @@ impl Chain {
         };
         let sites: Vec<Site> = (0..plan.clusters).map(site).collect();
         let modules: Vec<_> = (1..plan.clusters).map(|_| [listen(), listen()]).collect();
+        let controller = (listen(), server("controller", "urn:qkm:controller".to_owned()));
         let chain = Self {
+            controller,
             applications: SAES[..plan.clusters].iter().map(|name| client(name)).collect(),
             operator: client("operator"),
             sim_admin: client("sim-admin"),
@@ -160,6 +180,9 @@ impl Chain {
                 server(&format!("module-{link}-{name}"), format!("urn:qkm:module:{name}"))
             });
             chain.write(&format!("link-{link}"), &chain.link_text(link, &files));
+        }
+        if let Some(policies) = chain.plan.controller {
+            chain.write("controller", &chain.controller_text(policies));
         }
         (0..chain.plan.clusters).for_each(|at| chain.write(NAMES[at], &chain.site_text(at)));
         chain
@@ -185,7 +208,23 @@ impl Chain {
                 tls(&files[end]),
             );
         }
-        text
+        let passes = self.plan.passes.get(link);
+        text + &passes.map_or_else(String::new, |passes| format!("\n[passes]\n{passes}\n"))
+    }
+
+    fn controller_text(&self, policies: &str) -> String {
+        let (listen, files) = &self.controller;
+        let mut text = format!(
+            "[controller]\nlisten = \"{listen}\"\n{}orders = {}\noperators = [\"cn:operator\"]\n\n\
+             [thresholds]\nsilence_ms = 3000\nlow_bits = 65536\nample_bits = 65536\n\n",
+            tls(files),
+            quoted(&self.dir.path().join("orders.json")),
+        );
+        for name in &NAMES[..self.plan.clusters] {
+            text +=
+                &format!("[[km]]\ncluster = \"{name}\"\nidentity = \"uri:urn:qkm:km:{name}\"\n");
+        }
+        text + policies
     }
 
     fn site_text(&self, at: usize) -> String {
@@ -204,6 +243,18 @@ impl Chain {
             text += &format!("[{front}]\nlisten = \"{}\"\n{}", ports[port], tls(own));
         }
         text += &format!("operators = [\"cn:operator\"]\n\n[operator]\n{}\n", tls(&self.operator));
+        let status = match self.plan.controller {
+            None => "",
+            Some(_) => {
+                let (address, identity) = (self.controller.0, "uri:urn:qkm:controller");
+                text += &format!(
+                    "[controller]\naddresses = [\"{address}\"]\nidentity = \"{identity}\"\n\
+                     report_ms = 300\n{}\n",
+                    tls(own)
+                );
+                "status_path = \"/api/v1/link\"\nstatus_interval_ms = 250\n"
+            }
+        };
         for far in [at.checked_sub(1), Some(at + 1)].into_iter().flatten() {
             if far < self.plan.clusters {
                 let link = at.min(far);
@@ -212,7 +263,7 @@ impl Chain {
                 text += &format!(
                     "[[qkd_link]]\nid = \"link-{link}\"\npeer = \"{there}\"\n[qkd_link.module]\n\
                      address = \"{module}\"\n{}identity = \"uri:urn:qkm:module:{here}\"\n\
-                     sae = \"km-{here}\"\npeer_sae = \"km-{there}\"\n\n",
+                     sae = \"km-{here}\"\npeer_sae = \"km-{there}\"\n{status}\n",
                     tls(own),
                     there = NAMES[far],
                 );
@@ -251,10 +302,14 @@ impl Chain {
     }
 
     fn spawn(&self, part: &str, name: &str, conf: Option<&Path>) -> Child {
+        self.spawn_part(&[part], name, conf)
+    }
+
+    fn spawn_part(&self, part: &[&str], name: &str, conf: Option<&Path>) -> Child {
         let log = self.dir.path().join(format!("{name}.log"));
         let log = File::options().create(true).append(true).open(log).expect("a log file");
         let mut command = Command::new(program());
-        command.args([part, "--with-parent", "--config"]).arg(self.config(name));
+        command.args(part).args(["--with-parent", "--config"]).arg(self.config(name));
         command.envs(conf.map(|conf| (CONF_VARIABLE, conf))).stdin(Stdio::piped());
         command.stdout(log.try_clone().expect("a handle")).stderr(log);
         command.spawn().expect("the program starts")
@@ -315,6 +370,16 @@ impl Chain {
             Ok((200, body)) => serde_json::from_slice(&body).expect("JSON"),
             _ => Value::Null,
         }
+    }
+
+    /// The parts of the network, each with its state, as the controller has them.
+    pub async fn components(&self) -> Vec<(String, String)> {
+        let client = clients::http(&self.controller.0.to_string(), &self.operator);
+        let Ok((200, body)) = client.get("/v1/components").await else { return Vec::new() };
+        let said: Value = serde_json::from_slice(&body).expect("JSON");
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let parts = said["components"].as_array().into_iter().flatten();
+        parts.map(|part| (text(&part["component"]), text(&part["state"]))).collect()
     }
 
     /// The pools of a KM as operators see them.

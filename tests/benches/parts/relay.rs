@@ -31,7 +31,8 @@ pub(crate) async fn rows(report: &mut Report) {
             _ => "cipher = \"aes-only\"\nscheme = \"random\"\nmode = \"on-demand\"",
         };
         far.push(Far { from, to, lines });
-        let plan = Plan { clusters: 6, far, rate: "\"max\"", max_stored_mib: 1024 };
+        let plan =
+            Plan { clusters: 6, far, rate: "\"max\"", max_stored_mib: 1024, ..Plan::default() };
         let chain = Chain::start(plan).await;
         stock(&chain, bytes * if cipher == "otp" { 8 } else { 1 }).await;
         for way in WAYS {
