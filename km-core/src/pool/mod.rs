@@ -532,8 +532,30 @@ pub async fn pools_in(records: &Records) -> Result<Vec<PoolTag>, RecordError> {
     Ok(tags)
 }
 
-/// Recomputes the account of a pool from its records alone; for audits and tests.
+/// How often an audit begins anew because the pool changed under it.
+const AUDITS: usize = 50;
+
+/// Recomputes the account of a pool from its records alone; for audits and tests. Every change of a pool
+/// writes its account, so what was read while that stayed the same is of one moment. In a pool that
+/// never rests the last reading counts.
 pub async fn audit(records: &Records, tag: PoolTag) -> Result<(Ledger, u64), RecordError> {
+    let key = keys::ledger(tag);
+    let written = async || {
+        let account = records.store().get(&key).await?;
+        Ok::<_, RecordError>(account.map(|account| account.version))
+    };
+    let mut tries = 1;
+    loop {
+        let before = written().await?;
+        let found = read_account(records, tag).await?;
+        if tries == AUDITS || written().await? == before {
+            return Ok(found);
+        }
+        tries += 1;
+    }
+}
+
+async fn read_account(records: &Records, tag: PoolTag) -> Result<(Ledger, u64), RecordError> {
     let ledger = records.get(&keys::ledger(tag)).await?.unwrap_or_default();
     let mut stored = 0u64;
     records
