@@ -175,10 +175,23 @@ impl Worker {
         kek: &KekId,
         mut op: impl FnMut(&mut Lane) -> Result<T, OpError>,
     ) -> Result<T, HsmError> {
-        let first = self.attempt(&mut op, OnData::Stop);
+        let mut first = self.attempt(&mut op, OnData::Stop);
+        if matches!(first, Err(Stop::Answer(HsmError::Unsupported(_)))) && self.look_again(kek)? {
+            first = self.attempt(&mut op, OnData::Stop);
+        }
         let Err(Stop::Data(_)) = first else { return finish(first) };
         self.retried(|lane| lane.round_trip(Some(kek)))?;
         finish(self.attempt(op, OnData::Stop))
+    }
+
+    /// Looks for a KEK that is not known yet: another KM that shares the token may have made it since.
+    /// Whether there was reason to.
+    fn look_again(&mut self, kek: &KekId) -> Result<bool, HsmError> {
+        let link = Arc::clone(&self.link);
+        self.retried(|lane| match lane.holds(kek) {
+            true => Ok(false),
+            false => link.find_again(lane).map(|()| true),
+        })
     }
 
     fn retried<T>(

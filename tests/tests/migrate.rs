@@ -23,7 +23,7 @@ use qkm_tests::{
 };
 
 /// How much later it is killed each time.
-const LATER: Duration = Duration::from_millis(25);
+const LATER: Duration = Duration::from_millis(60);
 
 struct Move<'a> {
     cluster: &'a Cluster,

@@ -106,6 +106,11 @@ impl Lane {
         }
     }
 
+    /// Whether this KEK was there when KEKs were looked for last.
+    pub(crate) fn holds(&self, id: &KekId) -> bool {
+        self.connection.keks.get(id).is_some()
+    }
+
     fn kek(&self, id: &KekId) -> Result<&Kek, OpError> {
         self.connection.keks.get(id).ok_or_else(|| {
             OpError::Answer(HsmError::Unsupported(format!(
