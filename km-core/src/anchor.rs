@@ -17,11 +17,16 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    audit, epoch,
     hsm::{Hsm, HsmError},
     material::ClearBytes,
     records::{RecordError, Records},
-    store::{Commit, MAX_RANGE, Outcome, StoreError, Version},
+    store::{Commit, MAX_RANGE, Outcome, Store, StoreError, Version},
+    vault::RECORD_KEY,
 };
+
+/// What records are called that are there before the first count, besides the store's key.
+const FIRST: [&[u8]; 2] = [epoch::PREFIX, audit::PREFIX];
 
 /// Why a store is not taken for the newest, or the count did not grow.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
@@ -69,6 +74,17 @@ struct Generation {
 
 /// As read.
 type Found = Option<(Generation, Version)>;
+
+/// Whether nobody ever used the store: it has at most its key and its first epochs, which are written
+/// before the first count. So a first start that was killed in between is no older copy.
+///
+/// # Errors
+/// Those of the store.
+pub async fn is_new(store: &dyn Store) -> Result<bool, StoreError> {
+    let page = store.range(b"", Bound::Unbounded, MAX_RANGE).await?;
+    let early = |key: &[u8]| key == RECORD_KEY || FIRST.iter().any(|first| key.starts_with(first));
+    Ok(page.len() < MAX_RANGE && page.iter().all(|record| early(&record.key)))
+}
 
 /// The count that one KM keeps of a store.
 pub struct Anchor {

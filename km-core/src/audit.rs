@@ -10,7 +10,7 @@ use crate::{
     records::{RecordError, Records},
 };
 
-const AUDIT: &[u8] = b"audit/";
+pub(crate) const PREFIX: &[u8] = b"audit/";
 
 /// One deed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,7 +40,7 @@ pub enum Deed {
 /// The record of a deed of now, for the commit that makes it. Keys are in order of time.
 pub(crate) fn record(records: &Records, who: &str, what: Deed) -> (Vec<u8>, Vec<u8>) {
     let entry = Entry { at_ms: now_ms(), who: who.to_owned(), what };
-    let key = [AUDIT, uuid::Uuid::now_v7().as_bytes()].concat();
+    let key = [PREFIX, uuid::Uuid::now_v7().as_bytes()].concat();
     let value = records.encode(&key, &entry);
     (key, value)
 }
@@ -52,7 +52,7 @@ pub(crate) fn record(records: &Records, who: &str, what: Deed) -> (Vec<u8>, Vec<
 pub async fn list(records: &Records, limit: usize) -> Result<Vec<Entry>, RecordError> {
     let mut last = VecDeque::new();
     records
-        .each(AUDIT, |_, entry: Entry| {
+        .each(PREFIX, |_, entry: Entry| {
             last.push_back(entry);
             if last.len() > limit {
                 last.pop_front();

@@ -6,15 +6,17 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{NORTH, Pair, SOUTH, hsm::SoftHsm, ids_of, sae, single_keys};
+use common::{Machine, NORTH, Pair, SOUTH, hsm::SoftHsm, ids_of, sae, single_keys};
 use km_core::{
-    anchor::{Anchor, AnchorError},
+    anchor::{self, Anchor, AnchorError},
+    epoch::EpochPolicy,
     material::ClearBytes,
     records::Records,
     store::{
         Commit, Outcome, Record, SqliteStore, Store,
         faulty::{Fault, FaultyStore},
     },
+    vault::Vault,
 };
 
 fn records(store: &Arc<SqliteStore>) -> Records {
@@ -127,6 +129,29 @@ async fn a_token_that_was_set_back_or_replaced_is_noticed() {
     anchor.surpass().await.unwrap();
     anchor.follow().await.unwrap();
     assert_eq!(room.start(false).await.unwrap(), (5, 5));
+}
+
+/// The first start is killed after the store's key or its epochs were written, and before the count. The
+/// token has seen another store of this cluster.
+#[tokio::test]
+async fn a_first_start_that_was_killed_is_no_older_copy() {
+    let machine = Machine::new();
+    for number in 1..4 {
+        machine.hsm.objects().insert(format!("generation-north-{number}"), vec![]);
+    }
+    assert!(anchor::is_new(machine.disk.as_ref()).await.unwrap());
+    let key = Vault::new(machine.hsm.clone()).record_key(machine.disk.as_ref()).await.unwrap();
+    assert!(anchor::is_new(machine.disk.as_ref()).await.unwrap(), "only its key is there");
+    machine.unlock(machine.disk.clone(), EpochPolicy::default()).await.unwrap();
+    assert!(anchor::is_new(machine.disk.as_ref()).await.unwrap(), "only its epochs are there");
+    let records = Records::new(machine.disk.clone(), &key);
+    let anchor = Anchor::open(machine.hsm.clone(), records, HERE, true).await.unwrap();
+    anchor.advance().await.unwrap();
+    assert!(!anchor::is_new(machine.disk.as_ref()).await.unwrap());
+    // Without its count it is not new either, once anything else is in it.
+    let commit = Commit::new().delete(b"meta/generation/north".to_vec()).put(b"object/x", b"x");
+    assert!(matches!(machine.disk.commit(commit).await, Ok(Outcome::Committed(_))));
+    assert!(!anchor::is_new(machine.disk.as_ref()).await.unwrap());
 }
 
 #[tokio::test]

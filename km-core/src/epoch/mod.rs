@@ -38,6 +38,7 @@ use crate::{
     records::{RecordError, Records},
     store::Version,
 };
+pub(crate) use table::PREFIX;
 use table::Table;
 pub use table::inspect;
 

@@ -16,7 +16,8 @@ use crate::{
     vault::RECORD_KEY,
 };
 
-const EPOCH: &[u8] = b"epoch/";
+/// Of the records of epochs.
+pub(crate) const PREFIX: &[u8] = b"epoch/";
 /// Most epochs one store has; with a new one every day, 270 years.
 const MOST_EPOCHS: usize = 100_000;
 
@@ -24,7 +25,7 @@ const MOST_EPOCHS: usize = 100_000;
 pub(super) type Table = BTreeMap<u64, (Epoch, Version)>;
 
 fn key_of(number: u64) -> Vec<u8> {
-    [EPOCH, &number.to_be_bytes()].concat()
+    [PREFIX, &number.to_be_bytes()].concat()
 }
 
 impl Epochs {
@@ -155,7 +156,7 @@ pub(super) async fn read(records: &Records) -> Result<Table, EpochError> {
     let table = read_once(records).await?;
     if table.is_empty() {
         let what = "the records of its epochs are missing";
-        return Err(RecordError::damaged(EPOCH, what).into());
+        return Err(RecordError::damaged(PREFIX, what).into());
     }
     Ok(table)
 }
@@ -163,7 +164,7 @@ pub(super) async fn read(records: &Records) -> Result<Table, EpochError> {
 async fn read_once(records: &Records) -> Result<Table, EpochError> {
     let (mut table, mut after) = (Table::new(), Bound::Unbounded);
     loop {
-        let page = records.store().range(EPOCH, after, 1000).await.map_err(RecordError::from)?;
+        let page = records.store().range(PREFIX, after, 1000).await.map_err(RecordError::from)?;
         for Record { key, value, version } in &page {
             let epoch: Epoch = records.decode(key, value)?;
             table.insert(epoch.number, (epoch, *version));

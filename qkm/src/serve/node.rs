@@ -3,7 +3,6 @@
 use std::{
     fs::DirBuilder,
     os::unix::fs::DirBuilderExt,
-    path::Path,
     sync::{Arc, Weak},
     time::{Duration, Instant},
 };
@@ -11,7 +10,7 @@ use std::{
 use cluster::{EtcdStore, desk::Client, lead::Candidate, roster::Roster};
 use hsm_profiles::Token;
 use km_core::{
-    anchor::Anchor,
+    anchor::{self, Anchor},
     cabinet::Cabinet,
     epoch::{Epochs, Keeper},
     hsm::Hsm,
@@ -22,7 +21,7 @@ use km_core::{
     records::Records,
     store::{SqliteStore, Store, StoreError},
     supply::Supply,
-    vault::{RECORD_KEY, Vault, VaultError},
+    vault::{Vault, VaultError},
 };
 use tracing::{info, warn};
 use transport::{Profile, client_config};
@@ -74,7 +73,7 @@ impl Node {
         let cabinet = Arc::new(Cabinet::new(config.cluster.clone(), config.token_objects));
         let vault =
             Vault::new(token.clone()).with_random(random.clone()).with_cabinet(cabinet.clone());
-        let is_new = is_new(&path, store.as_ref()).await?;
+        let is_new = anchor::is_new(store.as_ref()).await.map_err(|e| of_store(&path, &e))?;
         let mut key = vault.record_key(store.as_ref()).await;
         if config.shared.is_some() && matches!(key, Err(VaultError::Foreign(_))) {
             // The KM that leads may have begun a KEK epoch since our token was looked through.
@@ -182,11 +181,6 @@ pub(super) async fn grow(anchor: &Anchor) {
         warn!(%error, alarm = "generation-not-anchored",
             "the HSM was not told the generation of the store: an older copy may go unnoticed");
     }
-}
-
-/// A store nobody ever used.
-async fn is_new(path: &Path, store: &dyn Store) -> Result<bool, Failure> {
-    Ok(store.get(RECORD_KEY).await.map_err(|e| of_store(path, &e))?.is_none())
 }
 
 pub(crate) async fn open_token(config: &Config) -> Result<Arc<Token>, Failure> {
