@@ -80,6 +80,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
     inner.spawn(attend::attend(inside.clone(), rest_end.clone()));
     inner.spawn(sweep(node.clone(), rest_end.clone()));
     inner.spawn(age(node.clone(), rest_end.clone()));
+    inner.spawn(count(node.clone(), rest_end.clone()));
     let tending = tokio::spawn(node.supply.clone().tend());
     health.started();
     info!(cluster = %config.cluster, "key manager runs");
@@ -114,6 +115,14 @@ async fn sweep(node: Arc<Node>, shutdown: Shutdown) {
             // A token that is away has its own alarm; the next round sees the same.
             seen = node.objects.sweep(&seen).await.unwrap_or(seen);
         }
+    }
+}
+
+/// Counts what tenants have, so that none of them waits for it later.
+async fn count(node: Arc<Node>, shutdown: Shutdown) {
+    tokio::select! {
+        () = node.objects.count_ahead() => {}
+        () = shutdown.requested() => {}
     }
 }
 
