@@ -7,8 +7,8 @@
 //! store as it was is refused, and the restore has to be done again.
 
 use std::{
-    fs,
-    os::unix::fs::PermissionsExt,
+    fs::{self, DirBuilder},
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -59,6 +59,8 @@ pub(crate) struct Restored {
 pub(crate) async fn restore(config: &Config, from: &Path) -> Result<Restored, Failure> {
     let path = config.store_file();
     let draft = path.with_file_name("restoring.qkm");
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(&config.store);
+    made.map_err(|e| Failure::new(Code::S001, format!("{}: {e}", config.store.display())))?;
     // Before the token learns of anything: the store of a running key manager stays the newest.
     let claim = Claim::take(&path).map_err(|e| of_store(&path, &e))?;
     let token = open_token(config).await?;

@@ -110,6 +110,10 @@ async fn an_older_store_is_refused_and_a_restored_one_gives_no_key_out_again() {
         }
     }
     fs::remove_dir_all(&store).unwrap();
+    // As on a machine that was set up anew.
+    let (code, text) = said(&network, &["store", "restore", backup.to_str().unwrap()]);
+    assert_eq!(code, 0, "{text}");
+    fs::remove_dir_all(&store).unwrap();
     fs::rename(&newest, &store).unwrap();
 
     let (code, text) = said(&network, &["store", "restore", backup.to_str().unwrap()]);
