@@ -101,9 +101,11 @@ impl State {
         self.short.len() + self.long.len()
     }
 
-    /// The work that one more worker may do now.
-    fn next(&self, most_at_short: usize) -> Option<Work> {
+    /// The work that one more worker may do now, which did `done` last. Neither kind waits for as long as
+    /// the other comes.
+    fn next(&self, most_at_short: usize, done: Option<Work>) -> Option<Work> {
         match (self.short.is_empty(), self.long.is_empty()) {
+            (_, false) if done == Some(Work::Short) => Some(Work::Long),
             (false, _) if self.at_short < most_at_short => Some(Work::Short),
             (_, false) => Some(Work::Long),
             _ => None,
@@ -200,7 +202,7 @@ impl Queue {
             state.at_short -= 1;
         }
         let work = loop {
-            if let Some(work) = state.next(self.most_at_short) {
+            if let Some(work) = state.next(self.most_at_short, done) {
                 break work;
             }
             let over;
@@ -222,7 +224,7 @@ impl Queue {
             } else {
                 (state, over) = self.sleep(state, nap);
             }
-            if over && state.next(self.most_at_short).is_none() {
+            if over && state.next(self.most_at_short, done).is_none() {
                 return Taken::Nap;
             }
         };
@@ -237,7 +239,7 @@ impl Queue {
         // What is left is for others. So is reading on, unless what comes is likely to be short work
         // that nobody else may do now.
         let reads_on = self.incoming.is_some() && state.at_short < self.most_at_short;
-        if state.sleeping > 0 && (reads_on || state.next(self.most_at_short).is_some()) {
+        if state.sleeping > 0 && (reads_on || state.next(self.most_at_short, None).is_some()) {
             drop(state);
             self.wake.notify_one();
         }
@@ -326,6 +328,20 @@ mod tests {
 
     fn long() -> Job {
         Job { request: Request::KemKeyPair { set: KemSet::MlKem768 }, ..job(1) }
+    }
+
+    #[test]
+    fn neither_kind_waits_for_as_long_as_the_other_comes() {
+        let queue = Queue::new(1, None, None);
+        let (mut done, mut all) = (None, Vec::new());
+        for _ in 0..6 {
+            [job(1), long()].into_iter().for_each(|job| queue.push(job).unwrap());
+            let Taken::Jobs(work) = queue.take(&mut Vec::new(), done, None) else { panic!() };
+            all.push(work);
+            done = Some(work);
+        }
+        let in_turn = [Work::Short, Work::Long].repeat(3);
+        assert_eq!(all, in_turn);
     }
 
     #[test]
