@@ -8,14 +8,23 @@ use km_core::store::{Check, Commit, Outcome, StoreError, Version};
 use super::{
     EtcdStore,
     client::{is_doubtful, refused},
-    proto::{Compare, DeleteRangeRequest, PutRequest, Request, RequestOp, TxnRequest, TxnResponse},
+    proto::{
+        Compare, DeleteRangeRequest, PutRequest, RangeRequest, Request, RequestOp, TxnRequest,
+        TxnResponse,
+    },
 };
 
 impl EtcdStore {
     pub(super) async fn commit_once(&self, commit: Commit) -> Result<Outcome, StoreError> {
         commit.within_limits()?;
-        let Some(request) = self.transaction(commit) else { return Ok(Outcome::Conflict) };
+        let Some(mut request) = self.transaction(commit) else { return Ok(Outcome::Conflict) };
         let reads_only = request.success.is_empty();
+        if reads_only {
+            // A transaction that does nothing is answered from what the member has, which may be behind
+            // the others. One that reads, whether the checks hold or not, waits until it is not.
+            request.success.push(self.looking());
+            request.failure.push(self.looking());
+        }
         let seen = self.client.seen();
         let done: Result<TxnResponse, _> = self.client.call("KV/Txn", &request, reads_only).await;
         if let Ok(answer) = &done
@@ -35,6 +44,16 @@ impl EtcdStore {
             }
             Err(error) => Err(refused(error)),
         }
+    }
+
+    fn looking(&self) -> RequestOp {
+        let look = RangeRequest {
+            key: self.keys.format(),
+            limit: 1,
+            keys_only: true,
+            ..Default::default()
+        };
+        RequestOp { request: Some(Request::Range(look)) }
     }
 
     /// `None` when a check cannot hold.
@@ -68,6 +87,10 @@ impl EtcdStore {
             };
             RequestOp { request: Some(request) }
         };
-        Some(TxnRequest { compare, success: changes.into_iter().map(op).collect() })
+        Some(TxnRequest {
+            compare,
+            success: changes.into_iter().map(op).collect(),
+            failure: Vec::new(),
+        })
     }
 }

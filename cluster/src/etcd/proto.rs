@@ -64,12 +64,14 @@ pub(super) struct DeleteRangeRequest {
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct RequestOp {
-    #[prost(oneof = "Request", tags = "2, 3")]
+    #[prost(oneof = "Request", tags = "1, 2, 3")]
     pub(super) request: Option<Request>,
 }
 
 #[derive(Clone, PartialEq, Oneof)]
 pub(super) enum Request {
+    #[prost(message, tag = "1")]
+    Range(RangeRequest),
     #[prost(message, tag = "2")]
     Put(PutRequest),
     #[prost(message, tag = "3")]
@@ -124,6 +126,8 @@ pub(super) struct TxnRequest {
     pub(super) compare: Vec<Compare>,
     #[prost(message, repeated, tag = "2")]
     pub(super) success: Vec<RequestOp>,
+    #[prost(message, repeated, tag = "3")]
+    pub(super) failure: Vec<RequestOp>,
 }
 
 #[derive(Clone, PartialEq, Message)]

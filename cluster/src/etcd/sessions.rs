@@ -29,7 +29,7 @@ impl EtcdStore {
         let key = self.keys.session(session).ok_or_else(no_lease)?;
         let put = PutRequest { key, value: Vec::new(), lease: granted.id };
         let success = vec![RequestOp { request: Some(Request::Put(put)) }];
-        let request = TxnRequest { compare: Vec::new(), success };
+        let request = TxnRequest { success, ..Default::default() };
         let _: TxnResponse = self.client.call("KV/Txn", &request, true).await.map_err(refused)?;
         Ok(session)
     }

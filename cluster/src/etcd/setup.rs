@@ -110,6 +110,7 @@ impl EtcdStore {
         let request = TxnRequest {
             compare: vec![Compare::absent(key.clone())],
             success: vec![RequestOp { request: Some(Request::Put(put)) }],
+            ..Default::default()
         };
         let found = RangeRequest { key: key.clone(), ..Default::default() };
         let there = self.client.range(&found).await?;
