@@ -11,9 +11,10 @@
 
 use std::{ops::Bound, sync::Arc};
 
-use cluster::lead::Lease;
+use cluster::{lead::Lease, roster::Roster};
 use km_core::{
     anchor::Anchor,
+    journal::Fence,
     records::Records,
     store::{Commit, MAX_COMMIT_BYTES, MAX_OPS, Outcome, Record, Store, StoreError, Version},
     vault::{RECORD_KEY, Vault},
@@ -23,7 +24,7 @@ use crate::{
     config::Config,
     fault::{Code, Failure},
     restore::sole_leader,
-    serve::{make_folder, of_anchor, of_store, of_vault, open_store, open_token},
+    serve::{make_folder, of_anchor, of_record, of_store, of_vault, open_store, open_token},
 };
 
 /// Where the records of this store went.
@@ -132,6 +133,10 @@ pub(crate) async fn migrate(from: &Config, to: &Config) -> Result<Migrated, Fail
     let records = |end: &End<'_>| Records::new(end.store.clone(), &key);
     // Of both, so that no key manager that shares one begins anything.
     let leases = [lead(&source, &records(&source)).await?, lead(&target, &records(&target)).await?];
+    nobody_runs(&source, &records(&source)).await?;
+    nobody_runs(&target, &records(&target)).await?;
+    let [over_source, over_target] =
+        leases.each_ref().map(|lease| lease.as_ref().map(Lease::fence));
     let keeper = from.keeper_of_generations();
     let counted = Anchor::read(token.clone(), records(&source), &keeper).await;
     let counted = counted.map_err(|e| of_anchor(from, &e))?;
@@ -141,8 +146,9 @@ pub(crate) async fn migrate(from: &Config, to: &Config) -> Result<Migrated, Fail
             // Refuses an older copy.
             let opened = Anchor::open(token.clone(), records(&source), &keeper, false).await;
             opened.map_err(|e| of_anchor(from, &e))?;
-            let done = fill(&source, &target).await?;
-            source.write(&Commit::new().put(MOVED, target.name.as_bytes())).await?;
+            let done = fill(&source, &target, over_target.as_ref()).await?;
+            let mark = Commit::new().put(MOVED, target.name.as_bytes());
+            source.write(&still_led(mark, over_source.as_ref())).await?;
             done
         }
     };
@@ -153,7 +159,7 @@ pub(crate) async fn migrate(from: &Config, to: &Config) -> Result<Migrated, Fail
     anchor.pardon_others().await.map_err(|e| of_anchor(to, &e))?;
     anchor.surpass().await.map_err(|e| of_anchor(to, &e))?;
     anchor.follow().await.map_err(|e| of_anchor(to, &e))?;
-    target.write(&Commit::new().delete(ARRIVING)).await?;
+    target.write(&still_led(Commit::new().delete(ARRIVING), over_target.as_ref())).await?;
     for lease in leases.into_iter().flatten() {
         lease.give_up().await;
     }
@@ -179,6 +185,31 @@ async fn lead(end: &End<'_>, records: &Records) -> Result<Option<Lease>, Failure
     }
 }
 
+/// A key manager that runs follows whoever leads, but changes objects by itself.
+async fn nobody_runs(end: &End<'_>, records: &Records) -> Result<(), Failure> {
+    let Some(shared) = &end.config.shared else { return Ok(()) };
+    let nodes = Roster::new(records.clone(), shared.seat.clone()).list().await;
+    let nodes = nodes.map_err(|e| of_record(&end.config.store_file(), &e))?;
+    let alive: Vec<_> = nodes.into_iter().filter(|node| node.alive).map(|node| node.name).collect();
+    match alive.is_empty() {
+        true => Ok(()),
+        false => {
+            let text = format!("store {}: still in use by {}", end.name, alive.join(", "));
+            Err(Failure::new(Code::S011, text).help(
+                "stop all key managers of the cluster, and wait ten seconds if one was killed",
+            ))
+        }
+    }
+}
+
+/// `commit`, unless somebody else took the lead meanwhile.
+fn still_led(commit: Commit, fence: Option<&Fence>) -> Commit {
+    match fence {
+        Some(fence) => commit.unchanged(fence.key.clone(), fence.version),
+        None => commit,
+    }
+}
+
 /// The source was marked by an earlier try: the target is complete.
 async fn finished(source: &End<'_>, target: &End<'_>, mark: &Record) -> Result<Migrated, Failure> {
     let arriving = target.get(ARRIVING).await?;
@@ -191,7 +222,11 @@ async fn finished(source: &End<'_>, target: &End<'_>, mark: &Record) -> Result<M
     Err(Failure::new(Code::S011, text).help("use the configuration of that one"))
 }
 
-async fn fill(source: &End<'_>, target: &End<'_>) -> Result<Migrated, Failure> {
+async fn fill(
+    source: &End<'_>,
+    target: &End<'_>,
+    led: Option<&Fence>,
+) -> Result<Migrated, Failure> {
     let mut put = Commit::new().put(ARRIVING, source.name.as_bytes());
     match (target.get(ARRIVING).await?, target.get(RECORD_KEY).await?) {
         (Some(mark), _) if mark.value == source.name.as_bytes() => {
@@ -199,18 +234,19 @@ async fn fill(source: &End<'_>, target: &End<'_>) -> Result<Migrated, Failure> {
             clear(target).await?;
             put = put.unchanged(ARRIVING, mark.version);
         }
-        (None, None) => put = put.absent(ARRIVING),
+        (None, None) => put = put.absent(ARRIVING).absent(RECORD_KEY),
         _ => {
             return Err(occupied(target));
         }
     }
-    let mark = match target.store.commit(put).await.map_err(|e| target.failed(&e))? {
-        Outcome::Committed(version) => version,
-        outcome => {
-            let text = format!("store {} could not be marked ({outcome:?})", target.name);
-            return Err(Failure::new(Code::S011, text).help("run the same command again"));
-        }
-    };
+    let mark =
+        match target.store.commit(still_led(put, led)).await.map_err(|e| target.failed(&e))? {
+            Outcome::Committed(version) => version,
+            outcome => {
+                let text = format!("store {} could not be marked ({outcome:?})", target.name);
+                return Err(Failure::new(Code::S011, text).help("run the same command again"));
+            }
+        };
     let mut after = Vec::new();
     let marked = || Commit::new().unchanged(ARRIVING, mark);
     let mut commit = marked();

@@ -18,7 +18,7 @@ use super::{
     failures::{of_anchor, older_copy},
     node,
 };
-use crate::{config::Config, fault::Failure};
+use crate::{config::Config, fault::Failure, migrate::refuse_marked};
 
 /// Pause after a term that could not begin, so that another KM may try.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -98,6 +98,8 @@ async fn lead(
 ) -> Result<(), Failure> {
     let (supply, anchor) = (&inside.node.supply, inside.node.anchor.clone());
     anchor.check().await.map_err(|e| of_anchor(config, &e))?;
+    // It may have been moved while this key manager was paused or cut off.
+    refuse_marked(config, inside.node.store.as_ref()).await?;
     let pools = inside.node.open_pools(config, Some(lease.fence())).await?;
     supply.lead(pools.clone(), Box::new(lease.holds()));
     let (stop, ended) = Shutdown::pair();
