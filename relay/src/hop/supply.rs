@@ -40,7 +40,10 @@ impl Relay {
         let next = route.first().ok_or(HopFault::Refused)?;
         let (near, far) =
             (qkd(&asker).ok_or(HopFault::NoLink)?, qkd(next).ok_or(HopFault::NoLink)?);
-        // What one of them lacks shall not cost the other its bytes.
+        // What one of them lacks shall not cost the other its bytes, nor that it is away.
+        if ![near, far].into_iter().all(|neighbour| neighbour.is_up()) {
+            return Err(HopFault::NoLink);
+        }
         if ![near, far].into_iter().all(|neighbour| neighbour.has(TAG_KEY + len)) {
             return Err(HopFault::NoPad);
         }
