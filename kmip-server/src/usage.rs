@@ -145,6 +145,10 @@ impl Subject {
                 hmac_hash(algorithm).map(|_| KeyKind::Hmac)
             }
             (ObjectType::SecretData, _) => Some(KeyKind::Hmac),
+            (ObjectType::PrivateKey | ObjectType::PublicKey, Some(Algorithm::Ecdh)) => {
+                let why = "an ECDH key is for Derive Key with Asymmetric Key and nothing else";
+                return Err(self.unusable(why));
+            }
             (ObjectType::PrivateKey | ObjectType::PublicKey, Some(algorithm)) if in_der => {
                 pair_kind(algorithm, self.meta.length)
             }

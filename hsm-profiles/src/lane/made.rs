@@ -27,7 +27,9 @@ impl Lane {
             KeyKind::Ec(_) => Mechanism::EccKeyPairGen,
             KeyKind::Ed25519 => Mechanism::EccEdwardsKeyPairGen,
             KeyKind::MlDsa(_) => Mechanism::MlDsaKeyPairGen,
-            KeyKind::Local(_) => return Err(unsupported("no token is asked for it".to_owned())),
+            KeyKind::Local(_) | KeyKind::X25519 => {
+                return Err(unsupported("no token is asked for it".to_owned()));
+            }
         };
         self.check_mechanism(&mechanism.mechanism_type())?;
         if !kind.is_pair() {

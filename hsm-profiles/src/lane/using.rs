@@ -316,7 +316,9 @@ impl Lane {
             KeyKind::Rsa => Action::Sign(Scheme::RsaPkcs1(hash)),
             KeyKind::Ec(_) => Action::Sign(Scheme::Ecdsa(hash)),
             KeyKind::Ed25519 => Action::Sign(Scheme::Ed25519),
-            KeyKind::Local(_) => return Err(unsupported("no token is asked for it".to_owned())),
+            KeyKind::Local(_) | KeyKind::X25519 => {
+                return Err(unsupported("no token is asked for it".to_owned()));
+            }
             KeyKind::MlDsa(_) => Action::Sign(Scheme::MlDsa),
         };
         let answer = match self.act(kind, other, &action, &TRIAL) {
@@ -341,6 +343,7 @@ impl Lane {
             KeyKind::Rsa => (ObjectClass::PRIVATE_KEY, KeyType::RSA),
             KeyKind::Ec(_) => (ObjectClass::PRIVATE_KEY, KeyType::EC),
             KeyKind::Ed25519 => (ObjectClass::PRIVATE_KEY, KeyType::EC_EDWARDS),
+            KeyKind::X25519 => (ObjectClass::PRIVATE_KEY, KeyType::EC_MONTGOMERY),
             KeyKind::MlDsa(_) => (ObjectClass::PRIVATE_KEY, KeyType::ML_DSA),
         };
         let mut template = vec![
@@ -360,7 +363,7 @@ impl Lane {
             KeyKind::Ec(_) | KeyKind::Ed25519 | KeyKind::MlDsa(_) => {
                 template.push(Attribute::Sign(true));
             }
-            KeyKind::Local(_) => {}
+            KeyKind::Local(_) | KeyKind::X25519 => {}
         }
         let role = if kind.is_pair() { Role::Private } else { Role::Secret };
         self.profile.keys.shape(role, Kind::of(kind), &mut template);

@@ -92,7 +92,7 @@ impl Kind {
             KeyKind::Ec(_) => Self::Ec,
             KeyKind::Ed25519 => Self::Ed25519,
             KeyKind::MlDsa(_) => Self::MlDsa,
-            KeyKind::Local(_) => return None,
+            KeyKind::Local(_) | KeyKind::X25519 => return None,
         })
     }
 }

@@ -8,6 +8,7 @@ use crate::{
     material::ClearBytes,
     usage::{
         Action, KeyKind, KeyUse,
+        agree::agree,
         derive::{Derivation, derive},
         process::{self, MadePair},
     },
@@ -16,6 +17,9 @@ use crate::{
 
 const TOKEN_ONLY: &str = "the token does not do this, and cryptography outside it is switched off \
                           (crypto_in_process)";
+
+const NOT_AGREED: &str = "the key was made in the token and never leaves it, and secrets are agreed on \
+                          outside it only; make a pair that is extractable";
 
 impl Objects {
     /// Does `action` with the key of `object`, which the caller has read just now and found fit
@@ -134,6 +138,27 @@ impl Objects {
         self.check_process()?;
         let key = self.open(object).await?;
         off_thread(move || derive(&how, &key, len)).await
+    }
+
+    /// The secret that the private key of `object` and `public` (SubjectPublicKeyInfo in DER) agree
+    /// on, in this process, where it may see the key and the operator allows it.
+    ///
+    /// # Errors
+    /// As [`Objects::check_process`] and [`agree`]; [`HsmError::Unsupported`] inside
+    /// [`ObjectError::Hsm`] also for a key that never leaves the token.
+    pub async fn agree_in_process(
+        &self,
+        object: &Object,
+        public: Vec<u8>,
+    ) -> Result<ClearBytes, ObjectError> {
+        self.check_process()?;
+        if object.sealed.as_ref().is_some_and(SealedObject::is_only_in_token) {
+            return Err(HsmError::Unsupported(NOT_AGREED.to_owned()).into());
+        }
+        let key = self.open(object).await?;
+        let secret = off_thread(move || agree(&key, &public)).await?;
+        self.vault.custodies().used("agreement", Custody::HostTransient);
+        Ok(secret)
     }
 
     /// Refuses cryptography in this process where the operator does.

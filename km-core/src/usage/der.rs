@@ -10,6 +10,8 @@ const RSA: &[u8] =
     &[0x30, 0x0D, 0x06, 0x09, 0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 0x01, 0x01, 0x01, 0x05, 0x00];
 /// `AlgorithmIdentifier` of Ed25519.
 const ED25519: &[u8] = &[0x30, 0x05, 0x06, 0x03, 0x2B, 0x65, 0x70];
+/// `AlgorithmIdentifier` of X25519.
+const X25519: &[u8] = &[0x30, 0x05, 0x06, 0x03, 0x2B, 0x65, 0x6E];
 const EC_PUBLIC_KEY: &[u8] = &[0x06, 0x07, 0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x02, 0x01];
 
 /// The object identifier of Ed25519, as PKCS #11 takes it for `CKA_EC_PARAMS`.
@@ -35,6 +37,7 @@ pub(super) fn algorithm(kind: KeyKind) -> Option<Vec<u8>> {
         KeyKind::Rsa => RSA.to_vec(),
         KeyKind::Ec(curve) => wrap(SEQUENCE, &[EC_PUBLIC_KEY, curve_oid(curve)]),
         KeyKind::Ed25519 => ED25519.to_vec(),
+        KeyKind::X25519 => X25519.to_vec(),
         KeyKind::MlDsa(set) => ml_dsa(set).to_vec(),
         KeyKind::Aes | KeyKind::Hmac | KeyKind::Local(_) => return None,
     })
@@ -58,6 +61,11 @@ pub fn ec_public(curve: Curve, point: &[u8]) -> Vec<u8> {
 /// SubjectPublicKeyInfo of an Ed25519 key.
 pub fn ed25519_public(key: &[u8]) -> Vec<u8> {
     wrap(SEQUENCE, &[ED25519, &wrap(BIT_STRING, &[&[0], key])])
+}
+
+/// SubjectPublicKeyInfo of an X25519 key.
+pub fn x25519_public(key: &[u8]) -> Vec<u8> {
+    wrap(SEQUENCE, &[X25519, &wrap(BIT_STRING, &[&[0], key])])
 }
 
 /// PKCS #1 RSAPublicKey.

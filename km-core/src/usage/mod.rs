@@ -5,6 +5,7 @@
 //! whose bytes this process may see and where the operator allows it. What needs only a public
 //! key is always done here ([`public`]).
 
+pub mod agree;
 pub mod der;
 pub mod derive;
 pub mod kem;
@@ -33,6 +34,8 @@ pub enum KeyKind {
     Ec(Curve),
     /// Ed25519 private key.
     Ed25519,
+    /// X25519 private key, for [`agree`] only. No token is asked for it.
+    X25519,
     /// A symmetric key whose algorithm no token is asked for.
     Local(local::Algorithm),
     /// ML-DSA private key (FIPS 204).
@@ -48,6 +51,7 @@ impl KeyKind {
             Self::Rsa => "rsa",
             Self::Ec(_) => "ec",
             Self::Ed25519 => "ed25519",
+            Self::X25519 => "x25519",
             Self::Local(_) => "local",
             Self::MlDsa(_) => "ml-dsa",
         }

@@ -1,11 +1,11 @@
 //! The parts of private keys, as tokens take them, and their public halves. Enter through [`parts`].
 
 use aws_lc_rs::{
-    agreement::{self, ECDH_P256, ECDH_P384, ECDH_P521},
+    agreement::{self, X25519},
     signature::{Ed25519KeyPair, KeyPair, PqdsaKeyPair},
 };
 
-use super::{Curve, KeyKind, der, process};
+use super::{KeyKind, agree, der, process};
 use crate::material::ClearBytes;
 
 const INTEGER: u8 = 0x02;
@@ -23,7 +23,7 @@ pub enum Parts<'a> {
     Rsa([&'a [u8]; 8]),
     /// The secret number, and the public point where the key tells it.
     Ec(&'a [u8], Option<&'a [u8]>),
-    /// The seed of an Ed25519 or ML-DSA key.
+    /// The seed of an Ed25519 or ML-DSA key, or the secret bytes of an X25519 key.
     Seed(&'a [u8]),
 }
 
@@ -34,13 +34,12 @@ pub fn public_half(kind: KeyKind, parts: &Parts<'_>) -> Option<Vec<u8>> {
         (KeyKind::Rsa, Parts::Rsa([n, e, ..])) => der::rsa_public(n, e),
         (KeyKind::Ec(curve), Parts::Ec(_, Some(point))) => der::ec_public(curve, point),
         (KeyKind::Ec(curve), Parts::Ec(secret, None)) => {
-            let algorithm = match curve {
-                Curve::P256 => &ECDH_P256,
-                Curve::P384 => &ECDH_P384,
-                Curve::P521 => &ECDH_P521,
-            };
-            let key = agreement::PrivateKey::from_private_key(algorithm, secret).ok()?;
+            let key = agreement::PrivateKey::from_private_key(agree::ecdh(curve), secret).ok()?;
             der::ec_public(curve, key.compute_public_key().ok()?.as_ref())
+        }
+        (KeyKind::X25519, Parts::Seed(secret)) => {
+            let key = agreement::PrivateKey::from_private_key(&X25519, secret).ok()?;
+            der::x25519_public(key.compute_public_key().ok()?.as_ref())
         }
         (KeyKind::Ed25519, Parts::Seed(seed)) => {
             let pair = Ed25519KeyPair::from_seed_unchecked(seed).ok()?;
@@ -55,9 +54,9 @@ pub fn public_half(kind: KeyKind, parts: &Parts<'_>) -> Option<Vec<u8>> {
 }
 
 /// Takes a key of `kind` apart: PKCS #8, or the older PKCS #1 and SEC 1, or the bare seed of an
-/// Ed25519 key. `None` when it is no such key, or of a form that is not read here.
+/// Ed25519 or X25519 key. `None` when it is no such key, or of a form that is not read here.
 pub fn parts(kind: KeyKind, bytes: &[u8]) -> Option<Parts<'_>> {
-    if kind == KeyKind::Ed25519 && bytes.len() == SEED_BYTES {
+    if is_bare(kind, bytes) {
         return Some(Parts::Seed(bytes));
     }
     let mut key = Reader(whole(SEQUENCE, bytes)?);
@@ -93,7 +92,7 @@ pub fn parts(kind: KeyKind, bytes: &[u8]) -> Option<Parts<'_>> {
             let public = public.and_then(|bits| bits.strip_prefix(&[0]));
             (secret.len() == curve.bytes()).then_some(Parts::Ec(secret, public))
         }
-        KeyKind::Ed25519 => seed(whole(OCTETS, inner)?),
+        KeyKind::Ed25519 | KeyKind::X25519 => seed(whole(OCTETS, inner)?),
         KeyKind::MlDsa(_) => match *inner.first()? {
             SEED => seed(whole(SEED, inner)?),
             SEQUENCE => seed(Reader(whole(SEQUENCE, inner)?).take(OCTETS)?),
@@ -106,7 +105,7 @@ pub fn parts(kind: KeyKind, bytes: &[u8]) -> Option<Parts<'_>> {
 /// A key that [`parts`] reads, as PKCS #8. `None` when it is none.
 pub fn pkcs8(kind: KeyKind, bytes: &[u8]) -> Option<ClearBytes> {
     parts(kind, bytes)?;
-    let bare_seed = kind == KeyKind::Ed25519 && bytes.len() == SEED_BYTES;
+    let bare_seed = is_bare(kind, bytes);
     if !bare_seed {
         let mut key = Reader(whole(SEQUENCE, bytes)?);
         key.take(INTEGER)?;
@@ -122,6 +121,11 @@ pub fn pkcs8(kind: KeyKind, bytes: &[u8]) -> Option<ClearBytes> {
     let mut all = Vec::with_capacity(outer.len() + before.len() + bytes.len());
     [&outer, &before, bytes].iter().for_each(|part| all.extend_from_slice(part));
     Some(ClearBytes::from_vec(all))
+}
+
+/// Whether `bytes` are a key of `kind` by their length alone.
+fn is_bare(kind: KeyKind, bytes: &[u8]) -> bool {
+    matches!(kind, KeyKind::Ed25519 | KeyKind::X25519) && bytes.len() == SEED_BYTES
 }
 
 fn seed(bytes: &[u8]) -> Option<Parts<'_>> {
@@ -175,6 +179,7 @@ mod tests {
             KeyKind::Ec(Curve::P384),
             KeyKind::Ec(Curve::P521),
             KeyKind::Ed25519,
+            KeyKind::X25519,
             KeyKind::MlDsa(DsaSet::MlDsa44),
             KeyKind::MlDsa(DsaSet::MlDsa87),
         ];
@@ -212,7 +217,9 @@ mod tests {
                     });
                 }
                 assert_eq!(pkcs8(kind, bytes).unwrap().len(), bytes.len());
-                if let (KeyKind::Ed25519, Some(Parts::Seed(seed))) = (kind, parts(kind, bytes)) {
+                if let (KeyKind::Ed25519 | KeyKind::X25519, Some(Parts::Seed(seed))) =
+                    (kind, parts(kind, bytes))
+                {
                     let again = pkcs8(kind, seed).unwrap();
                     again.expose(|again| {
                         let same = parts(kind, again).unwrap();
@@ -222,7 +229,7 @@ mod tests {
                 for other in kinds.iter().filter(|other| **other != kind) {
                     assert!(parts(*other, bytes).is_none(), "{kind:?} as {other:?}");
                 }
-                // An Ed25519 seed is a key by itself.
+                // An Ed25519 or X25519 seed is a key by itself.
                 for len in (0..bytes.len()).filter(|len| *len != SEED_BYTES) {
                     assert!(parts(kind, &bytes[..len]).is_none(), "{kind:?} cut to {len}");
                 }

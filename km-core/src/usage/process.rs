@@ -4,11 +4,12 @@
 use ::hmac::{KeyInit, Mac, SimpleHmac};
 use aws_lc_rs::{
     aead::{self, Aad, LessSafeKey, Nonce, UnboundKey},
+    agreement::{PrivateKey, X25519},
     cipher::{
         AES_128, AES_192, AES_256, DecryptingKey, DecryptionContext, EncryptingKey,
         EncryptionContext, PaddedBlockDecryptingKey, PaddedBlockEncryptingKey, UnboundCipherKey,
     },
-    encoding::{AsDer, Pkcs8V1Der},
+    encoding::{AsBigEndian, AsDer, Curve25519SeedBin, Pkcs8V1Der},
     error::Unspecified,
     hmac,
     iv::FixedLength,
@@ -28,6 +29,7 @@ use zeroize::Zeroizing;
 use super::{
     Action, Cipher, Curve, DsaSet, Hash, KeyKind, Scheme, der,
     local::{self, Mode},
+    private,
     public::{Salt, salt_kind},
     rsa,
 };
@@ -115,6 +117,15 @@ pub fn make(kind: KeyKind, bits: u32) -> Result<MadePair, HsmError> {
             Ok(MadePair {
                 private: ClearBytes::copy_from(private.as_ref()),
                 public: der::ed25519_public(pair.public_key().as_ref()),
+            })
+        }
+        KeyKind::X25519 => {
+            let key = PrivateKey::generate(&X25519).map_err(failed)?;
+            let secret: Curve25519SeedBin<'_> = key.as_be_bytes().map_err(failed)?;
+            let private = private::pkcs8(kind, secret.as_ref());
+            Ok(MadePair {
+                private: private.ok_or_else(|| cannot("the library made no key pair"))?,
+                public: der::x25519_public(key.compute_public_key().map_err(failed)?.as_ref()),
             })
         }
         KeyKind::MlDsa(set) => {

@@ -1,5 +1,5 @@
-//! Create Key Pair: RSA, ECDSA, Ed25519 or ML-DSA. A private key that is never to leave is made inside the
-//! token; others are made in this process, where the operator allows it.
+//! Create Key Pair: RSA, ECDSA, ECDH, Ed25519, X25519 or ML-DSA. A private key that is never to leave is
+//! made inside the token; others are made in this process, where the operator allows it.
 
 use km_core::{
     hsm::HsmError,
@@ -38,12 +38,20 @@ pub(crate) async fn create_key_pair(
     let algorithm = agreed(private.algorithm, public.algorithm)?;
     let algorithm = algorithm.ok_or(OpError::Missing("Cryptographic Algorithm is missing"))?;
     let length = agreed(private.length, public.length)?;
-    let length = length.or(curve_bits(&private)).or(curve_bits(&public)).or(usual(algorithm));
-    let kind = usage::pair_kind(algorithm, length);
+    let curve = curve(&private).or(curve(&public));
+    let bits = curve.map(curve_bits);
+    let on_curves = matches!(algorithm, Algorithm::Ec | Algorithm::Ecdsa | Algorithm::Ecdh);
+    if on_curves && length.is_some() && bits.is_some_and(|bits| Some(bits) != length) {
+        let text = "it is not the length of the Recommended Curve, or pairs are not made on that";
+        return Err(OpError::invalid(AttributeKind::CryptographicLength, text));
+    }
+    let length = length.or(bits).or(usual(algorithm));
+    let kind = kind_of(algorithm, length, curve);
     // The algorithm alone says the parameter set.
     let kind = kind.filter(|kind| !matches!(kind, KeyKind::MlDsa(_)) || length == usual(algorithm));
     let kind = kind.ok_or_else(|| {
-        let text = "pairs are made for RSA, ECDSA on P-256, P-384 and P-521, Ed25519 and ML-DSA";
+        let text = "pairs are made for RSA, ECDSA and ECDH on P-256, P-384 and P-521, Ed25519, \
+                    ECDH on CURVE25519, and ML-DSA";
         OpError::invalid(AttributeKind::CryptographicAlgorithm, text)
     })?;
     if kind == KeyKind::Rsa
@@ -96,24 +104,46 @@ fn agreed<T: PartialEq>(one: Option<T>, other: Option<T>) -> Result<Option<T>, O
     }
 }
 
-/// Bits of the curve that the domain parameters name (KMIP 2.1, 11.43).
-fn curve_bits(wanted: &Wanted) -> Option<i32> {
+/// CURVE25519 among the curves of KMIP 2.1, 11.43.
+const CURVE25519: u32 = 0x45;
+
+/// What is made: for ECDH, X25519 where the curve is the one for it.
+pub(super) fn kind_of(
+    algorithm: Algorithm,
+    length: Option<i32>,
+    curve: Option<u32>,
+) -> Option<KeyKind> {
+    match (algorithm, curve) {
+        (Algorithm::Ecdh, Some(CURVE25519)) => Some(KeyKind::X25519),
+        (_, Some(CURVE25519)) if algorithm != Algorithm::Ed25519 => None,
+        (Algorithm::Ecdh, _) => usage::pair_kind(Algorithm::Ec, length),
+        _ => usage::pair_kind(algorithm, length),
+    }
+}
+
+/// The curve that the domain parameters name, as KMIP numbers it (2.1, 11.43).
+pub(super) fn curve(wanted: &Wanted) -> Option<u32> {
     wanted.rest.iter().find_map(|attribute| match attribute {
-        Attribute::CryptographicDomainParameters(domain) => match domain.recommended_curve?.0 {
-            0x07 => Some(256),
-            0x0A => Some(384),
-            0x0D => Some(521),
-            _ => Some(0),
-        },
+        Attribute::CryptographicDomainParameters(domain) => domain.recommended_curve.map(|it| it.0),
         _ => None,
     })
+}
+
+/// Bits of such a curve; none of those that pairs are not made on.
+fn curve_bits(curve: u32) -> i32 {
+    match curve {
+        0x07 | CURVE25519 => 256,
+        0x0A => 384,
+        0x0D => 521,
+        _ => 0,
+    }
 }
 
 /// The length of keys whose length nobody says.
 fn usual(algorithm: Algorithm) -> Option<i32> {
     match algorithm {
         Algorithm::Rsa => Some(3072),
-        Algorithm::Ed25519 | Algorithm::Ec | Algorithm::Ecdsa => Some(256),
+        Algorithm::Ed25519 | Algorithm::Ec | Algorithm::Ecdsa | Algorithm::Ecdh => Some(256),
         // That of the public key.
         Algorithm::MlDsa44 => Some(8 * 1312),
         Algorithm::MlDsa65 => Some(8 * 1952),

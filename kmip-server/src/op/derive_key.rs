@@ -1,6 +1,6 @@
-//! Derive Key: a key or secret from the caller's keys. What needs the base key only as the key of
-//! an HMAC or a cipher is done in the token where it can; the result is in this process for a
-//! moment in any case, and its custody says so.
+//! Derive Key: a key or secret from the caller's keys, or the start of what two of them agree on. What
+//! needs the base key only as the key of an HMAC or a cipher is done in the token where it can; the
+//! result is in this process for a moment in any case, and its custody says so.
 
 use std::num::NonZeroU32;
 
@@ -49,10 +49,14 @@ pub(crate) async fn derive_key(
     let mut parameters = request.parameters;
     let cryptographic = parameters.cryptographic.take();
     let base = Subject::find(cx, base, cryptographic, DERIVE).await?;
-    let data = data(cx, &mut parameters, ids.next()).await?;
+    let other = ids.next();
     if ids.next().is_some() {
-        return Err(bad("a key is derived from a key and at most one secret"));
+        return Err(bad("a key is derived from a key and at most one secret, or from two keys"));
     }
+    let (base, data) = match request.method {
+        DerivationMethod::AsymmetricKey => agreeing(cx, base, other, &parameters).await?,
+        _ => (base, data(cx, &mut parameters, other).await?),
+    };
     let _held = super::hold_names(cx, &[&wanted]).await?;
     base.spend(cx, len).await?;
     let clear = derive(cx, request.method, &base, data, parameters, len).await?;
@@ -88,6 +92,40 @@ async fn data(
     }
 }
 
+/// The private key of an agreement, and the public one as what goes in; named in either order.
+async fn agreeing(
+    cx: &Context<'_>,
+    one: Subject,
+    other: Option<UniqueIdentifier>,
+    parameters: &DerivationParameters,
+) -> Result<(Subject, Option<ClearBytes>), OpError> {
+    if parameters.data.is_some() {
+        return Err(bad("Asymmetric Key takes two keys and no Derivation Data"));
+    }
+    let other = other.ok_or(OpError::Missing("the second of the two keys is missing"))?;
+    let other = Subject::find(cx, Some(other), None, DERIVE).await?;
+    let (private, public) = match (one.meta.kind(), other.meta.kind()) {
+        (ObjectType::PrivateKey, ObjectType::PublicKey) => (one, other),
+        (ObjectType::PublicKey, ObjectType::PrivateKey) => (other, one),
+        _ => {
+            let text = "Asymmetric Key takes a Private Key and a Public Key".to_owned();
+            return Err(OpError::ObjectType(text));
+        }
+    };
+    for (key, formats) in [
+        (&private, &[KeyFormatType::Pkcs8, KeyFormatType::EcPrivateKey][..]),
+        (&public, &[KeyFormatType::X509][..]),
+    ] {
+        if key.meta.form != Form::Bytes
+            || !key.meta.format().is_some_and(|is| formats.contains(&is))
+        {
+            return Err(key.unusable(&format!("its form is none of {formats:?}; register it so")));
+        }
+    }
+    let point = ClearBytes::from_vec(public.public_key(cx).await?);
+    Ok((private, Some(point)))
+}
+
 async fn derive(
     cx: &Context<'_>,
     method: DerivationMethod,
@@ -117,6 +155,11 @@ async fn derive(
             }
             let action = Action::Encrypt(cipher);
             return cut(base.act(cx, kind, &action, &needed(data)?).await?, len);
+        }
+        DerivationMethod::AsymmetricKey => {
+            let public = needed(data)?.expose(<[u8]>::to_vec);
+            let agreed = cx.objects().agree_in_process(&base.object, public).await;
+            return cut(agreed.map_err(usage::used)?, len);
         }
         DerivationMethod::Hash => Derivation::Hash(hash()?),
         DerivationMethod::Pbkdf2 => {

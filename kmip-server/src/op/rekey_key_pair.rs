@@ -14,7 +14,7 @@ use kmip::{
 };
 
 use super::{
-    create_key_pair::{MADE, Plan, merged},
+    create_key_pair::{MADE, Plan, curve, kind_of, merged},
     rekey::{check_dates, is_renamed, link, succession, superseded},
 };
 use crate::{
@@ -25,7 +25,6 @@ use crate::{
     meta::{Meta, linked},
     qkd, template,
     unit::Unit,
-    usage,
     wanted::Wanted,
 };
 
@@ -133,7 +132,7 @@ async fn replace(
     let public_wanted = public.wanted(cx, offset, public_changes).await?;
     let algorithm = wanted.algorithm.ok_or(OpError::Missing("the pair has no algorithm"))?;
     let length = wanted.length;
-    let kind = usage::pair_kind(algorithm, length)
+    let kind = kind_of(algorithm, length, curve(&wanted).or(curve(&public_wanted)))
         .ok_or_else(|| OpError::Illegal("this server makes no such pairs".to_owned()))?;
     let only_inside = private.object.sealed.as_ref().is_some_and(SealedObject::is_only_in_token);
     if only_inside

@@ -26,17 +26,17 @@ fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64
 }
 
-fn active() -> Attribute {
+pub(crate) fn active() -> Attribute {
     Attribute::ActivationDate(DateTime(now() - 60))
 }
 
-fn bytes(hex: &str) -> Vec<u8> {
+pub(crate) fn bytes(hex: &str) -> Vec<u8> {
     let digits: Vec<u8> =
         hex.bytes().filter_map(|c| char::from(c).to_digit(16)).map(|d| d as u8).collect();
     digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
 }
 
-fn data(bytes: &[u8]) -> Option<SecretBytes> {
+pub(crate) fn data(bytes: &[u8]) -> Option<SecretBytes> {
     Some(SecretBytes::copy_from(bytes))
 }
 
@@ -49,7 +49,7 @@ fn mode(mode: BlockCipherMode, padding: Option<PaddingMethod>) -> CryptographicP
 }
 
 /// A registered key with a usage mask.
-async fn bring(
+pub(crate) async fn bring(
     client: &mut Client,
     key: &[u8],
     algorithm: Algorithm,

@@ -29,7 +29,8 @@ wire_struct! {
 pub struct Request {
     /// What to make.
     pub object_type: ObjectType,
-    /// The base key and, if it is kept so, secret data that goes in.
+    /// The base key and, if it is kept so, secret data that goes in; a private and a public key
+    /// that agree.
     pub ids: Vec<UniqueIdentifier>,
     /// Method.
     pub method: DerivationMethod,
