@@ -43,7 +43,7 @@ oasis:
 	@$(CARGO) run --quiet --locked -p qkm-tests --bin oasis -- $(ARGS)
 
 ## Faults of the KMs and the engine of a cluster under load, FAULTS (500) of them; figures also in
-## target/faults/results.json (`make test` does one of each kind).
+## target/faults/results.json (`make test` does half of the kinds, others each time).
 faults:
 	@scripts/setup.sh tests
 	QKM_CLUSTER_FAULTS=$(or $(FAULTS),500) $(CARGO) test --locked -p qkm-tests --test cluster -- --nocapture
