@@ -331,6 +331,29 @@ pub(crate) fn ensure_wrapping(
     checked_wrapping(session, kept, &label, profile).map(drop)
 }
 
+/// The first number from `number` on of which the token holds no KEK.
+pub(crate) fn free_number(session: &Session, prefix: &str, mut number: u64) -> Result<u64, Error> {
+    while !labelled(session, format!("{prefix}{number}"))?.is_empty() {
+        number = number.saturating_add(1);
+    }
+    Ok(number)
+}
+
+/// Destroys keys that wrap in an epoch that has no KEK: they are left of one that never began, and
+/// which of two is meant nobody could tell.
+pub(crate) fn clear_wrapping(session: &Session, prefix: &str, number: u64) -> Result<(), Error> {
+    let left = labelled(session, format!("{prefix}w-{number}"))?;
+    left.into_iter().try_for_each(|key| session.destroy_object(key))
+}
+
+fn labelled(session: &Session, label: String) -> Result<Vec<ObjectHandle>, Error> {
+    session.find_objects(&[
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::Label(label.into_bytes()),
+        Attribute::Token(true),
+    ])
+}
+
 /// `CKA_ID` of a key that wraps, and has every property such a key must have.
 fn checked_wrapping(
     session: &Session,

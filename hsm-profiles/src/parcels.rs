@@ -108,6 +108,10 @@ impl Place<'_> {
         let private = find(self.session, ObjectClass::PRIVATE_KEY, &self.pair_label());
         let private = private.map_err(|e| told(NOT_SHOWN, &e))?;
         let private = private.ok_or_else(|| refused("this token never asked for a KEK"))?;
+        // Of a parcel that was taken in half: the giver has destroyed its own.
+        let cleared = kek::clear_wrapping(self.session, self.prefix, info.number);
+        cleared
+            .map_err(|e| told("the token does not destroy what is left of another parcel", &e))?;
         let mut keys: Vec<&WrappedKek> = parcel.keys.iter().collect();
         // The one that seals comes last: an epoch begins with all its keys, or not.
         keys.sort_by_key(|key| key.usage != KekUse::Keys);
@@ -199,7 +203,8 @@ impl Place<'_> {
     }
 }
 
-/// Makes the keys of epoch `number` in the session's token, wrapped for each receiver as well.
+/// Makes the keys of epoch `number`, or of the next free one, in the session's token, wrapped for each
+/// receiver as well: all of them, or none.
 pub(crate) fn give(
     session: &Session,
     profile: &Profile,
@@ -212,33 +217,67 @@ pub(crate) fn give(
         let text = format!("a KEK goes to at most {MOST_RECEIVERS} tokens");
         return Err(OpError::Answer(HsmError::Unsupported(text)));
     }
+    // Another KM that shares the token may have made one since.
+    let number = kek::free_number(session, prefix, number)?;
+    kek::clear_wrapping(session, prefix, number)?;
     let publics: Vec<ObjectHandle> =
         receivers.iter().map(|receiver| public(session, receiver)).collect::<Result<_, _>>()?;
-    let mut parcels = vec![KekParcel { number, keys: Vec::new() }; receivers.len()];
-    let wraps = (format!("{prefix}w-{number}"), Role::Wrapping, Usage::Wraps);
-    let seals = (format!("{prefix}{number}"), Role::Sealing, profile.seal.usage());
-    let mut sealing = Vec::new();
-    for (label, role, usage) in profile.wraps_keys().then_some(wraps).into_iter().chain([seals]) {
-        let id = session.generate_random_vec(KEK_ID_BYTES)?;
-        let template = kek::template(label.into_bytes(), id.clone(), role, usage, profile);
-        let draft = kek::draft(session, &template)?;
-        let wrapped = receivers.iter().zip(&publics).zip(&mut parcels).try_for_each(
-            |((receiver, public), parcel)| {
-                let key = session.wrap_key(&oaep(receiver.hash)?, *public, draft)?;
-                parcel.keys.push(WrappedKek { id: id.clone(), usage: kek_use(role, usage), key });
-                Ok::<(), OpError>(())
-            },
-        );
-        let stays = [Attribute::Token(true), Attribute::Extractable(false)];
-        let kept = wrapped.and_then(|()| Ok(session.copy_object(draft, &stays)?));
-        session.destroy_object(draft)?;
-        kept?;
-        sealing = id;
+    let mut kept = Vec::new();
+    let gift = Gift { session, profile, prefix, number, receivers, publics: &publics };
+    let made = gift.make(&mut kept).and_then(|made| {
+        publics.iter().try_for_each(|public| session.destroy_object(*public))?;
+        Ok(made)
+    });
+    if made.is_err() {
+        // Half an epoch, or one that no receiver hears of. What this leaves, the next attempt clears.
+        for object in kept {
+            let _ = session.destroy_object(object);
+        }
     }
-    for public in publics {
-        session.destroy_object(public)?;
+    made
+}
+
+/// The keys of an epoch that are to be made and given away.
+struct Gift<'a> {
+    session: &'a Session,
+    profile: &'a Profile,
+    prefix: &'a str,
+    number: u64,
+    receivers: &'a [KekReceiver],
+    /// Theirs, in the same order.
+    publics: &'a [ObjectHandle],
+}
+
+impl Gift<'_> {
+    /// Adds to `kept` what stays in the token.
+    fn make(&self, kept: &mut Vec<ObjectHandle>) -> Result<(KekInfo, Vec<KekParcel>), OpError> {
+        let Self { session, profile, prefix, number, receivers, publics } = *self;
+        let mut parcels = vec![KekParcel { number, keys: Vec::new() }; receivers.len()];
+        let wraps = (format!("{prefix}w-{number}"), Role::Wrapping, Usage::Wraps);
+        let seals = (format!("{prefix}{number}"), Role::Sealing, profile.seal.usage());
+        let mut sealing = Vec::new();
+        for (label, role, usage) in profile.wraps_keys().then_some(wraps).into_iter().chain([seals])
+        {
+            let id = session.generate_random_vec(KEK_ID_BYTES)?;
+            let template = kek::template(label.into_bytes(), id.clone(), role, usage, profile);
+            let draft = kek::draft(session, &template)?;
+            let wrapped = receivers.iter().zip(publics).zip(&mut parcels).try_for_each(
+                |((receiver, public), parcel)| {
+                    let key = session.wrap_key(&oaep(receiver.hash)?, *public, draft)?;
+                    let usage = kek_use(role, usage);
+                    parcel.keys.push(WrappedKek { id: id.clone(), usage, key });
+                    Ok::<(), OpError>(())
+                },
+            );
+            let stays = [Attribute::Token(true), Attribute::Extractable(false)];
+            let copied = wrapped.and_then(|()| Ok(session.copy_object(draft, &stays)?));
+            let gone = session.destroy_object(draft);
+            kept.push(copied?);
+            gone?;
+            sealing = id;
+        }
+        Ok((KekInfo { id: KekId(hex::encode(sealing)), number }, parcels))
     }
-    Ok((KekInfo { id: KekId(hex::encode(sealing)), number }, parcels))
 }
 
 fn check(profile: &Profile) -> Result<(), HsmError> {

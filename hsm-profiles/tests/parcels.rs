@@ -5,6 +5,7 @@
 mod common;
 
 use common::{Room, init_command, runtime, with_token};
+use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, AttributeType, ObjectClass};
 use hsm_profiles::{PinSource, Token, TokenConfig, TokenSelector, parcels};
 use km_core::hsm::{Hsm, HsmError, KekInfo, TokenKey};
@@ -74,6 +75,7 @@ fn a_kek_goes_to_another_token_and_stays_inside_both() {
             let [parcel, for_west] = &made[..] else { panic!("{made:?}") };
             assert_eq!((kek.number, parcel.number), (2, 2));
             let mut changed = parcel.clone();
+            changed.keys[0].id[7] ^= 1;
             changed.keys[1].key[7] ^= 1;
             for wrong in [&changed, for_west] {
                 let refused = parcels::take(south.clone(), wrong);
@@ -99,6 +101,54 @@ fn a_kek_goes_to_another_token_and_stays_inside_both() {
             assert_eq!(parcels::take(west.clone(), for_west).unwrap(), kek);
             let open = Token::open(west).unwrap();
             hold_the_same(&north, &open, &kek).await;
+        });
+    });
+}
+
+/// How many keys of epoch `number` the first token holds: those that wrap, and those that seal.
+fn held(room: &Room, number: u64) -> [usize; 2] {
+    let session = room.other_session();
+    [format!("qkm-kek-w-{number}"), format!("qkm-kek-{number}")].map(|label| {
+        let named = [Attribute::Label(label.into_bytes()), Attribute::Token(true)];
+        session.find_objects(&named).unwrap().len()
+    })
+}
+
+#[test]
+fn an_epoch_that_fails_half_way_leaves_no_key_that_wraps() {
+    with_token("an_epoch_that_fails_half_way_leaves_no_key_that_wraps", |room| {
+        let south = empty_token(&room, "south");
+        drop(room.open());
+        let receiver = parcels::receiver(south.clone()).unwrap();
+        // The key that wraps is kept, and the one that seals cannot be.
+        let copied =
+            "[[keys.template]]\nof = \"sealing\"\nset = { CKA_COPYABLE = false }\n\n[limits]";
+        let profile = room.built_in().replace("[limits]", copied);
+        let half = TokenConfig { profile: room.written("half", &profile), ..room.config() };
+        let north = Token::open(half).unwrap();
+        runtime().block_on(async {
+            let failed = north.create_kek_for(std::slice::from_ref(&receiver)).await;
+            assert!(failed.is_err(), "{failed:?}");
+            assert_eq!(held(&room, 2), [0, 0], "all keys of an epoch, or none");
+            drop(north);
+
+            // A crash in between leaves one nevertheless.
+            let left = [
+                Attribute::Label(b"qkm-kek-w-2".to_vec()),
+                Attribute::Id(vec![7; 16]),
+                Attribute::Token(true),
+                Attribute::ValueLen(32.into()),
+                Attribute::Encrypt(false),
+                Attribute::Decrypt(false),
+                Attribute::Wrap(true),
+                Attribute::Unwrap(true),
+            ];
+            let north = room.open();
+            room.other_session().generate_key(&Mechanism::AesKeyGen, &left).unwrap();
+            let (kek, made) = north.create_kek_for(&[receiver]).await.unwrap();
+            assert_eq!(held(&room, 2), [1, 1]);
+            assert_eq!(parcels::take(south.clone(), &made[0]).unwrap(), kek);
+            hold_the_same(&north, &Token::open(south).unwrap(), &kek).await;
         });
     });
 }

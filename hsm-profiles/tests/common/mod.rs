@@ -114,13 +114,13 @@ impl Room {
         Self { profile: self.written(name, &profile), ..self }
     }
 
-    fn built_in(&self) -> String {
+    pub fn built_in(&self) -> String {
         let profiles = Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles");
         let built_in = profiles.join(format!("{}.toml", self.product.profile()));
         std::fs::read_to_string(built_in).unwrap()
     }
 
-    fn written(&self, name: &str, profile: &str) -> String {
+    pub fn written(&self, name: &str, profile: &str) -> String {
         let path = self.dir.join(format!("{name}.toml"));
         std::fs::write(&path, profile).unwrap();
         path.display().to_string()
