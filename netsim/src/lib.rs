@@ -7,12 +7,14 @@
 //! order while it is up and loses what is in it when it breaks. There is no HSM and no store.
 //!
 //! - [`plan`]: which network, which faults. `topology`: rings, meshes, backbones, random graphs.
+//!   [`Network`]: clusters and links, also of a file.
 //! - `wire`: one direction of a link: pads at both ends, and its account.
 //! - `node`: one KM. `world`: all of them and the time. `faults`: what breaks.
 //! - [`check`]: what must hold, looked at from outside. [`Summary`]: what came out.
 
 pub mod check;
 mod faults;
+mod network;
 mod node;
 pub mod plan;
 mod requests;
@@ -22,6 +24,7 @@ mod topology;
 mod wire;
 mod world;
 
+pub use network::Network;
 pub use plan::{Plan, Shape};
 pub use summary::Summary;
 

@@ -2,6 +2,8 @@
 
 use std::{fmt, str::FromStr};
 
+use crate::network::{MOST_BPS, Network};
+
 /// How clusters are joined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
@@ -44,6 +46,8 @@ impl fmt::Display for Shape {
 pub struct Plan {
     /// How clusters are joined.
     pub shape: Shape,
+    /// What is simulated instead of a `shape`; it has `nodes` clusters, and tells its satellites itself.
+    pub network: Option<Network>,
     /// Clusters, 4 to 1000.
     pub nodes: usize,
     /// Everything random follows from it.
@@ -74,6 +78,7 @@ impl Default for Plan {
     fn default() -> Self {
         Self {
             shape: Shape::Mesh,
+            network: None,
             nodes: 100,
             seed: 1,
             hours: 1.0,
@@ -97,6 +102,7 @@ impl Plan {
     /// The first rule that does not hold.
     pub fn check(&self) -> Result<(), String> {
         let share = 0.0..=1.0;
+        let fits = |network: &Network| network.nodes() == self.nodes && self.satellites == 0;
         let rules = [
             ((4..=1000).contains(&self.nodes), "nodes must be 4 to 1000"),
             (self.hours > 0.0 && self.hours <= 1e6, "hours must be above 0, up to a million"),
@@ -110,7 +116,11 @@ impl Plan {
             (self.faults >= 0.0 && self.faults <= 1e6, "faults must be 0 to a million"),
             (share.contains(&self.mischief), "mischief must be 0 to 1"),
             (self.satellites < self.nodes, "not all clusters can be satellites"),
-            (self.rate_bps <= 1 << 40 && self.pool_bytes <= 1 << 40, "rate or pool too large"),
+            (
+                self.network.as_ref().is_none_or(fits),
+                "nodes and satellites are what the network says",
+            ),
+            (self.rate_bps <= MOST_BPS && self.pool_bytes <= 1 << 40, "rate or pool too large"),
         ];
         let broken = rules.iter().find(|(holds, _)| !holds);
         broken.map_or(Ok(()), |(_, rule)| Err((*rule).to_owned()))

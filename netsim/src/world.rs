@@ -12,7 +12,7 @@ use control::{
     settings::Settings,
 };
 use km_core::{
-    ids::{ClusterId, LinkId},
+    ids::ClusterId,
     provenance::{Grade, HopCipher, Origin},
     route::Route,
 };
@@ -21,12 +21,12 @@ use relay::hop::{HopAnswer, HopHead, TransferId, transfers::Step};
 use crate::{
     check::Truth,
     faults::{self, Fault, Kind, LinkState},
+    network::{Link, Network},
     node::{self, Node, Ours, Sent},
     plan::Plan,
     requests::{Scheme, Splits},
     rng::Rng,
     summary::Summary,
-    topology,
     wire::{Message, Wire},
 };
 
@@ -42,7 +42,7 @@ pub(crate) struct World {
     now_s: u64,
     nodes: Vec<Node>,
     index: BTreeMap<ClusterId, usize>,
-    links: Vec<(usize, usize)>,
+    links: Vec<Link>,
     /// Two for each link: from its lower end, then from its higher.
     wires: Vec<Wire>,
     /// By sending and receiving node.
@@ -58,37 +58,21 @@ pub(crate) struct World {
     summary: Summary,
 }
 
-fn its(link: usize) -> bool {
-    // Some pools are taken to hold bits that are computational themselves.
-    link % 7 != 3
-}
-
-fn grade(link: usize) -> Grade {
-    if its(link) { Grade::ItsRelay } else { Grade::Computational }
-}
-
-fn named(kind: &str, number: usize) -> ClusterId {
-    #[allow(clippy::expect_used, reason = "letters and digits are a name")]
-    ClusterId::parse(&format!("{kind}{number:04}")).expect("a name")
-}
-
-fn link_id(link: usize) -> LinkId {
-    #[allow(clippy::expect_used, reason = "letters and digits are a name")]
-    LinkId::parse(&format!("l{link:04}")).expect("a name")
-}
-
 impl World {
     pub(crate) fn new(plan: &Plan) -> Self {
         let (mut rng, start) = (Rng::new(plan.seed), Instant::now());
-        let links = topology::links(plan.shape, plan.nodes, &mut rng);
-        let nodes: Vec<Node> = (0..plan.nodes).map(|at| Node::new(named("n", at))).collect();
+        let network = plan.network.clone();
+        let Network { clusters, links } =
+            network.unwrap_or_else(|| Network::shaped(plan, &mut rng));
+        let nodes: Vec<Node> = clusters.into_iter().map(Node::new).collect();
         let index = nodes.iter().enumerate().map(|(at, node)| (node.name.clone(), at)).collect();
         let (mut wires, mut wire_at) = (Vec::new(), BTreeMap::new());
-        for (a, b) in &links {
-            for (from, to) in [(*a, *b), (*b, *a)] {
+        for link in &links {
+            let (a, b) = link.ends;
+            for (from, to) in [(a, b), (b, a)] {
                 wire_at.insert((from, to), wires.len());
                 let ends = [&nodes[from].name, &nodes[to].name];
-                wires.push(Wire::new(ends, link_id(wires.len() / 2), from > to, start));
+                wires.push(Wire::new(ends, link.id.clone(), from > to, start));
             }
         }
         let pairs = (0..plan.nodes).flat_map(|at| std::iter::repeat_n(at, plan.pairs));
@@ -156,7 +140,7 @@ impl World {
     }
 
     fn link_up(&self, link: usize) -> bool {
-        let (a, b) = self.links[link];
+        let (a, b) = self.links[link].ends;
         self.states[link].up && self.nodes[a].up && self.nodes[b].up
     }
 
@@ -195,10 +179,8 @@ impl World {
 
     fn links_now(&self) -> Vec<LinkState> {
         let mut states = vec![LinkState::WELL; self.links.len()];
-        let first_satellite = self.plan.nodes - self.plan.satellites;
         for (link, state) in states.iter_mut().enumerate() {
-            let to_satellite = self.links[link].1 >= first_satellite;
-            if to_satellite && !faults::passes(link, self.now_s) {
+            if self.links[link].passes && !faults::passes(link, self.now_s) {
                 state.light = control::report::Light::Down;
             }
         }
@@ -236,9 +218,10 @@ impl World {
     }
 
     fn fill(&mut self) {
-        let bytes = self.plan.rate_bps * self.plan.step_s / 16;
         for link in 0..self.links.len() {
-            if self.states[link].makes_keys() && self.link_up(link) {
+            let Link { rate_bps, without_qkd, .. } = self.links[link];
+            let bytes = rate_bps * self.plan.step_s / 16;
+            if (without_qkd || self.states[link].makes_keys()) && self.link_up(link) {
                 for wire in [2 * link, 2 * link + 1] {
                     self.wires[wire].fill(bytes, self.plan.pool_bytes);
                 }
@@ -270,9 +253,17 @@ impl World {
 
     fn report(&self, at: usize) -> Report {
         let far = |(a, b): (usize, usize)| if a == at { Some(b) } else { (b == at).then_some(a) };
-        let neighbours = self.links.iter().enumerate().filter_map(|(i, l)| Some((i, far(*l)?)));
+        let neighbours = self.links.iter().enumerate().filter_map(|(i, l)| Some((i, far(l.ends)?)));
         let links = neighbours.map(|(link, peer)| {
-            let state = &self.states[link];
+            let (state, Link { id, rate_bps, without_qkd, .. }) =
+                (&self.states[link], self.links[link].clone());
+            let qkd = QkdReport {
+                link: id,
+                module_well: state.module_well,
+                light: Some(state.light),
+                rate_bps: Some(rate_bps as f64),
+                qber: Some(state.qber),
+            };
             let [one, other] = [2 * link, 2 * link + 1].map(|wire| self.wires[wire].account);
             let bits = |bytes: u64| bytes * 8;
             let used = |account: crate::wire::Account| account.made - account.stock;
@@ -283,14 +274,8 @@ impl World {
                 stock_bits: bits(one.stock + other.stock),
                 taken_bits: bits(one.made + other.made),
                 spent_bits: bits(used(one) + used(other)),
-                without_qkd: false,
-                qkd: vec![QkdReport {
-                    link: link_id(link),
-                    module_well: state.module_well,
-                    light: Some(state.light),
-                    rate_bps: Some(self.plan.rate_bps as f64),
-                    qber: Some(state.qber),
-                }],
+                without_qkd,
+                qkd: if without_qkd { Vec::new() } else { vec![qkd] },
             }
         });
         let wants = self.pairs.iter().filter_map(|pair| far(*pair));
@@ -314,7 +299,8 @@ impl World {
             for hop in route.hops() {
                 let next = self.index[hop];
                 let link = self.wire_at.get(&(here, next)).map(|wire| wire / 2);
-                let serves = link.is_some_and(|l| self.link_up(l) && self.states[l].qber <= 0.08);
+                let sound = |l: usize| self.links[l].without_qkd || self.states[l].qber <= 0.08;
+                let serves = link.is_some_and(|l| self.link_up(l) && sound(l));
                 if !serves {
                     return Err(format!("{} is sent over {hop}, which is out", node.name));
                 }
@@ -368,9 +354,13 @@ impl World {
         }
         self.transfers += 1;
         let transfer = TransferId(self.transfers.to_be_bytes());
-        let scheme = Scheme::any(&mut self.rng);
+        let Link { ref id, grade, without_qkd, .. } = self.links[link];
+        let scheme = match without_qkd {
+            true => Scheme::Random,
+            false => Scheme::any(&mut self.rng),
+        };
         let origin = match scheme {
-            Scheme::FirstKey => Origin::Qkd(link_id(link)),
+            Scheme::FirstKey => Origin::Qkd(id.clone()),
             Scheme::Random => Origin::HsmRng,
         };
         let head = HopHead {
@@ -384,7 +374,7 @@ impl World {
         let (now, len) = (self.now(), self.plan.batch);
         let random = (scheme == Scheme::Random).then(|| self.rng.bytes(len));
         let (rng, wire) = (&mut self.rng, &mut self.wires[wire_at]);
-        let mut lend = |wire: &mut Wire, need| wire.lend(need, grade(link), rng);
+        let mut lend = |wire: &mut Wire, need| wire.lend(need, grade, rng);
         let gone = match random {
             None => node::give(wire, head, len, &mut lend, now)?,
             Some(bytes) => {
@@ -394,7 +384,7 @@ impl World {
             }
         };
         let Some((material, sent)) = gone else { return Ok(false) };
-        self.truth.hop(transfer, route.next().clone(), real(sent, link));
+        self.truth.hop(transfer, route.next().clone(), real(sent, grade));
         self.nodes[from].transfers.begin(transfer, route.next().clone());
         let way = route.hops().to_vec();
         self.sent.insert(transfer, Ours { from, to, route: way, material, origin, sent, split });
@@ -418,7 +408,7 @@ impl World {
     }
 
     fn carry(&mut self, wire: usize, message: Message) -> Result<(), String> {
-        let (a, b) = self.links[wire / 2];
+        let (a, b) = self.links[wire / 2].ends;
         let (from, to) = if wire.is_multiple_of(2) { (a, b) } else { (b, a) };
         match message {
             Message::Through(span) => self.wires[wire].inner.remove(span),
@@ -525,10 +515,10 @@ impl World {
                 let sent = match wire {
                     None => Err(relay::hop::HopFault::NoLink),
                     Some(wire) => {
-                        let (rng, link) = (&mut self.rng, wire / 2);
-                        let mut lend = |wire: &mut Wire, need| wire.lend(need, grade(link), rng);
+                        let (rng, grade) = (&mut self.rng, self.links[wire / 2].grade);
+                        let mut lend = |wire: &mut Wire, need| wire.lend(need, grade, rng);
                         node::send(&mut self.wires[wire], head, &material, &mut lend, now)?
-                            .map(|cipher| self.truth.hop(name.1, to, real(cipher, link)))
+                            .map(|cipher| self.truth.hop(name.1, to, real(cipher, grade)))
                     }
                 };
                 match sent {
@@ -617,10 +607,10 @@ impl World {
 }
 
 /// What a hop really was, whatever the code that is looked at calls it.
-fn real(said: HopCipher, link: usize) -> HopCipher {
+fn real(said: HopCipher, grade: Grade) -> HopCipher {
     match said {
         HopCipher::Aes256Gcm => said,
-        _ if its(link) => HopCipher::Otp,
+        _ if grade == Grade::ItsRelay => HopCipher::Otp,
         _ => HopCipher::OtpComputational,
     }
 }

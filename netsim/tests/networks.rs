@@ -5,7 +5,7 @@
 //! Short here; `QKM_SIM_HOURS=10000` (make simulate) simulates so many hours in all.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use netsim::{Plan, Shape, Summary, run};
+use netsim::{Network, Plan, Shape, Summary, run};
 
 fn hours() -> f64 {
     let text = std::env::var("QKM_SIM_HOURS").ok();
@@ -78,4 +78,74 @@ fn a_network_without_faults_loses_nothing() {
     let summary = run(&Plan { rate_bps: 10_000_000, ..plan }).unwrap();
     assert_eq!((summary.lost, summary.mischief), (0, 0), "{summary}");
     assert!(summary.its_keys > 0, "{summary}");
+}
+
+const SQUARE: &str = include_str!("../examples/square.toml");
+
+#[test]
+fn a_network_of_a_file_heals_and_its_links_without_qkd_claim_no_more() {
+    let network = Network::parse(SQUARE, 20_000).unwrap();
+    let small = small(Shape::Ring, 6, 0.2);
+    let plan = Plan { nodes: network.nodes(), network: Some(network), ..small };
+    let summary = survives(&plan);
+    assert_eq!((summary.nodes, summary.links), (6, 7));
+    assert!(summary.its_keys > 0 && summary.its_keys < summary.delivered_keys, "{summary}");
+    assert!(plan.check().is_ok() && Plan { nodes: 7, ..plan }.check().is_err());
+}
+
+#[test]
+fn without_qkd_anywhere_no_key_is_its() {
+    let link = |a, b| format!("[[link]]\nbetween = [\"{a}\", \"{b}\"]\nqkd = false\n");
+    let links = [link("a", "b"), link("b", "c"), link("c", "d"), link("d", "a")].concat();
+    let text = format!("clusters = [\"a\", \"b\", \"c\", \"d\"]\n{links}");
+    let network = Network::parse(&text, 20_000).unwrap();
+    let summary =
+        survives(&Plan { nodes: 4, network: Some(network), ..small(Shape::Ring, 9, 0.2) });
+    assert_eq!(summary.its_keys, 0, "{summary}");
+}
+
+#[test]
+fn a_file_that_contradicts_itself_is_refused_with_its_line_and_what_to_do() {
+    let wrong = |from: &str, to: &str| {
+        assert!(SQUARE.contains(from), "{from}");
+        Network::parse(&SQUARE.replacen(from, to, 1), 20_000).unwrap_err()
+    };
+    let cases = [
+        (
+            "\"sky\", \"north\"",
+            "\"sky\", \"moon\"",
+            "line 32: there is no cluster \"moon\": add it",
+        ),
+        ("[\"sky\"]", "[\"sun\"]", "line 8: there is no cluster \"sun\": add it"),
+        (
+            "\"east\", \"south\"]\n",
+            "\"east\", \"east\"]\n",
+            "line 18: link of \"east\" and \"east\"",
+        ),
+        (
+            "[\"west\", \"north\"]",
+            "[\"west\", \"south\"]",
+            "line 24: link of \"west\" and \"south\": there",
+        ),
+        (
+            "\"east\", \"south\", \"west\", \"harb",
+            "\"east\", \"east\", \"west\", \"harb",
+            "line 5: cluster \"east\" is",
+        ),
+        ("\"n-e\"", "\"l0001\"", "line 18: link of \"east\" and \"south\": another link is l0001"),
+        ("4_000_000", "0", "line 11: link of \"north\" and \"east\": its `rate` must be 1 to"),
+        ("rate = 4_000_000", "length = 7", "line 15: unknown field `length`"),
+        ("\"n-e\"", "\"n e\"", "line 11: link of \"north\" and \"east\": its name"),
+    ];
+    for (from, to, said) in cases {
+        let error = wrong(from, to);
+        assert!(error.starts_with(said), "{error}");
+    }
+    let few = "clusters = [\"a\", \"b\"]\nlink = []\n";
+    assert!(Network::parse(few, 1).unwrap_err().contains("name 4 to 1000"));
+    let lone = "clusters = [\"a\", \"b\", \"c\", \"d\"]\nlink = []\n";
+    assert!(Network::parse(lone, 1).unwrap_err().contains("give 1 to"));
+    let names: Vec<String> = (0..1001).map(|at| format!("\"c{at}\"")).collect();
+    let many = format!("clusters = [{}]\nlink = []\n", names.join(", "));
+    assert!(Network::parse(&many, 1).unwrap_err().starts_with("1001 `clusters`"));
 }

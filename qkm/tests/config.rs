@@ -305,3 +305,36 @@ fn wrong_usage_ends_with_status_2() {
     assert!(text(&qkm(&["completions", "bash"]).stdout).contains("_qkm()"));
     assert_eq!(text(&qkm(&["version"]).stdout), format!("qkm {}\n", env!("CARGO_PKG_VERSION")));
 }
+
+#[test]
+fn a_network_of_a_file_is_simulated_and_its_mistakes_are_shown() {
+    let square = concat!(env!("CARGO_MANIFEST_DIR"), "/../netsim/examples/square.toml");
+    let sim = |topology: &str, more: &[&str]| {
+        let run = ["sim", "network", "--hours", "0.1", "-o", "json", "--topology", topology];
+        qkm(&[&run, more].concat())
+    };
+    let done = sim(square, &[]);
+    assert_eq!(done.status.code(), Some(0), "{}", text(&done.stderr));
+    let summary: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!(
+        (&summary["summary"]["nodes"], &summary["summary"]["links"]),
+        (&6.into(), &7.into())
+    );
+    let refused = |topology: &str, more: &[&str]| {
+        let refused = sim(topology, more);
+        assert_eq!(refused.status.code(), Some(2), "{}", text(&refused.stderr));
+        text(&refused.stderr)
+    };
+    for more in [["--nodes", "6"], ["--satellites", "1"]] {
+        let said = refused(square, &more);
+        assert!(said.contains("leave out --nodes and --satellites"), "{said}");
+    }
+    let said = refused("rign", &[]);
+    assert!(said.contains("rign") && said.contains("ring, mesh, backbone, random"), "{said}");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("network.toml");
+    let wrong = std::fs::read_to_string(square).unwrap().replace("\"n-e\"", "7");
+    std::fs::write(&file, wrong).unwrap();
+    let said = refused(file.to_str().unwrap(), &[]);
+    assert!(said.contains("network.toml: line 13: "), "{said}");
+}

@@ -1,29 +1,55 @@
 //! `qkm sim network`: a whole network in simulated time.
 
-use std::time::Instant;
+use std::{
+    convert::Infallible,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Instant,
+};
 
 use clap::Args;
-use netsim::{Plan, Shape};
+use netsim::{Network, Plan, Shape};
 use serde_json::json;
 
 use super::{Output, admin::print};
-use crate::fault::{Code, Exit, Failure};
+use crate::{
+    config,
+    fault::{Code, Exit, Failure},
+};
+
+/// Clusters when neither a number nor a file is given.
+const NODES: usize = 100;
+
+/// How clusters are joined.
+#[derive(Clone, Debug)]
+enum Topology {
+    Shape(Shape),
+    File(PathBuf),
+}
+
+impl FromStr for Topology {
+    type Err = Infallible;
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(text.parse().map_or_else(|_| Self::File(text.into()), Self::Shape))
+    }
+}
 
 #[derive(Debug, Args)]
 pub(super) struct NetworkArgs {
-    /// How clusters are joined: ring, mesh, backbone or random.
-    #[arg(long, default_value = "mesh")]
-    topology: Shape,
-    /// Clusters, 4 to 1000.
-    #[arg(long, default_value_t = 100)]
-    nodes: usize,
+    /// How clusters are joined: ring, mesh, backbone or random; or a TOML file that names clusters and
+    /// links, as `netsim/examples/square.toml` does.
+    #[arg(long, value_name = "ring|mesh|backbone|random|FILE", default_value = "mesh")]
+    topology: Topology,
+    /// Clusters, 4 to 1000, 100 by default; not with a file.
+    #[arg(long)]
+    nodes: Option<usize>,
     /// Simulated hours.
     #[arg(long, default_value_t = 1.0)]
     hours: f64,
     /// The same seed gives the same run.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Secret bits per second of each QKD link.
+    /// Secret bits per second of each QKD link of which a file does not say it.
     #[arg(long, value_name = "BPS", default_value_t = 2_000_000)]
     rate: u64,
     /// Pairs of clusters that want keys, for each cluster.
@@ -38,7 +64,7 @@ pub(super) struct NetworkArgs {
     /// Share of frames that somebody in the middle drops, changes, repeats or delays, 0 to 1.
     #[arg(long, default_value_t = 0.0)]
     mischief: f64,
-    /// So many clusters are satellites, which pass for ten minutes in 95.
+    /// So many clusters are satellites, which pass for ten minutes in 95; not with a file.
     #[arg(long, default_value_t = 0)]
     satellites: usize,
     /// Text for people, JSON for programs.
@@ -47,9 +73,14 @@ pub(super) struct NetworkArgs {
 }
 
 pub(super) fn run(args: &NetworkArgs) -> Result<Exit, Failure> {
+    let (shape, network) = match &args.topology {
+        Topology::Shape(shape) => (*shape, None),
+        Topology::File(path) => (Plan::default().shape, Some(read(path, args)?)),
+    };
     let plan = Plan {
-        shape: args.topology,
-        nodes: args.nodes,
+        shape,
+        nodes: network.as_ref().map_or(args.nodes.unwrap_or(NODES), Network::nodes),
+        network,
         seed: args.seed,
         hours: args.hours,
         rate_bps: args.rate,
@@ -77,4 +108,19 @@ pub(super) fn run(args: &NetworkArgs) -> Result<Exit, Failure> {
         }
     }
     Ok(Exit::Done)
+}
+
+/// The network of a file, whose clusters and satellites nothing else says.
+fn read(path: &Path, args: &NetworkArgs) -> Result<Network, Failure> {
+    if args.nodes.is_some() || args.satellites > 0 {
+        let what = "the file after --topology names the clusters and satellites";
+        return Err(Failure::new(Code::C003, what).help("leave out --nodes and --satellites"));
+    }
+    let text = config::read(path).map_err(|failure| {
+        failure.help("--topology takes ring, mesh, backbone, random, or the path of a TOML file")
+    })?;
+    let wrong = |what| Failure::new(Code::C002, format!("{}: {what}", path.display()));
+    Network::parse(&text, args.rate).map_err(|what| {
+        wrong(what).help("correct that; `netsim/examples/square.toml` shows every entry")
+    })
 }
