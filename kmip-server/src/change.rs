@@ -16,6 +16,7 @@ use crate::{
     context::Context,
     error::OpError,
     find,
+    house::House,
     meta::Meta,
     names, numbering, qkd,
     rules::{self, Rule},
@@ -108,8 +109,12 @@ async fn once<T>(
 }
 
 impl Draft {
-    /// Adds an attribute, or one more instance of it.
-    pub(crate) fn add(&mut self, attribute: &Attribute) -> Result<Instance, OpError> {
+    /// Adds an attribute, or one more instance of it; a mask that `house` allows.
+    pub(crate) fn add(
+        &mut self,
+        attribute: &Attribute,
+        house: &House,
+    ) -> Result<Instance, OpError> {
         let key = attribute.key();
         check(attribute)?;
         let single = attribute.kind().is_some_and(|kind| !kind.is_multiple());
@@ -120,6 +125,7 @@ impl Draft {
             Rule::Lock => self.lock(attribute)?,
             Rule::Date => self.date(attribute)?,
             Rule::Once if matches!(attribute, Attribute::CryptographicUsageMask(_)) => {
+                house.check_mask(attribute, &self.rest, self.meta.kind())?;
                 self.set_mask(attribute);
             }
             Rule::Once | Rule::Limits | Rule::Free => return self.push(attribute),

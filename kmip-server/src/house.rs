@@ -3,8 +3,8 @@
 //!
 //! Defaults add what a request does not say. A constraint names attributes that new objects of its
 //! types and groups must have, each with one of the values it names; of a Cryptographic Usage Mask,
-//! no more than those bits. Both hold where an object comes into being by a request: keys that a
-//! partner drew from a pool come as they are.
+//! no more than those bits, which holds for one that is added later too. Both hold where an object
+//! comes into being by a request: keys that a partner drew from a pool come as they are.
 //!
 //! They are kept in the store, as an object of the server itself, and in this process for a moment.
 
@@ -83,6 +83,18 @@ pub(crate) async fn check(
     brought: Option<&Meta>,
 ) -> Result<(), OpError> {
     of(cx).await?.check(attributes, kind, brought)
+}
+
+/// The rules that hold for an attribute of an object that is there already: those of its mask, which
+/// clients may add later.
+pub(crate) async fn of_added(
+    cx: &Context<'_>,
+    attribute: &Attribute,
+) -> Result<Arc<House>, OpError> {
+    match attribute {
+        Attribute::CryptographicUsageMask(_) => of(cx).await,
+        _ => Ok(Arc::default()),
+    }
 }
 
 /// The rules of the caller's tenant.
@@ -233,6 +245,29 @@ impl House {
         kind: ObjectType,
         brought: Option<&Meta>,
     ) -> Result<(), OpError> {
+        self.check_of(asked, kind, brought, |_| true)
+    }
+
+    /// Refuses a mask that an object of `kind` with the attributes `rest` gets later.
+    pub(crate) fn check_mask(
+        &self,
+        mask: &Attribute,
+        rest: &Attributes,
+        kind: ObjectType,
+    ) -> Result<(), OpError> {
+        let mut all = rest.clone();
+        all.push(mask.clone());
+        self.check_of(&all, kind, None, |key| *key == mask.key())
+    }
+
+    /// [`House::check`], of those attributes alone that `looks` names.
+    fn check_of(
+        &self,
+        asked: &Attributes,
+        kind: ObjectType,
+        brought: Option<&Meta>,
+        looks: impl Fn(&AttributeRef) -> bool,
+    ) -> Result<(), OpError> {
         let fits = |constraint: &&Constraint| {
             has_type(None, constraint.object_types.as_ref(), kind)
                 && in_groups(constraint.groups.as_ref(), asked)
@@ -240,7 +275,7 @@ impl House {
         for constraint in self.constraints.list.iter().filter(fits) {
             let named: Vec<&Attribute> =
                 constraint.attributes.iter().flat_map(Attributes::iter).collect();
-            for one in &named {
+            for one in named.iter().filter(|one| looks(&one.key())) {
                 let allowed = named.iter().copied().filter(|other| other.key() == one.key());
                 if !is_allowed(asked, brought, &one.key(), allowed.collect()) {
                     return Err(OpError::Constraint(called(&one.key())));
@@ -258,9 +293,14 @@ fn is_allowed(
     key: &AttributeRef,
     allowed: Vec<&Attribute>,
 ) -> bool {
+    let is_mask = *key == AttributeRef::Kind(AttributeKind::CryptographicUsageMask);
     let own = brought.map(|meta| {
+        // Unlike the others it gives way to what is asked for.
+        let says = is_mask && asked.iter().any(|attribute| attribute.key() == *key);
+        let mask = meta.usage_mask.filter(|_| !says).map(Attribute::CryptographicUsageMask);
         let algorithm = meta.algorithm().map(Attribute::CryptographicAlgorithm);
-        algorithm.into_iter().chain(meta.length.map(Attribute::CryptographicLength))
+        let length = meta.length.map(Attribute::CryptographicLength);
+        [algorithm, length, mask].into_iter().flatten()
     });
     let own: Vec<Attribute> = own.into_iter().flatten().collect();
     let mut found = asked.iter().chain(&own).filter(|attribute| attribute.key() == *key).peekable();
@@ -268,11 +308,12 @@ fn is_allowed(
         Attribute::CryptographicUsageMask(mask) => *mask,
         _ => 0,
     };
-    if *key == AttributeRef::Kind(AttributeKind::CryptographicUsageMask) {
-        let most = allowed.into_iter().fold(0, |all, attribute| all | mask(attribute));
-        return found.all(|attribute| mask(attribute) & !most == 0);
-    }
-    found.peek().is_some() && found.all(|attribute| allowed.contains(&attribute))
+    let most = allowed.iter().fold(0, |all, attribute| all | mask(attribute));
+    found.peek().is_some()
+        && found.all(|attribute| match is_mask {
+            true => mask(attribute) & !most == 0,
+            false => allowed.contains(&attribute),
+        })
 }
 
 /// Whether a key that is brought says it itself.

@@ -2,7 +2,7 @@
 
 use kmip::op::add_attribute::{Request, Response};
 
-use crate::{change::change, context::Context, error::OpError, names};
+use crate::{change::change, context::Context, error::OpError, house, names};
 
 pub(crate) async fn add_attribute(
     cx: &mut Context<'_>,
@@ -14,6 +14,8 @@ pub(crate) async fn add_attribute(
         return Err(OpError::Invalid(text.to_owned()));
     }
     let claimed: Vec<&str> = names::of(&attribute).into_iter().collect();
-    let (id, added) = change(cx, request.id, &claimed, |draft| draft.add(&attribute)).await?;
+    let house = house::of_added(cx, &attribute).await?;
+    let act = change(cx, request.id, &claimed, |draft| draft.add(&attribute, &house));
+    let (id, added) = act.await?;
     Ok(Response { id, attribute: Some(added) })
 }

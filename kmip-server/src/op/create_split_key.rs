@@ -38,14 +38,19 @@ pub(crate) async fn create_split_key(
 ) -> Result<Response, OpError> {
     let plan = Plan::of(&request)?;
     let attributes = template::expand(cx, request.attributes).await?;
-    let wanted = house::wanted(cx, attributes, ObjectType::SplitKey, None).await?;
+    let there = match request.id {
+        Some(_) => Some(existing(cx, request.id, request.object_type).await?),
+        None => None,
+    };
+    let like = there.as_ref().map(|whole| &whole.meta);
+    let wanted = house::wanted(cx, attributes, ObjectType::SplitKey, like).await?;
     qkd::refuse_claims(&wanted)?;
     if wanted.names().next().is_some() {
         let text = "the parts cannot all have one name; leave it out";
         return Err(OpError::invalid(AttributeKind::Name, text));
     }
-    let whole = match request.id {
-        Some(_) => existing(cx, request.id, request.object_type).await?,
+    let whole = match there {
+        Some(whole) => whole,
         None => fresh(cx, &wanted, request.object_type).await?,
     };
     plan.check_room(terms::of(ObjectType::SplitKey, &wanted.rest).len(), whole.clear.len())?;

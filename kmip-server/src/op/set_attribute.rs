@@ -6,6 +6,7 @@ use crate::{
     change::{Which, change},
     context::Context,
     error::OpError,
+    house,
     wanted::called,
 };
 
@@ -17,9 +18,10 @@ pub(crate) async fn set_attribute(
     if new.kind().is_some_and(|kind| kind.is_multiple()) {
         return Err(OpError::HasMany(called(&new.key())));
     }
+    let house = house::of_added(cx, &new).await?;
     let act = change(cx, request.id, &[], |draft| match draft.present(&new) {
         true => draft.modify(Which::Only, &new),
-        false => draft.add(&new),
+        false => draft.add(&new, &house),
     });
     Ok(Response { id: act.await?.0 })
 }

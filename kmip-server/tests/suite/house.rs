@@ -264,3 +264,45 @@ async fn rules_are_set_by_whom_the_operator_named_and_make_sense() {
     let Outcome::Failed(failure) = &done[0].outcome else { panic!("{done:?}") };
     assert_eq!(failure.reason, ResultReason::FeatureNotSupported);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mask_that_breaks_a_constraint_is_not_added_later_either() {
+    let network = network().await;
+    let mut custodian = network.client("n1", Version::V2_1).await;
+    let mut other = network.client("n2", Version::V2_1).await;
+    let unmasked = || {
+        let bytes = SecretBytes::copy_from(&[7; 32]);
+        let mut request = client::register_key(bytes, Algorithm::Aes, BOTH, []);
+        let is_mask = |a: &Attribute| matches!(a, Attribute::CryptographicUsageMask(_));
+        request.attributes.list.retain(|instance| !is_mask(&instance.attribute));
+        request
+    };
+    let old = other.register(unmasked()).await.unwrap().id;
+    let wide = create(&mut other, &aes(256, BOTH | 1)).await.unwrap();
+    let mask = [Attribute::CryptographicUsageMask(BOTH)];
+    let list = [ObjectType::SymmetricKey, ObjectType::SplitKey].map(|kind| constraint(kind, &mask));
+    set_constraints(&mut custodian, list.to_vec()).await.unwrap();
+
+    let broken = ResultReason::ConstraintViolation;
+    assert_eq!(refusal(other.register(unmasked()).await), broken, "it must say what it is for");
+    let more = Attribute::CryptographicUsageMask(BOTH | 1);
+    assert_eq!(refusal(other.add(&old, more.clone()).await), broken);
+    let set = |new| op::set_attribute::Request { id: Some(old.as_str().into()), new };
+    assert_eq!(refusal(other.set_attribute(set(more)).await), broken);
+    other.set_attribute(set(Attribute::CryptographicUsageMask(4))).await.unwrap();
+
+    // Parts are for what the whole is for, unless they say less.
+    let split = |id: &str, attributes: &[Attribute]| op::create_split_key::Request {
+        object_type: ObjectType::SymmetricKey,
+        id: Some(id.into()),
+        parts: 2,
+        threshold: 2,
+        method: SplitKeyMethod::Xor,
+        prime_field_size: None,
+        attributes: attributes.iter().cloned().collect(),
+        protection_storage_masks: None,
+    };
+    assert_eq!(refusal(other.create_split_key(split(&wide, &[])).await), broken);
+    other.create_split_key(split(&wide, &mask)).await.unwrap();
+    other.create_split_key(split(&old, &[])).await.unwrap();
+}
