@@ -32,6 +32,11 @@ pub struct Said {
 }
 
 impl Said {
+    /// Whether a refusal says that nothing was done.
+    pub fn did_nothing(&self) -> bool {
+        self.body["message"].as_str().is_some_and(|text| text.contains("nothing was done"))
+    }
+
     /// Identifier and key bytes (base64) of each key.
     pub fn keys(&self) -> Vec<(String, String)> {
         let text = |key: &Value, name: &str| key[name].as_str().unwrap_or_default().to_owned();

@@ -5,15 +5,21 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
 
-use crate::clients::Etsi014;
+use kmip::{Answer, client, enums::CryptographicAlgorithm};
 
+use crate::clients::{Etsi014, Kmip, material};
+
+/// Bits of a Cryptographic Usage Mask.
+pub const ENCRYPT_DECRYPT: i32 = 12;
 /// How often a collector asks again while a KM is away.
-pub const PATIENCE: usize = 400;
+const PATIENCE: usize = 400;
+/// Of a worker whom nothing is given.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// What the applications were told, by all workers.
 #[derive(Default)]
@@ -26,11 +32,17 @@ pub struct Told {
 }
 
 /// Shared by the workers of one load.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Load {
     pub told: Arc<Mutex<Told>>,
     pub over: Arc<AtomicBool>,
     pub steps: Arc<AtomicU64>,
+    /// Requests for new pool keys that were granted.
+    pub granted: Arc<AtomicU64>,
+    /// Whose turn it is of several KMs.
+    pub next: Arc<AtomicUsize>,
+    /// How often a worker asks again while nobody answers, every 25 ms.
+    pub patience: usize,
 }
 
 /// Small and seeded, so that a failing run can be repeated.
@@ -58,27 +70,40 @@ pub fn from_env(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|value| value.parse().ok())
 }
 
-/// Issues keys at one end and collects each at the other, until the load is over.
+impl Default for Load {
+    fn default() -> Self {
+        let (told, over, steps, granted, next) = Default::default();
+        Self { told, over, steps, granted, next, patience: PATIENCE }
+    }
+}
+
+impl Load {
+    /// Of the KMs of one cluster another than the time before.
+    pub fn any<'a, T>(&self, of: &'a [T]) -> &'a T {
+        &of[self.next.fetch_add(1, Relaxed) % of.len()]
+    }
+}
+
+/// Issues keys at one end and collects each at the other, until the load is over; each end may have several
+/// KMs, any of which answers.
 pub async fn pair_worker(
     load: Load,
-    near: Etsi014,
-    far: Etsi014,
-    master: &'static str,
-    slave: &'static str,
+    near: Vec<Etsi014>,
+    far: Vec<Etsi014>,
+    (master, slave): (&'static str, &'static str),
 ) {
     while !load.over.load(Relaxed) {
-        let Ok(said) = near.enc(slave, 3).await else {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            continue;
-        };
-        match said.status {
-            200 => {}
-            503 => {
-                tokio::time::sleep(Duration::from_millis(20)).await;
+        let said = match load.any(&near).enc(slave, 3).await {
+            Ok(said) if said.status == 200 => said,
+            Ok(said) if said.status != 503 => {
+                panic!("enc_keys answered {}: {:?}", said.status, said.body)
+            }
+            _ => {
+                tokio::time::sleep(PAUSE).await;
                 continue;
             }
-            other => panic!("enc_keys answered {other}: {:?}", said.body),
-        }
+        };
+        load.granted.fetch_add(1, Relaxed);
         for (id, key) in said.keys() {
             let before = load.told.lock().unwrap().issued.insert(id.clone(), key.clone());
             assert!(before.is_none(), "key {id} was issued twice");
@@ -89,17 +114,17 @@ pub async fn pair_worker(
 }
 
 /// An issued key must be collected at the first attempt that is answered at all; only an attempt
-/// whose answer was lost may have used it up.
-async fn collect(load: &Load, far: &Etsi014, master: &str, id: &str, key: &str) {
+/// whose answer was lost may have used it up, and one that failed after something may have been done.
+async fn collect(load: &Load, far: &[Etsi014], master: &str, id: &str, key: &str) {
     let mut doubt = false;
-    for _ in 0..PATIENCE {
-        match far.dec(master, &[id]).await {
+    for _ in 0..load.patience {
+        match load.any(far).dec(master, &[id]).await {
             Err(_) => doubt = true,
-            Ok(said) if said.status == 503 => doubt = true,
+            Ok(said) if said.status == 503 => doubt |= !said.did_nothing(),
             Ok(said) if said.status == 200 => {
                 assert_eq!(said.keys(), [(id.to_owned(), key.to_owned())], "bytes differ");
                 load.told.lock().unwrap().collected += 1;
-                if let Ok(again) = far.dec(master, &[id]).await {
+                if let Ok(again) = load.any(far).dec(master, &[id]).await {
                     assert_ne!(again.status, 200, "key {id} was delivered twice");
                 }
                 return;
@@ -113,4 +138,59 @@ async fn collect(load: &Load, far: &Etsi014, master: &str, id: &str, key: &str) 
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
     panic!("key {id} was not answered for in time");
+}
+
+/// Makes keys; what one KM made any other has.
+pub async fn object_worker(load: Load, kmip: Vec<Kmip>) {
+    while !load.over.load(Relaxed) {
+        let create = client::create(CryptographicAlgorithm::Aes, 256, ENCRYPT_DECRYPT, []);
+        let Ok(Answer::Create(created)) = load.any(&kmip).ask(create).await else {
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        };
+        let id = created.id.to_string();
+        let bytes = got_in_the_end(&load, &kmip, &id).await;
+        load.told.lock().unwrap().objects.push((id, bytes));
+        load.steps.fetch_add(1, Relaxed);
+    }
+}
+
+/// Pool keys over KMIP: the object and the mark of its collection are one commit, so the far end
+/// gets the key however often a KM dies in between, and always the same one.
+pub async fn pool_object_worker(load: Load, near: Vec<Kmip>, far: Vec<Kmip>) {
+    while !load.over.load(Relaxed) {
+        let group = kmip::attribute::Attribute::ObjectGroup("qkd/south".into());
+        let create = client::create(CryptographicAlgorithm::Aes, 256, ENCRYPT_DECRYPT, [group]);
+        let Ok(Answer::Create(created)) = load.any(&near).ask(create).await else {
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        };
+        let id = created.id.to_string();
+        let here = got_in_the_end(&load, &near, &id).await;
+        let there = got_in_the_end(&load, &far, &id).await;
+        assert_eq!(here, there, "object {id} differs between the ends");
+        let mut told = load.told.lock().unwrap();
+        assert!(told.issued.insert(id.clone(), here.clone()).is_none(), "{id} was issued twice");
+        told.objects.push((id.clone(), here));
+        told.far_objects.push((id, there));
+        load.steps.fetch_add(1, Relaxed);
+    }
+}
+
+/// Get until it is answered. A refusal that is not for the moment is a broken promise.
+async fn got_in_the_end(load: &Load, kmip: &[Kmip], id: &str) -> String {
+    let mut last = String::new();
+    for _ in 0..load.patience {
+        match load.any(kmip).ask(client::get(id)).await {
+            Ok(got) => return material(&got).expect("key material"),
+            Err(error) => {
+                let lost =
+                    ["NotFound", "Destroyed", "Denied"].iter().any(|why| error.contains(why));
+                assert!(!lost, "object {id} was lost: {error}");
+                last = error;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    panic!("object {id} was not answered for in time: {last}");
 }

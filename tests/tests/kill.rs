@@ -6,14 +6,13 @@
 
 use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
-use kmip::{Answer, client, enums::CryptographicAlgorithm};
+use kmip::client;
 use qkm_tests::{
-    clients::{Kmip, material},
+    clients::material,
     network::{End, Network, Options},
-    promises::{Dice, Load, PATIENCE, from_env, pair_worker},
+    promises::{Dice, Load, from_env, object_worker, pair_worker, pool_object_worker},
 };
 
-const ENCRYPT_DECRYPT: i32 = 12;
 const WORKERS: usize = 3;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -60,71 +59,16 @@ fn start_load(network: &Network) -> (Load, Vec<tokio::task::JoinHandle<()>>) {
             };
             let near = network.etsi(from, master);
             let far = network.etsi(to, slave);
-            workers.push(tokio::spawn(pair_worker(load.clone(), near, far, master, slave)));
+            let (near, far) = (vec![near], vec![far]);
+            workers.push(tokio::spawn(pair_worker(load.clone(), near, far, (master, slave))));
         }
         let kmip = network.kmip_client(End::North, "sae-n1");
-        workers.push(tokio::spawn(object_worker(load.clone(), kmip)));
+        workers.push(tokio::spawn(object_worker(load.clone(), vec![kmip])));
         let near = network.kmip_client(End::North, "sae-n1");
         let far = network.kmip_client(End::South, "sae-s1");
-        workers.push(tokio::spawn(pool_object_worker(load.clone(), near, far)));
+        workers.push(tokio::spawn(pool_object_worker(load.clone(), vec![near], vec![far])));
     }
     (load, workers)
-}
-
-async fn object_worker(load: Load, kmip: Kmip) {
-    while !load.over.load(Relaxed) {
-        let create = client::create(CryptographicAlgorithm::Aes, 256, ENCRYPT_DECRYPT, []);
-        let Ok(Answer::Create(created)) = kmip.ask(create).await else {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            continue;
-        };
-        let id = created.id.to_string();
-        if let Ok(got) = kmip.ask(client::get(&id)).await {
-            let bytes = material(&got).expect("key material");
-            load.told.lock().unwrap().objects.push((id, bytes));
-        }
-        load.steps.fetch_add(1, Relaxed);
-    }
-}
-
-/// Pool keys over KMIP: the object and the mark of its collection are one commit, so the far end
-/// gets the key however often a KM dies in between, and always the same one.
-async fn pool_object_worker(load: Load, near: Kmip, far: Kmip) {
-    while !load.over.load(Relaxed) {
-        let group = kmip::attribute::Attribute::ObjectGroup("qkd/south".into());
-        let create = client::create(CryptographicAlgorithm::Aes, 256, ENCRYPT_DECRYPT, [group]);
-        let Ok(Answer::Create(created)) = near.ask(create).await else {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            continue;
-        };
-        let id = created.id.to_string();
-        let here = got_in_the_end(&near, &id).await;
-        let there = got_in_the_end(&far, &id).await;
-        assert_eq!(here, there, "object {id} differs between the ends");
-        let mut told = load.told.lock().unwrap();
-        assert!(told.issued.insert(id.clone(), here.clone()).is_none(), "{id} was issued twice");
-        told.objects.push((id.clone(), here));
-        told.far_objects.push((id, there));
-        load.steps.fetch_add(1, Relaxed);
-    }
-}
-
-/// Get until it is answered. A refusal that is not for the moment is a broken promise.
-async fn got_in_the_end(kmip: &Kmip, id: &str) -> String {
-    let mut last = String::new();
-    for _ in 0..PATIENCE {
-        match kmip.ask(client::get(id)).await {
-            Ok(got) => return material(&got).expect("key material"),
-            Err(error) => {
-                let lost =
-                    ["NotFound", "Destroyed", "Denied"].iter().any(|why| error.contains(why));
-                assert!(!lost, "object {id} was lost: {error}");
-                last = error;
-            }
-        }
-        tokio::time::sleep(Duration::from_millis(25)).await;
-    }
-    panic!("object {id} was not answered for in time: {last}");
 }
 
 async fn objects_are_still_there(network: &Network, load: &Load) {

@@ -26,7 +26,12 @@ async fn killing_source_middle_or_destination_of_a_relay_loses_and_repeats_nothi
     {
         let [near, far] = ends.map(|at| chain.etsi(at));
         let [master, slave] = ends.map(|at| SAES[at]);
-        workers.push(tokio::spawn(pair_worker(load.clone(), near, far, master, slave)));
+        workers.push(tokio::spawn(pair_worker(
+            load.clone(),
+            vec![near],
+            vec![far],
+            (master, slave),
+        )));
     }
     goes_on(&chain, &relayed).await;
     let mut first = 0;

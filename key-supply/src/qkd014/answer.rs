@@ -118,6 +118,10 @@ fn unavailable(message: impl Into<String>) -> Refusal {
     Refusal::Unavailable(ErrorBody::new(message))
 }
 
+/// Several KMs of this cluster share its keys, and none of them leads.
+const NOTHING_DONE: &str =
+    "keys cannot be supplied at this moment, and nothing was done; ask again";
+
 /// What is away, and why, is for the operator to read, not for applications.
 fn away(reason: &dyn fmt::Display) -> Refusal {
     tracing::warn!(%reason, "cannot supply keys");
@@ -136,7 +140,11 @@ impl From<SupplyError> for Refusal {
             SupplyError::Collect(CollectError::NotFound(ids)) => not_found(ids),
             SupplyError::Collect(CollectError::NotYours(_)) => Self::Unauthorized,
             SupplyError::Collect(CollectError::Pool(error)) => away(&error),
-            SupplyError::Unavailable(reason) | SupplyError::NotLed(reason) => away(&reason),
+            SupplyError::Unavailable(reason) => away(&reason),
+            SupplyError::NotLed(reason) => {
+                tracing::warn!(%reason, "no key manager of this cluster leads");
+                unavailable(NOTHING_DONE)
+            }
         }
     }
 }

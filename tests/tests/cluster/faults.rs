@@ -5,9 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use qkm_tests::cluster::{CLOCK, Cluster, MEMBERS, NORTH};
-
-use crate::load::Load;
+use qkm_tests::{
+    cluster::{CLOCK, Cluster, MEMBERS, NORTH},
+    promises::Load,
+};
 
 /// Longer than the lease of the KM that leads.
 const TOO_LONG: Duration = Duration::from_secs(4);
@@ -178,8 +179,8 @@ async fn leader(cluster: &Cluster) -> usize {
 
 /// Waits until keys are issued that cannot have been on their way before.
 async fn served_again(cluster: &Cluster, load: &Load, began: Instant) -> Duration {
-    let before = load.north.load(Relaxed);
+    let before = load.granted.load(Relaxed);
     let enough = before + 4;
-    cluster.until("keys are issued again", async || load.north.load(Relaxed) >= enough).await;
+    cluster.until("keys are issued again", async || load.granted.load(Relaxed) >= enough).await;
     began.elapsed()
 }

@@ -1,10 +1,9 @@
 //! Applications at work, and what they are told. Enter through [`start_load`].
 
 use std::{
-    collections::HashMap,
     sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -17,12 +16,12 @@ use kmip::{
     op::{add_attribute, get_attributes, modify_attribute},
 };
 use qkm_tests::{
-    clients::{Etsi014, Kmip, material},
+    clients::Kmip,
     cluster::{Cluster, NORTH, SOUTH},
     history::{Act, Event, linearizable},
+    promises::{ENCRYPT_DECRYPT, Load, object_worker, pair_worker, pool_object_worker},
 };
 
-pub(crate) const ENCRYPT_DECRYPT: i32 = 12;
 /// How often a worker asks again while nobody answers.
 const PATIENCE: usize = 1200;
 /// How long a client of a register waits before it gives an answer up.
@@ -31,163 +30,38 @@ const GIVEN_UP: Duration = Duration::from_millis(1500);
 const CLIENTS: usize = 3;
 const ASKED: u64 = 6;
 
-/// What the applications were told, by all workers.
-#[derive(Default)]
-pub(crate) struct Told {
-    pub(crate) issued: HashMap<String, String>,
-    pub(crate) objects: Vec<(String, String)>,
-    pub(crate) collected: u64,
-    pub(crate) doubtful: u64,
-    /// Registers whose history was checked, and the requests in them.
-    pub(crate) registers: u64,
-    pub(crate) asked: u64,
+/// Registers whose history was checked, and the requests in them.
+#[derive(Clone, Default)]
+pub(crate) struct Registers {
+    pub(crate) checked: Arc<AtomicU64>,
+    pub(crate) asked: Arc<AtomicU64>,
 }
 
-#[derive(Clone)]
-pub(crate) struct Load {
-    pub(crate) told: Arc<Mutex<Told>>,
-    pub(crate) over: Arc<AtomicBool>,
-    /// Keys issued at north, over any KM.
-    pub(crate) north: Arc<AtomicU64>,
-    pub(crate) next: Arc<AtomicUsize>,
-}
-
-impl Load {
-    /// Each request goes to another KM than the one before.
-    pub(crate) fn any<'a, T>(&self, of: &'a [T]) -> &'a T {
-        &of[self.next.fetch_add(1, Relaxed) % of.len()]
-    }
-}
-
-pub(crate) fn start_load(cluster: &Cluster) -> (Load, Vec<tokio::task::JoinHandle<()>>) {
-    let (told, over, north, next) = Default::default();
-    let load = Load { told, over, north, next };
+/// Requests that are granted at north count in the load.
+pub(crate) fn start_load(cluster: &Cluster) -> (Load, Registers, Vec<tokio::task::JoinHandle<()>>) {
+    let load = Load { patience: PATIENCE, ..Load::default() };
+    let elsewhere = Load { granted: Arc::default(), ..load.clone() };
+    let registers = Registers::default();
     let at_north = |sae: &str| (0..NORTH).map(|km| cluster.etsi(km, sae)).collect::<Vec<_>>();
     let mut workers = Vec::new();
     for _ in 0..2 {
         let (near, far) = (at_north("sae-n1"), vec![cluster.etsi(SOUTH, "sae-s1")]);
         workers.push(tokio::spawn(pair_worker(load.clone(), near, far, ("sae-n1", "sae-s1"))));
         let (near, far) = (vec![cluster.etsi(SOUTH, "sae-s1")], at_north("sae-n1"));
-        workers.push(tokio::spawn(pair_worker(load.clone(), near, far, ("sae-s1", "sae-n1"))));
+        workers.push(tokio::spawn(pair_worker(elsewhere.clone(), near, far, ("sae-s1", "sae-n1"))));
     }
     let kmip = |sae: &str| (0..NORTH).map(|km| cluster.kmip(km, sae)).collect::<Vec<_>>();
     workers.push(tokio::spawn(object_worker(load.clone(), kmip("sae-n1"))));
     let far = vec![cluster.kmip(SOUTH, "sae-s1")];
     workers.push(tokio::spawn(pool_object_worker(load.clone(), kmip("sae-n1"), far)));
-    let registers: Vec<_> = (0..CLIENTS).map(|_| kmip("sae-n1")).map(Arc::new).collect();
-    workers.push(tokio::spawn(register_worker(load.clone(), registers)));
-    (load, workers)
-}
-
-async fn pair_worker(
-    load: Load,
-    near: Vec<Etsi014>,
-    far: Vec<Etsi014>,
-    (master, slave): (&'static str, &'static str),
-) {
-    while !load.over.load(Relaxed) {
-        let said = match load.any(&near).enc(slave, 2).await {
-            Ok(said) if said.status == 200 => said,
-            Ok(said) if said.status != 503 => {
-                panic!("enc_keys answered {}: {:?}", said.status, said.body)
-            }
-            _ => {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-                continue;
-            }
-        };
-        if near.len() > 1 {
-            load.north.fetch_add(1, Relaxed);
-        }
-        for (id, key) in said.keys() {
-            let before = load.told.lock().unwrap().issued.insert(id.clone(), key.clone());
-            assert!(before.is_none(), "key {id} was issued twice");
-            collect(&load, &far, master, &id, &key).await;
-        }
-    }
-}
-
-/// An issued key must be collected at the first attempt that is answered at all, at whichever KM;
-/// only an attempt whose answer was lost may have used it up.
-async fn collect(load: &Load, far: &[Etsi014], master: &str, id: &str, key: &str) {
-    let mut doubt = false;
-    for _ in 0..PATIENCE {
-        match load.any(far).dec(master, &[id]).await {
-            Err(_) => doubt = true,
-            Ok(said) if said.status == 503 => doubt = true,
-            Ok(said) if said.status == 200 => {
-                assert_eq!(said.keys(), [(id.to_owned(), key.to_owned())], "bytes differ");
-                load.told.lock().unwrap().collected += 1;
-                if let Ok(again) = load.any(far).dec(master, &[id]).await {
-                    assert_ne!(again.status, 200, "key {id} was delivered twice");
-                }
-                return;
-            }
-            Ok(said) => {
-                assert!(doubt, "an issued key was lost: {} {:?}", said.status, said.body);
-                load.told.lock().unwrap().doubtful += 1;
-                return;
-            }
-        }
-        tokio::time::sleep(Duration::from_millis(25)).await;
-    }
-    panic!("key {id} was not answered for in time");
-}
-
-/// What one KM made another one has.
-async fn object_worker(load: Load, kmip: Vec<Kmip>) {
-    while !load.over.load(Relaxed) {
-        let create = client::create(CryptographicAlgorithm::Aes, 256, ENCRYPT_DECRYPT, []);
-        let Ok(Answer::Create(created)) = load.any(&kmip).ask(create).await else {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            continue;
-        };
-        let id = created.id.to_string();
-        let bytes = got_in_the_end(&load, &kmip, &id).await;
-        load.told.lock().unwrap().objects.push((id, bytes));
-    }
-}
-
-/// Pool keys over KMIP: drawn at one KM, an object at each, and the same at the other end.
-async fn pool_object_worker(load: Load, near: Vec<Kmip>, far: Vec<Kmip>) {
-    while !load.over.load(Relaxed) {
-        let group = kmip::attribute::Attribute::ObjectGroup("qkd/south".into());
-        let create = client::create(CryptographicAlgorithm::Aes, 256, ENCRYPT_DECRYPT, [group]);
-        let Ok(Answer::Create(created)) = load.any(&near).ask(create).await else {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            continue;
-        };
-        let id = created.id.to_string();
-        let here = got_in_the_end(&load, &near, &id).await;
-        let there = got_in_the_end(&load, &far, &id).await;
-        assert_eq!(here, there, "object {id} differs between the ends");
-        let mut told = load.told.lock().unwrap();
-        assert!(told.issued.insert(id.clone(), here.clone()).is_none(), "{id} was issued twice");
-        told.objects.push((id, here));
-    }
-}
-
-/// Get until it is answered. A refusal that is not for the moment is a broken promise.
-async fn got_in_the_end(load: &Load, kmip: &[Kmip], id: &str) -> String {
-    let mut last = String::new();
-    for _ in 0..PATIENCE {
-        match load.any(kmip).ask(client::get(id)).await {
-            Ok(got) => return material(&got).expect("key material"),
-            Err(error) => {
-                let lost =
-                    ["NotFound", "Destroyed", "Denied"].iter().any(|why| error.contains(why));
-                assert!(!lost, "object {id} was lost: {error}");
-                last = error;
-            }
-        }
-        tokio::time::sleep(Duration::from_millis(25)).await;
-    }
-    panic!("object {id} was not answered for in time: {last}");
+    let clients: Vec<_> = (0..CLIENTS).map(|_| kmip("sae-n1")).map(Arc::new).collect();
+    workers.push(tokio::spawn(register_worker(load.clone(), registers.clone(), clients)));
+    (load, registers, workers)
 }
 
 /// One object after the other whose comment several clients write and read at the same time, at any KM; what
 /// they saw must have an order.
-async fn register_worker(load: Load, clients: Vec<Arc<Vec<Kmip>>>) {
+async fn register_worker(load: Load, registers: Registers, clients: Vec<Arc<Vec<Kmip>>>) {
     while !load.over.load(Relaxed) {
         let create = client::create(CryptographicAlgorithm::Aes, 256, ENCRYPT_DECRYPT, []);
         let Ok(Answer::Create(made)) = load.any(&clients[0]).ask(create).await else {
@@ -208,9 +82,8 @@ async fn register_worker(load: Load, clients: Vec<Arc<Vec<Kmip>>>) {
             events.extend(asked.await.expect("a client of a register"));
         }
         assert!(linearizable(0, &events), "object {id} has no order: {events:#?}");
-        let mut told = load.told.lock().unwrap();
-        told.registers += 1;
-        told.asked += events.len() as u64;
+        registers.checked.fetch_add(1, Relaxed);
+        registers.asked.fetch_add(events.len() as u64, Relaxed);
     }
 }
 
