@@ -81,7 +81,8 @@ impl Desk {
         Ok(response)
     }
 
-    /// Never passed on to a third: two KMs with old news could ask each other for ever.
+    /// Not passed on to a third: two KMs with old news could ask each other for ever. A lead that is lost
+    /// in the midst of it is followed, for as long as a request may take.
     async fn act(&self, asked: Request) -> Result<Answer, SupplyError> {
         if !self.supply.leads() {
             return Err(SupplyError::NotLed("not this one".to_owned()));
