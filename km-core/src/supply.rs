@@ -87,6 +87,12 @@ pub enum SupplyError {
     /// No KM of this cluster leads at this moment; nothing was done.
     #[error("no key manager of this cluster leads now: {0}")]
     NotLed(String),
+    /// The owner of the object that a key was to become may have no more.
+    #[error("{0}")]
+    Quota(String),
+    /// The token has no room for the object that a key was to become.
+    #[error("the HSM has no room for another object")]
+    Full,
 }
 
 /// Level of the pool an application pair draws from, for ETSI 014 status.

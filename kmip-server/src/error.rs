@@ -16,8 +16,8 @@ use kmip::{
 const KEYS_AWAY: &str =
     "keys cannot be supplied now: the link to the other cluster, the HSM or the store is away";
 
-/// Why an operation was not done. Only [`OpError::Temporary`] and [`OpError::OutOfTime`] may be
-/// tried again as they are.
+/// Why an operation was not done. Only [`OpError::Temporary`], [`OpError::NotLed`], [`OpError::Full`]
+/// and [`OpError::OutOfTime`] may be tried again as they are.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum OpError {
     #[error("there is no object {0}")]
@@ -122,6 +122,11 @@ pub(crate) enum OpError {
     NotAllowed(OperationCode),
     #[error("the items before it took too long and this one was not begun; send it again, apart")]
     OutOfTime,
+    #[error("the HSM has no room for another object; try again")]
+    Full,
+    /// With what the log is told.
+    #[error("{KEYS_AWAY}; try again")]
+    NotLed(String),
     #[error("{0}; try again")]
     Temporary(String),
     #[error("{0}")]
@@ -198,7 +203,9 @@ impl OpError {
             Self::NotAllowed(_) => ResultReason::PermissionDenied,
             Self::TooMuch(_) => or(ResultReason::ServerLimitExceeded, ResultReason::InvalidField),
             // No version has a word for it: the canceled operations are those the client canceled.
-            Self::OutOfTime | Self::Temporary(_) => ResultReason::GeneralFailure,
+            Self::OutOfTime | Self::Full | Self::NotLed(_) | Self::Temporary(_) => {
+                ResultReason::GeneralFailure
+            }
             Self::Internal(_) => {
                 or(ResultReason::InternalServerError, ResultReason::GeneralFailure)
             }
@@ -240,7 +247,7 @@ impl From<HsmError> for OpError {
         tracing::warn!(%error, "the HSM did not do it");
         match error {
             HsmError::Unavailable(_) => Self::Temporary("the HSM is not available".to_owned()),
-            HsmError::Full(_) => Self::Temporary("the HSM has no room for another object".into()),
+            HsmError::Full(_) => Self::Full,
             _ => Self::Internal("the HSM refused; see the server's log".to_owned()),
         }
     }
@@ -289,10 +296,16 @@ impl From<SupplyError> for OpError {
                 Self::Temporary(error.to_string())
             }
             // What is away, and why, is for the operator to read, not for applications.
-            SupplyError::Unavailable(reason) | SupplyError::NotLed(reason) => {
+            SupplyError::Unavailable(reason) => {
                 tracing::warn!(%reason, "cannot supply keys");
                 Self::Temporary(KEYS_AWAY.to_owned())
             }
+            SupplyError::NotLed(reason) => {
+                tracing::warn!(%reason, "cannot supply keys");
+                Self::NotLed(reason)
+            }
+            SupplyError::Quota(text) => Self::Quota(text),
+            SupplyError::Full => Self::Full,
         }
     }
 }

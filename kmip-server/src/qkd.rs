@@ -206,10 +206,19 @@ pub(crate) async fn bring(
         Ok(None) => make(server, &server.objects, (slave, owner), id, now).await,
         Err(error) => Err(error),
     };
-    made.map_err(|error| match error {
+    made.map_err(|error| refusal(error, id))
+}
+
+/// Why another KM gets no object made: where nobody leads it asks again, and its client is told of no
+/// more than it would be here.
+fn refusal(error: OpError, id: KeyId) -> SupplyError {
+    match error {
         OpError::NotFound(_) => CollectError::NotFound(vec![id]).into(),
+        OpError::NotLed(reason) => SupplyError::NotLed(reason),
+        OpError::Quota(text) => SupplyError::Quota(text),
+        OpError::Full => SupplyError::Full,
         error => SupplyError::Unavailable(error.to_string()),
-    })
+    }
 }
 
 /// Makes the pool key an object of `owner`, collected by `slave`, where this KM leads.
@@ -299,6 +308,36 @@ impl Draft<'_> {
             provenance,
             attributes: meta.encode(&rest),
             terms: terms::of(kind, &rest),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use km_core::{
+        hsm::HsmError,
+        ids::{BlockId, PoolTag},
+        key_id::Slice,
+    };
+
+    use super::*;
+
+    #[test]
+    fn another_km_hears_why_no_object_was_made() {
+        let block = BlockId { pool: PoolTag::from_bits(1), number: 1 };
+        let id = KeyId::of(Slice { block, offset: 0, len: 32 });
+        let owner = SaeId::parse("bank").unwrap();
+        let quota = || ObjectError::Quota { owner: owner.clone(), objects: 2, bytes: 100 };
+        for (here, there) in [
+            (
+                OpError::from(SupplyError::NotLed("lost".to_owned())),
+                SupplyError::NotLed("lost".to_owned()),
+            ),
+            (quota().into(), SupplyError::Quota(quota().to_string())),
+            (HsmError::Full("objects".to_owned()).into(), SupplyError::Full),
+        ] {
+            assert_eq!(refusal(here.clone(), id), there);
+            assert_eq!(OpError::from(there), here, "its client hears the same");
         }
     }
 }

@@ -49,6 +49,8 @@ enum Refusal {
     NotYours(Uuid),
     Unavailable(String),
     NotLed(String),
+    Quota(String),
+    Full,
 }
 
 pub(super) enum Answer {
@@ -131,6 +133,8 @@ fn refusal(error: SupplyError) -> Refusal {
         SupplyError::Collect(CollectError::Pool(error)) => Refusal::Unavailable(error.to_string()),
         SupplyError::Unavailable(text) => Refusal::Unavailable(text),
         SupplyError::NotLed(text) => Refusal::NotLed(text),
+        SupplyError::Quota(text) => Refusal::Quota(text),
+        SupplyError::Full => Refusal::Full,
     }
 }
 
@@ -150,5 +154,7 @@ fn error(refusal: Refusal) -> Option<SupplyError> {
         }
         Refusal::Unavailable(text) => SupplyError::Unavailable(text),
         Refusal::NotLed(text) => SupplyError::NotLed(text),
+        Refusal::Quota(text) => SupplyError::Quota(text),
+        Refusal::Full => SupplyError::Full,
     })
 }

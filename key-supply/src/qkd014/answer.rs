@@ -135,7 +135,9 @@ impl From<SupplyError> for Refusal {
             SupplyError::BadSlaves(text) | SupplyError::OutOfBounds(text) => {
                 Self::BadRequest(ErrorBody::new(text))
             }
-            SupplyError::BelowGrade { .. } => unavailable(error.to_string()),
+            SupplyError::BelowGrade { .. } | SupplyError::Quota(_) | SupplyError::Full => {
+                unavailable(error.to_string())
+            }
             SupplyError::NoKeys(_) => unavailable(format!("{error}; try again later")),
             SupplyError::Collect(CollectError::NotFound(ids)) => not_found(ids),
             SupplyError::Collect(CollectError::NotYours(_)) => Self::Unauthorized,
