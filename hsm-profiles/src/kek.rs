@@ -178,20 +178,34 @@ fn checked(
     handle: ObjectHandle,
     label: &str,
 ) -> Result<(KekId, Usage), OpError> {
+    let told = told(session.get_attributes(handle, &WANTED)?);
+    told.map_err(|wrong| {
+        OpError::Answer(HsmError::Setup(format!(
+            "the key {label:?} in the token {wrong}: it was not made by this KM; delete or rename it, \
+             or set another hsm.kek_label"
+        )))
+    })
+}
+
+/// What the attributes of a KEK tell, or what is wrong with them.
+fn told(attributes: Vec<Attribute>) -> Result<(KekId, Usage), String> {
     let mut id = None;
     let mut wrong = Vec::new();
     let (mut encrypts, mut wraps) = (0, 0);
-    for attribute in session.get_attributes(handle, &WANTED)? {
+    // SoftHSM says 0 of keys that came by RSA-OAEP: it does not tell. Of what it made it does.
+    let came = attributes.contains(&Attribute::Local(false));
+    for attribute in attributes {
         match attribute {
             Attribute::Id(bytes) if !bytes.is_empty() => id = Some(KekId(hex::encode(bytes))),
             Attribute::Sensitive(false) => wrong.push("is not sensitive"),
             Attribute::Extractable(true) => wrong.push("can be extracted"),
             Attribute::Encrypt(true) | Attribute::Decrypt(true) => encrypts += 1,
             Attribute::Wrap(true) | Attribute::Unwrap(true) => wraps += 1,
-            // SoftHSM says 0 of keys that came by RSA-OAEP: it does not tell.
-            Attribute::ValueLen(len) if ![0, KEK_BYTES].contains(&u64::from(len)) => {
-                wrong.push("is not 256 bits long");
-            }
+            Attribute::ValueLen(len) => match u64::from(len) {
+                KEK_BYTES => {}
+                0 if came => {}
+                _ => wrong.push("is not 256 bits long"),
+            },
             _ => {}
         }
     }
@@ -209,16 +223,12 @@ fn checked(
             if usage.is_none() {
                 wrong.push("may neither just encrypt and decrypt nor just wrap and unwrap");
             }
-            Err(OpError::Answer(HsmError::Setup(format!(
-                "the key {label:?} in the token {}: it was not made by this KM; delete or rename \
-                 it, or set another hsm.kek_label",
-                wrong.join(" and ")
-            ))))
+            Err(wrong.join(" and "))
         }
     }
 }
 
-const WANTED: [AttributeType; 8] = [
+const WANTED: [AttributeType; 9] = [
     AttributeType::Id,
     AttributeType::Sensitive,
     AttributeType::Extractable,
@@ -227,6 +237,7 @@ const WANTED: [AttributeType; 8] = [
     AttributeType::Wrap,
     AttributeType::Unwrap,
     AttributeType::ValueLen,
+    AttributeType::Local,
 ];
 
 /// Makes the KEK `prefix``number` in the token.
@@ -411,6 +422,25 @@ pub(crate) fn destroy(session: &Session, prefix: &str, kek: &KekInfo) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_kek_that_came_may_keep_its_length_to_itself() {
+        let of = |length: u64, local: bool| {
+            told(vec![
+                Attribute::Id(vec![1]),
+                Attribute::Encrypt(true),
+                Attribute::Decrypt(true),
+                Attribute::ValueLen(length.into()),
+                Attribute::Local(local),
+            ])
+        };
+        for (length, local) in [(32, true), (32, false), (0, false)] {
+            assert_eq!(of(length, local), Ok((KekId("01".to_owned()), Usage::Encrypts)));
+        }
+        for (length, local) in [(0, true), (16, true), (16, false)] {
+            assert_eq!(of(length, local), Err("is not 256 bits long".to_owned()));
+        }
+    }
 
     #[test]
     fn a_kek_stops_sealing_at_the_bound() {
