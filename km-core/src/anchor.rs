@@ -209,6 +209,27 @@ impl Anchor {
         self.follow().await
     }
 
+    /// The same for all KMs that count in this store and in this token, this one among them.
+    ///
+    /// # Errors
+    /// Those of token and store.
+    pub async fn condemn_all(&self) -> Result<(), AnchorError> {
+        let store = self.records.store();
+        let counts = store.range(ALL, Bound::Unbounded, MAX_RANGE).await;
+        for found in counts.map_err(RecordError::Store)? {
+            if found.key == self.record {
+                continue;
+            }
+            let keeper = String::from_utf8_lossy(&found.key[ALL.len()..]);
+            let other = Self::read(self.hsm.clone(), self.records.clone(), &keeper).await?;
+            // Who counts in another token is not known in this one.
+            if other.token() > 0 {
+                other.condemn().await?;
+            }
+        }
+        self.condemn().await
+    }
+
     fn not_older(&self, found: Found) -> Result<(), AnchorError> {
         let (store, token) = (found.map_or(0, |(generation, _)| generation.number), self.token());
         // What was never counted is nobody's copy.

@@ -210,6 +210,33 @@ async fn km_that_share_a_store_count_for_themselves() {
     open("north.one", false).await.expect("the copy of the restored store says so");
 }
 
+/// A snapshot of etcd from before the move is put back: the KMs other than the one that moved it refuse too.
+#[tokio::test]
+async fn a_store_that_moved_away_is_old_for_all_who_count_in_its_token() {
+    let (room, elsewhere) = (Room::new(), SoftHsm::new());
+    let open = async |hsm: &Arc<SoftHsm>, keeper: &str, is_new| {
+        Anchor::open(hsm.clone(), records(&room.store), keeper, is_new).await
+    };
+    let others = [(&room.hsm, "north.two"), (&elsewhere, "north.three")];
+    open(&room.hsm, "north.one", true).await.unwrap().advance().await.unwrap();
+    for (hsm, keeper) in others {
+        open(hsm, keeper, false).await.unwrap().advance().await.unwrap();
+    }
+    let moves = Anchor::read(room.hsm.clone(), records(&room.store), "north.one").await.unwrap();
+    moves.condemn_all().await.unwrap();
+    for keeper in ["north.one", "north.two"] {
+        let refused = open(&room.hsm, keeper, false).await;
+        assert!(matches!(refused, Err(AnchorError::Older { store: 1, token: 2 })), "{keeper}");
+    }
+    assert!(!room.hsm.objects().keys().any(|name| name.contains("north.three")));
+    open(&elsewhere, "north.three", false).await.expect("its own token was not told");
+
+    // What was moved comes back to them as to all others of a cluster.
+    let home = Anchor::read(room.hsm.clone(), records(&room.store), "north").await.unwrap();
+    home.pardon_others().await.unwrap();
+    open(&room.hsm, "north.two", false).await.unwrap().advance().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_store_known_to_be_old_is_refused_at_the_next_start() {
     let room = Room::new();

@@ -152,8 +152,9 @@ pub(crate) async fn migrate(from: &Config, to: &Config) -> Result<Migrated, Fail
             done
         }
     };
-    // A copy of the source from before the mark is older than the token knows.
-    counted.condemn().await.map_err(|e| of_anchor(from, &e))?;
+    // A copy of the source from before the mark is older than this token knows, whichever of the KMs that
+    // count in it starts there.
+    counted.condemn_all().await.map_err(|e| of_anchor(from, &e))?;
     let anchor = Anchor::read(token, records(&target), &to.keeper_of_generations()).await;
     let anchor = anchor.map_err(|e| of_anchor(to, &e))?;
     anchor.pardon_others().await.map_err(|e| of_anchor(to, &e))?;

@@ -169,6 +169,7 @@ async fn a_store_moves_to_etcd_and_back_and_hands_nothing_out_twice() {
     for km in 0..NORTH {
         cluster.stop(km);
     }
+    let before = cluster.engine.snapshot("before.db");
     let away = Move { cluster: &cluster, from: shared.clone(), to: own.clone() };
     through_kills(&away).await;
     let (code, said) = cluster.qkm(1, &["serve"]);
@@ -183,6 +184,11 @@ async fn a_store_moves_to_etcd_and_back_and_hands_nothing_out_twice() {
     assert_eq!(moved, object);
     stop(alone);
 
+    cluster.engine.put_back(&before);
+    for km in 0..NORTH {
+        let (code, said) = cluster.qkm(km, &["serve"]);
+        assert!(code == 4 && said.contains("QKM-S006"), "KM {km}, from before: {code} {said}");
+    }
     let back = Move { cluster: &cluster, from: own, to: shared };
     let (code, said, _) = back.run();
     assert!(code != 0 && said.contains("has records already"), "the old records are there: {said}");
