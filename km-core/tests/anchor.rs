@@ -4,13 +4,15 @@
 
 mod common;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use common::{Machine, NORTH, Pair, SOUTH, hsm::SoftHsm, ids_of, sae, single_keys};
+use common::{Machine, NORTH, Pair, SOUTH, config, hsm::SoftHsm, ids_of, sae, single_keys};
 use km_core::{
     anchor::{self, Anchor, AnchorError},
     epoch::EpochPolicy,
+    journal::Fence,
     material::ClearBytes,
+    pool::{Pool, PoolConfig},
     records::Records,
     store::{
         Commit, Outcome, Record, SqliteStore, Store,
@@ -276,7 +278,7 @@ async fn a_burned_pool_gives_no_key_out_and_balances() {
     let pool = pair.south().pool.clone();
     assert!(pool.view().stored_bits > 0 && pool.view().collecting > 0);
     let before = pool.view();
-    let burned = pool.burn_all().await;
+    let burned = pool.burn_all().await.unwrap();
     let after = pool.view();
     assert_eq!((after.stored_bits, after.blocks, after.collecting), (0, 0, 0));
     assert_eq!(burned, before.stored_bits);
@@ -287,4 +289,27 @@ async fn a_burned_pool_gives_no_key_out_and_balances() {
     pair.crash(SOUTH).await;
     let view = pair.south().pool.view();
     assert!(view.balanced && view.stored_bits == 0, "{view:?}");
+}
+
+/// Somebody else took the lead meanwhile: it is said, and waited for no longer.
+#[tokio::test]
+async fn a_pool_whose_lead_is_lost_says_that_it_is_not_burned() {
+    let mut pair = Pair::new().await;
+    pair.admit_random(NORTH, 4096).await;
+    pair.north().pool.settled().await;
+    let (dir, mut copy) = (common::temp_dir(), Machine::with(pair.machines[NORTH].hsm.clone()));
+    let file = dir.path().join("copy");
+    pair.machines[NORTH].disk.snapshot(&file).await.unwrap();
+    copy.disk = Arc::new(FaultyStore::new(SqliteStore::open(&file).unwrap()));
+    let lead = |name: &str| copy.disk.commit(Commit::new().put("lead", name));
+    let Ok(Outcome::Committed(version)) = lead("restore").await else { panic!("no lead") };
+    let unlocked = copy.unlock(copy.disk.clone(), EpochPolicy::default()).await;
+    let (records, vault, _epochs) = unlocked.unwrap();
+    let fence = Some(Fence { key: b"lead".to_vec(), version });
+    let config = PoolConfig { fence, ..config(NORTH, pair.key_ttl) };
+    let pool = Pool::open_copy(config, records, vault).await.unwrap();
+    assert!(matches!(lead("another").await, Ok(Outcome::Committed(_))));
+    let burned = tokio::time::timeout(Duration::from_secs(20), pool.burn_all()).await;
+    let refused = burned.expect("it ends").unwrap_err();
+    assert!(refused.to_string().contains("took the lead"), "{refused}");
 }

@@ -140,7 +140,7 @@ async fn a_copy_that_is_opened_and_burned_leaves_the_objects_of_the_store_in_pla
     let (records, vault, _epochs) = unlocked.unwrap();
     let config = PoolConfig { storage: Storage::Token, ..config(NORTH, pair.key_ttl) };
     let pool = Pool::open_copy(config, records, vault).await.unwrap();
-    assert_eq!(pool.burn_all().await, 320 * 8);
+    assert_eq!(pool.burn_all().await.unwrap(), 320 * 8);
     assert_eq!(
         hsm.objects().len(),
         2,

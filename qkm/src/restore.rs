@@ -189,7 +189,8 @@ async fn burn_pools(
             fence: fence.clone(),
         };
         let pool = Pool::open_copy(settings, records.clone(), vault.clone()).await;
-        burned += pool.map_err(|e| of_record(path, &e))?.burn_all().await;
+        let pool = pool.map_err(|e| of_record(path, &e))?;
+        burned += pool.burn_all().await.map_err(|e| of_record(path, &e))?;
     }
     // The copy counts less than was sealed since it was made.
     epochs.spend().await.map_err(|e| of_epochs(path, &e))?;

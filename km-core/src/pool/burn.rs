@@ -1,12 +1,18 @@
 //! Giving up all that is stored: of an older copy of the store nobody knows what was handed out since.
 
 use super::{Pool, keys};
-use crate::{block::BlockState, journal::Change, ledger::bits, pad::PadSpan, run::RunId};
+use crate::{
+    block::BlockState, journal::Change, ledger::bits, pad::PadSpan, records::RecordError,
+    run::RunId,
+};
 
 impl Pool {
     /// Burns every block, run and span, durably on return; how many bits that were. For a pool that is
     /// connected to no peer: the other end learns of it from the greeting.
-    pub async fn burn_all(&self) -> u64 {
+    ///
+    /// # Errors
+    /// Another KM took the lead; nothing may be burned then.
+    pub async fn burn_all(&self) -> Result<u64, RecordError> {
         let before = self.journal.account().burned;
         {
             let mut tables = self.tables();
@@ -31,7 +37,7 @@ impl Pool {
                 self.journal.append(change);
             }
         }
-        self.journal.settled().await;
-        self.journal.account().burned - before
+        self.all_durable().await?;
+        Ok(self.journal.account().burned - before)
     }
 }

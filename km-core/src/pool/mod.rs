@@ -228,12 +228,16 @@ impl Pool {
     /// Durably on return.
     async fn recovered(self: Arc<Self>, left_open: Vec<RunSpec>) -> Result<Arc<Self>, RecordError> {
         self.recover(left_open);
-        match self.journal.durable(self.journal.last()).await {
-            Ok(()) => Ok(self),
-            Err(Deposed) => {
-                Err(StoreError::Unavailable("another key manager took the lead".into()).into())
-            }
-        }
+        self.all_durable().await?;
+        Ok(self)
+    }
+
+    /// Waits until everything that happened so far is durable, as long as this KM leads.
+    async fn all_durable(&self) -> Result<(), RecordError> {
+        let durable = self.journal.durable(self.journal.last()).await;
+        durable.map_err(|Deposed| {
+            StoreError::Unavailable("another key manager took the lead".into()).into()
+        })
     }
 
     async fn read(
