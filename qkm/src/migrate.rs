@@ -9,16 +9,19 @@
 //! Nothing is burned beyond what every start burns: nobody changes the source while it is copied, and what
 //! arrived is compared with it.
 
-use std::{ops::Bound, sync::Arc};
+use std::{ops::Bound, path::Path, sync::Arc};
 
 use cluster::{lead::Lease, roster::Roster};
 use km_core::{
     anchor::Anchor,
     journal::Fence,
     records::Records,
-    store::{Commit, MAX_COMMIT_BYTES, MAX_OPS, Outcome, Record, Store, StoreError, Version},
+    store::{
+        Claim, Commit, MAX_COMMIT_BYTES, MAX_OPS, Outcome, Record, Store, StoreError, Version,
+    },
     vault::{RECORD_KEY, Vault},
 };
+use tracing::warn;
 
 use crate::{
     config::Config,
@@ -46,23 +49,50 @@ pub(crate) struct Migrated {
     pub(crate) bytes: u64,
 }
 
+/// What each mark says, and what to do.
+const MARKS: [(&[u8], &str, &str); 2] = [
+    (MOVED, "its records were moved to another store", "use the configuration of that one"),
+    (ARRIVING, "records are being moved into it", "run the same `qkm store migrate` again"),
+];
+
 /// A store with a mark is left alone.
 ///
 /// # Errors
 /// When its records moved away, or are arriving.
 pub(crate) async fn refuse_marked(config: &Config, store: &dyn Store) -> Result<(), Failure> {
     let path = config.store_file();
-    for (mark, what, help) in [
-        (MOVED, "its records were moved to another store", "use the configuration of that one"),
-        (ARRIVING, "records are being moved into it", "run the same `qkm store migrate` again"),
-    ] {
+    for (mark, what, help) in MARKS {
         if let Some(found) = store.get(mark).await.map_err(|e| of_store(&path, &e))? {
-            let place = String::from_utf8_lossy(&found.value).into_owned();
-            let text = format!("store {}: {what}: {place}", path.display());
-            return Err(Failure::new(Code::S011, text).help(help));
+            return Err(of_mark(&path, what, &found).help(help));
         }
     }
     Ok(())
+}
+
+/// The same before a backup takes the place of a store, which may be damaged. It would be used beside the
+/// other one.
+///
+/// # Errors
+/// As [`refuse_marked`].
+pub(crate) fn refuse_replacing(path: &Path, place: &Claim) -> Result<(), Failure> {
+    for (mark, what, help) in MARKS {
+        match place.get(mark) {
+            Ok(None) => {}
+            Ok(Some(found)) => {
+                let aside = path.with_file_name("").display().to_string();
+                return Err(of_mark(path, what, &found).help(format!(
+                    "{help}; only if that other store is lost for good, put {aside} aside, and restore again"
+                )));
+            }
+            Err(error) => warn!(%error, "the store that is to be replaced cannot be read"),
+        }
+    }
+    Ok(())
+}
+
+fn of_mark(path: &Path, what: &str, mark: &Record) -> Failure {
+    let place = String::from_utf8_lossy(&mark.value);
+    Failure::new(Code::S011, format!("store {}: {what}: {place}", path.display()))
 }
 
 /// One of the two stores.

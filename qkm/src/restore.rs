@@ -32,7 +32,7 @@ use km_core::{
 use crate::{
     config::{Config, Shared},
     fault::{Code, Failure},
-    migrate::refuse_marked,
+    migrate::{refuse_marked, refuse_replacing},
     serve::{of_anchor, of_epochs, of_record, of_store, of_vault, open_store, open_token},
 };
 
@@ -54,7 +54,7 @@ pub(crate) struct Restored {
 /// Makes `from` the store of this configuration, whose key manager does not run.
 ///
 /// # Errors
-/// When it is no store of this HSM, a token is away, or the store is in use; the store is as it was
+/// When it is no store of this HSM, a token is away, or the store is in use or was moved; it is as it was
 /// then. The help says so where it must be done again.
 pub(crate) async fn restore(config: &Config, from: &Path) -> Result<Restored, Failure> {
     let path = config.store_file();
@@ -63,6 +63,7 @@ pub(crate) async fn restore(config: &Config, from: &Path) -> Result<Restored, Fa
     made.map_err(|e| Failure::new(Code::S001, format!("{}: {e}", config.store.display())))?;
     // Before the token learns of anything: the store of a running key manager stays the newest.
     let claim = Claim::take(&path).map_err(|e| of_store(&path, &e))?;
+    refuse_replacing(&path, &claim)?;
     let token = open_token(config).await?;
     all_answer(&token).await?;
     copy(from, &draft)?;

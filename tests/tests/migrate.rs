@@ -48,6 +48,15 @@ impl Move<'_> {
         (done.status.code().unwrap_or(-1), text, began.elapsed())
     }
 
+    /// Puts a backup back where it came from.
+    fn restore(&self, backup: &Path) -> (i32, String) {
+        let mut qkm = Command::new(program());
+        qkm.args(["store", "restore"]).arg(backup).arg("--config").arg(&self.from);
+        let done = qkm.env("SOFTHSM2_CONF", &self.cluster.site(0).softhsm_conf).output().unwrap();
+        let text = String::from_utf8_lossy(&done.stderr).into_owned();
+        (done.status.code().unwrap_or(-1), text)
+    }
+
     /// Begins it and kills it `moment` after it has both stores open. Whether it had ended before. Not before
     /// then: SoftHSM loses a token whose process is killed while it logs in.
     fn kill_after(&self, moment: Duration) -> bool {
@@ -183,6 +192,9 @@ async fn a_store_moves_to_etcd_and_back_and_hands_nothing_out_twice() {
     let moved = material(&app.ask(client::get(made.id.as_str())).await.unwrap()).unwrap();
     assert_eq!(moved, object);
     stop(alone);
+    let home = Config::load(&own).unwrap().store_file();
+    let backup = own.with_file_name("backup.qkm");
+    std::fs::copy(&home, &backup).unwrap();
 
     cluster.engine.put_back(&before);
     for km in 0..NORTH {
@@ -194,6 +206,10 @@ async fn a_store_moves_to_etcd_and_back_and_hands_nothing_out_twice() {
     assert!(code != 0 && said.contains("has records already"), "the old records are there: {said}");
     cluster.engine.erase("/qkm/north/");
     through_kills(&back).await;
+    for _ in 0..2 {
+        let (code, said) = back.restore(&backup);
+        assert!(code == 1 && said.contains("QKM-S011") && said.contains("moved"), "{code} {said}");
+    }
     for km in 0..NORTH {
         cluster.run(km);
         cluster.ready(km).await;

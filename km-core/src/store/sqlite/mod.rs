@@ -61,7 +61,7 @@ pub struct SqliteStore {
 }
 
 /// The path of a store, there or not, that nobody opens while this lives.
-pub struct Claim(Held);
+pub struct Claim(Arc<Held>);
 
 impl Claim {
     /// Takes the path.
@@ -69,7 +69,19 @@ impl Claim {
     /// # Errors
     /// `Unavailable` when a process has the store there open.
     pub fn take(path: impl AsRef<Path>) -> Result<Self, StoreError> {
-        file::claim(path.as_ref()).map(Self)
+        file::claim(path.as_ref()).map(|held| Self(Arc::new(held)))
+    }
+
+    /// A record of the store here, if there is a store.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Record>, StoreError> {
+        let path = &self.0.path;
+        match path.try_exists().map_err(|e| error::map_io("looking for", path, &e))? {
+            true => Readers::open(&self.0)?.get(key),
+            false => Ok(None),
+        }
     }
 
     /// Puts the store of `draft` in the place of the one here; where that one is now.
