@@ -186,6 +186,12 @@ impl Cluster {
         end(self.kms[km].take());
     }
 
+    /// The exit code of a KM that ended by itself.
+    pub fn ended(&mut self, km: usize) -> Option<i32> {
+        let status = self.kms[km].as_mut().expect("it was started").try_wait();
+        status.expect("its status").map(|status| status.code().unwrap_or(-1))
+    }
+
     /// Stops in order, as an operator would.
     pub fn stop(&mut self, km: usize) {
         if let Some(mut child) = self.kms[km].take() {

@@ -227,6 +227,49 @@ async fn a_store_moves_to_etcd_and_back_and_hands_nothing_out_twice() {
     }
 }
 
+/// A key manager stands still while the others are stopped and the store moves: not before it counts as
+/// gone. When it goes on it ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_manager_that_slept_through_a_move_ends() {
+    let mut cluster = Cluster::start().await;
+    let app = cluster.kmip(0, "sae-n1");
+    let create = || client::create(CryptographicAlgorithm::Aes, 256, 12, []);
+    let Answer::Create(made) = app.ask(create()).await.unwrap() else { panic!("no object") };
+    let leader = cluster.leader().await.expect("one leads");
+    let asleep = (leader + 1) % NORTH;
+    cluster.stop((leader + 2) % NORTH);
+    cluster.signal(asleep, "STOP");
+    cluster.stop(leader);
+
+    let (own, shared) = (alone(&cluster), cluster.site(0).config.clone());
+    let away = Move { cluster: &cluster, from: shared, to: own.clone() };
+    let name = Config::load(&cluster.site(asleep).config).unwrap().shared.unwrap().seat.node;
+    let (code, said, _) = away.run();
+    let refused = said.contains(&format!("still in use by {name}"));
+    assert!(code == 1 && said.contains("QKM-S011") && refused, "{code} {said}");
+    cluster.until("its session ends, and the store moves", async || away.run().0 == 0).await;
+
+    cluster.signal(asleep, "CONT");
+    let until = Instant::now() + Duration::from_secs(60);
+    let code = loop {
+        let said = cluster.etsi(asleep, "sae-n1").enc("sae-s1", 1).await;
+        assert_ne!(said.map_or(0, |said| said.status), 200, "a key of the old store");
+        assert_ne!(cluster.leader().await, Some(asleep));
+        match cluster.ended(asleep) {
+            Some(code) => break code,
+            None => assert!(Instant::now() < until, "it goes on with the old store"),
+        }
+    };
+    assert_eq!(code, 1);
+    cluster.kill(asleep);
+
+    let alone = serve(&cluster, &own);
+    cluster.ready(0).await;
+    let app = cluster.kmip(0, "sae-n1");
+    material(&app.ask(client::get(made.id.as_str())).await.unwrap()).unwrap();
+    stop(alone);
+}
+
 async fn collected(cluster: &Cluster, km: usize, keys: &[(String, String)]) -> u16 {
     let ids: Vec<&str> = keys.iter().map(|(id, _)| id.as_str()).collect();
     let said = cluster.calm(km, "sae-n1").dec("sae-s1", &ids).await.unwrap();

@@ -21,7 +21,7 @@ mod term;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use tokio::task::JoinSet;
+use tokio::{sync::oneshot, task::JoinSet};
 use tracing::{info, warn};
 use transport::Shutdown;
 
@@ -54,7 +54,7 @@ pub(crate) struct Inside {
 /// Runs a key manager until `shutdown`, then ends it in order.
 ///
 /// # Errors
-/// When it cannot start; once it runs it ends well.
+/// When it cannot start; once it runs it ends well, unless its store was moved away.
 pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
     let config = Arc::new(config);
     let node = Arc::new(Node::open(&config).await?);
@@ -76,7 +76,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
     Links::start(&inside, &config, &mut inner, &rest_end).await?;
     inside.fronts.start(&config, &mut outer, &fronts_end).await?;
     admin::start(&config, &inside, &mut outer, &fronts_end).await?;
-    term::start(&inside, &config, &mut inner, &rest_end).await?;
+    let (give_up, given_up) = oneshot::channel();
+    term::start(&inside, &config, &mut inner, &rest_end, give_up).await?;
     inner.spawn(attend::attend(inside.clone(), rest_end.clone()));
     inner.spawn(sweep(node.clone(), rest_end.clone()));
     inner.spawn(age(node.clone(), rest_end.clone()));
@@ -85,7 +86,10 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
     health.started();
     info!(cluster = %config.cluster, "key manager runs");
 
-    shutdown.requested().await;
+    let end = tokio::select! {
+        () = shutdown.requested() => Ok(()),
+        Ok(failure) = given_up => Err(failure),
+    };
     health.stopping();
     stop_fronts.start();
     while outer.join_next().await.is_some() {}
@@ -100,7 +104,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
     drop(inside);
     node::close(node).await;
     info!(cluster = %config.cluster, "key manager stopped");
-    Ok(())
+    end
 }
 
 /// Removes from the token what should have been destroyed there and was not, until `shutdown`.

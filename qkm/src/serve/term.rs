@@ -9,7 +9,7 @@ use cluster::{
     lead::Lease,
 };
 use km_core::{ids::SaeId, journal::Over, key_id::KeyId, pool::Pool, supply::SupplyError};
-use tokio::task::JoinSet;
+use tokio::{sync::oneshot, task::JoinSet};
 use tracing::{info, warn};
 use transport::{PeerIdentity, Profile, ServerStream, Shutdown};
 
@@ -18,17 +18,23 @@ use super::{
     failures::{of_anchor, older_copy},
     node,
 };
-use crate::{config::Config, fault::Failure, migrate::refuse_marked};
+use crate::{
+    config::Config,
+    fault::{Code, Failure},
+    migrate::refuse_marked,
+};
 
 /// Pause after a term that could not begin, so that another KM may try.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Begins the only term, or takes turns with others, in `tasks` until `shutdown`.
+/// Begins the only term, or takes turns with others, in `tasks` until `shutdown`. `give_up` is told when
+/// nothing may be done with the store any more.
 pub(super) async fn start(
     inside: &Arc<Inside>,
     config: &Arc<Config>,
     tasks: &mut JoinSet<()>,
     shutdown: &Shutdown,
+    give_up: oneshot::Sender<Failure>,
 ) -> Result<(), Failure> {
     let Some(shared) = &config.shared else {
         return begin(inside, config, tasks, shutdown);
@@ -43,7 +49,7 @@ pub(super) async fn start(
     };
     let open = Listening::open("node", front, Profile::Front).await?;
     tasks.spawn(open.serve(inside.fronts.stats.desk.clone(), handler, shutdown.clone()));
-    tasks.spawn(take_turns(inside.clone(), config.clone(), shutdown.clone()));
+    tasks.spawn(take_turns(inside.clone(), config.clone(), shutdown.clone(), give_up));
     Ok(())
 }
 
@@ -66,7 +72,12 @@ fn begin(
     Ok(())
 }
 
-async fn take_turns(inside: Arc<Inside>, config: Arc<Config>, shutdown: Shutdown) {
+async fn take_turns(
+    inside: Arc<Inside>,
+    config: Arc<Config>,
+    shutdown: Shutdown,
+    give_up: oneshot::Sender<Failure>,
+) {
     let Some(candidate) = &inside.node.candidate else { return };
     loop {
         let lease = tokio::select! {
@@ -81,6 +92,12 @@ async fn take_turns(inside: Arc<Inside>, config: Arc<Config>, shutdown: Shutdown
         }
         match done {
             Ok(()) => warn!(alarm = "lead-lost", "this key manager leads no more"),
+            // Its fronts would go on to change objects that nobody uses any more.
+            Err(failure) if failure.code() == Code::S011 => {
+                tracing::error!(%failure, alarm = "store-moved", "this key manager ends");
+                let _ = give_up.send(failure);
+                return;
+            }
             Err(failure) => {
                 tracing::error!(%failure, alarm = "lead-failed", "this key manager cannot lead");
                 tokio::time::sleep(PAUSE).await;
