@@ -61,6 +61,8 @@ pub struct Keeper {
     records: Records,
     supply: Arc<Supply>,
     objects: Objects,
+    /// Others use the store too; how long after a look that left nothing the next one is due.
+    shared: Option<Duration>,
 }
 
 /// One look through the store.
@@ -69,6 +71,8 @@ struct Look {
     retiring: BTreeMap<KekId, u64>,
     /// Epochs of which something sealed was in somebody's hands when it began.
     held: BTreeSet<u64>,
+    /// Other KMs use the store: what is in their hands is not known.
+    shared: bool,
     tallies: BTreeMap<u64, Tally>,
     pace: Interval,
 }
@@ -100,7 +104,13 @@ impl Keeper {
         supply: Arc<Supply>,
         objects: Objects,
     ) -> Self {
-        Self { epochs, vault, records, supply, objects }
+        Self { epochs, vault, records, supply, objects, shared: None }
+    }
+
+    /// Other KMs use this store. What they sealed and did not store yet is not known here, so no look
+    /// proves an epoch empty, and one that left nothing is repeated `again` later.
+    pub fn shared(self, again: Duration) -> Self {
+        Self { shared: Some(again), ..self }
     }
 
     /// The epochs.
@@ -126,7 +136,7 @@ impl Keeper {
             if let Err(error) = self.epochs.top_up().await {
                 tracing::warn!(%error, "no seals are set aside ahead of need");
             }
-            if !self.epochs.has_work() {
+            if !self.epochs.has_work(self.shared) {
                 continue;
             }
             match self.pass().await {
@@ -150,7 +160,8 @@ impl Keeper {
             tokio::time::interval(second / self.epochs.policy().reseal_per_s.clamp(1, 1000));
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (retiring, held) = (self.epochs.retiring(), self.epochs.held());
-        let mut look = Look { retiring, held, tallies: BTreeMap::new(), pace };
+        let shared = self.shared.is_some();
+        let mut look = Look { retiring, held, shared, tallies: BTreeMap::new(), pace };
         for pool in self.supply.pools() {
             pool.drained().await;
         }
@@ -243,11 +254,16 @@ impl Keeper {
 }
 
 impl Epochs {
-    /// Whether a retiring epoch is not known to be empty.
-    fn has_work(&self) -> bool {
-        let seen = locked(&self.seen);
-        let empty = |number: &u64| seen.get(number).is_some_and(|seen| seen.empty);
-        self.retiring().values().any(|number| !empty(number))
+    /// Whether a retiring epoch is not known to be empty; in a `shared` store, nor looked through that
+    /// short ago.
+    fn has_work(&self, shared: Option<Duration>) -> bool {
+        let (seen, now) = (locked(&self.seen), now_ms());
+        let fresh = |seen: &Seen| {
+            let age = Duration::from_millis(now.saturating_sub(seen.at_ms));
+            seen.left == 0 && shared.is_some_and(|again| age < again)
+        };
+        let done = |number: &u64| seen.get(number).is_some_and(|seen| seen.empty || fresh(seen));
+        self.retiring().values().any(|number| !done(number))
     }
 
     /// Retiring epochs by KEK.
@@ -264,7 +280,8 @@ impl Epochs {
         for number in look.retiring.values() {
             let tally = look.tallies.get(number).copied().unwrap_or_default();
             let left = tally.found - tally.moved - tally.refused;
-            let empty = !look.held.contains(number) && tally.found == tally.refused;
+            let held = look.shared || look.held.contains(number);
+            let empty = !held && tally.found == tally.refused;
             let Tally { found, moved, refused } = tally;
             let known = seen.insert(*number, Seen { left, refused, empty, at_ms: now_ms() });
             if empty && !known.is_some_and(|known| known.empty) {

@@ -126,7 +126,8 @@ pub struct Seen {
     pub left: u64,
     /// Records that say they are under it and that its KEK refuses.
     pub refused: u64,
-    /// Whether the look began when nothing could come any more, and found nothing.
+    /// Whether the look began when nothing could come any more, and found nothing. Never so in a store
+    /// that others use too ([`Keeper::shared`]).
     pub empty: bool,
     /// Milliseconds since the Unix epoch.
     pub at_ms: u64,

@@ -1,6 +1,9 @@
 //! What is sealed moves to the new epoch, and an old one is empty only when nothing can come under it.
 
+use std::{sync::Arc, time::Duration};
+
 use km_core::{
+    clock::now_ms,
     epoch::{EpochError, EpochPolicy, EpochState},
     hsm::Hsm,
     material::ClearBytes,
@@ -59,6 +62,39 @@ async fn an_epoch_is_not_empty_while_something_sealed_under_it_is_on_its_way() {
     assert_eq!((tally.found, tally.moved), (1, 1));
     destroy(&keeper, 1).await;
     assert_eq!(open(&objects, "slow").await, clear.expose(<[u8]>::to_vec));
+}
+
+/// Nor can what another KM of the same store sealed.
+#[tokio::test]
+async fn in_a_shared_store_no_look_is_the_last_one() {
+    let machine = Machine::new();
+    let (theirs, _) = lone(&machine, EpochPolicy::default()).await;
+    let clear = ClearBytes::copy_from(&random(32));
+    let (made, puts, _place) = theirs.prepare(object("theirs"), &clear).await.unwrap();
+    let (_, keeper) = lone(&machine, EpochPolicy::default()).await;
+    let keeper = Arc::new(keeper.shared(Duration::ZERO));
+    keeper.epochs().rotate("cn:ada").await.unwrap();
+    let seen = || keeper.epochs().list()[0].seen;
+    for _ in 0..2 {
+        keeper.pass().await.unwrap();
+        assert!(seen().is_some_and(|seen| seen.left == 0 && !seen.empty));
+    }
+    let refused = keeper.destroy(1, "cn:ada").await;
+    assert_eq!(refused, Err(EpochError::NotEmpty { number: 1, left: Some(0) }));
+    let mut commit = Commit::new();
+    commit.puts = puts.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
+    machine.disk.commit(commit).await.unwrap();
+    drop(made);
+    let (stored_ms, tending) = (now_ms(), keeper.clone());
+    let tending = tokio::spawn(async move { tending.tend().await });
+    let looked_again = async {
+        while seen().is_none_or(|seen| seen.at_ms <= stored_ms) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), looked_again).await.expect("it looks again");
+    tending.abort();
+    assert_eq!(keeper.pass().await.unwrap().found, 0, "it was moved");
 }
 
 #[tokio::test]

@@ -37,6 +37,8 @@ use crate::{
 
 /// Longest wait for the last users of store and token to let go.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
+/// How often the store that others use too is looked through for what is under old KEK epochs.
+const LOOK_AGAIN: Duration = Duration::from_secs(300);
 
 /// The key manager's domain, in one process.
 pub(crate) struct Node {
@@ -116,8 +118,11 @@ impl Node {
             objects.compare_with_token().await.map_err(|e| of_objects(&path, &e))?;
         }
         let kept = records.clone();
-        let keeper =
-            Arc::new(Keeper::new(epochs, vault.clone(), kept, supply.clone(), objects.clone()));
+        let keeper = Keeper::new(epochs, vault.clone(), kept, supply.clone(), objects.clone());
+        let keeper = Arc::new(match candidate {
+            Some(_) => keeper.shared(LOOK_AGAIN),
+            None => keeper,
+        });
         let node = Self {
             token,
             store,
