@@ -217,6 +217,7 @@ fn applications_share_tenants_and_certificates_only_as_far_as_they_are_told_apar
     let bank = "\n[[tenant]]\nid = \"bank\"\nmax_objects = 10\nmax_mib = 2\n";
     let alike = "certificate = \"cn:sae-n1\"";
     let own = "certificate = \"cn:x\"";
+    let login = format!("login = {{ username = \"a\", password = \"{hash}\" }}");
     let cases = [
         (sae(alike), "have the same certificate rule"),
         (sae(&format!("{alike}\nlogin = {{ username = \"a\", password = \"{hash}\" }}")), "same"),
@@ -233,6 +234,10 @@ fn applications_share_tenants_and_certificates_only_as_far_as_they_are_told_apar
             "not a version",
         ),
         (sae(&format!("{own}\nnotify = {{ address = \"a:1\", put = \"some\" }}")), "some"),
+        (
+            sae(&format!("{own}\n{login}\nnotify = {{ address = \"a:1\", put = \"all\" }}")),
+            "no Put asks",
+        ),
         (sae(&format!("{own}\nconnections = 0")), "nonzero"),
         (
             sae(&format!("{own}\ntenant = \"sae-n1\"\nstorage = \"token\""))
@@ -247,24 +252,30 @@ fn applications_share_tenants_and_certificates_only_as_far_as_they_are_told_apar
         assert!(failure.place().is_some(), "{failure}");
         assert!(failure.to_string().contains("help: "), "{failure}");
     }
-    let login = format!("login = {{ username = \"a\", password = \"{hash}\" }}");
     let more =
         format!("{own}\n{login}\ntenant = \"bank\"\noperations = [\"Get\"]\nconnections = 2");
-    let more = format!("{more}\nnotify = {{ address = \"app:1\", put = \"successors\" }}");
+    let more = format!("{more}\nnotify = {{ address = \"app:1\" }}");
+    let alone = sae("certificate = \"cn:z\"").replace("\"x\"", "\"z\"");
+    let alone = format!("{alone}notify = {{ address = \"app:1\", put = \"successors\" }}\n");
     let second = sae(own).replace("\"x\"", "\"y\"");
     let second = format!("{second}login = {{ username = \"b\", password = \"{hash}\" }}\n");
-    let config = Config::parse(&format!("{EXAMPLE}{bank}{}{second}", sae(&more)), &"qkm.toml");
+    let text = format!("{EXAMPLE}{bank}{}{second}{alone}", sae(&more));
+    let config = Config::parse(&text, &"qkm.toml");
     let config = config.unwrap();
     let x = km_core::ids::SaeId::parse("x").unwrap();
     let policy = &config.policies[&x];
     assert_eq!(policy.tenant.as_ref().unwrap().as_str(), "bank");
     assert_eq!(policy.operations.as_ref().unwrap().len(), 1);
-    let told = policy.endpoint.as_ref().unwrap();
-    assert_eq!((told.version, told.sent), (kmip::Version::V2_1, Sent::Successors));
+    for (sae, sent) in [("x", Sent::Nothing), ("z", Sent::Successors)] {
+        let policy = &config.policies[&km_core::ids::SaeId::parse(sae).unwrap()];
+        let told = policy.endpoint.as_ref().unwrap();
+        assert_eq!((told.version, told.sent), (kmip::Version::V2_1, sent));
+    }
     assert_eq!(config.quotas[policy.tenant.as_ref().unwrap()].bytes, 2 << 20);
     assert!(config.directory().subjects().any(|sae| *sae == x));
     let alone = config.directory_without_logins();
-    assert!(alone.subjects().all(|sae| sae.as_str() == "sae-n1"), "a certificate is not enough");
+    let alone: Vec<&str> = alone.subjects().map(|sae| sae.as_str()).collect();
+    assert_eq!(alone, ["sae-n1", "z"], "a certificate is not enough");
     assert!(!format!("{config:?}").contains(&hash), "hashes stay out of debug");
 }
 

@@ -169,6 +169,13 @@ fn endpoint(entry: &Spanned<Sae>, notify: &Notify) -> Result<Endpoint, Mistake> 
         let text = format!("{address:?} is no address to tell {} at", entry.get_ref().id);
         return Err(Mistake::new(text, "write address = \"host:port\"").at(entry));
     }
+    // The certificate alone is no proof of who takes the keys.
+    if entry.get_ref().login.is_some() && *put != Put::Nothing {
+        let text = format!("{} has a login, and no Put asks for one", entry.get_ref().id);
+        let help =
+            "write put = \"nothing\" and let it Get what it is told of, or leave `login` out";
+        return Err(Mistake::new(text, help).at(entry));
+    }
     let named = |name: &String| {
         let known = Version::ALL.into_iter().find(|known| known.to_string() == *name);
         known.ok_or_else(|| {
