@@ -59,7 +59,14 @@ pub(crate) struct House {
 
 /// Rules that were read a moment ago.
 #[derive(Default)]
-pub(crate) struct Houses(Mutex<HashMap<SaeId, (Instant, Arc<House>)>>);
+pub(crate) struct Houses(Mutex<Kept>);
+
+#[derive(Default)]
+struct Kept {
+    houses: HashMap<SaeId, (Instant, Arc<House>)>,
+    /// How often some were changed here.
+    changes: u64,
+}
 
 /// What a new object of `kind` is to be: as asked for, with the defaults, and as constraints want it.
 /// `brought` is what an object says itself that the client brings.
@@ -103,6 +110,7 @@ pub(crate) async fn of(cx: &Context<'_>) -> Result<Arc<House>, OpError> {
     if let Some(known) = houses.known(tenant) {
         return Ok(known);
     }
+    let changes = houses.lock().changes;
     let house = match cx.server.objects.get(&owner()?, &uid(tenant)).await {
         Ok((object, _)) => {
             let clear = cx.server.objects.open(&object).await?;
@@ -111,7 +119,7 @@ pub(crate) async fn of(cx: &Context<'_>) -> Result<Arc<House>, OpError> {
         Err(ObjectError::NotFound(_)) => Arc::default(),
         Err(error) => return Err(error.into()),
     };
-    houses.keep(tenant, &house);
+    houses.keep(tenant, &house, changes);
     Ok(house)
 }
 
@@ -177,22 +185,28 @@ fn uid(tenant: &SaeId) -> String {
 }
 
 impl Houses {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<SaeId, (Instant, Arc<House>)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Kept> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn known(&self, tenant: &SaeId) -> Option<Arc<House>> {
         let known = self.lock();
-        let (since, house) = known.get(tenant)?;
+        let (since, house) = known.houses.get(tenant)?;
         (since.elapsed() < FRESH).then(|| house.clone())
     }
 
-    fn keep(&self, tenant: &SaeId, house: &Arc<House>) {
-        self.lock().insert(tenant.clone(), (Instant::now(), house.clone()));
+    /// Keeps what was read when there had been so many `changes`, unless there was another since.
+    fn keep(&self, tenant: &SaeId, house: &Arc<House>, changes: u64) {
+        let mut kept = self.lock();
+        if kept.changes == changes {
+            kept.houses.insert(tenant.clone(), (Instant::now(), house.clone()));
+        }
     }
 
     fn forget(&self, tenant: &SaeId) {
-        self.lock().remove(tenant);
+        let mut kept = self.lock();
+        kept.changes += 1;
+        kept.houses.remove(tenant);
     }
 }
 
@@ -380,4 +394,22 @@ pub(crate) fn check_constraints(constraints: &Constraints) -> Result<(), OpError
 
 fn is_unknown(attribute: &Attribute) -> bool {
     matches!(attribute, Attribute::Unknown(_))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_that_were_read_before_a_change_are_not_kept_after_it() {
+        let (houses, tenant) = (Houses::default(), SaeId::parse("bank").unwrap());
+        let old = Arc::<House>::default();
+        let before = houses.lock().changes;
+        houses.forget(&tenant);
+        houses.keep(&tenant, &old, before);
+        assert_eq!(houses.known(&tenant), None);
+        let now = houses.lock().changes;
+        houses.keep(&tenant, &old, now);
+        assert_eq!(houses.known(&tenant), Some(old));
+    }
 }
