@@ -53,8 +53,17 @@ fn number(name: &str, default: u64) -> u64 {
 }
 
 /// What can be measured by itself.
-const PARTS: [&str; 8] =
-    ["etsi014", "kmip", "usage", "connections", "locate", "ingest", "relay", "simulation"];
+const PARTS: [&str; 9] = [
+    "etsi014",
+    "kmip",
+    "usage",
+    "connections",
+    "locate",
+    "ingest",
+    "relay",
+    "cluster",
+    "simulation",
+];
 /// Longest wait for the simulator to fill a pool, and for a KM to be done with what it took in.
 const FILLING: Duration = Duration::from_secs(1800);
 const QUIET: Duration = Duration::from_secs(120);

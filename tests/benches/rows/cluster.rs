@@ -38,7 +38,7 @@ async fn site(report: &mut Report, time: Duration, name: &str, settings: Setting
             None => report.add(&row, value, unit),
         }
     };
-    put("ingest_keys_per_s", ingest(&cluster, time).await, "keys/s");
+    put("ingest_keys_per_s", ingest(&cluster, settings.kms, time).await, "keys/s");
     cluster.set_sim_paused(true).await;
     let kms: Vec<usize> = (0..settings.kms).collect();
     let at = |km: usize, sae: &str| {
@@ -69,10 +69,10 @@ async fn site(report: &mut Report, time: Duration, name: &str, settings: Setting
 }
 
 /// Keys of 256 bits taken in each second, durable when they are counted.
-async fn ingest(cluster: &Cluster, time: Duration) -> f64 {
+async fn ingest(cluster: &Cluster, kms: usize, time: Duration) -> f64 {
     let taken = async || {
         let mut bytes = 0.0;
-        for km in 0..NORTH {
+        for km in 0..kms {
             bytes += cluster.metric(km, "qkm_pool_absorbed_bytes_total").await;
         }
         bytes / 32.0
