@@ -42,7 +42,7 @@ pub(crate) enum Request {
     Random { len: u32 },
     /// Answered by [`Response::Done`].
     Probe,
-    /// Answered by [`Response::Keks`].
+    /// Looks for KEKs, those too that others made in the token. Answered by [`Response::Keks`].
     Keks,
     /// Answered by [`Response::Kek`].
     CreateKek,
@@ -68,8 +68,6 @@ pub(crate) enum Request {
     ObjectNames { prefix: String },
     /// Answered by [`Response::Room`].
     Room,
-    /// Looks for KEKs that others made in the token. Answered by [`Response::Done`].
-    FindKeks,
     /// Answered by [`Response::Made`].
     MakeKey {
         #[serde(with = "serde_bytes")]
@@ -155,7 +153,7 @@ impl Request {
             Self::StoreObject { name, clear } => name.len() + clear.len(),
             Self::ReadObject { name } | Self::DeleteObject { name } => name.len(),
             Self::ObjectNames { prefix } => prefix.len(),
-            Self::Probe | Self::Keks | Self::FindKeks | Self::Room => 0,
+            Self::Probe | Self::Keks | Self::Room => 0,
             Self::CreateKek | Self::DestroyKek { .. } | Self::KekReceiver => 0,
             Self::TakeKek { parcel } => parcel.keys.iter().map(|key| key.key.len()).sum(),
             Self::CreateKekFor { receivers } => receivers.iter().map(|r| r.modulus.len()).sum(),
@@ -194,7 +192,7 @@ impl Request {
     pub(crate) fn is_repeatable(&self) -> bool {
         match self {
             Self::Seal { .. } | Self::Open { .. } | Self::Random { .. } => true,
-            Self::Probe | Self::Keks | Self::FindKeks | Self::Room => true,
+            Self::Probe | Self::Keks | Self::Room => true,
             Self::ReadObject { .. } | Self::ObjectNames { .. } => true,
             // An equal object of that name is left as it is, and names are used once.
             Self::StoreObject { .. } | Self::DeleteObject { .. } => true,
@@ -260,7 +258,7 @@ impl Request {
             Self::StoreObject { clear, .. } => check_sizes(profile, &[], clear.len()),
             Self::ReadObject { .. } | Self::DeleteObject { .. } => Ok(()),
             Self::ObjectNames { .. } | Self::Room => Ok(()),
-            Self::Probe | Self::Keks | Self::FindKeks => Ok(()),
+            Self::Probe | Self::Keks => Ok(()),
             Self::CreateKek | Self::DestroyKek { .. } => Ok(()),
             Self::CreateKekFor { .. } | Self::KekReceiver | Self::TakeKek { .. } => Ok(()),
             Self::MakeKey { .. } | Self::RewrapKey { .. } | Self::ForgetKey { .. } => Ok(()),

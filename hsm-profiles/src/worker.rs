@@ -113,7 +113,8 @@ impl Worker {
                 self.retried(|lane| link.destroy_kek(lane, &kek)).map(|()| Response::Done)
             }
             Request::Keks => {
-                self.retried(|lane| Ok(lane.connection.keks.list())).map(Response::Keks)
+                let link = Arc::clone(&self.link);
+                self.retried(|lane| link.find_again(lane)).map(Response::Keks)
             }
             Request::StoreObject { name, clear } => {
                 self.retried(|lane| lane.store_object(&name, &clear)).map(|()| Response::Done)
@@ -130,10 +131,6 @@ impl Worker {
             Request::Room => {
                 let link = Arc::clone(&self.link);
                 self.retried(|lane| link.room(lane)).map(Response::Room)
-            }
-            Request::FindKeks => {
-                let link = Arc::clone(&self.link);
-                self.retried(|lane| link.find_again(lane)).map(|()| Response::Done)
             }
             Request::MakeKey { aad, kind, bits } => {
                 self.retried(|lane| lane.make_key(&aad, kind, bits)).map(Response::Made)
@@ -190,7 +187,7 @@ impl Worker {
         let link = Arc::clone(&self.link);
         self.retried(|lane| match lane.holds(kek) {
             true => Ok(false),
-            false => link.find_again(lane).map(|()| true),
+            false => link.find_again(lane).map(|_| true),
         })
     }
 

@@ -251,6 +251,19 @@ fn the_newest_kek_seals_and_all_open() {
     });
 }
 
+/// Its epoch may stand in the store already.
+#[test]
+fn a_kek_that_another_key_manager_made_is_listed() {
+    with_token("a_kek_that_another_key_manager_made_is_listed", |room| {
+        runtime().block_on(async {
+            let (one, other) = (room.start().await, room.start().await);
+            assert_eq!(ids(&one).await, ids(&other).await);
+            let made = one.create_kek().await.unwrap();
+            assert_eq!(other.keks().await.unwrap().last(), Some(&made));
+        });
+    });
+}
+
 async fn ids(token: &Token) -> Vec<KekId> {
     token.keks().await.unwrap().into_iter().map(|kek| kek.id).collect()
 }

@@ -101,19 +101,21 @@ impl Link {
         Ok(done)
     }
 
-    /// Looks for KEKs once more: another KM, or another token of a cluster, may have made one.
-    pub(crate) fn find_again(&self, lane: &Lane) -> Result<(), OpError> {
+    /// Looks for KEKs once more: another KM, or another token of a cluster, may have made one. Those that
+    /// are there now.
+    pub(crate) fn find_again(&self, lane: &Lane) -> Result<Vec<KekInfo>, OpError> {
         let connection = &lane.connection;
         let mut state = self.lock();
         let keks = {
             let anchor = connection.anchor.lock().unwrap_or_else(PoisonError::into_inner);
             self.find_keks(anchor.get()?, &mut state.counts)?
         };
-        if keks.list() != connection.keks.list() {
+        let list = keks.list();
+        if list != connection.keks.list() {
             info!("the token holds other KEKs than before");
             self.publish(&mut state, |generation| connection.with(generation, keks));
         }
-        Ok(())
+        Ok(list)
     }
 
     /// The KEKs of a token that was just logged in to; the first is made here when it has none.

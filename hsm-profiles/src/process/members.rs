@@ -298,8 +298,8 @@ impl Members {
 
     async fn probe_one(&self, n: usize) -> Result<(), HsmError> {
         let lacks = self.all.get(n).is_some_and(|member| member.lacks_current());
-        let request = if lacks { Request::FindKeks } else { Request::Probe };
-        self.ask_one(n, &request, Instant::now() + self.deadline).await?.done()
+        let request = if lacks { Request::Keks } else { Request::Probe };
+        self.ask_one(n, &request, Instant::now() + self.deadline).await.map(drop)
     }
 
     pub(crate) fn current_kek(&self) -> KekId {

@@ -44,7 +44,7 @@ pub use table::inspect;
 
 /// Seals set aside at once, at most: what a crash loses of the bound.
 const MOST_AHEAD: u64 = 1 << 16;
-/// KMs that may set seals aside at the same moment, before one of them gives up.
+/// KMs that may change the records of epochs at the same moment, before one of them gives up.
 const MOST_AT_ONCE: u32 = 8;
 
 /// When a new epoch begins, and how fast the old one is emptied.

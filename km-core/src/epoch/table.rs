@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, PoisonError},
 };
 
-use super::{Epoch, EpochError, EpochState, EpochStep, Epochs, Sealing, locked};
+use super::{Epoch, EpochError, EpochState, EpochStep, Epochs, MOST_AT_ONCE, Sealing, locked};
 use crate::{
     audit::{self, Deed},
     clock::now_ms,
@@ -29,8 +29,19 @@ fn key_of(number: u64) -> Vec<u8> {
 }
 
 impl Epochs {
-    /// Makes the table fit the KEKs of the token. Call it while `changing` is held.
+    /// Makes the table fit the KEKs of the token. Call it while `changing` is held. Another KM of the
+    /// token and the store may do so at the same time.
     pub(super) async fn take_in(&self, who: &str) -> Result<(), EpochError> {
+        let mut tries = MOST_AT_ONCE;
+        loop {
+            match self.try_take_in(who).await {
+                Err(EpochError::Unknown) if tries > 0 => tries -= 1,
+                done => return done,
+            }
+        }
+    }
+
+    async fn try_take_in(&self, who: &str) -> Result<(), EpochError> {
         let mut keks = self.hsm.keks().await?;
         // Under a profile that seals in another way an older KEK may seal: the newest must.
         if keks.last().is_some_and(|last| last.id != self.hsm.current_kek()) {

@@ -97,6 +97,19 @@ async fn in_a_shared_store_no_look_is_the_last_one() {
     assert_eq!(keeper.pass().await.unwrap().found, 0, "it was moved");
 }
 
+/// They share the token too.
+#[tokio::test]
+async fn key_managers_that_did_not_hear_of_an_epoch_begin_the_next_one() {
+    let machine = Machine::new();
+    let (_, one) = lone(&machine, EpochPolicy::default()).await;
+    let (_, other) = lone(&machine, EpochPolicy::default()).await;
+    assert_eq!(one.epochs().rotate("cn:ada").await.unwrap().number, 2);
+    assert_eq!(other.epochs().rotate("cn:bob").await.unwrap().number, 3);
+    assert_eq!(one.epochs().rotate("cn:ada").await.unwrap().number, 4);
+    let active = one.epochs().list().into_iter().filter(|v| v.epoch.state == EpochState::Active);
+    assert_eq!(active.map(|view| view.epoch.number).collect::<Vec<_>>(), [4]);
+}
+
 #[tokio::test]
 async fn an_epoch_is_not_empty_while_a_batch_waits_to_be_published() {
     let machine = Machine::new();
