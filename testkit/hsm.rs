@@ -17,7 +17,7 @@ use aws_lc_rs::{
 use km_core::{
     hsm::{Hsm, HsmError, HsmStatus, KekId, MadeKey, SealMethod, Sealed, TokenKey},
     material::ClearBytes,
-    usage::{KeyKind, KeyUse, process},
+    usage::{Action, KeyKind, KeyUse, process},
 };
 
 pub(crate) struct SoftwareHsm {
@@ -91,6 +91,20 @@ impl Hsm for SoftwareHsm {
         self.check_pairs()?;
         let made = process::make(kind, bits)?;
         Ok(MadeKey { sealed: self.seal(aad, &made.private).await?, public: Some(made.public) })
+    }
+
+    async fn agree_key(
+        &self,
+        base: &TokenKey,
+        public: &[u8],
+        aad: &[u8],
+        _: KeyKind,
+        bits: u32,
+    ) -> Result<MadeKey, HsmError> {
+        let secret = self.use_key(base, &Action::Agree, &ClearBytes::copy_from(public)).await?;
+        let start = secret.slice(0..bits as usize / 8);
+        let start = start.ok_or_else(|| HsmError::Unsupported("too long".into()))?;
+        Ok(MadeKey { sealed: self.seal(aad, &start).await?, public: None })
     }
 
     async fn use_key_each(

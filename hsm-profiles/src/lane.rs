@@ -22,6 +22,7 @@ use crate::link::{Connection, Link};
 use crate::profile::{LoginUser, Profile};
 
 mod action;
+mod agree;
 mod brought;
 mod gcm;
 mod judge;

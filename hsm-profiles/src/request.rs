@@ -75,6 +75,16 @@ pub(crate) enum Request {
         kind: KeyKind,
         bits: u32,
     },
+    /// Answered by [`Response::Made`].
+    AgreeKey {
+        base: Box<TokenKey>,
+        #[serde(with = "serde_bytes")]
+        public: Vec<u8>,
+        #[serde(with = "serde_bytes")]
+        aad: Vec<u8>,
+        kind: KeyKind,
+        bits: u32,
+    },
     /// Answered by [`Response::Used`].
     UseKey {
         key: Box<TokenKey>,
@@ -158,6 +168,9 @@ impl Request {
             Self::TakeKek { parcel } => parcel.keys.iter().map(|key| key.key.len()).sum(),
             Self::CreateKekFor { receivers } => receivers.iter().map(|r| r.modulus.len()).sum(),
             Self::MakeKey { aad, .. } => aad.len(),
+            Self::AgreeKey { base, public, aad, .. } => {
+                base.sealed.ciphertext.len() + public.len() + aad.len()
+            }
             Self::UseKey { key, uses } => key.sealed.ciphertext.len() + inputs(uses),
             Self::RewrapKey { aad, sealed } => aad.len() + sealed.ciphertext.len(),
             Self::ForgetKey { name } | Self::KemForget { name } => name.len(),
@@ -173,6 +186,7 @@ impl Request {
         match self {
             Self::UseKey { key, .. } if key.kind.is_pair() => Work::Long,
             Self::MakeKey { kind, .. } if kind.is_pair() => Work::Long,
+            Self::AgreeKey { .. } => Work::Long,
             Self::KemKeyPair { .. } | Self::KemEncapsulate { .. } | Self::KemDecapsulate { .. } => {
                 Work::Long
             }
@@ -199,7 +213,7 @@ impl Request {
             // What is destroyed already is no error.
             Self::DestroyKek { .. } => true,
             // A key that was made and not answered is nobody's, and gone with its session.
-            Self::MakeKey { .. } | Self::UseKey { .. } => true,
+            Self::MakeKey { .. } | Self::AgreeKey { .. } | Self::UseKey { .. } => true,
             Self::RewrapKey { .. } | Self::ForgetKey { .. } => true,
             // A pair that was made and not answered is dropped for later ones.
             Self::KemKeyPair { .. } | Self::KemEncapsulate { .. } => true,
@@ -235,6 +249,7 @@ impl Request {
         match self {
             Self::Open { sealed, .. } | Self::RewrapKey { sealed, .. } => Some(&sealed.kek),
             Self::UseKey { key, .. } => Some(&key.sealed.kek),
+            Self::AgreeKey { base, .. } => Some(&base.sealed.kek),
             _ => None,
         }
     }
@@ -263,6 +278,7 @@ impl Request {
             Self::CreateKekFor { .. } | Self::KekReceiver | Self::TakeKek { .. } => Ok(()),
             Self::MakeKey { .. } | Self::RewrapKey { .. } | Self::ForgetKey { .. } => Ok(()),
             Self::UseKey { uses, .. } => check_input(profile, inputs(uses)),
+            Self::AgreeKey { public, .. } => check_input(profile, public.len()),
             Self::KemKeyPair { .. } | Self::KemForget { .. } => Ok(()),
             Self::KemEncapsulate { public, .. } => check_input(profile, public.len()),
             Self::KemDecapsulate { ciphertext, .. } => check_input(profile, ciphertext.len()),

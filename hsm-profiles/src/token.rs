@@ -160,6 +160,18 @@ impl Hsm for Token {
         self.ask(Request::MakeKey { aad: aad.to_vec(), kind, bits }).await?.made()
     }
 
+    async fn agree_key(
+        &self,
+        base: &TokenKey,
+        public: &[u8],
+        aad: &[u8],
+        kind: KeyKind,
+        bits: u32,
+    ) -> Result<MadeKey, HsmError> {
+        let (base, public, aad) = (Box::new(base.clone()), public.to_vec(), aad.to_vec());
+        self.ask(Request::AgreeKey { base, public, aad, kind, bits }).await?.made()
+    }
+
     async fn use_key_each(
         &self,
         key: &TokenKey,

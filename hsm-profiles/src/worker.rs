@@ -142,6 +142,11 @@ impl Worker {
                 };
                 self.opening(kek, each).map(Response::Used)
             }
+            Request::AgreeKey { base, public, aad, kind, bits } => {
+                let new = (&aad[..], kind, bits);
+                self.opening(&base.sealed.kek, |lane| lane.agree_key(&base, &public, new))
+                    .map(Response::Made)
+            }
             Request::RewrapKey { aad, sealed } => {
                 let kek = &sealed.kek;
                 self.opening(kek, |lane| lane.rewrap_key(&aad, &sealed)).map(Response::Sealed)

@@ -48,9 +48,15 @@ fn examine_and_leave_as_it_was(room: &Room) -> Examined {
     assert!(before.keks.is_empty());
     assert_passes(&found.checks);
     assert!(found.fits() && found.tried.is_empty());
-    for function in
-        ["random", "seal and open a key", "seal and open a block", "encrypt", "MAC", "key pair"]
-    {
+    for function in [
+        "random",
+        "seal and open a key",
+        "seal and open a block",
+        "encrypt",
+        "MAC",
+        "key pair",
+        "agreement",
+    ] {
         assert_eq!(custody(&found, function), Some(Custody::InToken), "{function}");
     }
     assert_eq!(custody(&found, "import"), Some(Custody::HostTransient));

@@ -55,7 +55,7 @@ enum By {
 }
 
 /// All functions a KM calls. The test fails when it calls another.
-const FUNCTIONS: [(&str, By); 33] = [
+const FUNCTIONS: [(&str, By); 34] = [
     ("C_EncryptInit", By::Use),
     ("C_Encrypt", By::Use),
     ("C_DecryptInit", By::Use),
@@ -83,6 +83,7 @@ const FUNCTIONS: [(&str, By); 33] = [
     ("C_WrapKey", By::Keys),
     ("C_UnwrapKey", By::Keys),
     ("C_GenerateKeyPair", By::Keys),
+    ("C_DeriveKey", By::Keys),
     ("C_CreateObject", By::Keys),
     ("C_GenerateKey", By::Keys),
     ("C_DestroyObject", By::Keys),

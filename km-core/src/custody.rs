@@ -12,13 +12,15 @@ use std::{
 use crate::{
     hsm::{Custody, Hsm, HsmError, TokenKey},
     material::ClearBytes,
-    usage::{Action, Cipher, Curve, DsaSet, Hash, KeyKind, Scheme},
+    usage::{Action, Cipher, Curve, DsaSet, Hash, KeyKind, Scheme, process::make},
 };
 
 /// Sealing of blocks of pools.
 pub const SEAL_BLOCKS: &str = "seal-blocks";
 /// Sealing of managed objects.
 pub const SEAL_OBJECTS: &str = "seal-objects";
+/// Agreement on secrets with private keys.
+pub const AGREEMENT: &str = "agreement";
 
 /// Kinds of keys that any token makes at once, with their bits.
 pub const QUICK: &[(KeyKind, u32)] =
@@ -90,9 +92,14 @@ impl Custodies {
         process: bool,
     ) -> Result<(), HsmError> {
         for (kind, bits) in kinds {
-            let best = match made_there(hsm, *kind, *bits).await {
+            let made = made_there(hsm, *kind, *bits).await;
+            if let KeyKind::Ec(_) = kind {
+                let best = agreement(hsm, made.as_ref().ok(), process).await?;
+                self.learnt(AGREEMENT, best);
+            }
+            let best = match made {
                 Err(HsmError::Unavailable(why)) => return Err(HsmError::Unavailable(why)),
-                Ok(()) => Some(Custody::InToken),
+                Ok(_) => Some(Custody::InToken),
                 Err(_) if process => Some(Custody::HostTransient),
                 Err(_) => match brought_in(hsm, *kind).await {
                     Err(HsmError::Unavailable(why)) => return Err(HsmError::Unavailable(why)),
@@ -106,10 +113,28 @@ impl Custodies {
 }
 
 /// Makes a key that never leaves the token, and uses it.
-async fn made_there(hsm: &dyn Hsm, kind: KeyKind, bits: u32) -> Result<(), HsmError> {
+async fn made_there(hsm: &dyn Hsm, kind: KeyKind, bits: u32) -> Result<TokenKey, HsmError> {
     let sealed = hsm.make_key(TRIAL_AAD, kind, bits).await?.sealed;
     let (name, aad) = ([TRIAL_AAD, kind.name().as_bytes()].concat(), TRIAL_AAD.to_vec());
-    used(hsm, TokenKey { name, kind, wrapped: true, aad, sealed }).await
+    let key = TokenKey { name, kind, wrapped: true, aad, sealed };
+    used(hsm, &key).await?;
+    Ok(key)
+}
+
+/// Where secrets are agreed on at best; `key` is one that was made in the token.
+async fn agreement(
+    hsm: &dyn Hsm,
+    key: Option<&TokenKey>,
+    process: bool,
+) -> Result<Option<Custody>, HsmError> {
+    let here = process.then_some(Custody::HostTransient);
+    let Some(key) = key else { return Ok(here) };
+    let other = ClearBytes::from_vec(make(key.kind, 0)?.public);
+    match tried(hsm, key, &Action::Agree, &other).await {
+        Err(HsmError::Unavailable(why)) => Err(HsmError::Unavailable(why)),
+        Ok(()) => Ok(Some(Custody::InToken)),
+        Err(_) => Ok(here),
+    }
 }
 
 /// Uses a secret key whose bytes this process seals.
@@ -119,10 +144,10 @@ async fn brought_in(hsm: &dyn Hsm, kind: KeyKind) -> Result<(), HsmError> {
     }
     let sealed = hsm.seal(TRIAL_AAD, &ClearBytes::copy_from(&TRIAL)).await?;
     let (name, aad) = ([TRIAL_AAD, kind.name().as_bytes(), b"+"].concat(), TRIAL_AAD.to_vec());
-    used(hsm, TokenKey { name, kind, wrapped: false, aad, sealed }).await
+    used(hsm, &TokenKey { name, kind, wrapped: false, aad, sealed }).await
 }
 
-async fn used(hsm: &dyn Hsm, key: TokenKey) -> Result<(), HsmError> {
+async fn used(hsm: &dyn Hsm, key: &TokenKey) -> Result<(), HsmError> {
     let action = match key.kind {
         KeyKind::Aes => Action::Encrypt(Cipher::Ecb { padded: false }),
         KeyKind::Hmac => Action::Mac(Hash::Sha256),
@@ -130,11 +155,20 @@ async fn used(hsm: &dyn Hsm, key: TokenKey) -> Result<(), HsmError> {
         KeyKind::Ec(_) => Action::Sign(Scheme::Ecdsa(Hash::Sha256)),
         KeyKind::Ed25519 => Action::Sign(Scheme::Ed25519),
         KeyKind::Local(_) | KeyKind::X25519 => {
-            return Err(HsmError::Unsupported("no token is asked for it".to_owned()));
+            return Err(HsmError::Unsupported("it is not tried".to_owned()));
         }
         KeyKind::MlDsa(_) => Action::Sign(Scheme::MlDsa),
     };
-    let done = hsm.use_key(&key, &action, &ClearBytes::copy_from(&TRIAL)).await;
+    tried(hsm, key, &action, &ClearBytes::copy_from(&TRIAL)).await
+}
+
+async fn tried(
+    hsm: &dyn Hsm,
+    key: &TokenKey,
+    action: &Action,
+    input: &ClearBytes,
+) -> Result<(), HsmError> {
+    let done = hsm.use_key(key, action, input).await;
     hsm.forget_key(&key.name).await;
     done.map(drop)
 }

@@ -281,6 +281,23 @@ pub trait Hsm: Send + Sync + 'static {
         Err(HsmError::Unsupported("this token makes no keys for use inside".to_owned()))
     }
 
+    /// As [`Hsm::make_key`], a secret key of what `base` and `public` (SubjectPublicKeyInfo in DER)
+    /// agree on: the first `bits` of it.
+    ///
+    /// # Errors
+    /// As [`Hsm::use_key`] with [`Action::Agree`].
+    async fn agree_key(
+        &self,
+        base: &TokenKey,
+        public: &[u8],
+        aad: &[u8],
+        kind: KeyKind,
+        bits: u32,
+    ) -> Result<MadeKey, HsmError> {
+        let _ = (base, public, aad, kind, bits);
+        Err(HsmError::Unsupported("this token agrees on no keys for use inside".to_owned()))
+    }
+
     /// Uses a key inside the token, sensitive and not extractable there.
     ///
     /// # Errors

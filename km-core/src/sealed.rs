@@ -133,14 +133,40 @@ impl Vault {
         Ok(MadeObject { sealed, public: made.public })
     }
 
+    /// Makes the key of the managed object `uid` of `owner` in the token, which it never leaves, of
+    /// what the private key `base` and `public` agree on.
+    pub(crate) async fn agree_object(
+        &self,
+        base: &TokenKey,
+        public: &[u8],
+        (uid, owner): (&str, &str),
+        (kind, bits): (KeyKind, u32),
+    ) -> Result<SealedObject, HsmError> {
+        let aad = wrapped_aad(uid, owner);
+        let agree = || self.hsm().agree_key(base, public, &aad, kind, bits);
+        let (made, pin) = self.counted(agree, |made| &made.sealed.kek).await?;
+        Ok(SealedObject { form: Form::Wrapped(made.sealed), pin })
+    }
+
     /// Uses the key of a managed object in the token, which keeps it at hand under `name`.
     pub(crate) async fn use_object(
+        &self,
+        identity: (&str, &str),
+        object: &SealedObject,
+        named: (Vec<u8>, KeyKind),
+        uses: &Arc<[KeyUse]>,
+    ) -> Result<Vec<ClearBytes>, HsmError> {
+        let key = self.token_key(identity, object, named).await?;
+        self.hsm().use_key_each(&key, uses).await
+    }
+
+    /// The key of a managed object, as a token is asked to use it.
+    pub(crate) async fn token_key(
         &self,
         (uid, owner): (&str, &str),
         object: &SealedObject,
         (name, kind): (Vec<u8>, KeyKind),
-        uses: &Arc<[KeyUse]>,
-    ) -> Result<Vec<ClearBytes>, HsmError> {
+    ) -> Result<TokenKey, HsmError> {
         let wrapped = object.is_only_in_token();
         let aad = if wrapped { wrapped_aad(uid, owner) } else { object_aad(uid, owner) };
         let sealed = match &object.form {
@@ -151,8 +177,7 @@ impl Vault {
                 self.seal(&aad, &clear).await?.0
             }
         };
-        let key = TokenKey { name, kind, wrapped, aad, sealed };
-        self.hsm().use_key_each(&key, uses).await
+        Ok(TokenKey { name, kind, wrapped, aad, sealed })
     }
 
     /// The token need not keep the key of this name at hand any more.

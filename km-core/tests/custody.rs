@@ -75,8 +75,8 @@ async fn what_the_token_does_not_do_is_done_here_or_not_at_all() {
         custodies.survey(hsm.as_ref(), &[QUICK, SLOW].concat(), process).await.unwrap();
         let found: Vec<_> =
             custodies.list().iter().map(|(name, view)| (*name, view.best)).collect();
-        let expected =
-            ["aes", "ec", "ed25519", "hmac", "ml-dsa", "rsa"].map(|name| (name, Some(best)));
+        let expected = ["aes", "agreement", "ec", "ed25519", "hmac", "ml-dsa", "rsa"]
+            .map(|name| (name, Some(best)));
         assert_eq!(found, expected);
     }
     let gone = Room(TokenRoom::default());

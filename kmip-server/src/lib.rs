@@ -36,6 +36,7 @@
 //! A certificate is the identity (seed clause 7.4). A user name and password inside requests only
 //! narrow it: they say which of the applications it stands for asks, and are proven where asked for.
 
+mod agreement;
 mod batch;
 mod caller;
 mod certificate;

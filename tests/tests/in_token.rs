@@ -1,14 +1,19 @@
 //! Keys that never leave the token, through KMIP on a running key manager.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use aws_lc_rs::{
+    agreement::{ECDH_P256, PrivateKey, UnparsedPublicKey, agree},
+    encoding::{AsDer, PublicKeyX509Der},
+};
 use kmip::{
     Answer, DateTime, Operation, SecretBytes,
     attribute::{Attribute, Attributes, CryptographicParameters},
     client,
     enums::{
-        BlockCipherMode, CryptographicAlgorithm as Algorithm, HashingAlgorithm, ObjectType,
-        RevocationReasonCode, SplitKeyMethod, ValidityIndicator,
+        BlockCipherMode, CryptographicAlgorithm as Algorithm, DerivationMethod, HashingAlgorithm,
+        KeyFormatType, ObjectType, RevocationReasonCode, SplitKeyMethod, ValidityIndicator,
     },
+    object::{KeyBlock, Object},
     op,
     ttlv::Value,
 };
@@ -156,6 +161,74 @@ async fn a_key_that_never_leaves_the_token_is_made_again_there() {
     let (_, said) = monitor_get(network.site(North).monitor, "/readyz").await.unwrap();
     let line = said.lines().find(|line| line.starts_with("keys in token: ")).unwrap();
     assert!(["aes", "ec", "hmac", "seal-objects"].iter().all(|name| line.contains(name)), "{said}");
+}
+
+/// ECDH with a pair that lives elsewhere: what is agreed on is the same there, and may stay inside.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_agreed_on_in_the_token() {
+    const DERIVE: i32 = 0x200;
+    let network = Network::north_alone(Options::default()).await;
+    let app = network.kmip_client(North, "sae-n1");
+    let mut request = op::create_key_pair::Request::default();
+    request.common.push(Attribute::CryptographicAlgorithm(Algorithm::Ecdh));
+    request.common.push(Attribute::CryptographicLength(256));
+    request.common.push(Attribute::CryptographicUsageMask(DERIVE));
+    request.common.push(active());
+    request.private.push(Attribute::Extractable(false));
+    let answer = app.ask(request).await.unwrap();
+    let Answer::CreateKeyPair(pair) = answer else { panic!("{answer:?}") };
+    assert_eq!(custody(&app, &pair.private_id).await.as_deref(), Some("in-token"));
+    let public = material(&app.ask(client::get(&pair.public_id)).await.unwrap()).unwrap();
+    let public = hex::decode(public).unwrap();
+    let elsewhere = PrivateKey::generate(&ECDH_P256).unwrap();
+    let known = agree(&elsewhere, UnparsedPublicKey::new(&ECDH_P256, public), (), |secret| {
+        Ok(hex::encode(secret))
+    });
+    let theirs = elsewhere.compute_public_key().unwrap();
+    let theirs: PublicKeyX509Der<'_> = theirs.as_der().unwrap();
+    let data = SecretBytes::copy_from(theirs.as_ref());
+    let block = KeyBlock {
+        format: KeyFormatType::X509,
+        ..KeyBlock::raw(data, Some(Algorithm::Ecdh), Some(256))
+    };
+    let attributes = [Attribute::CryptographicUsageMask(DERIVE), active()].into_iter().collect();
+    let request = op::register::Request::new(Object::PublicKey(block), attributes);
+    let answer = app.ask(request).await.unwrap();
+    let Answer::Register(theirs) = answer else { panic!("{answer:?}") };
+    let derive = |more: &[Attribute]| {
+        let mut attributes = Attributes::default();
+        for attribute in [
+            Attribute::CryptographicAlgorithm(Algorithm::Aes),
+            Attribute::CryptographicLength(256),
+            Attribute::CryptographicUsageMask(ENCRYPT_DECRYPT),
+            active(),
+        ] {
+            attributes.push(attribute);
+        }
+        more.iter().for_each(|attribute| attributes.push(attribute.clone()));
+        op::derive_key::Request {
+            object_type: ObjectType::SymmetricKey,
+            ids: vec![pair.private_id.as_str().into(), theirs.id.as_str().into()],
+            method: DerivationMethod::AsymmetricKey,
+            parameters: Default::default(),
+            attributes,
+        }
+    };
+    let mut ids = Vec::new();
+    for request in [derive(&[]), derive(&[Attribute::Extractable(false)])] {
+        let answer = app.ask(request).await.unwrap();
+        let Answer::DeriveKey(made) = answer else { panic!("{answer:?}") };
+        ids.push(made.id);
+    }
+    let open = material(&app.ask(client::get(&ids[0])).await.unwrap());
+    assert_eq!(open.unwrap(), known.unwrap());
+    assert_eq!(custody(&app, &ids[0]).await.as_deref(), Some("host-transient"));
+    assert_eq!(custody(&app, &ids[1]).await.as_deref(), Some("in-token"));
+    assert!(app.ask(client::get(&ids[1])).await.is_err());
+    assert_eq!(encrypted(&app, &ids[0]).await, encrypted(&app, &ids[1]).await);
+    assert!(sample(&network, "qkm_function_in_token{function=\"agreement\"} 1").await);
+    let uses = "qkm_function_uses_total{function=\"agreement\",custody=\"in-token\"} 2";
+    assert!(sample(&network, uses).await, "{}", network.metrics_text(North).await);
 }
 
 /// Their wrapping moves to the next epoch inside the token.

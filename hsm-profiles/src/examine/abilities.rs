@@ -81,6 +81,7 @@ pub(super) fn abilities(bench: &Bench<'_>) -> Vec<Ability> {
         ("derive, HKDF", Custody::InToken, bench.hkdf()),
         ("derive, SP 800-108 counter mode", Custody::InToken, bench.has("SP800_108_COUNTER_KDF")),
         ("key pair and signature, ECDSA P-256", Custody::InToken, bench.sign()),
+        ("agreement, ECDH P-256", Custody::InToken, bench.ecdh()),
         ("key encapsulation, ML-KEM-768", Custody::InToken, bench.ml_kem()),
         ("signature, ML-DSA-65", Custody::InToken, bench.ml_dsa()),
         ("a wrapping key marked trusted by the user", Custody::InToken, bench.trusted()),

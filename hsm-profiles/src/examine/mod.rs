@@ -4,6 +4,7 @@
 //! The library is loaded into the calling process, so call it in one that ends soon.
 
 mod abilities;
+mod agree;
 mod modern;
 mod speed;
 mod test;

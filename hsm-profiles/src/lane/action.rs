@@ -37,6 +37,7 @@ pub(super) fn mechanism_of(kind: KeyKind, action: &Action) -> Result<MechanismTy
         (KeyKind::Ed25519, Action::Sign(Scheme::Ed25519)) => MechanismType::EDDSA,
         (KeyKind::MlDsa(_), Action::Sign(Scheme::MlDsa)) => MechanismType::ML_DSA,
         (KeyKind::Hmac, Action::Mac(hash)) => hmac(*hash)?.mechanism_type(),
+        (KeyKind::Ec(_) | KeyKind::X25519, Action::Agree) => MechanismType::ECDH1_DERIVE,
         _ => return Err(no_such()),
     })
 }
@@ -85,6 +86,9 @@ impl Lane {
             }
             (KeyKind::Hmac, Action::Mac(hash)) => {
                 as_long_as(hash.len(), session.sign(&hmac(*hash)?, handle, input)?)?
+            }
+            (KeyKind::Ec(_) | KeyKind::X25519, Action::Agree) => {
+                return self.agreed(kind, handle, input);
             }
             _ => return Err(no_such()),
         };

@@ -159,7 +159,11 @@ fn fill(kind: KeyKind, bytes: &[u8], template: &mut Vec<Attribute>) -> Result<()
             template.push(Attribute::Seed(seed.to_vec()));
         }
         (_, Parts::Ec(secret, _) | Parts::Seed(secret)) => {
-            template.push(Attribute::EcParams(der::ED25519_OID.to_vec()));
+            let curve = match kind {
+                KeyKind::X25519 => der::X25519_OID,
+                _ => der::ED25519_OID,
+            };
+            template.push(Attribute::EcParams(curve.to_vec()));
             template.push(Attribute::Value(secret.to_vec()));
         }
     }

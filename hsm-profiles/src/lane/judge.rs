@@ -4,7 +4,7 @@
 use cryptoki::error::Error;
 use cryptoki::object::ObjectHandle;
 use km_core::hsm::HsmError;
-use km_core::usage::{Action, Cipher, Hash, KeyKind};
+use km_core::usage::{Action, Cipher, Hash, KeyKind, process};
 
 use super::action::plain;
 use super::using::TRIAL;
@@ -56,9 +56,11 @@ impl Lane {
             }
             Action::Sign(scheme) => (Action::Sign(*scheme), None),
             Action::Mac(hash) => (Action::Mac(*hash), None),
+            Action::Agree => (Action::Agree, None),
         };
         let input = match action {
             Action::Sign(scheme) => vec![TRIAL[0]; scheme.hash().map_or(TRIAL.len(), Hash::len)],
+            Action::Agree => process::make(kind, 0).map_err(OpError::Answer)?.public,
             _ => TRIAL.to_vec(),
         };
         let done = self.act(kind, handle, &one, &input)?;

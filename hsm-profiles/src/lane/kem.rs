@@ -106,7 +106,7 @@ impl Lane {
         let done = session.encapsulate_key(&Mechanism::MlKem, public, &secret_template());
         session.destroy_object(public)?;
         let (ciphertext, secret) = done?;
-        Ok((ciphertext, taken(session, secret)?))
+        Ok((ciphertext, taken(session, secret, SECRET_BYTES)?))
     }
 
     /// The secret in `ciphertext`, by the private key `name`.
@@ -124,7 +124,7 @@ impl Lane {
             let mechanism = Mechanism::MlKem;
             let secret =
                 session.decapsulate_key(&mechanism, key, &secret_template(), ciphertext)?;
-            taken(session, secret)
+            taken(session, secret, SECRET_BYTES)
         });
         done.map_err(|error| self.judge_kem(error))
     }
@@ -163,7 +163,7 @@ fn parameters(set: KemSet) -> MlKemParameterSetType {
 }
 
 /// A secret that may be read once, and is destroyed then.
-fn secret_template() -> Vec<Attribute> {
+pub(super) fn secret_template() -> Vec<Attribute> {
     vec![
         Attribute::Class(ObjectClass::SECRET_KEY),
         Attribute::KeyType(KeyType::GENERIC_SECRET),
@@ -173,14 +173,19 @@ fn secret_template() -> Vec<Attribute> {
     ]
 }
 
-fn taken(session: &Session, secret: ObjectHandle) -> Result<ClearBytes, OpError> {
+/// The value of a secret of `expected` bytes, which is destroyed.
+pub(super) fn taken(
+    session: &Session,
+    secret: ObjectHandle,
+    expected: usize,
+) -> Result<ClearBytes, OpError> {
     let bytes = value(session, secret).map(ClearBytes::from_vec);
     session.destroy_object(secret)?;
     let bytes = bytes?;
     match bytes.len() {
-        SECRET_BYTES => Ok(bytes),
+        len if len == expected => Ok(bytes),
         len => Err(OpError::Answer(HsmError::Unsupported(format!(
-            "the token's ML-KEM secret has {len} bytes, not {SECRET_BYTES}"
+            "the token's secret has {len} bytes, not {expected}"
         )))),
     }
 }

@@ -27,7 +27,8 @@ impl Lane {
             KeyKind::Ec(_) => Mechanism::EccKeyPairGen,
             KeyKind::Ed25519 => Mechanism::EccEdwardsKeyPairGen,
             KeyKind::MlDsa(_) => Mechanism::MlDsaKeyPairGen,
-            KeyKind::Local(_) | KeyKind::X25519 => {
+            KeyKind::X25519 => Mechanism::EccMontgomeryKeyPairGen,
+            KeyKind::Local(_) => {
                 return Err(unsupported("no token is asked for it".to_owned()));
             }
         };
@@ -38,11 +39,14 @@ impl Lane {
             let handle = made.map_err(|error| self.judge(error))?;
             return Ok((handle, None, vec![handle]));
         }
-        let mut public =
-            vec![Attribute::Token(false), Attribute::Private(false), Attribute::Verify(true)];
+        let mut public = vec![Attribute::Token(false), Attribute::Private(false)];
+        if kind != KeyKind::X25519 {
+            public.push(Attribute::Verify(true));
+        }
         match kind {
             KeyKind::Ec(curve) => public.push(Attribute::EcParams(der::curve_oid(curve).to_vec())),
             KeyKind::Ed25519 => public.push(Attribute::EcParams(der::ED25519_OID.to_vec())),
+            KeyKind::X25519 => public.push(Attribute::EcParams(der::X25519_OID.to_vec())),
             KeyKind::MlDsa(set) => public.push(Attribute::ParameterSet(parameters(set).into())),
             _ => {
                 public.push(Attribute::ModulusBits(u64::from(bits).into()));
@@ -77,6 +81,7 @@ impl Lane {
             KeyKind::Ed25519 => {
                 der::ed25519_public(&of_length(shown(AttributeType::EcPoint)?, 32)?)
             }
+            KeyKind::X25519 => der::x25519_public(&of_length(shown(AttributeType::EcPoint)?, 32)?),
             KeyKind::MlDsa(set) => {
                 let key = shown(AttributeType::Value)?;
                 der::ml_dsa_public(set, &of_length(key, set.public_bytes())?)

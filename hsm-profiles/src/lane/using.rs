@@ -14,7 +14,7 @@ use cryptoki::mechanism::MechanismType;
 use cryptoki::object::{Attribute, KeyType, ObjectClass, ObjectHandle};
 use km_core::hsm::{HsmError, MadeKey, Sealed, TokenKey};
 use km_core::material::ClearBytes;
-use km_core::usage::{Action, Cipher, Hash, KeyKind, Scheme, public};
+use km_core::usage::{Action, Cipher, Hash, KeyKind, Scheme, der, public};
 use lru::LruCache;
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +27,12 @@ use crate::profile::{Kind, Role, Wrap, WrapForm};
 const HANDLES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1023);
 /// What a key that was just made is tried with.
 pub(super) const TRIAL: [u8; 32] = [0x5A; 32];
+/// The point of X25519 that all public keys come from.
+const BASE_POINT: [u8; 32] = {
+    let mut point = [0; 32];
+    point[0] = 9;
+    point
+};
 
 /// The keys a session has at hand, by the name of their sealing.
 pub(super) struct AtHand(LruCache<Vec<u8>, (KeyKind, ObjectHandle)>);
@@ -94,6 +100,9 @@ impl Lane {
     ) -> Result<ClearBytes, OpError> {
         self.forget()?;
         self.check_mechanism(&super::action::mechanism_of(key.kind, action)?)?;
+        if key.kind == KeyKind::X25519 {
+            self.check_mechanism(&MechanismType::ECC_MONTGOMERY_KEY_PAIR_GEN)?;
+        }
         let handle = self.at_hand(key)?;
         let done = input.expose(|input| self.act(key.kind, handle, action, input));
         match done {
@@ -139,7 +148,7 @@ impl Lane {
         }
     }
 
-    fn at_hand(&mut self, key: &TokenKey) -> Result<ObjectHandle, OpError> {
+    pub(super) fn at_hand(&mut self, key: &TokenKey) -> Result<ObjectHandle, OpError> {
         match self.at_hand.0.get(&key.name) {
             Some((kind, handle)) if *kind == key.kind => return Ok(*handle),
             Some(_) => self.drop_key(&key.name)?,
@@ -202,7 +211,7 @@ impl Lane {
 
     /// The way to wrap a key of `kind`. Private keys in PKCS #8 have odd lengths; what RFC 3394
     /// adds to them is not part of their DER, so it does as well.
-    fn way_for(&self, kind: KeyKind) -> Result<Wrap, OpError> {
+    pub(super) fn way_for(&self, kind: KeyKind) -> Result<Wrap, OpError> {
         let ways = || self.profile.wrap.iter();
         let odd = ways().find(|way| way.form == WrapForm::Kwp && way.multiple == 1);
         let way = odd.filter(|_| kind.is_pair()).or(ways().next()).cloned();
@@ -277,7 +286,7 @@ impl Lane {
         done
     }
 
-    fn wrap_and_prove(
+    pub(super) fn wrap_and_prove(
         &mut self,
         aad: &[u8],
         kind: KeyKind,
@@ -316,12 +325,17 @@ impl Lane {
             KeyKind::Rsa => Action::Sign(Scheme::RsaPkcs1(hash)),
             KeyKind::Ec(_) => Action::Sign(Scheme::Ecdsa(hash)),
             KeyKind::Ed25519 => Action::Sign(Scheme::Ed25519),
-            KeyKind::Local(_) | KeyKind::X25519 => {
+            KeyKind::X25519 => Action::Agree,
+            KeyKind::Local(_) => {
                 return Err(unsupported("no token is asked for it".to_owned()));
             }
             KeyKind::MlDsa(_) => Action::Sign(Scheme::MlDsa),
         };
-        let answer = match self.act(kind, other, &action, &TRIAL) {
+        let input = match action {
+            Action::Agree => &der::x25519_public(&BASE_POINT)[..],
+            _ => &TRIAL,
+        };
+        let answer = match self.act(kind, other, &action, input) {
             Err(OpError::Token(error)) => return Err(self.judge(error)),
             answer => answer?,
         };
@@ -331,7 +345,9 @@ impl Lane {
                 .unwrap_or(false)),
             // Its signatures differ from each other; that it signs has to do.
             (Action::Sign(Scheme::Ecdsa(_) | Scheme::MlDsa), None) => Ok(true),
-            _ => Ok(self.act(kind, one, &action, &TRIAL)? == answer),
+            // With the base point it gives the public key.
+            (Action::Agree, Some(key)) => Ok(answer.expose(|point| key.ends_with(point))),
+            _ => Ok(self.act(kind, one, &action, input)? == answer),
         }
     }
 
@@ -360,10 +376,14 @@ impl Lane {
             }
             KeyKind::Hmac => template.push(Attribute::Sign(true)),
             KeyKind::Rsa => template.extend([Attribute::Sign(true), Attribute::Decrypt(true)]),
-            KeyKind::Ec(_) | KeyKind::Ed25519 | KeyKind::MlDsa(_) => {
+            KeyKind::Ec(_) => {
+                let agrees = self.mechanisms.contains(&MechanismType::ECDH1_DERIVE);
                 template.push(Attribute::Sign(true));
+                template.extend(agrees.then_some(Attribute::Derive(true)));
             }
-            KeyKind::Local(_) | KeyKind::X25519 => {}
+            KeyKind::Ed25519 | KeyKind::MlDsa(_) => template.push(Attribute::Sign(true)),
+            KeyKind::X25519 => template.push(Attribute::Derive(true)),
+            KeyKind::Local(_) => {}
         }
         let role = if kind.is_pair() { Role::Private } else { Role::Secret };
         self.profile.keys.shape(role, Kind::of(kind), &mut template);

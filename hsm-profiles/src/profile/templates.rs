@@ -73,10 +73,12 @@ pub enum Kind {
     Hmac,
     /// RSA pairs.
     Rsa,
-    /// ECDSA pairs.
+    /// Pairs for ECDSA and ECDH.
     Ec,
     /// Ed25519 pairs.
     Ed25519,
+    /// X25519 pairs.
+    X25519,
     /// ML-DSA pairs.
     MlDsa,
     /// ML-KEM pairs.
@@ -92,7 +94,8 @@ impl Kind {
             KeyKind::Ec(_) => Self::Ec,
             KeyKind::Ed25519 => Self::Ed25519,
             KeyKind::MlDsa(_) => Self::MlDsa,
-            KeyKind::Local(_) | KeyKind::X25519 => return None,
+            KeyKind::X25519 => Self::X25519,
+            KeyKind::Local(_) => return None,
         })
     }
 }

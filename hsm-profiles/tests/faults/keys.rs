@@ -24,6 +24,9 @@ pub(crate) struct Keys {
     made_gives: ClearBytes,
     signs: TokenKey,
     public: Vec<u8>,
+    /// Another's pair, whose public half `signs` agrees with, and the secret of both.
+    other: Vec<u8>,
+    secret: ClearBytes,
     /// Gives each use a name of its own, so that the key is not at hand.
     names: AtomicU64,
 }
@@ -36,6 +39,8 @@ impl Keys {
         };
         let made = token.make_key(AAD, KeyKind::Aes, 256).await.unwrap();
         let pair = token.make_key(AAD, EC, 0).await.unwrap();
+        let (other, own) = (process::make(EC, 0).unwrap(), pair.public.clone().unwrap());
+        let own = ClearBytes::from_vec(own);
         let mut keys = Self {
             aes: brought(KeyKind::Aes, &AES).await,
             hmac: brought(KeyKind::Hmac, &SECRET).await,
@@ -43,6 +48,8 @@ impl Keys {
             made_gives: ClearBytes::from_vec(Vec::new()),
             signs: wrapped(EC, &pair),
             public: pair.public.unwrap(),
+            secret: process::act(EC, &Action::Agree, &other.private, &own).unwrap(),
+            other: other.public,
             names: AtomicU64::new(0),
         };
         let encrypt = Action::Encrypt(cipher());
@@ -90,7 +97,24 @@ impl Keys {
         }
         let signs = self.fresh(&self.signs);
         let signed = self.signed(name, token, &signs, &self.public).await;
-        all.and(signed)
+        let agreed = self.agreed(name, token, &signs).await;
+        all.and(signed).and(agreed)
+    }
+
+    /// The secret, and a key of it that never leaves the token.
+    async fn agreed(&self, name: &str, token: &Token, key: &TokenKey) -> Option<()> {
+        let other = ClearBytes::copy_from(&self.other);
+        let secret = within(name, token.use_key(key, &Action::Agree, &other)).await;
+        if let Some(secret) = &secret {
+            assert_eq!(*secret, self.secret, "{name}: another secret");
+        }
+        let made = token.agree_key(key, &self.other, AAD, KeyKind::Aes, 256);
+        let made = self.fresh(&wrapped(KeyKind::Aes, &within(name, made).await?));
+        let encrypt = Action::Encrypt(cipher());
+        let answer = within(name, token.use_key(&made, &encrypt, &input())).await?;
+        let known = process::act(KeyKind::Aes, &encrypt, &self.secret, &input()).unwrap();
+        assert_eq!(answer, known, "{name}: a key of another secret");
+        secret.map(drop)
     }
 
     async fn makes(&self, name: &str, token: &Token) -> Option<()> {

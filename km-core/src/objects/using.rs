@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use super::{Object, ObjectError, Objects, sealing};
 use crate::{
+    custody::AGREEMENT,
     hsm::{Custody, HsmError},
     material::ClearBytes,
     usage::{
         Action, KeyKind, KeyUse,
-        agree::agree,
         derive::{Derivation, derive},
         process::{self, MadePair},
     },
@@ -17,9 +17,6 @@ use crate::{
 
 const TOKEN_ONLY: &str = "the token does not do this, and cryptography outside it is switched off \
                           (crypto_in_process)";
-
-const NOT_AGREED: &str = "the key was made in the token and never leaves it, and secrets are agreed on \
-                          outside it only; make a pair that is extractable";
 
 impl Objects {
     /// Does `action` with the key of `object`, which the caller has read just now and found fit
@@ -38,7 +35,7 @@ impl Objects {
     ) -> Result<ClearBytes, ObjectError> {
         let sealed = object.sealed.as_ref();
         let sealed = sealed.ok_or_else(|| ObjectError::Destroyed(object.uid.clone()))?;
-        let used = |custody| self.vault.custodies().used(kind.name(), custody);
+        let used = |custody| self.vault.custodies().used(function(kind, action), custody);
         let done = match kind {
             KeyKind::Local(_) => Err(HsmError::Unsupported("no token is asked for it".to_owned())),
             _ => {
@@ -81,8 +78,10 @@ impl Objects {
         };
         match done {
             Some((sealed, Ok(done))) => {
-                let used = |_| self.vault.custodies().used(kind.name(), custody_of(sealed));
-                done.iter().for_each(used);
+                for one in uses.iter() {
+                    let function = function(kind, &one.action);
+                    self.vault.custodies().used(function, custody_of(sealed));
+                }
                 done.into_iter().map(Ok).collect()
             }
             Some((_, Err(error @ (HsmError::Unavailable(_) | HsmError::Setup(_))))) => {
@@ -140,25 +139,28 @@ impl Objects {
         off_thread(move || derive(&how, &key, len)).await
     }
 
-    /// The secret that the private key of `object` and `public` (SubjectPublicKeyInfo in DER) agree
-    /// on, in this process, where it may see the key and the operator allows it.
+    /// Makes the key of the object `new` inside the token, of what the private key of `object` and
+    /// `public` agree on: the first bytes of it. To be stored with [`Objects::create_sealed`].
     ///
     /// # Errors
-    /// As [`Objects::check_process`] and [`agree`]; [`HsmError::Unsupported`] inside
-    /// [`ObjectError::Hsm`] also for a key that never leaves the token.
-    pub async fn agree_in_process(
+    /// As [`Objects::use_key`] with [`Action::Agree`]; [`HsmError::Unsupported`] inside
+    /// [`ObjectError::Hsm`] also when the token keeps no such keys to itself.
+    pub async fn agree_in_token(
         &self,
-        object: &Object,
-        public: Vec<u8>,
-    ) -> Result<ClearBytes, ObjectError> {
-        self.check_process()?;
-        if object.sealed.as_ref().is_some_and(SealedObject::is_only_in_token) {
-            return Err(HsmError::Unsupported(NOT_AGREED.to_owned()).into());
-        }
-        let key = self.open(object).await?;
-        let secret = off_thread(move || agree(&key, &public)).await?;
-        self.vault.custodies().used("agreement", Custody::HostTransient);
-        Ok(secret)
+        (object, agreed_by): (&Object, KeyKind),
+        public: &[u8],
+        (uid, owner): (&str, &str),
+        (kind, bits): (KeyKind, u32),
+    ) -> Result<SealedObject, ObjectError> {
+        let sealed = object.sealed.as_ref();
+        let sealed = sealed.ok_or_else(|| ObjectError::Destroyed(object.uid.clone()))?;
+        let identity = (object.uid.as_str(), object.owner.as_str());
+        let base = self.vault.token_key(identity, sealed, (sealing(object, sealed), agreed_by));
+        let made = self.vault.agree_object(&base.await?, public, (uid, owner), (kind, bits)).await;
+        let made =
+            made.inspect_err(|error| self.vault.note_refusal(Kind::Object, &object.uid, error))?;
+        self.vault.custodies().used(AGREEMENT, custody_of(sealed));
+        Ok(made)
     }
 
     /// Refuses cryptography in this process where the operator does.
@@ -204,6 +206,14 @@ impl Objects {
 
 fn only(mut results: Vec<ClearBytes>) -> Result<ClearBytes, HsmError> {
     results.pop().ok_or_else(|| HsmError::Unavailable("the token gave no result".to_owned()))
+}
+
+/// What a use counts as.
+fn function(kind: KeyKind, action: &Action) -> &'static str {
+    match action {
+        Action::Agree => AGREEMENT,
+        _ => kind.name(),
+    }
 }
 
 /// Where a key is that the token used. What is only sealed was in the worker process to become an

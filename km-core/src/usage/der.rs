@@ -16,6 +16,8 @@ const EC_PUBLIC_KEY: &[u8] = &[0x06, 0x07, 0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x02, 0
 
 /// The object identifier of Ed25519, as PKCS #11 takes it for `CKA_EC_PARAMS`.
 pub const ED25519_OID: &[u8] = &[0x06, 0x03, 0x2B, 0x65, 0x70];
+/// The object identifier of X25519, likewise.
+pub const X25519_OID: &[u8] = &[0x06, 0x03, 0x2B, 0x65, 0x6E];
 
 fn ml_dsa(set: DsaSet) -> [u8; 13] {
     let last = match set {

@@ -30,11 +30,11 @@ pub enum KeyKind {
     Hmac,
     /// RSA private key.
     Rsa,
-    /// ECDSA private key.
+    /// Private key on a NIST curve, for ECDSA and ECDH.
     Ec(Curve),
     /// Ed25519 private key.
     Ed25519,
-    /// X25519 private key, for [`agree`] only. No token is asked for it.
+    /// X25519 private key, for [`Action::Agree`] only.
     X25519,
     /// A symmetric key whose algorithm no token is asked for.
     Local(local::Algorithm),
@@ -262,6 +262,9 @@ pub enum Action {
     Sign(Scheme),
     /// A message to its HMAC.
     Mac(Hash),
+    /// Another's public key (SubjectPublicKeyInfo in DER) to the secret that both keys share; see
+    /// [`agree`].
+    Agree,
 }
 
 /// One action and what it is done to.

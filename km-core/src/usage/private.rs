@@ -141,17 +141,17 @@ fn positive(number: &[u8]) -> Option<&[u8]> {
 }
 
 /// The content of the one element that `bytes` is.
-fn whole(tag: u8, bytes: &[u8]) -> Option<&[u8]> {
+pub(super) fn whole(tag: u8, bytes: &[u8]) -> Option<&[u8]> {
     let mut reader = Reader(bytes);
     let content = reader.take(tag)?;
     reader.0.is_empty().then_some(content)
 }
 
 /// Elements one after the other, of lengths below 2^16.
-struct Reader<'a>(&'a [u8]);
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, tag: u8) -> Option<&'a [u8]> {
+    pub(super) fn take(&mut self, tag: u8) -> Option<&'a [u8]> {
         let (found, rest) = self.0.split_first()?;
         (*found == tag).then_some(())?;
         let (len, rest) = match rest {

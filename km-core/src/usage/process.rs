@@ -27,7 +27,7 @@ use sha3::{Sha3_224, Sha3_256, Sha3_384, Sha3_512};
 use zeroize::Zeroizing;
 
 use super::{
-    Action, Cipher, Curve, DsaSet, Hash, KeyKind, Scheme, der,
+    Action, Cipher, Curve, DsaSet, Hash, KeyKind, Scheme, agree, der,
     local::{self, Mode},
     private,
     public::{Salt, salt_kind},
@@ -75,6 +75,7 @@ pub fn act(
             }
             (KeyKind::Ed25519, Action::Sign(Scheme::Ed25519)) => ed_sign(key, input),
             (KeyKind::MlDsa(set), Action::Sign(Scheme::MlDsa)) => dsa_sign(set, key, input),
+            (KeyKind::Ec(_) | KeyKind::X25519, Action::Agree) => agree::agree(kind, key, input),
             _ => Err(cannot("this kind of key is not for this action")),
         })
     })

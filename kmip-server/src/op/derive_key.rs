@@ -1,11 +1,13 @@
 //! Derive Key: a key or secret from the caller's keys, or the start of what two of them agree on. What
-//! needs the base key only as the key of an HMAC or a cipher is done in the token where it can; the
-//! result is in this process for a moment in any case, and its custody says so.
+//! needs the base key only as the key of an HMAC or a cipher, or for an agreement, is done in the token
+//! where it can. The result is in this process for a moment, and its custody says so, unless it is
+//! agreed on and never to leave the token.
 
 use std::num::NonZeroU32;
 
 use km_core::{
     material::ClearBytes,
+    objects::{NewObject, Objects},
     provenance::Origin,
     usage::{Action, Hash, KeyKind, derive::Derivation},
 };
@@ -16,6 +18,7 @@ use kmip::{
 };
 
 use crate::{
+    agreement::Agreement,
     cipher::{self, Given},
     context::Context,
     error::OpError,
@@ -53,16 +56,44 @@ pub(crate) async fn derive_key(
     if ids.next().is_some() {
         return Err(bad("a key is derived from a key and at most one secret, or from two keys"));
     }
-    let (base, data) = match request.method {
-        DerivationMethod::AsymmetricKey => agreeing(cx, base, other, &parameters).await?,
-        _ => (base, data(cx, &mut parameters, other).await?),
-    };
     let _held = super::hold_names(cx, &[&wanted]).await?;
-    base.spend(cx, len).await?;
-    let clear = derive(cx, request.method, &base, data, parameters, len).await?;
-    let id = store(cx, kind, &base, &wanted, &clear).await?;
+    let id = match request.method {
+        DerivationMethod::AsymmetricKey if parameters.data.is_some() => {
+            return Err(bad("Asymmetric Key takes two keys and no Derivation Data"));
+        }
+        DerivationMethod::AsymmetricKey => {
+            agreed(cx, &Agreement::find(cx, base, other).await?, &wanted, (kind, len)).await?
+        }
+        method => {
+            let data = data(cx, &mut parameters, other).await?;
+            base.spend(cx, len).await?;
+            let clear = derive(cx, method, &base, data, parameters, len).await?;
+            store(cx, kind, &base, &wanted, &clear).await?
+        }
+    };
     cx.remember(OperationCode::DeriveKey, vec![id.clone()]);
     Ok(Response { id, attributes: Attributes::default() })
+}
+
+/// Makes an object of what two keys agree on: inside the token, if it is never to leave it.
+async fn agreed(
+    cx: &Context<'_>,
+    agreement: &Agreement,
+    wanted: &Wanted,
+    (kind, len): (ObjectType, usize),
+) -> Result<String, OpError> {
+    let base = &agreement.private;
+    base.spend(cx, len).await?;
+    if wanted.is_secret() {
+        let uid = Objects::fresh_uid();
+        if let Some(sealed) = agreement.key_in_token(cx, wanted, (&uid, kind, len)).await? {
+            let new = draft(cx, &uid, Meta::unseen(kind, len, cx.now), base, wanted);
+            cx.objects().create_sealed(vec![(new, sealed)]).await?;
+            return Ok(uid);
+        }
+    }
+    let clear = cut(agreement.secret(cx).await?, len)?;
+    store(cx, kind, base, wanted, &clear).await
 }
 
 /// Bytes that are wanted. Whether they fit the algorithm shows when the key is used, as with Register.
@@ -90,40 +121,6 @@ async fn data(
             Ok(Some(clear.expose(ClearBytes::copy_from)))
         }
     }
-}
-
-/// The private key of an agreement, and the public one as what goes in; named in either order.
-async fn agreeing(
-    cx: &Context<'_>,
-    one: Subject,
-    other: Option<UniqueIdentifier>,
-    parameters: &DerivationParameters,
-) -> Result<(Subject, Option<ClearBytes>), OpError> {
-    if parameters.data.is_some() {
-        return Err(bad("Asymmetric Key takes two keys and no Derivation Data"));
-    }
-    let other = other.ok_or(OpError::Missing("the second of the two keys is missing"))?;
-    let other = Subject::find(cx, Some(other), None, DERIVE).await?;
-    let (private, public) = match (one.meta.kind(), other.meta.kind()) {
-        (ObjectType::PrivateKey, ObjectType::PublicKey) => (one, other),
-        (ObjectType::PublicKey, ObjectType::PrivateKey) => (other, one),
-        _ => {
-            let text = "Asymmetric Key takes a Private Key and a Public Key".to_owned();
-            return Err(OpError::ObjectType(text));
-        }
-    };
-    for (key, formats) in [
-        (&private, &[KeyFormatType::Pkcs8, KeyFormatType::EcPrivateKey][..]),
-        (&public, &[KeyFormatType::X509][..]),
-    ] {
-        if key.meta.form != Form::Bytes
-            || !key.meta.format().is_some_and(|is| formats.contains(&is))
-        {
-            return Err(key.unusable(&format!("its form is none of {formats:?}; register it so")));
-        }
-    }
-    let point = ClearBytes::from_vec(public.public_key(cx).await?);
-    Ok((private, Some(point)))
 }
 
 async fn derive(
@@ -155,11 +152,6 @@ async fn derive(
             }
             let action = Action::Encrypt(cipher);
             return cut(base.act(cx, kind, &action, &needed(data)?).await?, len);
-        }
-        DerivationMethod::AsymmetricKey => {
-            let public = needed(data)?.expose(<[u8]>::to_vec);
-            let agreed = cx.objects().agree_in_process(&base.object, public).await;
-            return cut(agreed.map_err(usage::used)?, len);
         }
         DerivationMethod::Hash => Derivation::Hash(hash()?),
         DerivationMethod::Pbkdf2 => {
@@ -238,18 +230,28 @@ async fn store(
     clear: &ClearBytes,
 ) -> Result<String, OpError> {
     let mut meta = clear.expose(|bytes| Meta::new(kind, Form::Bytes, bytes, cx.now));
+    meta.dates.original = Some(cx.now);
+    let new = draft(cx, &Objects::fresh_uid(), meta, base, wanted);
+    Ok(cx.objects().create(new, clear).await?.uid)
+}
+
+/// The object that is made, whose head says its bytes already.
+fn draft(
+    cx: &Context<'_>,
+    uid: &str,
+    mut meta: Meta,
+    base: &Subject,
+    wanted: &Wanted,
+) -> NewObject {
     meta.set_format(KeyFormatType::Raw);
-    if kind == ObjectType::SecretData {
+    if meta.kind() == ObjectType::SecretData {
         meta.subtype = SecretDataType::Seed.number();
     }
-    meta.dates.original = Some(cx.now);
     wanted.apply(&mut meta);
     let mut rest = wanted.rest.clone();
     rest.push(Attribute::Link(Link {
         kind: LinkType::DerivationBaseObjectLink,
         target: UniqueIdentifier::from(base.object.uid.as_str()),
     }));
-    let uid = km_core::objects::Objects::fresh_uid();
-    let new = super::draft(cx, uid, &meta, &rest, Origin::Derived);
-    Ok(cx.objects().create(new, clear).await?.uid)
+    super::draft(cx, uid.to_owned(), &meta, &rest, Origin::Derived)
 }

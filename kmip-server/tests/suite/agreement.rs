@@ -2,16 +2,24 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use km_core::{
+    material::ClearBytes,
+    usage::{Action, Cipher, KeyKind, process},
+};
 use kmip::{
     Version,
-    attribute::{Attribute, Attributes, CryptographicDomainParameters, Curve},
+    attribute::{
+        Attribute, Attributes, CryptographicDomainParameters, CryptographicParameters, Curve,
+        VendorAttribute,
+    },
     client::{self, ClientError},
     enums::{
-        CryptographicAlgorithm as Algorithm, DerivationMethod, KeyFormatType, ObjectType,
-        ResultReason,
+        BlockCipherMode, CryptographicAlgorithm as Algorithm, DerivationMethod, KeyFormatType,
+        ObjectType, ResultReason,
     },
     object::{KeyBlock, Object},
     op,
+    ttlv::Value,
 };
 
 use crate::{
@@ -181,7 +189,8 @@ async fn what_does_not_agree_is_refused() {
         ([&p256.0, &secret], ResultReason::InvalidObjectType),
         ([&p256.0, &unmasked.1], ResultReason::IncompatibleCryptographicUsageMask),
         ([&unmasked.0, &p256.1], ResultReason::IncompatibleCryptographicUsageMask),
-        ([&inside.0, &p256.1], ResultReason::UnsupportedCryptographicParameters),
+        // A key of another curve that never leaves the token.
+        ([&inside.0, &x25519.1], ResultReason::CryptographicFailure),
     ] {
         let refused = derived(&mut client, &ids.map(String::as_str), 256).await;
         assert_eq!(refusal(refused), reason, "{ids:?}");
@@ -199,6 +208,57 @@ async fn what_does_not_agree_is_refused() {
     };
     refusal(client.sign(sign).await);
     refusal(client.create_key_pair(pair(Algorithm::Ec, CURVE25519, 1, vec![])).await);
+}
+
+/// A pair whose private key never leaves the token agrees there, and a key of what is agreed on may
+/// stay there, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_made_in_the_token_agree_there() {
+    let network = Network::start().await;
+    network.north.hsm.pairs.store(true, Relaxed);
+    let mut client = network.token_only_client("n1", Version::V2_1).await;
+    let secret = || vec![Attribute::Extractable(false)];
+    let mut make = async || {
+        let request = pair(Algorithm::Ecdh, P256, DERIVE, secret());
+        client.create_key_pair(request).await.unwrap()
+    };
+    let (one, other) = (make().await, make().await);
+    let (here, there) =
+        ([&*one.private_id, &*other.public_id], [&*one.public_id, &*other.private_id]);
+    let known = derived(&mut client, &here, 256).await.unwrap();
+    assert_eq!(derived(&mut client, &there, 256).await.unwrap(), known);
+    let stays = [
+        Attribute::CryptographicAlgorithm(Algorithm::Aes),
+        Attribute::CryptographicUsageMask(0x4),
+        Attribute::Extractable(false),
+        active(),
+    ];
+    let mut request = asked(&there, 256);
+    request.object_type = ObjectType::SymmetricKey;
+    stays.into_iter().for_each(|attribute| request.attributes.push(attribute));
+    let id = client.derive_key(request).await.unwrap().id;
+    refusal(client.get(client::get(&id)).await);
+    let told = client.get_attributes(client::get_attributes(&id, [])).await.unwrap();
+    let custody = Attribute::Vendor(VendorAttribute {
+        vendor: "x".into(),
+        name: "qkm-custody".into(),
+        value: Value::TextString("in-token".into()),
+    });
+    assert!(told.attributes.iter().any(|attribute| *attribute == custody));
+    let request = op::encrypt::Request {
+        id: Some(id.as_str().into()),
+        parameters: Some(CryptographicParameters {
+            block_cipher_mode: Some(BlockCipherMode::Ecb),
+            ..Default::default()
+        }),
+        data: data(&[7; 16]),
+        ..Default::default()
+    };
+    let sealed = client.encrypt(request).await.unwrap();
+    let ecb = Action::Encrypt(Cipher::Ecb { padded: false });
+    let (known, clear) = (ClearBytes::from_vec(known), ClearBytes::copy_from(&[7; 16]));
+    let known = process::act(KeyKind::Aes, &ecb, &known, &clear).unwrap();
+    assert_eq!(sealed.data.unwrap(), known.expose(<[u8]>::to_vec));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
