@@ -376,6 +376,7 @@ fn rsa_encoding(scheme: Scheme, modulus: usize) -> Option<RsaEncoding> {
     Some(encoding)
 }
 
+/// As aws-lc-rs has it.
 pub(super) fn oaep(hash: Hash) -> Option<&'static OaepAlgorithm> {
     Some(match hash {
         Hash::Sha1 => &OAEP_SHA1_MGF1SHA1,
@@ -401,7 +402,9 @@ fn rsa_decrypt(cipher: &Cipher, key: &[u8], input: &[u8]) -> Result<ClearBytes, 
             key.decrypt(input, &mut clear).map_err(failed)?.len()
         }
         Cipher::RsaOaep(hash) => {
-            let algorithm = oaep(*hash).ok_or_else(|| cannot("OAEP is not done with this hash"))?;
+            let Some(algorithm) = oaep(*hash) else {
+                return rsa::oaep_decrypt((*hash, *hash, &[]), key, input);
+            };
             let key = OaepPrivateDecryptingKey::new(private).map_err(failed)?;
             key.decrypt(algorithm, input, &mut clear, None).map_err(failed)?.len()
         }

@@ -174,7 +174,9 @@ pub fn encrypt(cipher: &Cipher, key: &[u8], input: &[u8]) -> Result<Vec<u8>, Hsm
             key.encrypt(input, &mut sealed).map_err(too_long)?.len()
         }
         Cipher::RsaOaep(hash) => {
-            let algorithm = oaep(*hash).ok_or_else(|| cannot("OAEP is not done with this hash"))?;
+            let Some(algorithm) = oaep(*hash) else {
+                return rsa::oaep_encrypt((*hash, *hash, &[]), key, input);
+            };
             let key = OaepPublicEncryptingKey::new(public).map_err(too_long)?;
             key.encrypt(algorithm, input, &mut sealed, None).map_err(too_long)?.len()
         }

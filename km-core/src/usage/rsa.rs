@@ -159,3 +159,30 @@ pub(super) fn pss_verify(
     });
     Ok(done.is_ok())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::usage::{Action, Cipher, KeyKind, local::Mode, process};
+
+    /// What OpenSSL 3.0 sealed, `openssl pkeyutl -encrypt` with `rsa_padding_mode:oaep`.
+    #[test]
+    fn oaep_with_sha3_opens_what_openssl_sealed() {
+        let key = ClearBytes::copy_from(include_bytes!("vectors/rsa_2048.pk8"));
+        let (hash, mask, label) = (Hash::Sha3_512, Hash::Sha256, Vec::new());
+        let two = Cipher::Local(Mode::RsaOaep { hash, mask, label });
+        for (cipher, sealed) in [
+            (Cipher::RsaOaep(Hash::Sha3_256), &include_bytes!("vectors/oaep_sha3_256")[..]),
+            (two, &include_bytes!("vectors/oaep_sha3_512_sha256")[..]),
+        ] {
+            let open = |cipher: &Cipher| {
+                let (action, sealed) =
+                    (Action::Decrypt(cipher.clone()), ClearBytes::copy_from(sealed));
+                process::act(KeyKind::Rsa, &action, &key, &sealed)
+            };
+            assert_eq!(open(&cipher), Ok(ClearBytes::copy_from(b"sealed by OpenSSL")));
+            let other = open(&Cipher::RsaOaep(Hash::Sha3_384));
+            assert!(matches!(other, Err(HsmError::Input(_))), "{other:?}");
+        }
+    }
+}

@@ -201,29 +201,42 @@ async fn oaep_has_two_hashes_and_a_label_and_pss_any_salt() {
         public: with(0x2 | 0x4),
     };
     let pair = client.create_key_pair(request).await.unwrap();
-    let oaep = |label: &[u8]| CryptographicParameters {
+    let oaep = |hash, mask, label: &[u8]| CryptographicParameters {
         padding_method: Some(PaddingMethod::Oaep),
-        hashing_algorithm: Some(HashingAlgorithm::Sha384),
-        mask_generator_hashing_algorithm: Some(HashingAlgorithm::Sha256),
-        p_source: Some(label.to_vec()),
+        hashing_algorithm: Some(hash),
+        mask_generator_hashing_algorithm: mask,
+        p_source: Some(label.to_vec()).filter(|label| !label.is_empty()),
         ..Default::default()
     };
-    let request = op::encrypt::Request {
-        id: Some(pair.public_id.as_str().into()),
-        parameters: Some(oaep(b"label")),
-        data: Some(SecretBytes::copy_from(b"a secret")),
-        ..Default::default()
-    };
-    let sealed = client.encrypt(request).await.unwrap().data;
-    let open = |label: &[u8]| op::decrypt::Request {
-        id: Some(pair.private_id.as_str().into()),
-        parameters: Some(oaep(label)),
-        data: sealed.clone(),
-        ..Default::default()
-    };
-    let clear = client.decrypt(open(b"label")).await.unwrap().data.unwrap();
-    assert_eq!(clear.expose(<[u8]>::to_vec), b"a secret");
-    assert_eq!(refusal(client.decrypt(open(b"other")).await), ResultReason::CryptographicFailure);
+    use HashingAlgorithm::{Sha3_224, Sha3_256, Sha3_384, Sha3_512, Sha224, Sha256, Sha384};
+    for (hash, mask, label) in [
+        (Sha384, Some(Sha256), &b"label"[..]),
+        (Sha3_224, None, b""),
+        (Sha3_256, Some(Sha3_256), b""),
+        (Sha3_384, None, b"label"),
+        (Sha3_512, Some(Sha256), b""),
+        (Sha224, None, b""),
+    ] {
+        let request = op::encrypt::Request {
+            id: Some(pair.public_id.as_str().into()),
+            parameters: Some(oaep(hash, mask, label)),
+            data: Some(SecretBytes::copy_from(b"a secret")),
+            ..Default::default()
+        };
+        let sealed = client.encrypt(request).await.unwrap().data;
+        let open = |hash, mask, label: &[u8]| op::decrypt::Request {
+            id: Some(pair.private_id.as_str().into()),
+            parameters: Some(oaep(hash, mask, label)),
+            data: sealed.clone(),
+            ..Default::default()
+        };
+        let clear = client.decrypt(open(hash, mask, label)).await.unwrap().data.unwrap();
+        assert_eq!(clear.expose(<[u8]>::to_vec), b"a secret");
+        for wrong in [open(hash, mask, b"other"), open(Sha256, None, label)] {
+            let refused = refusal(client.decrypt(wrong).await);
+            assert_eq!(refused, ResultReason::CryptographicFailure, "{hash:?}");
+        }
+    }
 
     let pss = |salt_length| CryptographicParameters {
         padding_method: Some(PaddingMethod::Pss),
