@@ -18,7 +18,8 @@ use zeroize::Zeroizing;
 use crate::{
     Counters, Server,
     caller::{Authorized, Client, Nobody, Unchecked},
-    context::Context,
+    connection::Turned,
+    context::{Context, Roles},
     error::OpError,
     later, notices, op,
     together::{self, Together},
@@ -29,6 +30,8 @@ use crate::{
 pub(crate) enum Reply {
     /// Send and go on.
     Send(Zeroizing<Vec<u8>>),
+    /// Send, and from then on ask where the other end answers.
+    Turn(Zeroizing<Vec<u8>>, Turned),
     /// Send and close.
     Last(Zeroizing<Vec<u8>>),
     /// Close: nobody could read an answer.
@@ -72,7 +75,15 @@ pub(crate) async fn answer(
         let reason = ResultReason::ServerLimitExceeded;
         return Reply::Send(error_response(version, now(), reason, text));
     }
-    Reply::Send(run(server, (request, frame.len()), buffer).await)
+    let turned = Turned { caller: request.caller.clone(), version };
+    let roles = match request.items.len() {
+        1 if client.has_roles() => Roles::Open,
+        _ => Roles::Fixed,
+    };
+    match run(server, (request, frame.len()), roles, buffer).await {
+        (bytes, Roles::Turned) => Reply::Turn(bytes, turned),
+        (bytes, _) => Reply::Send(bytes),
+    }
 }
 
 /// The answer to a frame that is no request. Closes when even the version is not readable.
@@ -124,8 +135,9 @@ fn check_header(server: &Server, request: &Authorized) -> Result<(), (ResultReas
 async fn run(
     server: &Server,
     (request, bytes): (Authorized, usize),
+    roles: Roles,
     buffer: Zeroizing<Vec<u8>>,
-) -> Zeroizing<Vec<u8>> {
+) -> (Zeroizing<Vec<u8>>, Roles) {
     let Authorized { caller, delegate, version, mut header, mut items } = request;
     let now = now();
     let cap = response_cap(server, &header);
@@ -151,7 +163,7 @@ async fn run(
                 response.item(&ResponseItem::failed(code, id, reason, error.to_string()));
             }
         }
-        return response.finish();
+        return (response.finish(), Roles::Fixed);
     }
     let after_error = header.batch_error_continuation;
     let go_on = after_error == Some(BatchErrorContinuationOption::Continue);
@@ -165,6 +177,7 @@ async fn run(
         Context::new(server, objects, staged, who, version, now.0).by(until)
     };
     let mut cx = context(undo.is_some());
+    cx.roles = roles;
     let start = response.checkpoint();
     let mut together = Together::new(until);
     let mut items = VecDeque::from(items);
@@ -198,6 +211,9 @@ async fn run(
             server.later.settle(place, left);
         }
         let failed = matches!(item.outcome, Outcome::Failed(_));
+        if failed {
+            cx.roles = Roles::Fixed;
+        }
         if let Some(undo) = &mut undo {
             undo.wrote(item);
         }
@@ -213,7 +229,7 @@ async fn run(
     {
         cx.tell().await;
     }
-    response.finish()
+    (response.finish(), cx.roles)
 }
 
 /// The smaller of what the client and this server take.

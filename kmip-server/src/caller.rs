@@ -166,6 +166,8 @@ pub(crate) struct Client {
     may_be: Vec<Arc<Caller>>,
     /// Among the connections of whoever asked last.
     place: Mutex<Option<Place>>,
+    /// Whether who asks and who answers may change.
+    has_roles: bool,
 }
 
 /// Why a request is nobody's.
@@ -214,7 +216,8 @@ impl Client {
             tracing::info!(client = %peer.address(), %peer, issuer = peer.issuer(), kme = %here,
                 "the certificate is of no application registered here; its requests are refused");
         }
-        let client = Self { address: peer.address(), may_be, place: Mutex::default() };
+        let address = peer.address();
+        let client = Self { address, may_be, place: Mutex::default(), has_roles: false };
         if let [only] = client.may_be.as_slice()
             && only.policy.login.is_none()
             && !client.counts_as(only)
@@ -232,7 +235,17 @@ impl Client {
     pub(crate) fn of(server: &Server, application: &SaeId) -> Option<Self> {
         let caller = server.callers.get(application)?;
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        Some(Self { address, may_be: vec![caller.clone()], place: Mutex::default() })
+        let (may_be, place) = (vec![caller.clone()], Mutex::default());
+        Some(Self { address, may_be, place, has_roles: false })
+    }
+
+    /// On a connection that carries frames and nothing else.
+    pub(crate) fn with_roles(self) -> Self {
+        Self { has_roles: true, ..self }
+    }
+
+    pub(crate) fn has_roles(&self) -> bool {
+        self.has_roles
     }
 
     /// Whether its requests are refused whatever they say.

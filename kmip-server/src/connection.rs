@@ -3,12 +3,16 @@
 //! Requests may be pipelined; they wait in the receive buffer until it is their turn. Both
 //! directions go through buffers that are overwritten after use.
 
+mod turned;
+
 use std::io;
 
 use kmip::ttlv;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use transport::{Deadline, Shutdown};
 use zeroize::{Zeroize, Zeroizing};
+
+pub(crate) use turned::Turned;
 
 use crate::{
     Limits, Server,
@@ -64,9 +68,10 @@ where
             Err(End::Refused(error)) => batch::too_long(server, inbox.received(), &error),
             Err(End::Gone) => Reply::Close,
         };
-        let (bytes, last) = match reply {
-            Reply::Send(bytes) => (bytes, shutdown.is_requested()),
-            Reply::Last(bytes) => (bytes, true),
+        let (bytes, last, turned) = match reply {
+            Reply::Send(bytes) => (bytes, shutdown.is_requested(), None),
+            Reply::Turn(bytes, turned) => (bytes, shutdown.is_requested(), Some(turned)),
+            Reply::Last(bytes) => (bytes, true, None),
             Reply::Close => return close(&mut stream, &mut deadline).await,
         };
         let sent = async {
@@ -78,6 +83,17 @@ where
         }
         outbox.put_back(bytes);
         if last {
+            return close(&mut stream, &mut deadline).await;
+        }
+        let Some(turned) = turned else { continue };
+        let bounds = (limits, &mut deadline);
+        let asking = turned::run(&server.notices, &turned, &mut stream, &mut inbox, bounds);
+        let goes_on = tokio::select! {
+            biased;
+            () = &mut stop => false,
+            goes_on = Box::pin(asking) => goes_on,
+        };
+        if !goes_on {
             return close(&mut stream, &mut deadline).await;
         }
     }

@@ -21,6 +21,17 @@ use crate::{
     together::Turn,
 };
 
+/// Who asks and who answers on the connection of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Roles {
+    /// That stays as it is.
+    Fixed,
+    /// The request may change it.
+    Open,
+    /// It did.
+    Turned,
+}
+
 pub(crate) struct Context<'a> {
     pub(crate) server: &'a Server,
     pub(crate) caller: &'a Caller,
@@ -48,6 +59,7 @@ pub(crate) struct Context<'a> {
     turn: Option<Turn>,
     /// When the request is to be done; none in the background.
     until: Option<Instant>,
+    pub(crate) roles: Roles,
 }
 
 impl<'a> Context<'a> {
@@ -77,6 +89,7 @@ impl<'a> Context<'a> {
             public_of_rekeyed: None,
             turn: None,
             until: None,
+            roles: Roles::Fixed,
         }
     }
 

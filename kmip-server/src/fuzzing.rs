@@ -18,7 +18,7 @@ pub async fn answer(
 ) -> Option<Zeroizing<Vec<u8>>> {
     let client = Client::of(server, application)?;
     match batch::answer(server, &client, frame, Zeroizing::default()).await {
-        Reply::Send(answer) | Reply::Last(answer) => Some(answer),
+        Reply::Send(answer) | Reply::Last(answer) | Reply::Turn(answer, _) => Some(answer),
         Reply::Close => None,
     }
 }

@@ -306,7 +306,7 @@ impl Server {
         shutdown: Shutdown,
     ) {
         if let Some(client) = Client::find(&self, &identity) {
-            connection::serve(&self, stream, client, shutdown).await;
+            connection::serve(&self, stream, client.with_roles(), shutdown).await;
         }
     }
 

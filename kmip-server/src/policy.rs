@@ -31,12 +31,13 @@ pub struct Policy {
     pub endpoint: Option<Endpoint>,
 }
 
-/// A server of an application's, which shows a certificate of that application.
+/// Where and how an application is told: over a connection of its own on which it answers (Set Endpoint
+/// Role), else by a server of its own, which shows a certificate of that application.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// `host:port`; its certificate must carry the host.
-    pub address: String,
-    /// What it understands.
+    /// `host:port` of that server; its certificate must carry the host.
+    pub address: Option<String>,
+    /// What that server understands.
     pub version: Version,
     /// The objects it is sent.
     pub sent: Sent,

@@ -166,7 +166,7 @@ async fn answer(
     };
     match done.await {
         Ok(Reply::Send(frame)) => in_words(frame),
-        Ok(Reply::Last(frame)) => last(in_words(frame)),
+        Ok(Reply::Last(frame) | Reply::Turn(frame, _)) => last(in_words(frame)),
         Ok(Reply::Close) => last(plain(StatusCode::BAD_REQUEST, "the body is no KMIP message")),
         Err(error) => failed(&error),
     }

@@ -256,7 +256,7 @@ fn applications_share_tenants_and_certificates_only_as_far_as_they_are_told_apar
         format!("{own}\n{login}\ntenant = \"bank\"\noperations = [\"Get\"]\nconnections = 2");
     let more = format!("{more}\nnotify = {{ address = \"app:1\" }}");
     let alone = sae("certificate = \"cn:z\"").replace("\"x\"", "\"z\"");
-    let alone = format!("{alone}notify = {{ address = \"app:1\", put = \"successors\" }}\n");
+    let alone = format!("{alone}notify = {{ put = \"successors\" }}\n");
     let second = sae(own).replace("\"x\"", "\"y\"");
     let second = format!("{second}login = {{ username = \"b\", password = \"{hash}\" }}\n");
     let text = format!("{EXAMPLE}{bank}{}{second}{alone}", sae(&more));

@@ -1,4 +1,4 @@
-//! The connection to an application's endpoint. Notices go out in order; one that is not taken is
+//! The connections to an application. Notices go out in order; one that is not taken is
 //! tried again a few times and then given up, which is counted and logged.
 
 use std::{
@@ -14,12 +14,12 @@ use kmip::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    sync::mpsc,
+    sync::{mpsc, watch},
 };
 use transport::{ClientConfig, TlsClient, TlsClientStream};
 use zeroize::Zeroizing;
 
-use super::{Notice, message};
+use super::{Notice, lent::Lent, message};
 use crate::{Counters, Server, caller::Caller, policy::Endpoint};
 
 /// Pauses before each try.
@@ -32,7 +32,7 @@ const PAUSES: [Duration; 5] = [
 ];
 /// Time to connect, and to take a message and answer it.
 const CONNECT: Duration = Duration::from_secs(10);
-const ANSWER: Duration = Duration::from_secs(10);
+pub(crate) const ANSWER: Duration = Duration::from_secs(10);
 /// How long a connection waits for more to tell.
 const IDLE: Duration = Duration::from_secs(5);
 /// Most bytes of an answer.
@@ -53,60 +53,83 @@ pub(super) enum Untold {
     Answer(#[from] ttlv::Error),
     #[error("the application refused it")]
     Refused,
+    #[error("its connection ended, or it asks there itself")]
+    Away,
 }
 
-/// Tells `caller` what comes in, as long as there is a server.
+/// Tells `caller` what comes in over `line`, as long as there is a server.
 pub(super) async fn run(
     server: Weak<Server>,
     caller: Arc<Caller>,
-    endpoint: Endpoint,
-    tls: Arc<ClientConfig>,
+    mut line: Line,
     mut inbox: mpsc::Receiver<Notice>,
 ) {
-    let client = match TlsClient::new(&endpoint.address, None, tls) {
-        Ok(client) => client,
-        Err(error) => {
-            let application = caller.application();
-            tracing::error!(%application, %error, "nothing can be told to this application");
-            return;
-        }
-    };
     while let Some(notice) = inbox.recv().await {
-        let mut line = Line { client: client.clone(), stream: None };
         let mut next = Some(notice);
         while let Some(notice) = next.take() {
+            // Waits without holding the server.
+            if !line.is_there().await {
+                return;
+            }
             let Some(server) = server.upgrade() else { return };
-            line.tell(&server, &caller, &endpoint, &notice).await;
+            let over = line.tell(&server, &caller, &notice).await;
             drop(server);
-            next = tokio::time::timeout(IDLE, inbox.recv()).await.ok().flatten();
+            next = match over {
+                true => tokio::time::timeout(IDLE, inbox.recv()).await.ok().flatten(),
+                false => Some(notice),
+            };
         }
+        line.stream = None;
     }
 }
 
-/// A connection, when there is one.
-struct Line {
-    client: TlsClient,
+/// The connections to an application: one of its own on which it answers, else one to its endpoint.
+pub(super) struct Line {
+    endpoint: Endpoint,
+    /// None where it has no address.
+    client: Option<TlsClient>,
+    /// To the endpoint, when there is one.
     stream: Option<TlsClientStream>,
+    lent: watch::Receiver<Option<Arc<Lent>>>,
 }
 
 impl Line {
-    async fn tell(
-        &mut self,
-        server: &Arc<Server>,
-        caller: &Arc<Caller>,
-        endpoint: &Endpoint,
-        notice: &Notice,
-    ) {
+    pub(super) fn new(
+        endpoint: Endpoint,
+        tls: &Arc<ClientConfig>,
+        lent: watch::Receiver<Option<Arc<Lent>>>,
+    ) -> Result<Self, transport::ConnectError> {
+        let client = endpoint.address.as_ref();
+        let client = client.map(|address| TlsClient::new(address, None, tls.clone()));
+        Ok(Self { endpoint, client: client.transpose()?, stream: None, lent })
+    }
+
+    /// Its own connection, as long as it answers on one.
+    fn lent(&self) -> Option<Arc<Lent>> {
+        self.lent.borrow().clone().filter(|lent| lent.is_open())
+    }
+
+    /// Waits until there is a way to tell it; `false` when there is no server any more.
+    async fn is_there(&mut self) -> bool {
+        if self.client.is_some() {
+            return true;
+        }
+        let open = |lent: &Option<Arc<Lent>>| lent.as_ref().is_some_and(|lent| lent.is_open());
+        self.lent.wait_for(open).await.is_ok()
+    }
+
+    /// Whether that is over: told or given up, or `false` when there is no way to tell it now.
+    async fn tell(&mut self, server: &Arc<Server>, caller: &Arc<Caller>, notice: &Notice) -> bool {
         let application = caller.application();
         let mut why = None;
         for pause in PAUSES {
             tokio::time::sleep(pause).await;
-            match self.try_to(server, caller, endpoint, notice).await {
+            match self.try_to(server, caller, notice).await {
                 Ok(said) => {
                     if said {
                         Counters::add(&server.counters.told);
                     }
-                    return;
+                    return true;
                 }
                 Err(error) => {
                     tracing::debug!(%application, object = notice.uid, %error, "not told yet");
@@ -114,10 +137,14 @@ impl Line {
                     why = Some(error);
                 }
             }
+            if self.client.is_none() && self.lent().is_none() {
+                return false;
+            }
         }
         Counters::add(&server.counters.untold);
         let why = why.map(|error| error.to_string());
         tracing::warn!(%application, object = notice.uid, why, "not told, and given up");
+        true
     }
 
     /// `false` when there was nothing to say.
@@ -125,29 +152,45 @@ impl Line {
         &mut self,
         server: &Arc<Server>,
         caller: &Arc<Caller>,
-        endpoint: &Endpoint,
         notice: &Notice,
     ) -> Result<bool, Untold> {
+        let lent = self.lent();
+        let version = lent.as_ref().map_or(self.endpoint.version, |lent| lent.version);
         // Read anew for each try: key bytes do not wait.
-        let frames = message::frames(server, caller, endpoint, notice).await;
-        for frame in &frames {
-            let stream = match &mut self.stream {
-                Some(stream) => stream,
-                None => {
-                    let (stream, peer) = self.client.connect(CONNECT).await?;
-                    // One that several applications share is nobody's here: no login tells them apart.
-                    if server.applications.find(&peer) != Some(caller.application()) {
-                        return Err(Untold::Somebody);
-                    }
-                    self.stream.insert(stream)
-                }
+        let frames = message::frames(server, caller, (version, self.endpoint.sent), notice).await;
+        let some = !frames.is_empty();
+        for frame in frames {
+            let answer = match &lent {
+                Some(lent) => lent.exchange(frame).await.ok_or(Untold::Away)?,
+                None => self.dialled(server, caller, &frame).await?,
             };
-            let answer = tokio::time::timeout(ANSWER, exchange(stream, frame)).await;
-            if !is_taken(&answer.map_err(|_| Untold::Late)??)? {
+            if !is_taken(&answer)? {
                 return Err(Untold::Refused);
             }
         }
-        Ok(!frames.is_empty())
+        Ok(some)
+    }
+
+    /// The answer of its endpoint.
+    async fn dialled(
+        &mut self,
+        server: &Arc<Server>,
+        caller: &Arc<Caller>,
+        frame: &Zeroizing<Vec<u8>>,
+    ) -> Result<Vec<u8>, Untold> {
+        let stream = match &mut self.stream {
+            Some(stream) => stream,
+            None => {
+                let client = self.client.as_ref().ok_or(Untold::Away)?;
+                let (stream, peer) = client.connect(CONNECT).await?;
+                // One that several applications share is nobody's here: no login tells them apart.
+                if server.applications.find(&peer) != Some(caller.application()) {
+                    return Err(Untold::Somebody);
+                }
+                self.stream.insert(stream)
+            }
+        };
+        tokio::time::timeout(ANSWER, exchange(stream, frame)).await.map_err(|_| Untold::Late)?
     }
 }
 
@@ -166,7 +209,7 @@ async fn exchange(
 }
 
 /// Whether every item of an answer says Success. Clients may leave the empty payload out.
-fn is_taken(answer: &[u8]) -> Result<bool, ttlv::Error> {
+pub(crate) fn is_taken(answer: &[u8]) -> Result<bool, ttlv::Error> {
     let answer = ttlv::parse(answer, &ttlv::Limits::default())?;
     let mut items = 0;
     for child in answer.children()?.filter(|child| child.tag() == Tag::BatchItem) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use km_core::{clock::now_ms, objects::Object};
 use kmip::{
-    Operation, RequestMessage,
+    Operation, RequestMessage, Version,
     attribute::{AttributeKind, AttributeRef, Attributes, Instance},
     enums::{LinkType, OperationCode, PutFunction},
     message::{RequestHeader, RequestItem},
@@ -21,7 +21,7 @@ use crate::{
     error::OpError,
     meta::{Meta, linked},
     op::get::{Wish, give},
-    policy::{Endpoint, Sent},
+    policy::Sent,
     shown,
 };
 
@@ -41,12 +41,12 @@ const LIFE: [AttributeKind; 8] = [
 pub(super) async fn frames(
     server: &Arc<Server>,
     caller: &Arc<Caller>,
-    endpoint: &Endpoint,
+    (version, sent): (Version, Sent),
     notice: &Notice,
 ) -> Vec<Zeroizing<Vec<u8>>> {
     let now = i64::try_from(now_ms() / 1000).unwrap_or(i64::MAX);
-    let cx = Context::new(server, &server.objects, false, (caller, None), endpoint.version, now);
-    let requests = match requests(&cx, endpoint, notice).await {
+    let cx = Context::new(server, &server.objects, false, (caller, None), version, now);
+    let requests = match requests(&cx, sent, notice).await {
         Ok(requests) => requests,
         Err(error) => {
             // Such as one that is gone.
@@ -56,7 +56,7 @@ pub(super) async fn frames(
         }
     };
     let frame = |operation: Operation| {
-        let (version, items) = (endpoint.version, vec![RequestItem::new(operation)]);
+        let items = vec![RequestItem::new(operation)];
         let message = RequestMessage { version, header: RequestHeader::new(version), items };
         message.encode().ok()
     };
@@ -65,7 +65,7 @@ pub(super) async fn frames(
 
 async fn requests(
     cx: &Context<'_>,
-    endpoint: &Endpoint,
+    sent: Sent,
     notice: &Notice,
 ) -> Result<Vec<Operation>, OpError> {
     let (object, _) = cx.objects().get(cx.caller.tenant(), &notice.uid).await?;
@@ -75,7 +75,7 @@ async fn requests(
             Ok(notify(cx, &object, more)?.into_iter().collect())
         }
         What::Made => {
-            let wanted = endpoint.sent == Sent::All;
+            let wanted = sent == Sent::All;
             let put = if wanted { put(cx, object, None).await } else { None };
             Ok(put.into_iter().collect())
         }
@@ -86,7 +86,7 @@ async fn requests(
                 let (old, _) = cx.objects().get(cx.caller.tenant(), old).await?;
                 all.extend(notify(cx, &old, &[AttributeKind::Link.into()])?);
             }
-            if endpoint.sent != Sent::Nothing {
+            if sent != Sent::Nothing {
                 all.extend(put(cx, object, old).await);
             }
             Ok(all)

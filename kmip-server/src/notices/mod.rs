@@ -5,7 +5,8 @@
 //! | Module | What lives there |
 //! |---|---|
 //! | `due` | objects whose state a date will change |
-//! | `line` | the connection to an application's endpoint, and how often it is tried |
+//! | `lent` | connections of an application's own on which it answers |
+//! | `line` | over which connection an application is told, and how often it is tried |
 //! | `message` | a notice to the requests that say it |
 //!
 //! What waits to be told is in the memory of this process: nothing is told of what happened while it
@@ -13,6 +14,7 @@
 //! tells what it did itself, and each what a date brought.
 
 mod due;
+mod lent;
 mod line;
 mod message;
 
@@ -23,7 +25,7 @@ use std::{
 
 use km_core::ids::SaeId;
 use kmip::{Answer, Operation, attribute::AttributeRef};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use transport::ClientConfig;
 
 use crate::{
@@ -32,6 +34,8 @@ use crate::{
     policy::Endpoint,
 };
 use due::Due;
+pub(crate) use lent::{Lent, Order};
+pub(crate) use line::{ANSWER, is_taken};
 
 /// Most notices that wait for one application; more are lost, which is counted.
 const QUEUE: usize = 1024;
@@ -61,6 +65,8 @@ struct Listener {
     queue: mpsc::Sender<Notice>,
     /// Until it is read.
     inbox: Mutex<Option<mpsc::Receiver<Notice>>>,
+    /// The newest connection on which it answers.
+    lent: watch::Sender<Option<Arc<Lent>>>,
 }
 
 /// Who is told what.
@@ -77,8 +83,9 @@ impl Notices {
             let Some(endpoint) = caller.endpoint().cloned() else { continue };
             let (queue, inbox) = mpsc::channel(QUEUE);
             let (caller, inbox) = (caller.clone(), Mutex::new(Some(inbox)));
-            let tenant = caller.tenant().clone();
-            listeners.entry(tenant).or_default().push(Listener { caller, endpoint, queue, inbox });
+            let (tenant, lent) = (caller.tenant().clone(), watch::Sender::default());
+            let listener = Listener { caller, endpoint, queue, inbox, lent };
+            listeners.entry(tenant).or_default().push(listener);
         }
         Self { listeners, due: Due::default() }
     }
@@ -88,13 +95,36 @@ impl Notices {
         self.listeners.contains_key(tenant)
     }
 
+    fn listener(&self, caller: &Caller) -> Option<&Listener> {
+        let mut all = self.listeners.get(caller.tenant())?.iter();
+        all.find(|one| one.caller.application() == caller.application())
+    }
+
+    /// Whether `caller` is told of anything.
+    pub(crate) fn is_told(&self, caller: &Caller) -> bool {
+        self.listener(caller).is_some()
+    }
+
+    /// From now on `caller` is told over `lent`, in place of other connections.
+    pub(crate) fn lend(&self, caller: &Caller, lent: Lent) {
+        if let Some(listener) = self.listener(caller) {
+            listener.lent.send_replace(Some(Arc::new(lent)));
+        }
+    }
+
     /// From now on endpoints are connected to, with the certificate of `tls`.
     pub(crate) fn start(&self, server: &Weak<Server>, tls: &Arc<ClientConfig>) {
         for listener in self.listeners.values().flatten() {
             let inbox = listener.inbox.lock().unwrap_or_else(PoisonError::into_inner).take();
             let Some(inbox) = inbox else { continue };
-            let (caller, endpoint) = (listener.caller.clone(), listener.endpoint.clone());
-            tokio::spawn(line::run(server.clone(), caller, endpoint, tls.clone(), inbox));
+            let line = line::Line::new(listener.endpoint.clone(), tls, listener.lent.subscribe());
+            let caller = listener.caller.clone();
+            let line = line.inspect_err(|error| {
+                let application = caller.application();
+                tracing::error!(%application, %error, "nothing can be told to this application");
+            });
+            let Ok(line) = line else { continue };
+            tokio::spawn(line::run(server.clone(), caller, line, inbox));
         }
         if !self.listeners.is_empty() {
             tokio::spawn(due::watch(server.clone()));

@@ -3,11 +3,11 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use kmip::{
-    DateTime, Operation, RequestMessage, ResponseWriter, Version,
+    Answer, DateTime, Operation, RequestMessage, ResponseWriter, Version,
     attribute::{Attribute, Attributes, Link, UniqueIdentifier},
-    client,
+    client::{self, ClientError},
     enums::*,
-    message::{ResponseHeader, ResponseItem, error_response},
+    message::{Asynchronous, ResponseHeader, ResponseItem, error_response},
     object::Object,
     op,
     ttlv::frame_len,
@@ -25,8 +25,8 @@ use tokio::{
 use transport::{ListenerLimits, Profile, ServerStream, Shutdown, TlsFiles, serve, server_config};
 
 use crate::{
-    batch::run,
-    common::{Client, Network, SHARING, sae_id},
+    batch::{reason, run},
+    common::{Client, Network, SHARING, refusal, sae_id},
 };
 
 const WAIT: Duration = Duration::from_secs(20);
@@ -34,7 +34,7 @@ const WAIT: Duration = Duration::from_secs(20);
 /// n1 and n2 are of one tenant, and n2 is told at `address`.
 fn policies(address: SocketAddr, version: Version, sent: Sent) -> Policies {
     let bank = Policy { tenant: Some(sae_id("bank")), ..Policy::default() };
-    let endpoint = Some(Endpoint { address: address.to_string(), version, sent });
+    let endpoint = Some(Endpoint { address: Some(address.to_string()), version, sent });
     let told = Policy { endpoint, ..bank.clone() };
     [("n1", bank), ("n2", told)].into_iter().map(|(sae, policy)| (sae_id(sae), policy)).collect()
 }
@@ -268,4 +268,149 @@ async fn a_notice_waits_for_an_endpoint_that_is_away_or_refuses() {
     run(&mut other, [two.into(), one.into()], undo).await;
     assert_eq!(state(&mut inbox).await, (second, State::Active));
     assert_eq!(state(&mut inbox).await, (first, State::Active));
+}
+
+/// n2 of the tenant of n1, told over its own connections alone.
+async fn listening(limits: Limits, sent: Sent) -> Network {
+    let mut policies = policies(([127, 0, 0, 1], 1).into(), Version::V1_0, sent);
+    let told = policies.get_mut(&sae_id("n2")).unwrap();
+    told.endpoint.as_mut().unwrap().address = None;
+    let network = Network::start_as(limits, policies, Default::default()).await;
+    network.tell();
+    network
+}
+
+fn role(role: EndpointRole) -> op::set_endpoint_role::Request {
+    op::set_endpoint_role::Request { role }
+}
+
+/// Whether the server gives the client's role back.
+fn is_back(asked: &Operation) -> bool {
+    matches!(asked, Operation::SetEndpointRole(given) if given.role == EndpointRole::Client)
+}
+
+async fn turn(client: &mut Client) -> Result<EndpointRole, ClientError> {
+    match client.call(role(EndpointRole::Client)).await? {
+        Answer::SetEndpointRole(done) => Ok(done.role),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What the server asks on the connection of a client.
+async fn asked(client: &mut Client) -> Operation {
+    let mut message = RequestMessage::decode(&client.receive().await.unwrap()).unwrap();
+    assert_eq!((message.version, message.items.len()), (client.version, 1));
+    message.items.remove(0).operation.unwrap()
+}
+
+async fn say(client: &mut Client, said: impl Into<Answer>) {
+    let header = ResponseHeader::new(client.version, DateTime(0));
+    let mut answer = ResponseWriter::new(client.version, header);
+    answer.item(&ResponseItem::success(None, said.into()));
+    client.send(&answer.finish()).await;
+}
+
+async fn told(client: &mut Client) -> String {
+    let Operation::Notify(told) = asked(client).await else { panic!("no Notify") };
+    say(client, op::notify::Response {}).await;
+    told.id
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn roles_change_on_a_connection_and_change_back() {
+    let limits = Limits { idle: Duration::from_secs(3), ..Limits::default() };
+    let network = listening(limits, Sent::All).await;
+    for version in [Version::V2_0, Version::V2_1] {
+        let mut other = network.client("n1", Version::V1_4).await;
+        // What happened before waits.
+        let id = other.aes([]).await.unwrap();
+        let mut own = network.client("n2", version).await;
+        assert_eq!(turn(&mut own).await.unwrap(), EndpointRole::Client);
+        let Operation::Put(sent) = asked(&mut own).await else { panic!("no Put") };
+        assert_eq!((&sent.id, bytes(&sent.object)), (&id, other.key(&id).await.unwrap()));
+        say(&mut own, op::put::Response {}).await;
+        other.activate(client::activate(&id)).await.unwrap();
+        assert_eq!(told(&mut own).await, id);
+        // Nothing more is to be said: the client has its role again, and asks.
+        let given = asked(&mut own).await;
+        assert!(is_back(&given), "{given:?}");
+        say(&mut own, op::set_endpoint_role::Response { role: EndpointRole::Client }).await;
+        assert_eq!(own.state(&id).await, State::Active);
+        // It turns again, and what came meanwhile is there. That other connection waited too long.
+        let mut other = network.client("n1", Version::V1_4).await;
+        revoke(&mut other, &id).await;
+        turn(&mut own).await.unwrap();
+        assert_eq!(told(&mut own).await, id);
+        // It may take its role back by asking, between two notices.
+        let back = own.call(role(EndpointRole::Server)).await.unwrap();
+        let Answer::SetEndpointRole(back) = back else { panic!("{back:?}") };
+        assert_eq!(back.role, EndpointRole::Server);
+        assert_eq!(own.state(&id).await, State::Deactivated);
+        // What it answers late, or not at all, is told on its next connection.
+        turn(&mut own).await.unwrap();
+        other.destroy(client::destroy(&id)).await.unwrap();
+        let Operation::Notify(lost) = asked(&mut own).await else { panic!("no Notify") };
+        drop(own);
+        let mut next = network.client("n2", version).await;
+        turn(&mut next).await.unwrap();
+        assert_eq!((told(&mut next).await, lost.id), (id.clone(), id));
+    }
+    // The last answer is on its way.
+    let told = || network.north.server.counters().told.load(std::sync::atomic::Ordering::Relaxed);
+    let all = async {
+        while told() != 8 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(WAIT, all).await.expect("each notice counts once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_newest_connection_is_told_and_bad_answers_end_one() {
+    let network = listening(Limits::default(), Sent::Nothing).await;
+    let mut other = network.client("n1", Version::V2_1).await;
+    let mut first = network.client("n2", Version::V2_1).await;
+    turn(&mut first).await.unwrap();
+    let mut second = network.client("n2", Version::V2_1).await;
+    turn(&mut second).await.unwrap();
+    let given = asked(&mut first).await;
+    assert!(is_back(&given), "{given:?}");
+    // It does not want its role back: the connection ends.
+    first
+        .send(&error_response(Version::V2_1, DateTime(0), ResultReason::GeneralFailure, "no"))
+        .await;
+    assert!(first.receive().await.is_none());
+    let id = other.aes([]).await.unwrap();
+    other.activate(client::activate(&id)).await.unwrap();
+    let Operation::Notify(_) = asked(&mut second).await else { panic!("no Notify") };
+    // Longer than any answer may be.
+    second.send(&[0x42, 0x00, 0x7B, 0x01, 0x7F, 0xFF, 0xFF, 0xFF]).await;
+    assert!(second.receive().await.is_none());
+    let mut third = network.client("n2", Version::V2_1).await;
+    turn(&mut third).await.unwrap();
+    assert_eq!(told(&mut third).await, id);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn roles_change_only_for_those_that_are_told_and_by_a_request_of_its_own() {
+    let network = listening(Limits::default(), Sent::Nothing).await;
+    let mut other = network.client("n1", Version::V2_1).await;
+    let refused = turn(&mut other).await;
+    assert_eq!(refusal(refused.map(drop)), ResultReason::PermissionDenied);
+    let mut own = network.client("n2", Version::V2_1).await;
+    let two = [role(EndpointRole::Client).into(), op::ping::Request {}.into()];
+    let items = run(&mut own, two, |_| {}).await;
+    assert_eq!(reason(&items[0]), Some(ResultReason::FeatureNotSupported));
+    let later = |m: &mut RequestMessage| {
+        m.header.asynchronous = Some(Asynchronous(AsynchronousIndicator::Mandatory));
+    };
+    run(&mut own, [role(EndpointRole::Client).into()], later).await;
+    // Nothing changed: it asks still.
+    own.aes([]).await.unwrap();
+    let mut old = network.client("n2", Version::V1_4).await;
+    let request = client::query([QueryFunction::QueryOperations]);
+    let said = old.query(request.clone()).await.unwrap().operations;
+    assert!(!said.contains(&OperationCode::SetEndpointRole));
+    let said = own.query(request).await.unwrap().operations;
+    assert!(said.contains(&OperationCode::SetEndpointRole));
 }

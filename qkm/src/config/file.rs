@@ -533,12 +533,12 @@ pub(super) struct Sae {
     pub(super) notify: Option<Notify>,
 }
 
-/// A server of an application's, which takes Notify and Put.
+/// How an application is told (Notify, Put).
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Notify {
-    /// `host:port`.
-    pub(super) address: String,
+    /// `host:port` of a server of its own; none tells it over its connections alone.
+    pub(super) address: Option<String>,
     /// Of KMIP.
     pub(super) version: Option<String>,
     #[serde(default)]

@@ -164,8 +164,10 @@ fn policy(entry: &Spanned<Sae>, tenant: SaeId) -> Result<Policy, Mistake> {
 
 fn endpoint(entry: &Spanned<Sae>, notify: &Notify) -> Result<Endpoint, Mistake> {
     let Notify { address, version, put } = notify;
-    let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-    if port.is_none() {
+    let has_port = |address: &String| {
+        address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+    };
+    if let Some(address) = address.as_ref().filter(|address| !has_port(address)) {
         let text = format!("{address:?} is no address to tell {} at", entry.get_ref().id);
         return Err(Mistake::new(text, "write address = \"host:port\"").at(entry));
     }
