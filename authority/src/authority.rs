@@ -213,10 +213,7 @@ impl Authority {
 
     /// Its certificate, in PEM.
     pub fn pem(&self) -> String {
-        let document = Document::try_from(self.certificate.as_slice());
-        let pem = document.and_then(|document| document.to_pem("CERTIFICATE", LineEnding::LF));
-        // It was read as DER when it came here.
-        pem.unwrap_or_default()
+        pem(&self.certificate)
     }
 
     /// When its certificate is valid.
@@ -240,6 +237,14 @@ impl Authority {
         let signing = Signing { objects, object: &object, key, name };
         signing.issue(plan, leaf.key.clone(), valid).await
     }
+}
+
+/// A certificate that is DER, in PEM.
+pub fn pem(certificate: &[u8]) -> String {
+    let document = Document::try_from(certificate);
+    let pem = document.and_then(|document| document.to_pem("CERTIFICATE", LineEnding::LF));
+    // It was made or read here.
+    pem.unwrap_or_default()
 }
 
 fn owner() -> SaeId {

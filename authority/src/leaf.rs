@@ -163,6 +163,24 @@ impl Leaf {
         self
     }
 
+    /// With another subject, and of its names only those of hosts: host names and addresses.
+    ///
+    /// # Errors
+    /// [`BadRequest::Name`].
+    pub fn hosts_only(mut self, subject: &str) -> Result<Self, BadRequest> {
+        self.names
+            .retain(|name| matches!(name, GeneralName::DnsName(_) | GeneralName::IpAddress(_)));
+        self.subject(subject)
+    }
+
+    /// With another subject, and without names.
+    ///
+    /// # Errors
+    /// [`BadRequest::Name`].
+    pub fn bare(self, subject: &str) -> Result<Self, BadRequest> {
+        Self { names: Vec::new(), ..self }.subject(subject)
+    }
+
     /// With another subject.
     ///
     /// # Errors

@@ -15,6 +15,6 @@ mod chain;
 mod leaf;
 mod signature;
 
-pub use authority::{Authority, AuthorityError, Span};
+pub use authority::{Authority, AuthorityError, Span, pem};
 pub use chain::{Chain, Verdict};
 pub use leaf::{BadRequest, Leaf, Uses};

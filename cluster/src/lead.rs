@@ -5,7 +5,13 @@
 //! wins. That the other is dead need not be true. What it still tries is checked against that
 //! version too ([`km_core::journal::Fence`]), so an error here costs time and burned keys, no more.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use km_core::{
@@ -55,17 +61,30 @@ pub struct Candidate {
     ttl: Duration,
     pulse: Arc<dyn Pulse>,
     leader: watch::Sender<Option<Seat>>,
+    rests: AtomicBool,
 }
 
 impl Candidate {
     /// `ttl`: how long a KM that says nothing keeps the lead. Names must differ within a cluster.
     pub fn new(records: Records, me: Seat, ttl: Duration, pulse: Arc<dyn Pulse>) -> Self {
-        Self { records, me, ttl, pulse, leader: watch::Sender::new(None) }
+        Self {
+            records,
+            me,
+            ttl,
+            pulse,
+            leader: watch::Sender::new(None),
+            rests: AtomicBool::new(false),
+        }
     }
 
     /// Who leads, as far as is known here.
     pub fn leader(&self) -> watch::Receiver<Option<Seat>> {
         self.leader.subscribe()
+    }
+
+    /// Whether this KM leaves the lead to others from now on; it follows whoever has it.
+    pub fn rest(&self, rests: bool) {
+        self.rests.store(rests, Relaxed);
     }
 
     /// Waits until this KM leads.
@@ -91,6 +110,10 @@ impl Candidate {
                 self.follow(&lead.seat);
                 return Ok(None);
             }
+        }
+        if self.rests.load(Relaxed) {
+            self.leader.send_if_modified(|leader| leader.take().is_some());
+            return Ok(None);
         }
         self.take(before.map(|(_, version)| version)).await
     }
@@ -165,6 +188,20 @@ pub async fn holder(records: &Records) -> Result<Option<Seat>, RecordError> {
     let Some((lead, _)) = look(records).await? else { return Ok(None) };
     let held = lives(records.store(), SessionId(lead.session)).await?;
     Ok(held.then_some(lead.seat))
+}
+
+/// Has `commit` take the lead from `node`, if that one has it.
+pub(crate) async fn depose(
+    records: &Records,
+    node: &str,
+    commit: Commit,
+) -> Result<Commit, RecordError> {
+    Ok(match look(records).await? {
+        Some((lead, version)) if lead.seat.node == node => {
+            commit.unchanged(LEAD, version).delete(LEAD)
+        }
+        _ => commit,
+    })
 }
 
 /// The lead, as long as it lasts.

@@ -29,6 +29,10 @@ pub struct Condition {
     pub started_ms: u64,
     /// Why it is not ready; empty when it is.
     pub troubles: Vec<String>,
+    /// It is to leave the work to others, and has nothing left to do: it can be stopped.
+    pub drained: bool,
+    /// SHA-256 of the certificate that it shows to the others, in hexadecimal.
+    pub certificate: String,
     /// How long its last write to the store took, in milliseconds; `None`: it failed.
     pub store_ms: Option<u64>,
 }

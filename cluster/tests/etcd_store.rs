@@ -179,6 +179,28 @@ async fn acknowledged_commits_survive_the_death_of_any_member() {
 }
 
 /// What was put back has a revision that was answered before: the store that is open says so.
+/// The engine judges, so it does not matter what the store has seen.
+#[tokio::test]
+async fn a_store_writes_only_while_its_mark_is_absent() {
+    let etcd = Etcd::start(1);
+    let barred = EtcdStore::open(&config(&etcd, "/qkm/bar/")).await.unwrap();
+    let other = EtcdStore::open(&config(&etcd, "/qkm/bar/")).await.unwrap();
+    barred.write_while_absent(b"out/n1".to_vec());
+    let write = |value: &str| Commit::new().put(b"a".to_vec(), value.as_bytes());
+    assert!(matches!(barred.commit(write("1")).await, Ok(Outcome::Committed(_))));
+    let untrue = Commit::new().absent(b"a".to_vec()).put(b"a".to_vec(), *b"2");
+    assert_eq!(barred.commit(untrue).await, Ok(Outcome::Conflict));
+    other.commit(Commit::new().put(b"out/n1".to_vec(), *b"")).await.unwrap();
+    for commit in [write("3"), Commit::new()] {
+        let refused = barred.commit(commit).await;
+        assert!(matches!(&refused, Err(StoreError::Unavailable(why)) if why.contains("taken out")));
+    }
+    assert_eq!(barred.get(b"a").await.unwrap().unwrap().value, b"1");
+    assert!(matches!(other.commit(write("4")).await, Ok(Outcome::Committed(_))));
+    other.commit(Commit::new().delete(b"out/n1".to_vec())).await.unwrap();
+    assert!(matches!(barred.commit(write("5")).await, Ok(Outcome::Committed(_))));
+}
+
 #[tokio::test]
 async fn a_snapshot_put_back_under_an_open_store_is_noticed() {
     let mut etcd = Etcd::start(1);

@@ -47,7 +47,7 @@ pub(crate) enum Request {
     /// Answered by [`Response::Kek`].
     CreateKek,
     /// Answered by [`Response::KekMade`].
-    CreateKekFor { receivers: Vec<KekReceiver> },
+    CreateKekFor { from: u64, receivers: Vec<KekReceiver> },
     /// Answered by [`Response::Receiver`].
     KekReceiver,
     /// Answered by [`Response::Kek`].
@@ -166,7 +166,7 @@ impl Request {
             Self::Probe | Self::Keks | Self::Room => 0,
             Self::CreateKek | Self::DestroyKek { .. } | Self::KekReceiver => 0,
             Self::TakeKek { parcel } => parcel.keys.iter().map(|key| key.key.len()).sum(),
-            Self::CreateKekFor { receivers } => receivers.iter().map(|r| r.modulus.len()).sum(),
+            Self::CreateKekFor { receivers, .. } => receivers.iter().map(|r| r.modulus.len()).sum(),
             Self::MakeKey { aad, .. } => aad.len(),
             Self::AgreeKey { base, public, aad, .. } => {
                 base.sealed.ciphertext.len() + public.len() + aad.len()

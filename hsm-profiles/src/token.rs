@@ -137,9 +137,10 @@ impl Hsm for Token {
 
     async fn create_kek_for(
         &self,
+        from: u64,
         receivers: &[KekReceiver],
     ) -> Result<(KekInfo, Vec<KekParcel>), HsmError> {
-        self.ask(Request::CreateKekFor { receivers: receivers.to_vec() }).await?.kek_made()
+        self.ask(Request::CreateKekFor { from, receivers: receivers.to_vec() }).await?.kek_made()
     }
 
     async fn kek_receiver(&self) -> Result<KekReceiver, HsmError> {

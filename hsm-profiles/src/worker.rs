@@ -95,9 +95,9 @@ impl Worker {
                 let link = Arc::clone(&self.link);
                 self.retried(|lane| link.create_kek(lane)).map(Response::Kek)
             }
-            Request::CreateKekFor { receivers } => {
+            Request::CreateKekFor { from, receivers } => {
                 let link = Arc::clone(&self.link);
-                self.retried(|lane| link.create_kek_for(lane, &receivers))
+                self.retried(|lane| link.create_kek_for(lane, from, &receivers))
                     .map(|(kek, parcels)| Response::KekMade(kek, parcels))
             }
             Request::KekReceiver => {

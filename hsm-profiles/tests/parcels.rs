@@ -71,7 +71,7 @@ fn a_kek_goes_to_another_token_and_stays_inside_both() {
             let receiver = parcels::receiver(south.clone()).unwrap();
             assert_eq!(parcels::receiver(south.clone()).unwrap(), receiver, "one pair for all");
             let other = parcels::receiver(west.clone()).unwrap();
-            let (kek, made) = north.create_kek_for(&[receiver, other]).await.unwrap();
+            let (kek, made) = north.create_kek_for(0, &[receiver, other]).await.unwrap();
             let [parcel, for_west] = &made[..] else { panic!("{made:?}") };
             assert_eq!((kek.number, parcel.number), (2, 2));
             let mut changed = parcel.clone();
@@ -127,7 +127,7 @@ fn an_epoch_that_fails_half_way_leaves_no_key_that_wraps() {
         let half = TokenConfig { profile: room.written("half", &profile), ..room.config() };
         let north = Token::open(half).unwrap();
         runtime().block_on(async {
-            let failed = north.create_kek_for(std::slice::from_ref(&receiver)).await;
+            let failed = north.create_kek_for(0, std::slice::from_ref(&receiver)).await;
             assert!(failed.is_err(), "{failed:?}");
             assert_eq!(held(&room, 2), [0, 0], "all keys of an epoch, or none");
             drop(north);
@@ -145,7 +145,7 @@ fn an_epoch_that_fails_half_way_leaves_no_key_that_wraps() {
             ];
             let north = room.open();
             room.other_session().generate_key(&Mechanism::AesKeyGen, &left).unwrap();
-            let (kek, made) = north.create_kek_for(&[receiver]).await.unwrap();
+            let (kek, made) = north.create_kek_for(0, &[receiver]).await.unwrap();
             assert_eq!(held(&room, 2), [1, 1]);
             assert_eq!(parcels::take(south.clone(), &made[0]).unwrap(), kek);
             hold_the_same(&north, &Token::open(south).unwrap(), &kek).await;

@@ -400,12 +400,14 @@ pub trait Hsm: Send + Sync + 'static {
         Err(HsmError::Unsupported("this HSM makes no KEKs".into()))
     }
 
-    /// As [`Hsm::create_kek`]; the keys of the new epoch come wrapped for each receiver, in order.
+    /// As [`Hsm::create_kek`], with a number not below `from`; the keys of the new epoch come wrapped for
+    /// each receiver, in order.
     async fn create_kek_for(
         &self,
+        from: u64,
         receivers: &[KekReceiver],
     ) -> Result<(KekInfo, Vec<KekParcel>), HsmError> {
-        let _ = receivers;
+        let _ = (from, receivers);
         Err(HsmError::Unsupported("this HSM gives no KEKs to another".into()))
     }
 

@@ -144,6 +144,7 @@ impl Vault {
     ) -> Result<SealedObject, HsmError> {
         let aad = wrapped_aad(uid, owner);
         let agree = || self.hsm().agree_key(base, public, &aad, kind, bits);
+        let agree = || self.with_kek(&base.sealed.kek, agree);
         let (made, pin) = self.counted(agree, |made| &made.sealed.kek).await?;
         Ok(SealedObject { form: Form::Wrapped(made.sealed), pin })
     }
@@ -157,7 +158,7 @@ impl Vault {
         uses: &Arc<[KeyUse]>,
     ) -> Result<Vec<ClearBytes>, HsmError> {
         let key = self.token_key(identity, object, named).await?;
-        self.hsm().use_key_each(&key, uses).await
+        self.with_kek(&key.sealed.kek, || self.hsm().use_key_each(&key, uses)).await
     }
 
     /// The key of a managed object, as a token is asked to use it.

@@ -177,12 +177,30 @@ impl Vault {
     }
 
     pub(crate) async fn open(&self, aad: &[u8], sealed: &Sealed) -> Result<ClearBytes, HsmError> {
-        let opened = self.hsm.open(aad, sealed).await;
+        let opened = self.with_kek(&sealed.kek, || self.hsm.open(aad, sealed)).await;
         match (opened, &self.epochs) {
             (Err(HsmError::Unsupported(why)), Some(epochs)) => Err(epochs
                 .explain(&sealed.kek)
                 .map_or(HsmError::Unsupported(why), HsmError::Refused)),
             (opened, _) => opened,
+        }
+    }
+
+    /// Does what needs `kek`: once more when the token lacked it and another KM had it wrapped for this one.
+    pub(crate) async fn with_kek<T, F>(
+        &self,
+        kek: &KekId,
+        what: impl Fn() -> F,
+    ) -> Result<T, HsmError>
+    where
+        F: Future<Output = Result<T, HsmError>>,
+    {
+        match (what().await, &self.epochs) {
+            (Err(HsmError::Unsupported(why)), Some(epochs)) => match epochs.fetch(kek).await {
+                true => what().await,
+                false => Err(HsmError::Unsupported(why)),
+            },
+            (done, _) => done,
         }
     }
 
@@ -236,6 +254,11 @@ impl Vault {
 }
 
 impl Vault {
+    /// The record key in a record that [`Vault::record_key`] or [`Vault::reseal_record_key`] wrote.
+    pub(crate) async fn open_record_key(&self, record: &Record) -> Result<ClearBytes, VaultError> {
+        Ok(self.hsm.open(RECORD_KEY_AAD, &parse_record_key(record)?).await?)
+    }
+
     /// Moves the stored record key from one of `retiring` to the active epoch. `None`: it is under
     /// none of them; `false`: somebody changed it meanwhile.
     pub(crate) async fn reseal_record_key(

@@ -9,12 +9,13 @@ use std::{
     fs::File,
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, Command},
+    process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use cluster::EtcdConfig;
+use hsm_profiles::soft::SoftToken;
 use qkm::demo::{Layout, Site};
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -149,6 +150,42 @@ impl Cluster {
         site(&self.layout, km)
     }
 
+    /// Gives a KM at north that did not start yet a token of its own, and files of its own for the
+    /// certificate that the other KMs see: they are not there yet.
+    pub fn set_apart(&mut self, km: usize) {
+        let at = km.checked_sub(1).expect("not the first");
+        let name = self.layout.more[at].name.clone();
+        let home = self.layout.dir.join(&name);
+        std::fs::create_dir(&home).expect("a directory");
+        let mut init = Command::new(program());
+        init.arg("demo-token");
+        let token = hsm_profiles::soft::provision(SoftToken::SoftHsm, &home, &name, init);
+        let token = token.expect("a token");
+        let site = &mut self.layout.more[at];
+        site.softhsm_conf = token.conf;
+        let text = |path: PathBuf| toml::Value::from(path.display().to_string());
+        self.edit(km, |config| {
+            config["hsm"]["token"]["label"] = token.label.into();
+            config["hsm"]["pin"]["file"] = text(token.pin_file);
+            config["node"]["certificate"] = text(home.join("node.crt"));
+            config["node"]["key"] = text(home.join("node.key"));
+        });
+    }
+
+    /// Changes the configuration of a KM.
+    pub fn edit(&self, km: usize, change: impl FnOnce(&mut toml::Value)) {
+        let file = &self.site(km).config;
+        let text = std::fs::read_to_string(file).expect("a configuration");
+        let mut config: toml::Value = toml::from_str(&text).expect("TOML");
+        change(&mut config);
+        std::fs::write(file, toml::to_string(&config).expect("TOML")).expect("a configuration");
+    }
+
+    /// The network's files.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
     /// Starts a KM, with what the cluster has in its store.
     pub fn run(&mut self, km: usize) {
         let mut command = self.layout.serve_command(self.site(km));
@@ -209,12 +246,23 @@ impl Cluster {
 
     /// A `qkm` command with the configuration of a KM: its exit code, and what it said.
     pub fn qkm(&self, km: usize, command: &[&str]) -> (i32, String) {
+        let done = self.command(km, command).output().expect("the program runs");
+        let text = [done.stdout, done.stderr].concat();
+        (done.status.code().unwrap_or(-1), String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// The same, that goes on while the test does.
+    pub fn begin(&self, km: usize, command: &[&str]) -> Child {
+        let mut qkm = self.command(km, command);
+        qkm.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts")
+    }
+
+    fn command(&self, km: usize, command: &[&str]) -> Command {
         let site = self.site(km);
         let mut qkm = Command::new(program());
         qkm.args(command).arg("--config").arg(&site.config);
-        let done = qkm.env("SOFTHSM2_CONF", &site.softhsm_conf).output().expect("the program runs");
-        let text = [done.stdout, done.stderr].concat();
-        (done.status.code().unwrap_or(-1), String::from_utf8_lossy(&text).into_owned())
+        qkm.env("SOFTHSM2_CONF", &site.softhsm_conf);
+        qkm
     }
 
     /// Waits until a KM says on its own that it is not ready, and why.

@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use aws_lc_rs::digest::{SHA256, digest};
 use rustls::RootCertStore;
 use rustls_pki_types::{
     CertificateDer, PrivateKeyDer,
@@ -88,6 +89,19 @@ pub enum TlsError {
 }
 
 impl TlsFiles {
+    /// SHA-256 of the own certificate (DER), as the other end sees it.
+    ///
+    /// # Errors
+    /// When the file cannot be read or holds no certificate.
+    pub fn fingerprint(&self) -> Result<[u8; 32], TlsError> {
+        let chain = self.chain()?;
+        let nothing =
+            || TlsError::Nothing { path: self.certificate.clone(), wanted: "certificate" };
+        let mut sha256 = [0; 32];
+        sha256.copy_from_slice(digest(&SHA256, chain.first().ok_or_else(nothing)?).as_ref());
+        Ok(sha256)
+    }
+
     pub(crate) fn chain(&self) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         certificates(&self.certificate)
     }

@@ -1,5 +1,6 @@
-//! A small certification authority **for demonstrations and tests only**: its private key lies
-//! unencrypted in a file. Enter through [`DemoCa`]. Keys are ECDSA P-256.
+//! Keys with requests for certificates ([`request`]), and a small certification authority **for
+//! demonstrations and tests only**: its private key lies unencrypted in a file. Enter there through
+//! [`DemoCa`]. Keys are ECDSA P-256.
 
 use std::{
     fs, io,
@@ -101,6 +102,36 @@ impl San {
             San::Ip(address) => SanType::IpAddress(*address),
         })
     }
+}
+
+/// A new key, written to the new file `key` (mode 0600), and a request in PEM (PKCS #10) for a certificate
+/// that names the hosts `sans`.
+///
+/// # Errors
+/// When the file is there or cannot be written, and of names that no certificate can have.
+pub fn request(name: &str, sans: &[San], key: &Path) -> Result<String, PkiError> {
+    let (request, pair) = asked(name, sans)?;
+    write_key(key, &pair)?;
+    Ok(request)
+}
+
+/// As [`request`], without names of hosts; the key in PEM stays in memory.
+///
+/// # Errors
+/// Of a name that no certificate can have.
+pub fn request_in_memory(name: &str) -> Result<(String, zeroize::Zeroizing<String>), PkiError> {
+    let (request, pair) = asked(name, &[])?;
+    Ok((request, zeroize::Zeroizing::new(pair.serialize_pem())))
+}
+
+fn asked(name: &str, sans: &[San]) -> Result<(String, KeyPair), PkiError> {
+    let make = |source| PkiError::Make { name: name.to_owned(), source };
+    let mut params = params(name, Validity::days(1)).map_err(make)?;
+    params.subject_alt_names =
+        sans.iter().map(San::to_rcgen).collect::<Result<_, _>>().map_err(make)?;
+    let pair = KeyPair::generate().map_err(make)?;
+    let request = params.serialize_request(&pair).and_then(|request| request.pem());
+    Ok((request.map_err(make)?, pair))
 }
 
 /// Demo only. Writes `ca.crt`, `ca.key` and one `<name>.crt`, `<name>.key` per certificate.

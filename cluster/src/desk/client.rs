@@ -1,6 +1,7 @@
 //! Asks whoever leads. Enter through [`Client::new`].
 
 use std::{
+    collections::BTreeSet,
     io::ErrorKind,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
@@ -23,7 +24,10 @@ use transport::{
 };
 
 use super::wire::{self, Answer, KIND, MAX_ANSWER, Request};
-use crate::lead::{Pulse, Seat};
+use crate::{
+    lead::{Pulse, Seat},
+    members::Fingerprint,
+};
 
 /// Connections to the one that leads; requests beyond wait for each other.
 const CONNECTIONS: usize = 8;
@@ -37,15 +41,20 @@ pub struct Client {
     tls: Arc<ClientConfig>,
     members: IdentityRule,
     leader: OnceLock<watch::Receiver<Option<Seat>>>,
+    gone: watch::Receiver<BTreeSet<Fingerprint>>,
     lines: Mutex<Option<(String, Lines)>>,
     next: AtomicUsize,
 }
 
 impl Client {
-    /// For KMs whose certificates match `members`.
-    pub fn new(tls: Arc<ClientConfig>, members: IdentityRule) -> Arc<Self> {
+    /// For KMs whose certificates match `members`, and are not `gone`.
+    pub fn new(
+        tls: Arc<ClientConfig>,
+        members: IdentityRule,
+        gone: watch::Receiver<BTreeSet<Fingerprint>>,
+    ) -> Arc<Self> {
         let (leader, lines, next) = Default::default();
-        Arc::new(Self { tls, members, leader, lines, next })
+        Arc::new(Self { tls, members, leader, gone, lines, next })
     }
 
     /// Who leads is told here; before, nobody does. Once.
@@ -68,7 +77,8 @@ impl Client {
         };
         let line = |_| {
             let client = HttpClient::new(&seat.desk, None, self.tls.clone(), limits.clone());
-            client.map(|client| client.expecting(self.members.clone()))
+            let expecting = |client: HttpClient| client.expecting(self.members.clone());
+            client.map(|client| expecting(client).refusing(self.gone.clone()))
         };
         let made = (0..CONNECTIONS).map(line).collect::<Result<Vec<_>, _>>();
         let made = Arc::new(made.map_err(|error| SupplyError::NotLed(error.to_string()))?);

@@ -1,6 +1,6 @@
 //! The desk of this KM. Enter through [`Desk::serve`]. It answers while this KM leads.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, convert::Infallible, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -21,7 +21,10 @@ use transport::{
     http::{HttpLimits, read_body, secret_body, serve_http},
 };
 
+use tokio::sync::watch;
+
 use super::wire::{self, Answer, KIND, MAX_REQUEST, Request};
+use crate::members::Fingerprint;
 
 const BODY_WITHIN: Duration = Duration::from_secs(5);
 
@@ -37,15 +40,21 @@ pub struct Desk {
     supply: Arc<Supply>,
     objects: Arc<dyn Bring>,
     members: IdentityRule,
+    gone: watch::Receiver<BTreeSet<Fingerprint>>,
 }
 
 impl Desk {
-    /// For the KMs whose certificates match `members`.
-    pub fn new(supply: Arc<Supply>, objects: Arc<dyn Bring>, members: IdentityRule) -> Arc<Self> {
-        Arc::new(Self { supply, objects, members })
+    /// For the KMs whose certificates match `members`, and are not `gone`.
+    pub fn new(
+        supply: Arc<Supply>,
+        objects: Arc<dyn Bring>,
+        members: IdentityRule,
+        gone: watch::Receiver<BTreeSet<Fingerprint>>,
+    ) -> Arc<Self> {
+        Arc::new(Self { supply, objects, members, gone })
     }
 
-    /// Serves one accepted connection until it ends or `shutdown`.
+    /// Serves one accepted connection until it ends, `shutdown`, or its KM is taken out of the cluster.
     pub async fn serve(
         self: Arc<Self>,
         stream: ServerStream,
@@ -57,8 +66,18 @@ impl Desk {
                 "not a key manager of this cluster");
             return;
         }
+        let (mut gone, shown) = (self.gone.clone(), *identity.sha256());
+        let name = identity.to_string();
         let service = service_fn(|request| self.answer(request));
-        serve_http(stream, identity, service, HttpLimits::default(), shutdown).await;
+        let serving = serve_http(stream, identity, service, HttpLimits::default(), shutdown);
+        tokio::select! {
+            biased;
+            Ok(_) = gone.wait_for(|gone| gone.contains(&shown)) => {
+                tracing::warn!(peer = name, alarm = "desk-refused",
+                    "this key manager was taken out of the cluster");
+            }
+            () = serving => {}
+        }
     }
 
     async fn answer(

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use km_core::store::{Check, Commit, Outcome, StoreError, Version};
+use km_core::store::{Check, Commit, Outcome, Store, StoreError, Version};
 
 use super::{
     EtcdStore,
@@ -13,6 +13,8 @@ use super::{
         TxnResponse,
     },
 };
+
+const BARRED: &str = "this key manager was taken out of its cluster and writes nothing";
 
 impl EtcdStore {
     pub(super) async fn commit_once(&self, commit: Commit) -> Result<Outcome, StoreError> {
@@ -33,7 +35,10 @@ impl EtcdStore {
             return Ok(Outcome::Unknown);
         }
         match done {
-            Ok(TxnResponse { succeeded: false, .. }) => Ok(Outcome::Conflict),
+            Ok(TxnResponse { succeeded: false, .. }) => match self.is_barred().await? {
+                true => Err(StoreError::Unavailable(BARRED.to_owned())),
+                false => Ok(Outcome::Conflict),
+            },
             Ok(TxnResponse { header, .. }) => {
                 let revision = header.map_or(0, |header| header.revision);
                 Ok(Outcome::Committed(Version(revision.unsigned_abs())))
@@ -43,6 +48,13 @@ impl EtcdStore {
                 Ok(Outcome::Unknown)
             }
             Err(error) => Err(refused(error)),
+        }
+    }
+
+    async fn is_barred(&self) -> Result<bool, StoreError> {
+        match self.bar.get() {
+            Some(key) => Ok(self.get(key).await?.is_some()),
+            None => Ok(false),
         }
     }
 
@@ -67,6 +79,9 @@ impl EtcdStore {
                     Compare::changed_at(self.keys.data(&key), revision)
                 }
             });
+        }
+        if let Some(key) = self.bar.get() {
+            compare.push(Compare::absent(self.keys.data(key)));
         }
         if let Some(session) = commit.session {
             compare.push(Compare::present(self.keys.session(session)?));

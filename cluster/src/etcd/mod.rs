@@ -18,7 +18,13 @@ mod sessions;
 mod setup;
 mod watch;
 
-use std::{fmt, ops::Bound, path::Path, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    ops::Bound,
+    path::Path,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use km_core::store::{
@@ -50,6 +56,8 @@ pub struct EtcdConfig {
 pub struct EtcdStore {
     client: Arc<Client>,
     keys: Keys,
+    /// See [`EtcdStore::write_while_absent`].
+    bar: OnceLock<Vec<u8>>,
 }
 
 impl EtcdStore {
@@ -60,7 +68,8 @@ impl EtcdStore {
     /// `NewerFormat` and `Damaged` when what is there is not ours to read.
     pub async fn open(config: &EtcdConfig) -> Result<Self, StoreError> {
         let client = Arc::new(Client::new(config)?);
-        let store = Self { client, keys: Keys(config.prefix.clone().into_bytes()) };
+        let store =
+            Self { client, keys: Keys(config.prefix.clone().into_bytes()), bar: OnceLock::new() };
         store.check_engine(config.allow_unmaintained).await?;
         store.check_format().await?;
         tracing::info!(endpoints = ?config.endpoints, prefix = config.prefix, "store open on etcd");
@@ -69,6 +78,11 @@ impl EtcdStore {
 }
 
 impl EtcdStore {
+    /// From now on it writes only while there is no record `key`: the engine looks with each commit. Once.
+    pub fn write_while_absent(&self, key: Vec<u8>) {
+        let _ = self.bar.set(key);
+    }
+
     /// Whether the engine was seen in a state from before: an older copy of it was put back. Then every
     /// request ends in [`StoreError::Damaged`].
     pub fn is_set_back(&self) -> bool {

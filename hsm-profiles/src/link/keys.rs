@@ -25,14 +25,16 @@ impl Link {
         Ok(made)
     }
 
-    /// As [`Link::create_kek`]; the keys of the new epoch come wrapped for each receiver.
+    /// As [`Link::create_kek`], with a number not below `from`; the keys of the new epoch come wrapped for
+    /// each receiver.
     pub(crate) fn create_kek_for(
         &self,
         lane: &Lane,
+        from: u64,
         receivers: &[KekReceiver],
     ) -> Result<(KekInfo, Vec<KekParcel>), OpError> {
         let made = self.change_keks(lane, |session, keks| {
-            let (number, prefix) = (keks.next_number(), &self.config.kek_label);
+            let (number, prefix) = (keks.next_number().max(from), &self.config.kek_label);
             parcels::give(session, &self.profile, prefix, number, receivers)
         })?;
         let (kek, count) = (&made.0, receivers.len());

@@ -141,6 +141,8 @@ impl Keeper {
             }
             match self.pass().await {
                 Ok(Tally { moved: 0, found: 1.., .. }) => tokio::time::sleep(PAUSE).await,
+                // Once more before it is written down.
+                Ok(_) if self.shared.is_some() => tokio::time::sleep(PAUSE / 2).await,
                 Ok(_) => {}
                 Err(error) => {
                     tracing::warn!(%error, "sealing under the new KEK epoch is interrupted");
@@ -148,6 +150,17 @@ impl Keeper {
                 }
             }
         }
+    }
+
+    /// Seals the key of all records anew, before all else: a token that has only the newest KEK cannot read
+    /// anything without it.
+    ///
+    /// # Errors
+    /// Those of token and store.
+    pub async fn move_record_key(&self) -> Result<(), EpochError> {
+        let (retiring, store) = (self.epochs.retiring(), self.records.store());
+        let moved = self.vault.reseal_record_key(store, |kek| retiring.contains_key(kek)).await;
+        moved.map(drop).map_err(of_vault)
     }
 
     /// One look through the whole store: what is under retiring epochs is sealed anew.
@@ -168,7 +181,13 @@ impl Keeper {
         self.record_key(&mut look).await?;
         self.each(keys::PAYLOAD, &mut look).await?;
         self.each(Objects::PREFIX, &mut look).await?;
-        Ok(self.epochs.looked(&look))
+        let tally = self.epochs.looked(&look);
+        let found = look
+            .retiring
+            .values()
+            .map(|number| (*number, look.tallies.get(number).is_some_and(|tally| tally.found > 0)));
+        self.epochs.note_swept(&found.collect()).await?;
+        Ok(tally)
     }
 
     async fn record_key(&self, look: &mut Look) -> Result<(), EpochError> {
@@ -262,7 +281,11 @@ impl Epochs {
             let age = Duration::from_millis(now.saturating_sub(seen.at_ms));
             seen.left == 0 && shared.is_some_and(|again| age < again)
         };
-        let done = |number: &u64| seen.get(number).is_some_and(|seen| seen.empty || fresh(seen));
+        let swept = |number: &u64| self.row(*number).is_ok_and(|(epoch, _)| epoch.swept);
+        let done = |number: &u64| {
+            let seen = seen.get(number);
+            seen.is_some_and(|seen| seen.empty || (fresh(seen) && swept(number)))
+        };
         self.retiring().values().any(|number| !done(number))
     }
 
@@ -270,7 +293,8 @@ impl Epochs {
     fn retiring(&self) -> BTreeMap<KekId, u64> {
         let table = locked(&self.table);
         let rows = table.values().map(|(epoch, _)| epoch);
-        let retiring = rows.filter(|epoch| epoch.state == EpochState::Retiring);
+        let retiring =
+            rows.filter(|epoch| epoch.state == EpochState::Retiring && self.holds(epoch));
         retiring.map(|epoch| (epoch.kek.clone(), epoch.number)).collect()
     }
 

@@ -8,6 +8,7 @@
 //! - `table`: the stored epochs, and how they follow the KEKs of the token.
 //! - `seals`: how often a KEK may seal; what is sealed and not stored yet.
 //! - `destroy`: approvals, and the destruction.
+//! - `sharing`: several KMs on one store, each with its own token.
 //! - `keeper`: rotation when it is due, sealing anew, the scan.
 //!
 //! The token is the truth about which KEKs exist, the store about what they are for. A KEK the
@@ -16,6 +17,7 @@
 mod destroy;
 mod keeper;
 mod seals;
+mod sharing;
 mod state;
 mod table;
 
@@ -30,6 +32,7 @@ pub(crate) use keeper::Moved;
 pub use keeper::{Keeper, Tally};
 pub use seals::MOST_SEALS;
 pub(crate) use seals::{Pin, Sealing};
+pub use sharing::{catch_up, receiver_key};
 pub use state::{Approval, BadEpochStep, Epoch, EpochState, EpochStep};
 
 use crate::{
@@ -38,6 +41,7 @@ use crate::{
     records::{RecordError, Records},
     store::Version,
 };
+use sharing::Share;
 pub(crate) use table::PREFIX;
 use table::Table;
 pub use table::inspect;
@@ -154,6 +158,8 @@ pub struct Epochs {
     /// Earlier ones that somebody may still hold.
     before: Mutex<Vec<Weak<Sealing>>>,
     seen: Mutex<BTreeMap<u64, Seen>>,
+    /// Where several KMs share the store.
+    share: Option<Share>,
     /// One change of the epochs at a time.
     changing: tokio::sync::Mutex<()>,
 }
@@ -173,6 +179,15 @@ impl Epochs {
         records: Records,
         policy: EpochPolicy,
     ) -> Result<Arc<Self>, EpochError> {
+        Self::open_as(hsm, records, policy, None).await
+    }
+
+    async fn open_as(
+        hsm: Arc<dyn Hsm>,
+        records: Records,
+        policy: EpochPolicy,
+        share: Option<Share>,
+    ) -> Result<Arc<Self>, EpochError> {
         let table = table::read(&records).await?;
         let epochs = Arc::new(Self {
             hsm,
@@ -182,6 +197,7 @@ impl Epochs {
             active: RwLock::new(Sealing::new(0, KekId(String::new()))),
             before: Mutex::default(),
             seen: Mutex::default(),
+            share,
             changing: tokio::sync::Mutex::default(),
         });
         let changing = epochs.changing.lock().await;
@@ -230,8 +246,8 @@ impl Epochs {
     /// Those of token and store. A KEK that was made in vain is found and used later.
     pub async fn rotate(&self, who: &str) -> Result<Epoch, EpochError> {
         let _changing = self.changing.lock().await;
-        let made = self.hsm.create_kek().await?;
-        self.begun(made.number, who).await
+        let (epoch, _) = self.begin(who, &[]).await?;
+        Ok(epoch)
     }
 
     /// As [`Epochs::rotate`]; the keys of the new epoch come wrapped for the token of each receiver, in
@@ -245,16 +261,31 @@ impl Epochs {
         receivers: &[KekReceiver],
     ) -> Result<(Epoch, Vec<KekParcel>), EpochError> {
         let _changing = self.changing.lock().await;
-        let (made, parcels) = self.hsm.create_kek_for(receivers).await?;
-        Ok((self.begun(made.number, who).await?, parcels))
+        self.begin(who, receivers).await
     }
 
-    /// The epoch of a KEK that was just made. Call it while `changing` is held.
-    async fn begun(&self, number: u64, who: &str) -> Result<Epoch, EpochError> {
-        self.take_in(who).await?;
-        let table = locked(&self.table);
-        let found = table.get(&number).map(|(epoch, _)| epoch.clone());
-        found.ok_or(EpochError::NoSuch(number))
+    /// A new epoch; its keys wrapped for `more` in order, and for whoever shares the store. Call it while
+    /// `changing` is held.
+    async fn begin(
+        &self,
+        who: &str,
+        more: &[KekReceiver],
+    ) -> Result<(Epoch, Vec<KekParcel>), EpochError> {
+        let mut tries = if self.share.is_some() { sharing::TRIES } else { 1 };
+        loop {
+            tries -= 1;
+            let made = self.make_kek(more).await?;
+            let taken = self.take_in_with(who, made.brings).await;
+            match taken.and_then(|()| self.row(made.kek.number)) {
+                // Another KM began one at the same time.
+                Err(EpochError::Unknown | EpochError::Missing { .. } | EpochError::NoSuch(_))
+                    if tries > 0 =>
+                {
+                    self.take_waiting().await?;
+                }
+                row => return Ok((row?.0, made.parcels)),
+            }
+        }
     }
 
     /// Looks what KEKs the token has.

@@ -86,13 +86,17 @@ pub struct Epoch {
     pub approvals: Vec<Approval>,
     /// Milliseconds since the Unix epoch when its KEK was seen to be gone.
     pub destroyed_ms: Option<u64>,
+    /// Of a store that several KMs share: it retired, and nothing was found under it for a while, so that
+    /// tokens need its KEK no more.
+    pub swept: bool,
 }
 
 impl Epoch {
     /// A new active epoch.
     pub(super) fn new(number: u64, kek: KekId, made_ms: u64) -> Self {
         let (state, approvals) = (EpochState::Active, Vec::new());
-        Self { number, kek, made_ms, state, seals: 0, approvals, destroyed_ms: None }
+        let (seals, destroyed_ms, swept) = (0, None, false);
+        Self { number, kek, made_ms, state, seals, approvals, destroyed_ms, swept }
     }
 
     /// The epoch after `step`.

@@ -6,7 +6,9 @@ use std::{
     sync::{Arc, PoisonError},
 };
 
-use super::{Epoch, EpochError, EpochState, EpochStep, Epochs, MOST_AT_ONCE, Sealing, locked};
+use super::{
+    Epoch, EpochError, EpochState, EpochStep, Epochs, MOST_AT_ONCE, Sealing, locked, sharing::Puts,
+};
 use crate::{
     audit::{self, Deed},
     clock::now_ms,
@@ -32,25 +34,40 @@ impl Epochs {
     /// Makes the table fit the KEKs of the token. Call it while `changing` is held. Another KM of the
     /// token and the store may do so at the same time.
     pub(super) async fn take_in(&self, who: &str) -> Result<(), EpochError> {
+        self.take_in_with(who, Vec::new()).await
+    }
+
+    /// As [`Epochs::take_in`]; the commit of a new epoch `brings` these records along.
+    pub(super) async fn take_in_with(&self, who: &str, brings: Puts) -> Result<(), EpochError> {
         let mut tries = MOST_AT_ONCE;
         loop {
-            match self.try_take_in(who).await {
+            match self.try_take_in(who, brings.clone()).await {
                 Err(EpochError::Unknown) if tries > 0 => tries -= 1,
                 done => return done,
             }
         }
     }
 
-    async fn try_take_in(&self, who: &str) -> Result<(), EpochError> {
+    async fn try_take_in(&self, who: &str, mut brings: Puts) -> Result<(), EpochError> {
+        self.read_again().await?;
         let mut keks = self.hsm.keks().await?;
-        // Under a profile that seals in another way an older KEK may seal: the newest must.
-        if keks.last().is_some_and(|last| last.id != self.hsm.current_kek()) {
-            self.hsm.create_kek().await?;
+        let among_tokens = self.is_among_tokens().await?;
+        // Under a profile that seals in another way an older KEK may seal: the newest must. And one that
+        // was made and not told of is in no other token.
+        let seals = keks.last().is_none_or(|last| last.id == self.hsm.current_kek());
+        let untold = among_tokens && brings.is_empty() && self.is_untold(&keks);
+        if !seals || untold {
+            brings.extend(self.make_kek(&[]).await?.brings);
             keks = self.hsm.keks().await?;
         }
+        self.note_held(&keks);
         let mut table: BTreeMap<u64, Epoch> =
             locked(&self.table).iter().map(|(n, (epoch, _))| (*n, epoch.clone())).collect();
-        needed_are_there(table.values(), &keks)?;
+        needed_are_there(table.values(), &keks, self.share.is_some())?;
+        if among_tokens {
+            let newest = keks.last().map(|kek| kek.number);
+            keks.retain(|kek| table.contains_key(&kek.number) || Some(kek.number) == newest);
+        }
         for epoch in table.values() {
             let back = keks.iter().any(|kek| kek.id == epoch.kek);
             if epoch.state == EpochState::Destroyed && back {
@@ -84,10 +101,18 @@ impl Epochs {
         let fresh = if changed.contains_key(&active.number) { active.seals } else { 0 };
         if !changed.is_empty() {
             tracing::info!(epoch = active.number, kek = %active.kek.0, %who, "KEK epoch begins");
+            deeds.extend(brings);
             self.save(changed.into_values().collect(), deeds).await?;
         }
         self.activate(&active, fresh);
         Ok(())
+    }
+
+    /// Whether the newest KEK is of an epoch that is not written down.
+    fn is_untold(&self, keks: &[KekInfo]) -> bool {
+        let table = locked(&self.table);
+        let newest = keks.last().map_or(0, |kek| kek.number);
+        table.keys().next_back().is_some_and(|last| newest > *last)
     }
 
     /// `seals` are set aside for it and nobody took one yet.
@@ -144,16 +169,20 @@ impl Epochs {
 pub async fn inspect(hsm: &dyn Hsm, records: &Records) -> Result<Vec<Epoch>, EpochError> {
     let (table, keks) = (read(records).await?, hsm.keks().await?);
     let epochs: Vec<Epoch> = table.into_values().map(|(epoch, _)| epoch).collect();
-    needed_are_there(&epochs, &keks)?;
+    needed_are_there(&epochs, &keks, false)?;
     Ok(epochs)
 }
 
 fn needed_are_there<'a>(
     epochs: impl IntoIterator<Item = &'a Epoch>,
     keks: &[KekInfo],
+    shared: bool,
 ) -> Result<(), EpochError> {
     let holds = |epoch: &Epoch| keks.iter().any(|kek| kek.id == epoch.kek);
-    let missing = epochs.into_iter().find(|epoch| epoch.state.needs_kek() && !holds(epoch));
+    // What another token still opens moves to the active epoch; see `Epochs::lacks`.
+    let spared = |epoch: &Epoch| epoch.state == EpochState::Retiring && (shared || epoch.swept);
+    let needs = |epoch: &Epoch| epoch.state.needs_kek() && !spared(epoch);
+    let missing = epochs.into_iter().find(|epoch| needs(epoch) && !holds(epoch));
     missing.map_or(Ok(()), |epoch| Err(EpochError::Missing { number: epoch.number }))
 }
 

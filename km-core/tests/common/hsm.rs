@@ -11,12 +11,24 @@ use std::{
 use async_trait::async_trait;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use km_core::{
-    hsm::{Hsm, HsmError, HsmStatus, KekId, KekInfo, SealMethod, Sealed},
+    hsm::{
+        Hsm, HsmError, HsmStatus, KekId, KekInfo, KekParcel, KekReceiver, KekUse, SealMethod,
+        Sealed, WrappedKek,
+    },
     material::ClearBytes,
+    usage::Hash,
 };
 
+struct Kek {
+    id: KekId,
+    key: Arc<LessSafeKey>,
+    bytes: Vec<u8>,
+}
+
 pub struct SoftHsm {
-    keks: Mutex<BTreeMap<u64, (KekId, Arc<LessSafeKey>)>>,
+    keks: Mutex<BTreeMap<u64, Kek>>,
+    /// Stands for the pair by which it takes KEKs; the same bytes wrap and unwrap.
+    pair: Vec<u8>,
     objects: Mutex<BTreeMap<String, Vec<u8>>>,
     /// Bytes opened so far.
     pub opened: AtomicUsize,
@@ -26,21 +38,29 @@ pub struct SoftHsm {
 
 impl SoftHsm {
     pub fn new() -> Arc<Self> {
+        let hsm = Self::empty();
+        hsm.make();
+        hsm
+    }
+
+    /// A token that never had a KEK.
+    pub fn empty() -> Arc<Self> {
         let (keks, objects) = (Mutex::default(), Mutex::default());
         let (opened, keeps_all) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let hsm = Self { keks, objects, opened, keeps_all };
-        hsm.make();
-        Arc::new(hsm)
+        Arc::new(Self { keks, pair: super::random(32), objects, opened, keeps_all })
     }
 
     /// A new KEK, which seals from now on.
     pub fn make(&self) -> KekInfo {
-        let key = UnboundKey::new(&AES_256_GCM, &super::random(32)).unwrap();
-        let mut keks = self.keks.lock().unwrap();
-        let number = keks.keys().next_back().map_or(1, |last| last + 1);
+        self.make_from(1)
+    }
+
+    fn make_from(&self, from: u64) -> KekInfo {
         let id = u128::from_be_bytes(super::random(16).try_into().unwrap());
+        let mut keks = self.keks.lock().unwrap();
+        let number = keks.keys().next_back().map_or(1, |last| last + 1).max(from);
         let id = KekId(format!("{id:032x}"));
-        keks.insert(number, (id.clone(), Arc::new(LessSafeKey::new(key))));
+        keks.insert(number, kek(id.clone(), super::random(32)));
         KekInfo { id, number }
     }
 
@@ -51,15 +71,59 @@ impl SoftHsm {
 
     fn key(&self, id: &KekId) -> Result<Arc<LessSafeKey>, HsmError> {
         let keks = self.keks.lock().unwrap();
-        let found = keks.values().find(|(kek, _)| kek == id).map(|(_, key)| key.clone());
+        let found = keks.values().find(|kek| kek.id == *id).map(|kek| kek.key.clone());
         found.ok_or_else(|| HsmError::Unsupported(format!("no KEK {}", id.0)))
     }
 }
 
+fn aead(bytes: &[u8]) -> LessSafeKey {
+    LessSafeKey::new(UnboundKey::new(&AES_256_GCM, bytes).unwrap())
+}
+
+fn kek(id: KekId, bytes: Vec<u8>) -> Kek {
+    Kek { id, key: Arc::new(aead(&bytes)), bytes }
+}
+
+const WRAP_NONCE: [u8; NONCE_LEN] = [0; NONCE_LEN];
+
 #[async_trait]
 impl Hsm for SoftHsm {
     fn current_kek(&self) -> KekId {
-        self.keks.lock().unwrap().values().next_back().unwrap().0.clone()
+        self.keks.lock().unwrap().values().next_back().unwrap().id.clone()
+    }
+
+    async fn kek_receiver(&self) -> Result<KekReceiver, HsmError> {
+        Ok(KekReceiver { modulus: self.pair.clone(), exponent: vec![3], hash: Hash::Sha256 })
+    }
+
+    async fn create_kek_for(
+        &self,
+        from: u64,
+        receivers: &[KekReceiver],
+    ) -> Result<(KekInfo, Vec<KekParcel>), HsmError> {
+        let made = self.make_from(from);
+        let bytes = self.keks.lock().unwrap()[&made.number].bytes.clone();
+        let wrap = |receiver: &KekReceiver| {
+            let (mut key, nonce) = (bytes.clone(), Nonce::assume_unique_for_key(WRAP_NONCE));
+            let aad = Aad::from(made.number.to_be_bytes());
+            aead(&receiver.modulus).seal_in_place_append_tag(nonce, aad, &mut key).unwrap();
+            let id = made.id.0.clone().into_bytes();
+            let keys = vec![WrappedKek { id, usage: KekUse::Encrypts, key }];
+            KekParcel { number: made.number, keys }
+        };
+        Ok((made.clone(), receivers.iter().map(wrap).collect()))
+    }
+
+    async fn take_kek(&self, parcel: &KekParcel) -> Result<KekInfo, HsmError> {
+        let refused = |_| HsmError::Refused("it is not for this token".into());
+        let (WrappedKek { id, key, .. }, nonce) =
+            (&parcel.keys[0], Nonce::assume_unique_for_key(WRAP_NONCE));
+        let (mut bytes, aad) = (key.clone(), Aad::from(parcel.number.to_be_bytes()));
+        let clear = aead(&self.pair).open_in_place(nonce, aad, &mut bytes).map_err(refused)?;
+        let id = KekId(String::from_utf8(id.clone()).unwrap());
+        let taken = kek(id.clone(), clear.to_vec());
+        self.keks.lock().unwrap().entry(parcel.number).or_insert(taken);
+        Ok(KekInfo { id, number: parcel.number })
     }
 
     async fn seal(&self, aad: &[u8], clear: &ClearBytes) -> Result<Sealed, HsmError> {
@@ -99,8 +163,7 @@ impl Hsm for SoftHsm {
 
     async fn keks(&self) -> Result<Vec<KekInfo>, HsmError> {
         let keks = self.keks.lock().unwrap();
-        let info =
-            |(number, (id, _)): (&u64, &(KekId, _))| KekInfo { id: id.clone(), number: *number };
+        let info = |(number, kek): (&u64, &Kek)| KekInfo { id: kek.id.clone(), number: *number };
         Ok(keks.iter().map(info).collect())
     }
 
@@ -109,7 +172,7 @@ impl Hsm for SoftHsm {
     }
 
     async fn destroy_kek(&self, kek: &KekInfo) -> Result<(), HsmError> {
-        self.keks.lock().unwrap().retain(|_, (id, _)| *id != kek.id);
+        self.keks.lock().unwrap().retain(|_, held| held.id != kek.id);
         Ok(())
     }
 

@@ -10,6 +10,7 @@ mod beginning;
 mod crashing;
 mod destroying;
 mod moving;
+mod sharing;
 mod tampering;
 
 use std::{collections::BTreeMap, ops::Bound};

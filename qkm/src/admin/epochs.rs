@@ -136,7 +136,7 @@ pub(super) async fn destroy(
 }
 
 /// Runs a change to its end, whether or not the client stays.
-async fn through<T: Send + 'static>(
+pub(super) async fn through<T: Send + 'static>(
     change: impl Future<Output = Result<T, EpochError>> + Send + 'static,
 ) -> Result<T, Problem> {
     match tokio::time::timeout(WAIT, tokio::spawn(change)).await {

@@ -7,6 +7,7 @@ mod authorities;
 mod backup;
 mod epochs;
 mod keys;
+mod members;
 mod nodes;
 mod problem;
 
@@ -25,12 +26,13 @@ use transport::{
 };
 
 use crate::{
-    config::{Config, KmipCa},
+    config::{Config, KmipCa, Shared},
     fault::Failure,
     serve::{Inside, Listening},
 };
 use backup::Backups;
 use epochs::Custodian;
+use members::Room;
 pub(crate) use problem::Problem;
 
 /// Longest body of a change: the public keys of tokens.
@@ -57,6 +59,7 @@ pub(crate) async fn start(
         custodians,
         backups: Backups::beside(&store),
         kmip_ca,
+        shared: config.shared.clone(),
     });
     let stop = shutdown.clone();
     let handler = move |stream: ServerStream, peer: PeerIdentity| {
@@ -73,6 +76,7 @@ struct Api {
     custodians: Vec<IdentityRule>,
     backups: Backups,
     kmip_ca: Option<KmipCa>,
+    shared: Option<Shared>,
 }
 
 impl Api {
@@ -86,6 +90,7 @@ impl Api {
         let service = service_fn(async |request: Request<Incoming>| {
             let done = match operator {
                 true => self.route(request, &known).await,
+                false if joins(&request) => self.join(request, &known).await,
                 false => Err(Problem::not_an_operator()),
             };
             Ok::<_, Infallible>(match done {
@@ -96,6 +101,17 @@ impl Api {
             })
         });
         serve_http(stream, peer, service, HttpLimits::default(), shutdown).await;
+    }
+
+    /// Whoever was invited has a certificate that is good for this alone.
+    async fn join(
+        &self,
+        request: Request<Incoming>,
+        peer: &PeerIdentity,
+    ) -> Result<Value, Problem> {
+        let body = read_body(request.into_body(), BODY_BYTES, BODY_WAIT).await;
+        let body = body.map_err(|_| Problem::wrong_body())?;
+        Room::of(&self.inside, self.shared.as_ref())?.join(&body, peer).await
     }
 
     async fn route(
@@ -142,7 +158,16 @@ impl Api {
         let body = body.map_err(|_| Problem::wrong_body())?;
         let keeper = &self.inside.node.keeper;
         let custodian = || Custodian::of(peer, &self.custodians);
+        let room = || Room::of(&self.inside, self.shared.as_ref());
         match segments {
+            ["v1", "nodes", name, "invite"] => {
+                room()?.invite(name, &body, custodian()?, peer).await
+            }
+            ["v1", "nodes", name, "drain"] => room()?.drain(name, true, custodian()?, peer).await,
+            ["v1", "nodes", name, "undrain"] => {
+                room()?.drain(name, false, custodian()?, peer).await
+            }
+            ["v1", "nodes", name, "revoke"] => room()?.revoke(name, custodian()?, peer).await,
             ["v1", "pools", far, "feed", bytes] => self.feed(far, bytes, peer),
             ["v1", "ca", name] => {
                 let (inside, ca) = (&self.inside, self.kmip_ca.as_ref());
@@ -194,6 +219,10 @@ impl Api {
         views.sort_by(|a, b| a.peer.cmp(&b.peer));
         json!({ "cluster": supply.here(), "pools": views })
     }
+}
+
+fn joins(request: &Request<Incoming>) -> bool {
+    request.method() == Method::POST && request.uri().path() == "/v1/nodes"
 }
 
 /// An answer with a JSON body.

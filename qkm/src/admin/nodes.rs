@@ -1,15 +1,30 @@
 //! `/v1/nodes`: the key managers that share a store, and the engine it is on.
 
-use cluster::{Member, roster::Node};
+use cluster::{Member, members::Decisions, roster::Node};
 use serde_json::{Value, json};
 
 use super::problem::Problem;
-use crate::serve::Inside;
+use crate::serve::{Inside, Membership};
+
+/// Adds what is decided of a key manager.
+fn with(mut node: Value, decided: &Decisions) -> Value {
+    let name = node["name"].as_str().unwrap_or_default().to_owned();
+    let member = decided.members.get(&name).copied().unwrap_or_default();
+    node["rests"] = member.rests.into();
+    node["revoked"] = decided.out.contains(&name).into();
+    node["joined_ms"] = (member.joined_ms > 0).then_some(member.joined_ms).into();
+    node
+}
 
 /// `GET`: all of them, as they are now. The engine's members as they were seconds ago.
 pub(super) async fn list(inside: &Inside) -> Result<Value, Problem> {
     let Some(roster) = &inside.node.roster else { return Err(Problem::alone()) };
     let nodes: Vec<Node> = roster.list().await?;
+    let decided = inside.node.membership.as_ref().map(Membership::decided).unwrap_or_default();
+    let never = decided.members.keys().filter(|name| nodes.iter().all(|node| node.name != **name));
+    let never = never.map(|name| json!({ "name": name, "alive": false, "leads": false }));
+    let seen = nodes.iter().map(|node| json!(node));
+    let nodes: Vec<Value> = seen.chain(never).map(|node| with(node, &decided)).collect();
     let engine = inside.health.engine();
     let newest = engine.iter().filter_map(|member| Some(member.state.as_ref().ok()?.applied)).max();
     let member = |Member { address, state }: &Member| match state {

@@ -57,8 +57,9 @@ impl Problem {
     }
 
     pub(crate) fn wrong_method() -> Self {
-        let detail = "POST goes to /v1/hsm/epochs, /v1/ca/NAME, /v1/store/backups and \
-                      /v1/pools/PEER/feed/BYTES; all else is GET";
+        let detail = "POST goes to /v1/hsm/epochs, /v1/ca/NAME, /v1/store/backups, \
+                      /v1/nodes/NAME/{invite,drain,undrain,revoke} and /v1/pools/PEER/feed/BYTES; all \
+                      else is GET";
         Self::new(StatusCode::METHOD_NOT_ALLOWED, Code::A004, detail)
     }
 

@@ -67,6 +67,13 @@ pub(super) fn check(file: File) -> Result<Config, Mistake> {
         .at(&file.peer[0]));
     }
     let kmip_ca = file.kmip_ca.map(|entry| kmip_ca(entry, &file.sae)).transpose()?;
+    if let (Some(ca), Some(node)) = (&kmip_ca, &file.node)
+        && node.get_ref().authority.as_ref() == Some(&ca.name)
+    {
+        let text =
+            "[kmip_ca] and [node] authority are one: applications could have certificates of KMs";
+        return Err(Mistake::new(text, "make another authority for one of them").at(node));
+    }
     let tenancy = tenancy::check(&here, &file.sae, &file.pair, &file.tenant)?;
     let told = file.sae.iter().find(|sae| sae.get_ref().notify.is_some());
     if let Some(told) = told.filter(|_| file.kmip.is_none() && file.kmip_https.is_none()) {
@@ -161,7 +168,8 @@ fn store(
     if let Some((_, rule)) = rules.iter().find(|(holds, _)| !holds) {
         return Err(Mistake::new(*rule, "change it, or leave it out").at(node));
     }
-    let file::Node { name, listen, address, certificate, key, ca, members, lease_ms } = n.clone();
+    let file::Node { name, listen, address, certificate, key, ca, members, authority, lease_ms } =
+        n.clone();
     let prefix = etcd.prefix.clone().unwrap_or_else(|| format!("/qkm/{here}/"));
     let (own, etcd) = ((certificate, key, ca), etcd.clone());
     let files = TlsFiles { certificate: etcd.certificate, key: etcd.key, ca: etcd.ca };
@@ -175,6 +183,7 @@ fn store(
         seat: ::cluster::lead::Seat { node: name, desk: address },
         desk: file::Front { listen, certificate: own.0, key: own.1, ca: own.2, connections: 256 },
         members,
+        authority,
         lease: Duration::from_millis(lease_ms),
     };
     Ok((Some(shared), PathBuf::new()))

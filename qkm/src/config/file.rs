@@ -109,6 +109,8 @@ pub(super) struct Node {
     pub(super) key: PathBuf,
     pub(super) ca: PathBuf,
     pub(super) members: IdentityRule,
+    #[serde(default)]
+    pub(super) authority: Option<String>,
     #[serde(default = "lease_ms")]
     pub(super) lease_ms: u64,
 }

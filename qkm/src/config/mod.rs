@@ -184,6 +184,8 @@ pub struct Shared {
     pub desk: Front,
     /// What their certificates carry.
     pub members: IdentityRule,
+    /// The authority in the HSM that makes certificates for KMs that join.
+    pub authority: Option<String>,
     /// How long one that says nothing keeps the lead.
     pub lease: Duration,
 }

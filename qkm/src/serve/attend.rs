@@ -16,12 +16,16 @@ const WAIT: Duration = Duration::from_secs(5);
 
 /// Tells how this KM is, and keeps what the others told, until `shutdown`. Nothing where it is alone.
 pub(super) async fn attend(inside: Arc<Inside>, shutdown: Shutdown) {
-    let Some(roster) = &inside.node.roster else { return };
+    let (Some(roster), Some(membership)) = (&inside.node.roster, &inside.node.membership) else {
+        return;
+    };
     let started_ms = now_ms();
     let condition = || Condition {
         build: env!("CARGO_PKG_VERSION").to_owned(),
         started_ms,
         troubles: inside.health.reasons(&inside.node),
+        drained: membership.is_drained(inside.node.supply.leads()),
+        certificate: membership.certificate.clone(),
         store_ms: inside.health.store_ms(),
     };
     loop {
@@ -38,7 +42,8 @@ pub(super) async fn attend(inside: Arc<Inside>, shutdown: Shutdown) {
         let news = async {
             for _ in 0..EVERY.as_millis() / LOOK.as_millis() {
                 tokio::time::sleep(LOOK).await;
-                if condition().troubles != told.troubles {
+                let now = condition();
+                if now.troubles != told.troubles || now.drained != told.drained {
                     return;
                 }
             }

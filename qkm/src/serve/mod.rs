@@ -5,6 +5,7 @@
 //! - `control`: the QKDN controller it reports to, and the routes it has from there.
 //! - `term`: the time during which this KM leads, where several share the store.
 //! - `attend`: what the KMs that share a store tell each other of themselves.
+//! - `membership`: whether it is to work, or rests, or was taken out; the KEKs that wait for its token.
 //! - `health`: whether it is ready. `failures`: errors of all parts as [`Failure`].
 //!
 //! Start goes from the inside out, the end from the outside in: fronts stop first, then the
@@ -16,6 +17,7 @@ mod failures;
 mod fronts;
 mod health;
 mod links;
+mod membership;
 mod node;
 mod term;
 
@@ -31,6 +33,7 @@ pub(crate) use failures::{of_anchor, of_epochs, of_hsm, of_record, of_store, of_
 pub(crate) use fronts::{Fronts, Listening, bind};
 pub(crate) use health::{Health, custody_lines};
 pub(crate) use links::Links;
+pub(crate) use membership::Membership;
 pub(crate) use node::{Node, make_folder, open_random, open_store, open_token};
 
 /// How long the peers are told about ended runs before the links close.
@@ -74,11 +77,12 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
     inner.spawn(health::watch(health.clone(), node.clone(), rest_end.clone()));
     monitor::start(config.monitor, &inside, &mut inner, &rest_end).await?;
     Links::start(&inside, &config, &mut inner, &rest_end).await?;
-    inside.fronts.start(&config, &mut outer, &fronts_end).await?;
+    membership::serve_fronts(&inside, &config, &mut outer, &fronts_end).await?;
     admin::start(&config, &inside, &mut outer, &fronts_end).await?;
     let (give_up, given_up) = oneshot::channel();
     term::start(&inside, &config, &mut inner, &rest_end, give_up).await?;
     inner.spawn(attend::attend(inside.clone(), rest_end.clone()));
+    inner.spawn(watch_membership(node.clone(), rest_end.clone()));
     inner.spawn(sweep(node.clone(), rest_end.clone()));
     inner.spawn(age(node.clone(), rest_end.clone()));
     inner.spawn(count(node.clone(), rest_end.clone()));
@@ -89,6 +93,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
     let end = tokio::select! {
         () = shutdown.requested() => Ok(()),
         Ok(failure) = given_up => Err(failure),
+        failure = expelled(&node) => Err(failure),
     };
     health.stopping();
     stop_fronts.start();
@@ -105,6 +110,21 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
     node::close(node).await;
     info!(cluster = %config.cluster, "key manager stopped");
     end
+}
+
+/// Looks what the others decided of this KM, until `shutdown`.
+async fn watch_membership(node: Arc<Node>, shutdown: Shutdown) {
+    if let Some(membership) = &node.membership {
+        membership.watch(node.keeper.epochs().clone(), shutdown).await;
+    }
+}
+
+/// Ends when this KM was taken out of its cluster.
+async fn expelled(node: &Node) -> Failure {
+    match &node.membership {
+        Some(membership) => membership.expelled().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Removes from the token what should have been destroyed there and was not, until `shutdown`.

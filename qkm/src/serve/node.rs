@@ -12,9 +12,10 @@ use hsm_profiles::Token;
 use km_core::{
     anchor::{self, Anchor},
     cabinet::Cabinet,
-    epoch::{Epochs, Keeper},
+    epoch::{self, Epochs, Keeper},
     hsm::Hsm,
     journal::Fence,
+    material::ClearBytes,
     objects::Objects,
     pool::{Pool, PoolConfig},
     random::Random,
@@ -29,6 +30,7 @@ use transport::{Profile, client_config};
 use super::failures::{
     of_anchor, of_epochs, of_hsm, of_objects, of_random, of_record, of_store, of_tls, of_vault,
 };
+use super::membership::Membership;
 use crate::{
     config::Config,
     fault::{Code, Failure},
@@ -51,6 +53,8 @@ pub(crate) struct Node {
     pub(crate) lease: Duration,
     /// Where it tells the others how it is, likewise.
     pub(crate) roster: Option<Roster>,
+    /// What is decided of it there, likewise.
+    pub(crate) membership: Option<Membership>,
     /// The store, if it is on etcd.
     pub(crate) etcd: Option<Arc<EtcdStore>>,
     pub(crate) supply: Arc<Supply>,
@@ -76,31 +80,39 @@ impl Node {
         let vault =
             Vault::new(token.clone()).with_random(random.clone()).with_cabinet(cabinet.clone());
         let is_new = anchor::is_new(store.as_ref()).await.map_err(|e| of_store(&path, &e))?;
-        let mut key = vault.record_key(store.as_ref()).await;
-        if config.shared.is_some() && matches!(key, Err(VaultError::Foreign(_))) {
-            // The KM that leads may have begun a KEK epoch since our token was looked through.
-            token.probe().await;
-            key = vault.record_key(store.as_ref()).await;
-        }
-        let key = key.map_err(|e| of_vault(&path, &e))?;
+        let key =
+            record_key(config, &vault, &token, &store).await.map_err(|e| of_vault(&path, &e))?;
         let records = Records::new(store.clone(), &key);
         drop(key);
+        let membership = match (&config.shared, &etcd) {
+            (Some(shared), Some(etcd)) => {
+                Some(Membership::open(config, shared, records.clone(), etcd).await?)
+            }
+            _ => None,
+        };
         let keeper = config.keeper_of_generations();
         let anchor = Anchor::open(token.clone(), records.clone(), &keeper, is_new).await;
         let anchor = Arc::new(anchor.map_err(|e| of_anchor(config, &e))?);
-        let epochs = Epochs::open(token.clone(), records.clone(), config.epochs).await;
+        let (hsm, kept) = (token.clone(), records.clone());
+        let epochs = match &config.shared {
+            None => Epochs::open(hsm, kept, config.epochs).await,
+            Some(shared) => Epochs::open_shared(hsm, kept, config.epochs, &shared.seat.node).await,
+        };
         let epochs = epochs.map_err(|e| of_epochs(&path, &e))?;
+        if let Some(membership) = &membership {
+            membership.look(&epochs).await;
+        }
         // Only now: a store with more in it than its key has records of its epochs.
         grow(&anchor).await;
         let vault = vault.with_epochs(epochs.clone());
         let (here, registry, limits) =
             (config.cluster.clone(), config.registry.clone(), config.limits);
-        let (supply, candidate) = match &config.shared {
+        let (supply, candidate) = match config.shared.as_ref().zip(membership.as_ref()) {
             None => (Supply::new(here, registry, limits, []), None),
-            Some(shared) => {
+            Some((shared, membership)) => {
                 let tls = client_config(&shared.desk.tls(), Profile::Front);
                 let tls = tls.map_err(|e| of_tls("[node]", &e))?;
-                let desk = Client::new(tls, shared.members.clone());
+                let desk = Client::new(tls, shared.members.clone(), membership.gone());
                 let (seat, lease) = (shared.seat.clone(), shared.lease);
                 let candidate = Candidate::new(records.clone(), seat, lease, desk.clone());
                 desk.follow(candidate.leader());
@@ -130,6 +142,7 @@ impl Node {
             candidate,
             lease: config.shared.as_ref().map_or(Duration::ZERO, |shared| shared.lease),
             roster,
+            membership,
             etcd,
             supply,
             objects,
@@ -177,6 +190,25 @@ impl Node {
     /// The token as the domain sees it.
     pub(crate) fn hsm(&self) -> &dyn Hsm {
         self.token.as_ref()
+    }
+}
+
+/// The key of the store's records. Of several KMs the others may have begun KEK epochs since our token was
+/// looked through, or while this one was away.
+async fn record_key(
+    config: &Config,
+    vault: &Vault,
+    token: &Arc<Token>,
+    store: &Arc<dyn Store>,
+) -> Result<ClearBytes, VaultError> {
+    let Some(shared) = &config.shared else { return vault.record_key(store.as_ref()).await };
+    let me = &shared.seat.node;
+    match epoch::catch_up(vault, token.as_ref(), store, me).await {
+        Err(VaultError::Foreign(_)) => {
+            token.probe().await;
+            epoch::catch_up(vault, token.as_ref(), store, me).await
+        }
+        done => done,
     }
 }
 

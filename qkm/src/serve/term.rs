@@ -14,8 +14,9 @@ use tracing::{info, warn};
 use transport::{PeerIdentity, Profile, ServerStream, Shutdown};
 
 use super::{
-    Control, Inside, Listening,
+    Control, FAREWELL, Inside, Listening,
     failures::{of_anchor, older_copy},
+    membership::Membership,
     node,
 };
 use crate::{
@@ -41,7 +42,9 @@ pub(super) async fn start(
     };
     let front = &shared.desk;
     let bring = Arc::new(Front(inside.fronts.kmip.clone()));
-    let desk = Desk::new(inside.node.supply.clone(), bring, shared.members.clone());
+    let Some(membership) = &inside.node.membership else { return Ok(()) };
+    let supply = inside.node.supply.clone();
+    let desk = Desk::new(supply, bring, shared.members.clone(), membership.gone());
     let stop = shutdown.clone();
     let handler = move |stream: ServerStream, peer: PeerIdentity| {
         let (desk, stop) = (desk.clone(), stop.clone());
@@ -78,9 +81,15 @@ async fn take_turns(
     shutdown: Shutdown,
     give_up: oneshot::Sender<Failure>,
 ) {
-    let Some(candidate) = &inside.node.candidate else { return };
+    let (Some(candidate), Some(membership)) = (&inside.node.candidate, &inside.node.membership)
+    else {
+        return;
+    };
     loop {
+        // Whoever rests still follows.
+        candidate.rest(membership.idle().is_some());
         let lease = tokio::select! {
+            () = changed(membership) => continue,
             lease = candidate.elected() => lease,
             () = shutdown.requested() => return,
         };
@@ -91,6 +100,9 @@ async fn take_turns(
             return;
         }
         match done {
+            Ok(()) if membership.idle().is_some() => {
+                info!("this key manager leaves the lead to others")
+            }
             Ok(()) => warn!(alarm = "lead-lost", "this key manager leads no more"),
             // Its fronts would go on to change objects that nobody uses any more.
             Err(failure) if failure.code() == Code::S011 => {
@@ -130,6 +142,7 @@ async fn lead(
             () = lease.lost() => Over::Deposed,
             over = one_is_over(&pools) => over,
             () = shutdown.requested() => Over::Deposed,
+            () = rest(inside) => Over::Deposed,
         };
         if over == Over::SetBack {
             // The store may be from a moment since the count grew, so the token has to know.
@@ -144,6 +157,26 @@ async fn lead(
     stop.start();
     while tasks.join_next().await.is_some() {}
     done
+}
+
+/// Ends when it was told to rest and what it had begun is done.
+async fn rest(inside: &Inside) {
+    let Some(membership) = &inside.node.membership else { return std::future::pending().await };
+    membership.is_to_rest().await;
+    membership.fronts_closed().await;
+    if tokio::time::timeout(FAREWELL, inside.node.supply.stop()).await.is_err() {
+        warn!(
+            "the store did not confirm the end of all runs in time; whoever leads next burns them"
+        );
+    }
+}
+
+/// Ends when it is to rest and did not, or the other way round.
+async fn changed(membership: &Membership) {
+    match membership.idle() {
+        Some(_) => membership.may_work().await,
+        None => membership.is_to_rest().await,
+    }
 }
 
 async fn one_is_over(pools: &[Arc<Pool>]) -> Over {

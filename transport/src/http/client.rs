@@ -3,7 +3,7 @@
 //! One request at a time; open several clients for concurrency. A connection goes back for reuse
 //! only after a complete answer, so a cancelled or failed request can never mix up answers.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -16,7 +16,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use tokio::{
-    sync::Mutex,
+    sync::{Mutex, watch},
     task::JoinHandle,
     time::{Instant, timeout, timeout_at},
 };
@@ -71,6 +71,14 @@ pub enum ClientError {
         /// What was configured.
         expected: IdentityRule,
     },
+    /// The server's certificate is accepted no more.
+    #[error("the server at {address} shows {found}, which was revoked")]
+    Revoked {
+        /// `host:port`.
+        address: String,
+        /// What it showed.
+        found: String,
+    },
     /// The connection broke during the request.
     #[error("the request to {address} failed: {reason}")]
     Broken {
@@ -104,6 +112,7 @@ pub enum ClientError {
 pub struct HttpClient {
     tls: TlsClient,
     server: Option<IdentityRule>,
+    gone: Option<watch::Receiver<BTreeSet<[u8; 32]>>>,
     limits: ClientLimits,
     idle: Mutex<Option<Live>>,
 }
@@ -131,12 +140,18 @@ impl HttpClient {
         limits: ClientLimits,
     ) -> Result<Self, ConnectError> {
         let tls = TlsClient::new(address, name, config)?;
-        Ok(Self { tls, server: None, limits, idle: Mutex::new(None) })
+        Ok(Self { tls, server: None, gone: None, limits, idle: Mutex::new(None) })
     }
 
     /// Also requires the server's certificate to match `rule`.
     pub fn expecting(mut self, rule: IdentityRule) -> Self {
         self.server = Some(rule);
+        self
+    }
+
+    /// Also refuses a server whose certificate is among these then, by SHA-256.
+    pub fn refusing(mut self, gone: watch::Receiver<BTreeSet<[u8; 32]>>) -> Self {
+        self.gone = Some(gone);
         self
     }
 
@@ -281,6 +296,12 @@ impl HttpClient {
                 found: identity.to_string(),
                 expected: rule.clone(),
             });
+        }
+        let is_gone =
+            |gone: &watch::Receiver<BTreeSet<_>>| gone.borrow().contains(identity.sha256());
+        if self.gone.as_ref().is_some_and(is_gone) {
+            let (address, found) = (self.address().to_owned(), identity.to_string());
+            return Err(ClientError::Revoked { address, found });
         }
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(READ_BUFFER)

@@ -88,7 +88,7 @@ pub(in crate::cli) fn run(command: &KekCommand) -> Result<Exit, Failure> {
 }
 
 /// Tells a parcel from every other.
-pub(super) fn fingerprint(parcel: &KekParcel) -> String {
+pub(in crate::cli) fn fingerprint(parcel: &KekParcel) -> String {
     hex::encode(Hash::Sha256.of(&serde_json::to_vec(parcel).unwrap_or_default()))
 }
 

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use clap::Subcommand;
 
 pub(super) use epoch::run as epoch;
-pub(super) use kek::run as kek;
+pub(super) use kek::{fingerprint as kek_fingerprint, run as kek};
 pub(super) use token::run as token;
 
 use super::{AdminArgs, ConfigArg, Output};

@@ -4,19 +4,14 @@ use serde_json::json;
 
 use super::{
     super::{AdminArgs, admin},
-    ago, nodes, state,
+    ago, find, nodes, state,
 };
-use crate::fault::{Code, Exit, Failure};
+use crate::fault::{Exit, Failure};
 
 pub(super) fn show(name: &str, args: &AdminArgs) -> Result<Exit, Failure> {
     let answer = nodes(args)?;
-    let all = answer["nodes"].as_array();
-    let node = all.into_iter().flatten().find(|node| node["name"] == name);
-    let node = node.ok_or_else(|| {
-        Failure::new(Code::S010, format!("no key manager {name} shares this store"))
-            .help("`qkm node list` has the names")
-    })?;
-    let (role, ready) = state(node);
+    let node = find(&answer, name)?;
+    let (role, ready) = state(&node);
     let shown = json!({
         "node": name,
         "cluster": answer["cluster"],
@@ -24,6 +19,10 @@ pub(super) fn show(name: &str, args: &AdminArgs) -> Result<Exit, Failure> {
         "state": role,
         "ready": ready == "ready",
         "troubles": node["troubles"],
+        "drained": node["drained"],
+        "revoked": node["revoked"],
+        "joined": node["joined_ms"].as_u64().map(|_| ago(&node["joined_ms"])),
+        "certificate": node["certificate"],
         "lease_ms": answer["lease_ms"],
         "said": ago(&node["told_ms"]),
         "runs_for": ago(&node["started_ms"]),

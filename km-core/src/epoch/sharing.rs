@@ -1,0 +1,433 @@
+//! Several KMs share a store, each with a token of its own: the keys of a new epoch go to all of their
+//! tokens. Enter through [`Epochs::open_shared`], and [`catch_up`] before the store can be read.
+//!
+//! Each KM keeps in the store the public key by which its token takes KEKs. Who begins an epoch has its
+//! keys wrapped for every other token, and the commit that makes the epoch brings these parcels. What
+//! tells them from those of an intruder is the record key; so that a KM which was away can open that
+//! one, it is kept under the KEKs of earlier epochs as well.
+//!
+//! A number is claimed before a KEK of it is made, so that two tokens never have different KEKs of one
+//! number. A KEK whose epoch was never written down is passed over: no other token has it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Epoch, EpochError, EpochPolicy, EpochState, Epochs, locked, table};
+use crate::{
+    hsm::{Hsm, HsmError, KekId, KekInfo, KekParcel, KekReceiver},
+    material::ClearBytes,
+    records::{RecordError, Records},
+    store::{Commit, MAX_RANGE, Outcome, Store, StoreError},
+    vault::{RECORD_KEY, Vault, VaultError},
+};
+
+const RECEIVER: &[u8] = b"share/receiver/";
+const PARCEL: &[u8] = b"share/parcel/";
+const OLD_RECORD_KEY: &[u8] = b"share/record-key/";
+const NEXT: &[u8] = b"share/next";
+/// Longest name of a KM.
+const MAX_NAME: usize = 64;
+/// Most tokens that share KEKs: their parcels fit into one commit.
+const MOST_TOKENS: usize = 64;
+/// How long nothing must be found under an epoch before a token may do without its KEK: longer than
+/// anybody takes to store what it sealed.
+pub(super) const SETTLED: Duration = Duration::from_secs(20);
+/// Tries of a change that another KM made at the same time.
+pub(super) const TRIES: u32 = 3;
+
+/// How many numbers are claimed.
+#[derive(Serialize, Deserialize)]
+struct Next(u64);
+
+/// Records to be written: keys and values.
+pub(super) type Puts = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// A KEK that was made, and what the commit of its epoch has to bring.
+pub(super) struct Made {
+    pub(super) kek: KekInfo,
+    pub(super) brings: Puts,
+    /// For the tokens that were named, in order.
+    pub(super) parcels: Vec<KekParcel>,
+}
+
+/// The token of one KM among several.
+pub(super) struct Share {
+    /// The name of the KM.
+    me: String,
+    /// How its token takes KEKs, once that mattered; none where it takes none.
+    receiver: tokio::sync::OnceCell<Option<KekReceiver>>,
+    /// Retiring epochs whose KEK the token lacks, and under which there may be something.
+    lacks: Mutex<BTreeSet<u64>>,
+    /// The KEKs of the token.
+    held: Mutex<BTreeSet<KekId>>,
+    /// Since when nothing was found under a retiring epoch.
+    empty_since: Mutex<BTreeMap<u64, Instant>>,
+}
+
+impl Epochs {
+    /// As [`Epochs::open`], of a store that this KM, `me`, shares with others. Its token may lack KEKs of
+    /// epochs that retire: [`Epochs::lacks`].
+    ///
+    /// # Errors
+    /// As [`Epochs::open`].
+    pub async fn open_shared(
+        hsm: Arc<dyn Hsm>,
+        records: Records,
+        policy: EpochPolicy,
+        me: &str,
+    ) -> Result<Arc<Self>, EpochError> {
+        receive(hsm.as_ref(), &records, me).await?;
+        let share = Share {
+            me: me.to_owned(),
+            receiver: tokio::sync::OnceCell::new(),
+            lacks: Mutex::default(),
+            held: Mutex::default(),
+            empty_since: Mutex::default(),
+        };
+        Self::open_as(hsm, records, policy, Some(share)).await
+    }
+
+    /// Epochs of before this KM joined, under which something may still be that its token cannot open: as
+    /// long as there are any, another KM has to serve.
+    pub fn lacks(&self) -> Vec<u64> {
+        let lacks = |share: &Share| locked(&share.lacks).iter().copied().collect();
+        self.share.as_ref().map(lacks).unwrap_or_default()
+    }
+
+    /// Takes the keys of epochs that other KMs began, and sees what they wrote of the epochs; to be
+    /// called every now and then.
+    ///
+    /// # Errors
+    /// Those of token and store, and [`EpochError::Missing`] when the active epoch is of another token and
+    /// nobody wrapped its keys for this one.
+    pub async fn receive(&self) -> Result<(), EpochError> {
+        let Some(share) = &self.share else { return Ok(()) };
+        let _changing = self.changing.lock().await;
+        if !receivers(&self.records).await?.is_empty() {
+            self.register().await?;
+        }
+        let took = self.take_waiting().await?;
+        let waits = !locked(&share.lacks).is_empty();
+        match took || waits {
+            true => self.take_in("another key manager").await,
+            false => Ok(()),
+        }
+    }
+
+    /// Takes what waits for the token.
+    pub(super) async fn take_waiting(&self) -> Result<bool, EpochError> {
+        let Some(share) = &self.share else { return Ok(false) };
+        Ok(receive(self.hsm.as_ref(), &self.records, &share.me).await? > 0)
+    }
+
+    /// Whether the token has `kek` after what waits for it was taken, and had not before.
+    pub(crate) async fn fetch(&self, kek: &KekId) -> bool {
+        let Some(share) = &self.share else { return false };
+        let holds = || locked(&share.held).contains(kek);
+        if holds() {
+            return false;
+        }
+        match self.receive().await {
+            Ok(()) => holds(),
+            Err(error) => {
+                tracing::warn!(%error, "what waits for the token was not taken");
+                false
+            }
+        }
+    }
+
+    /// Lets the token of `name` have the keys of every epoch to come, and begins one.
+    ///
+    /// # Errors
+    /// [`HsmError::Unsupported`] of a name or token that cannot be, and those of [`Epochs::rotate`].
+    pub async fn admit(
+        &self,
+        name: &str,
+        receiver: &KekReceiver,
+    ) -> Result<(Epoch, KekParcel), EpochError> {
+        check_name(name)?;
+        let _changing = self.changing.lock().await;
+        self.register().await?;
+        let share = self.share.as_ref();
+        if share.and_then(|share| share.receiver.get()).is_none_or(Option::is_none) {
+            let text = "this key manager's own token takes no KEKs, and so gives none".to_owned();
+            return Err(HsmError::Unsupported(text).into());
+        }
+        let known = receivers(&self.records).await?;
+        if known.len() >= MOST_TOKENS && known.iter().all(|(other, _)| other != name) {
+            let text = format!("at most {MOST_TOKENS} tokens share the KEKs of a store");
+            return Err(HsmError::Unsupported(text).into());
+        }
+        put_receiver(&self.records, name, receiver).await?;
+        let begun = self.begin(&format!("{name} joins"), &[]).await;
+        if begun.is_err() {
+            remove_receiver(&self.records, name).await?;
+        }
+        let (epoch, _) = begun?;
+        let key = parcel_key(name, epoch.number);
+        let parcel = self.records.get(&key).await?.ok_or(EpochError::Unknown)?;
+        Ok((epoch, parcel))
+    }
+
+    /// The token of `name` gets no key of an epoch that begins after this, and one does.
+    ///
+    /// # Errors
+    /// Those of [`Epochs::rotate`].
+    pub async fn expel(&self, name: &str, who: &str) -> Result<Epoch, EpochError> {
+        let _changing = self.changing.lock().await;
+        remove_receiver(&self.records, name).await?;
+        let (epoch, _) = self.begin(who, &[]).await?;
+        Ok(epoch)
+    }
+
+    /// Tells the others how this token takes KEKs.
+    async fn register(&self) -> Result<(), EpochError> {
+        let Some(share) = &self.share else { return Ok(()) };
+        let own = share.receiver.get_or_try_init(|| async {
+            match self.hsm.kek_receiver().await {
+                Ok(receiver) => Ok(Some(receiver)),
+                Err(HsmError::Unsupported(why)) => {
+                    tracing::warn!(%why, "this token takes no KEK of another");
+                    Ok(None)
+                }
+                Err(error) => Err(error),
+            }
+        });
+        match own.await? {
+            Some(own) => put_receiver(&self.records, &share.me, own).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Makes a KEK, for the tokens of the other KMs as well, and for those of `more`.
+    pub(super) async fn make_kek(&self, more: &[KekReceiver]) -> Result<Made, EpochError> {
+        let others = self.others().await?;
+        if others.is_empty() && more.is_empty() {
+            let kek = self.hsm.create_kek().await?;
+            return Ok(Made { kek, brings: Vec::new(), parcels: Vec::new() });
+        }
+        let from = match others.is_empty() {
+            true => 0,
+            false => self.claim().await?,
+        };
+        let all: Vec<KekReceiver> =
+            more.iter().chain(others.iter().map(|(_, r)| r)).cloned().collect();
+        let (kek, mut parcels) = self.hsm.create_kek_for(from, &all).await?;
+        let for_others = parcels.split_off(more.len().min(parcels.len()));
+        let mut brings = Vec::new();
+        for ((name, _), parcel) in others.iter().zip(&for_others) {
+            let key = parcel_key(name, parcel.number);
+            let value = self.records.encode(&key, parcel);
+            brings.push((key, value));
+        }
+        if !others.is_empty() {
+            let stored = self.records.store().get(RECORD_KEY).await.map_err(RecordError::from)?;
+            brings.extend(stored.map(|record| (old_key(kek.number), record.value)));
+        }
+        Ok(Made { kek, brings, parcels })
+    }
+
+    /// A number that no other KM makes a KEK of.
+    async fn claim(&self) -> Result<u64, EpochError> {
+        let table = table::read(&self.records).await?;
+        let after = table.keys().next_back().map_or(1, |last| last.saturating_add(1));
+        for _ in 0..TRIES {
+            let store = self.records.store();
+            let found = store.get(NEXT).await.map_err(RecordError::from)?;
+            let (number, commit) = match &found {
+                None => (after, Commit::new().absent(NEXT)),
+                Some(found) => {
+                    let Next(next) = self.records.decode(NEXT, &found.value)?;
+                    (next.max(after), Commit::new().unchanged(NEXT, found.version))
+                }
+            };
+            let value = self.records.encode(NEXT, &Next(number.saturating_add(1)));
+            let outcome = store.commit(commit.put(NEXT, value)).await.map_err(RecordError::from)?;
+            if matches!(outcome, Outcome::Committed(_)) {
+                return Ok(number);
+            }
+        }
+        Err(EpochError::Unknown)
+    }
+
+    /// Whether KMs with tokens of their own share the store.
+    pub(super) async fn is_among_tokens(&self) -> Result<bool, EpochError> {
+        Ok(!self.others().await?.is_empty())
+    }
+
+    /// The other KMs with tokens of their own.
+    async fn others(&self) -> Result<Vec<(String, KekReceiver)>, EpochError> {
+        let Some(share) = &self.share else { return Ok(Vec::new()) };
+        let own = share.receiver.get().and_then(Option::as_ref);
+        let mut others = receivers(&self.records).await?;
+        others.retain(|(name, at)| *name != share.me && Some(at) != own);
+        Ok(others)
+    }
+
+    /// Another KM may have changed the epochs.
+    pub(super) async fn read_again(&self) -> Result<(), EpochError> {
+        if self.share.is_some() {
+            let read = table::read(&self.records).await?;
+            *locked(&self.table) = read;
+        }
+        Ok(())
+    }
+
+    /// Notes which KEKs the token has, and which epochs it lacks. Not of a KM with a store of its own.
+    pub(super) fn note_held(&self, keks: &[KekInfo]) {
+        let Some(share) = &self.share else { return };
+        let held: BTreeSet<KekId> = keks.iter().map(|kek| kek.id.clone()).collect();
+        let rows = locked(&self.table);
+        let lacks = rows.values().map(|(epoch, _)| epoch).filter(|epoch| {
+            epoch.state == EpochState::Retiring && !epoch.swept && !held.contains(&epoch.kek)
+        });
+        let lacks: BTreeSet<u64> = lacks.map(|epoch| epoch.number).collect();
+        let before = std::mem::replace(&mut *locked(&share.lacks), lacks.clone());
+        if lacks != before {
+            match lacks.is_empty() {
+                true => tracing::info!("the token opens all that is in the store"),
+                false => tracing::warn!(?lacks, "of before this key manager joined, and not empty"),
+            }
+        }
+        *locked(&share.held) = held;
+    }
+
+    /// Whether this token can empty an epoch.
+    pub(super) fn holds(&self, epoch: &Epoch) -> bool {
+        self.share.as_ref().is_none_or(|share| locked(&share.held).contains(&epoch.kek))
+    }
+
+    /// Retiring epochs that nothing was found under for long enough are written down as swept. Call it
+    /// after a look.
+    pub(super) async fn note_swept(&self, found: &BTreeMap<u64, bool>) -> Result<(), EpochError> {
+        let Some(share) = &self.share else { return Ok(()) };
+        let settled = |number: &u64| {
+            let mut since = locked(&share.empty_since);
+            since.entry(*number).or_insert_with(Instant::now).elapsed() >= SETTLED
+        };
+        let _changing = self.changing.lock().await;
+        for (number, found) in found {
+            if *found {
+                locked(&share.empty_since).remove(number);
+                continue;
+            }
+            let (epoch, _) = self.row(*number)?;
+            if !epoch.swept && epoch.state == EpochState::Retiring && settled(number) {
+                self.save(vec![Epoch { swept: true, ..epoch }], Vec::new()).await?;
+                tracing::info!(epoch = number, "tokens may do without the KEK of this epoch");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The record key of a shared store, for the token of `me`, which may have been away while epochs began.
+///
+/// # Errors
+/// As [`Vault::record_key`].
+pub async fn catch_up(
+    vault: &Vault,
+    hsm: &dyn Hsm,
+    store: &Arc<dyn Store>,
+    me: &str,
+) -> Result<ClearBytes, VaultError> {
+    let refused = match vault.record_key(store.as_ref()).await {
+        Err(error @ VaultError::Foreign(_)) => error,
+        done => return done,
+    };
+    let old = store.range(OLD_RECORD_KEY, Bound::Unbounded, MAX_RANGE).await?;
+    for record in old.iter().rev() {
+        if let Ok(key) = vault.open_record_key(record).await {
+            let records = Records::new(store.clone(), &key);
+            return match receive(hsm, &records, me).await {
+                Ok(_) => Ok(key),
+                Err(EpochError::Hsm(error)) => Err(error.into()),
+                Err(error) => Err(StoreError::Unavailable(error.to_string()).into()),
+            };
+        }
+    }
+    Err(refused)
+}
+
+/// Takes what is there for `me`; how many epochs.
+async fn receive(hsm: &dyn Hsm, records: &Records, me: &str) -> Result<usize, EpochError> {
+    let mut parcels = Vec::new();
+    let keep = |key: &[u8], parcel: KekParcel| parcels.push((key.to_vec(), parcel));
+    records.each(&parcels_of(me), keep).await?;
+    for (key, parcel) in &parcels {
+        hsm.take_kek(parcel).await?;
+        done(records.store().commit(Commit::new().delete(key.clone())).await)?;
+    }
+    Ok(parcels.len())
+}
+
+fn check_name(name: &str) -> Result<(), EpochError> {
+    if name.is_empty() || name.len() > MAX_NAME || name.contains('/') {
+        let what = "the name of a key manager has 1 to 64 bytes and no slash";
+        return Err(HsmError::Unsupported(what.to_owned()).into());
+    }
+    Ok(())
+}
+
+async fn put_receiver(
+    records: &Records,
+    name: &str,
+    receiver: &KekReceiver,
+) -> Result<(), EpochError> {
+    let key = receiver_key(name);
+    let known: Option<KekReceiver> = records.get(&key).await?;
+    if known.as_ref() == Some(receiver) {
+        return Ok(());
+    }
+    let value = records.encode(&key, receiver);
+    done(records.store().commit(Commit::new().put(key, value)).await)
+}
+
+async fn remove_receiver(records: &Records, name: &str) -> Result<(), EpochError> {
+    let (store, key) = (records.store(), receiver_key(name));
+    let parcels = store.range(&parcels_of(name), Bound::Unbounded, MAX_RANGE).await;
+    let mut keys: Vec<Vec<u8>> = vec![key];
+    keys.extend(parcels.map_err(RecordError::from)?.into_iter().map(|parcel| parcel.key));
+    for some in keys.chunks(crate::store::MAX_OPS) {
+        let commit = some.iter().fold(Commit::new(), |commit, key| commit.delete(key.clone()));
+        done(store.commit(commit).await)?;
+    }
+    Ok(())
+}
+
+async fn receivers(records: &Records) -> Result<Vec<(String, KekReceiver)>, RecordError> {
+    let mut all = Vec::new();
+    let named = |key: &[u8]| String::from_utf8_lossy(&key[RECEIVER.len()..]).into_owned();
+    records.each(RECEIVER, |key, receiver| all.push((named(key), receiver))).await?;
+    Ok(all)
+}
+
+/// The record of how the token of `name` takes KEKs. Without it, it gets none.
+pub fn receiver_key(name: &str) -> Vec<u8> {
+    [RECEIVER, name.as_bytes()].concat()
+}
+
+fn parcels_of(name: &str) -> Vec<u8> {
+    [PARCEL, name.as_bytes(), b"/"].concat()
+}
+
+fn parcel_key(name: &str, number: u64) -> Vec<u8> {
+    [parcels_of(name), number.to_be_bytes().to_vec()].concat()
+}
+
+fn old_key(number: u64) -> Vec<u8> {
+    [OLD_RECORD_KEY, &number.to_be_bytes()].concat()
+}
+
+fn done(outcome: Result<Outcome, StoreError>) -> Result<(), EpochError> {
+    match outcome.map_err(RecordError::from)? {
+        Outcome::Committed(_) => Ok(()),
+        Outcome::Conflict | Outcome::Unknown => Err(EpochError::Unknown),
+    }
+}

@@ -1,0 +1,206 @@
+//! Several KMs on one store, each with a token of its own.
+
+use std::{sync::Arc, time::Duration};
+
+use km_core::{
+    epoch::{self, EpochError, EpochPolicy, EpochState, Epochs, Keeper},
+    hsm::{Hsm, HsmError},
+    material::ClearBytes,
+    objects::Objects,
+    records::Records,
+    registry::Registry,
+    store::{Commit, Store},
+    supply::{Supply, SupplyLimits},
+    vault::{Vault, VaultError},
+};
+
+use super::{common::hsm::SoftHsm, *};
+
+const POLICY: EpochPolicy =
+    EpochPolicy { max_age: None, max_seals: 1 << 20, reseal_per_s: 1000, approval_window: WINDOW };
+const WINDOW: Duration = Duration::from_secs(60);
+
+struct Km {
+    records: Records,
+    objects: Objects,
+    epochs: Arc<Epochs>,
+    keeper: Arc<Keeper>,
+}
+
+/// Starts the KM `me` with its token on the store of `machine`.
+async fn start(machine: &Machine, hsm: &Arc<SoftHsm>, me: &str) -> Result<Km, String> {
+    let store: Arc<dyn Store> = machine.disk.clone();
+    let vault = Vault::new(hsm.clone());
+    let key = epoch::catch_up(&vault, hsm.as_ref(), &store, me).await.map_err(|e| e.to_string())?;
+    let records = Records::new(store, &key);
+    let epochs = Epochs::open_shared(hsm.clone(), records.clone(), POLICY, me).await;
+    let epochs = epochs.map_err(|e| e.to_string())?;
+    let vault = vault.with_epochs(epochs.clone());
+    let objects = Objects::new(records.clone(), vault.clone());
+    let here = km_core::ids::ClusterId::parse("north").unwrap();
+    let supply = Supply::new(here, Registry::default(), SupplyLimits::default(), []);
+    let keeper = Keeper::new(epochs.clone(), vault, records.clone(), supply, objects.clone());
+    let keeper = keeper.shared(Duration::from_secs(300));
+    Ok(Km { records, objects, epochs, keeper: Arc::new(keeper) })
+}
+
+async fn create(km: &Km, uid: &str) {
+    km.objects.create(object(uid), &ClearBytes::copy_from(&[7; 32])).await.unwrap();
+}
+
+/// The KM `n2` joins with an empty token and has the keys of epoch 2.
+async fn joined() -> (Machine, Km, Arc<SoftHsm>) {
+    let (machine, joining) = (Machine::new(), SoftHsm::empty());
+    let n1 = start(&machine, &machine.hsm, "n1").await.unwrap();
+    create(&n1, "before").await;
+    let receiver = joining.kek_receiver().await.unwrap();
+    let (made, parcel) = n1.epochs.admit("n2", &receiver).await.unwrap();
+    assert_eq!((made.number, parcel.number), (2, 2));
+    joining.take_kek(&parcel).await.unwrap();
+    (machine, n1, joining)
+}
+
+#[tokio::test]
+async fn a_token_that_joins_opens_all_once_the_older_epochs_are_swept() {
+    let (machine, n1, joining) = joined().await;
+    let early = start(&machine, &joining, "n2").await.err().unwrap();
+    assert!(early.contains("does not open"), "the record key is under the old epoch: {early}");
+    n1.keeper.move_record_key().await.unwrap();
+    let n2 = start(&machine, &joining, "n2").await.unwrap();
+    assert_eq!(n2.epochs.lacks(), [1], "something is under the epoch from before");
+    assert!(n2.objects.open(&n2.objects.get(&sae("n1"), "before").await.unwrap().0).await.is_err());
+    assert_eq!(n2.keeper.pass().await.unwrap().found, 0, "what it cannot open it leaves alone");
+    let keeper = n1.keeper.clone();
+    let tending = tokio::spawn(async move { keeper.tend().await });
+    let swept = tokio::time::timeout(Duration::from_secs(90), async {
+        while !n2.epochs.lacks().is_empty() {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            n2.epochs.receive().await.unwrap();
+        }
+    });
+    swept.await.unwrap();
+    assert_eq!(open(&n2.objects, "before").await, [7; 32]);
+    create(&n2, "of n2").await;
+    assert_eq!(open(&n1.objects, "of n2").await, [7; 32]);
+
+    // Whoever begins an epoch, the other has its keys as soon as it needs them.
+    n2.epochs.rotate("n2").await.unwrap();
+    create(&n2, "third").await;
+    assert_eq!(open(&n1.objects, "third").await, [7; 32]);
+    create(&n1, "fourth").await;
+    assert_eq!(open(&n2.objects, "fourth").await, [7; 32]);
+    let active = |km: &Km| km.epochs.list().last().unwrap().epoch.clone();
+    assert_eq!((active(&n1).number, active(&n1).state), (3, EpochState::Active));
+    assert_eq!(active(&n1).kek, active(&n2).kek);
+    tending.abort();
+    drop(n2);
+    start(&machine, &joining, "n2").await.unwrap();
+}
+
+/// Of two that begin an epoch at the same moment one is first, and the other begins the next.
+#[tokio::test]
+async fn two_tokens_never_have_different_keks_of_one_number() {
+    let (machine, n1, joining) = joined().await;
+    n1.keeper.move_record_key().await.unwrap();
+    let n2 = start(&machine, &joining, "n2").await.unwrap();
+    n1.epochs.receive().await.unwrap();
+    for _ in 0..8 {
+        let (one, two) = tokio::join!(n1.epochs.rotate("n1"), n2.epochs.rotate("n2"));
+        assert!(one.is_ok() || two.is_ok(), "{one:?} {two:?}");
+        n1.epochs.receive().await.unwrap();
+        n2.epochs.receive().await.unwrap();
+    }
+    let keks: BTreeMap<u64, _> =
+        machine.hsm.keks().await.unwrap().into_iter().map(|kek| (kek.number, kek.id)).collect();
+    for kek in joining.keks().await.unwrap() {
+        assert!(keks.get(&kek.number).is_none_or(|id| *id == kek.id), "{}", kek.number);
+    }
+    for (km, uid, other) in [(&n1, "a", &n2), (&n2, "b", &n1)] {
+        create(km, uid).await;
+        assert_eq!(open(&other.objects, uid).await, [7; 32]);
+    }
+}
+
+#[tokio::test]
+async fn a_km_that_was_away_has_the_keys_of_all_epochs_since() {
+    let (machine, n1, joining) = joined().await;
+    n1.keeper.pass().await.unwrap();
+    for _ in 0..3 {
+        n1.epochs.rotate("n1").await.unwrap();
+        create(&n1, &format!("in {}", n1.epochs.list().len())).await;
+        n1.keeper.pass().await.unwrap();
+    }
+    let vault = Vault::new(joining.clone());
+    let store: Arc<dyn Store> = machine.disk.clone();
+    assert!(matches!(vault.record_key(store.as_ref()).await, Err(VaultError::Foreign(_))));
+    epoch::catch_up(&vault, joining.as_ref(), &store, "n2").await.unwrap();
+    let numbers: Vec<u64> = joining.keks().await.unwrap().iter().map(|kek| kek.number).collect();
+    assert_eq!(numbers, [2, 3, 4, 5]);
+    assert!(rows(&machine, b"share/parcel/").await.is_empty(), "they are not kept");
+}
+
+#[tokio::test]
+async fn who_was_removed_has_the_keys_of_no_later_epoch() {
+    let (machine, n1, joining) = joined().await;
+    n1.keeper.pass().await.unwrap();
+    n1.epochs.rotate("n1").await.unwrap();
+    let made = n1.epochs.expel("n2", "ada").await.unwrap();
+    create(&n1, "after").await;
+    assert!(rows(&machine, b"share/parcel/").await.is_empty());
+    n1.keeper.pass().await.unwrap();
+    let refused = start(&machine, &joining, "n2").await.err().unwrap();
+    assert!(refused.contains(&format!("epoch {}", made.number)), "{refused}");
+    assert_eq!(joining.keks().await.unwrap().len(), 1);
+    let (kept, _) = n1.objects.get(&sae("n1"), "after").await.unwrap();
+    let removed = Objects::new(n1.records.clone(), Vault::new(joining.clone()));
+    assert!(removed.open(&kept).await.is_err());
+}
+
+/// Whoever can write to the store can wrap a KEK of his own for a public key that stands in it.
+#[tokio::test]
+async fn a_parcel_of_an_intruder_is_not_taken() {
+    let (machine, n1, joining) = joined().await;
+    n1.keeper.pass().await.unwrap();
+    n1.epochs.rotate("n1").await.unwrap();
+    n1.keeper.pass().await.unwrap();
+    let row = rows(&machine, b"share/parcel/n2/").await.pop().unwrap();
+    let own = SoftHsm::new();
+    own.make();
+    let receiver = joining.kek_receiver().await.unwrap();
+    let (_, parcels) = own.create_kek_for(0, &[receiver]).await.unwrap();
+    let other = Records::new(machine.disk.clone(), &ClearBytes::copy_from(&[1; 32]));
+    let forged = other.encode(&row.key, &parcels[0]);
+    machine.disk.commit(Commit::new().put(row.key, forged)).await.unwrap();
+    let refused = start(&machine, &joining, "n2").await.err().unwrap();
+    assert!(refused.contains("authentication tag"), "{refused}");
+    assert_eq!(joining.keks().await.unwrap().len(), 1);
+}
+
+/// A crash between the KEK and its epoch loses the parcels: another one is begun.
+#[tokio::test]
+async fn a_kek_that_came_without_parcels_is_passed_over() {
+    let (machine, n1, joining) = joined().await;
+    n1.keeper.pass().await.unwrap();
+    machine.hsm.make();
+    drop(n1);
+    let n1 = start(&machine, &machine.hsm, "n1").await.unwrap();
+    let active = n1.epochs.list().last().unwrap().epoch.clone();
+    assert_eq!(active.state, EpochState::Active);
+    assert!(active.number > 3, "{}", active.number);
+    create(&n1, "after").await;
+    n1.keeper.pass().await.unwrap();
+    let store: Arc<dyn Store> = machine.disk.clone();
+    let vault = Vault::new(joining.clone());
+    epoch::catch_up(&vault, joining.as_ref(), &store, "n2").await.unwrap();
+    assert!(joining.keks().await.unwrap().iter().any(|kek| kek.id == active.kek));
+}
+
+#[tokio::test]
+async fn a_name_is_a_part_of_a_key() {
+    let (_machine, n1, joining) = joined().await;
+    let receiver = joining.kek_receiver().await.unwrap();
+    for name in ["", "a/b", &"n".repeat(65)] {
+        let refused = n1.epochs.admit(name, &receiver).await;
+        assert!(matches!(refused, Err(EpochError::Hsm(HsmError::Unsupported(_)))), "{name:?}");
+    }
+}

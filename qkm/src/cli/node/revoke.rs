@@ -1,0 +1,24 @@
+//! `qkm node revoke`.
+
+use serde_json::json;
+
+use super::{
+    super::{
+        admin::{Request, print, send, text},
+        hsm::Custodian,
+    },
+    path,
+};
+use crate::fault::{Exit, Failure};
+
+pub(super) fn revoke(name: &str, custodian: &Custodian) -> Result<Exit, Failure> {
+    let shown = custodian.certificate.clone().zip(custodian.key.clone());
+    let path = path(name, "revoke");
+    let answer = send(&custodian.admin.config.config, shown, Request::Change(&path, &json!({})))?;
+    print(&format!(
+        "{name} is taken out, and epoch {} begins, whose KEK its token does not get. What it had it may \
+         have kept: take its user away from etcd, and erase its token",
+        text(&answer["epoch"])
+    ));
+    Ok(Exit::Done)
+}
