@@ -14,9 +14,9 @@ pub struct ModuleKey {
     pub id: String,
     /// Its bits.
     pub bytes: ClearBytes,
-    /// How they came to be, if not straight from the module's link: by relay. Such a key becomes a
-    /// block of its own, at once.
-    pub relayed: Option<Provenance>,
+    /// How they came to be; a module itself does not know. What was relayed becomes a block of its
+    /// own, at once.
+    pub came: Option<Provenance>,
 }
 
 /// Why a module gave no keys.
@@ -42,8 +42,12 @@ pub trait ModuleSource: Send + Sync + 'static {
     /// Takes new keys of about `bytes` bytes in all (fewer when the module has fewer).
     async fn take(&self, bytes: usize) -> Result<Vec<ModuleKey>, ModuleError>;
 
-    /// Collects the keys the other end took, in the order of `ids`.
-    async fn collect(&self, ids: &[String]) -> Result<Vec<ModuleKey>, ModuleError>;
+    /// Collects the keys the other end took, in the order of `ids`; `came` is what it says of them.
+    async fn collect(
+        &self,
+        ids: &[String],
+        came: &Provenance,
+    ) -> Result<Vec<ModuleKey>, ModuleError>;
 
     /// Drops idle connections, so that no stale key bytes stay in their buffers.
     async fn rest(&self);

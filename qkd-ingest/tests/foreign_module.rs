@@ -12,7 +12,7 @@ use std::{
 
 use base64ct::{Base64, Encoding};
 use bytes::Bytes;
-use common::{Pki, assert_same, ids, start};
+use common::{Pki, assert_same, came, ids, start};
 use http_body_util::{BodyExt, Full};
 use hyper::{Request, Response, body::Incoming, service::service_fn};
 use km_core::module::{ModuleError, ModuleSource};
@@ -97,8 +97,8 @@ async fn modules_with_other_habits_serve_both_ends() {
     let taken = a.take(1000).await.unwrap();
     assert!(taken.len() == 32 && taken.iter().all(|key| key.bytes.len() == 32));
     assert!(ids(&taken).iter().all(|id| id.len() == 32 && *id == id.to_uppercase()));
-    assert_same(&b.collect(&ids(&taken)).await.unwrap(), &taken);
-    assert_eq!(b.collect(&ids(&taken)).await.unwrap_err(), ModuleError::UnknownId);
+    assert_same(&b.collect(&ids(&taken), &came()).await.unwrap(), &taken);
+    assert_eq!(b.collect(&ids(&taken), &came()).await.unwrap_err(), ModuleError::UnknownId);
     assert_eq!(vendor.waiting.lock().unwrap().len(), 0);
 
     let requests = vendor.requests.lock().unwrap();

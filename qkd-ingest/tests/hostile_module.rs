@@ -5,7 +5,7 @@ mod common;
 
 use std::{fmt::Write as _, sync::Arc, time::Duration};
 
-use common::{PATIENCE, Pki, is_unavailable, start};
+use common::{PATIENCE, Pki, came, is_unavailable, start};
 use km_core::module::{ModuleError, ModuleSource};
 use qkd_ingest::{Module, ModuleConfig};
 use tokio::{
@@ -172,7 +172,8 @@ async fn every_bad_answer_ends_in_an_error() {
     for (case, (what, answer, unavailable)) in table.into_iter().enumerate() {
         let (module, _stop) = module(&pki, case, STATUS, answer).await;
         let wanted = [ID.to_owned()];
-        let both = async { tokio::join!(module.take(32), module.collect(&wanted)) };
+        let came = came();
+        let both = async { tokio::join!(module.take(32), module.collect(&wanted, &came)) };
         let (taken, collected) = timeout(PATIENCE, both).await.expect(what);
         let fits = |error: &ModuleError| match error {
             ModuleError::Unavailable(_) => unavailable,
@@ -235,7 +236,8 @@ async fn taking_does_not_wait_for_collecting() {
     let zeros = zeros();
     let (module, _stop) = module(&pki, 0, STATUS, Answer::EncOnly(keys(&[(ID, &zeros)]))).await;
     let wanted = [ID.to_owned()];
-    let mut collect = module.collect(&wanted);
+    let came = came();
+    let mut collect = module.collect(&wanted, &came);
     tokio::select! {
         early = &mut collect => panic!("{early:?}"),
         taken = module.take(32) => assert_eq!(taken.unwrap().len(), 1),

@@ -5,7 +5,7 @@ mod common;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use common::{PATIENCE, Pki, assert_same, eventually, ids, is_unavailable};
+use common::{PATIENCE, Pki, assert_same, came, eventually, ids, is_unavailable};
 use km_core::module::{ModuleError, ModuleSource};
 use qkd_ingest::{
     LinkCondition, Module, ModuleConfig,
@@ -73,9 +73,9 @@ async fn keys_of_one_end_are_collected_at_the_other_in_the_order_asked_for() {
     let mut taken = lab.a.take(100_000).await.unwrap();
     assert_eq!(taken.len(), 3125);
     taken.reverse();
-    assert_same(&lab.b.collect(&ids(&taken)).await.unwrap(), &taken);
-    assert_eq!(lab.b.collect(&ids(&taken)).await.unwrap_err(), ModuleError::UnknownId);
-    assert!(lab.b.collect(&[]).await.unwrap().is_empty());
+    assert_same(&lab.b.collect(&ids(&taken), &came()).await.unwrap(), &taken);
+    assert_eq!(lab.b.collect(&ids(&taken), &came()).await.unwrap_err(), ModuleError::UnknownId);
+    assert!(lab.b.collect(&[], &came()).await.unwrap().is_empty());
     let (a, b) = (lab.a.counters().totals(), lab.b.counters().totals());
     assert_eq!((a.keys_taken, a.bytes_taken, a.errors), (3125, 100_000, 0));
     assert_eq!((b.keys_collected, b.bytes_collected, b.errors), (3125, 100_000, 0));
@@ -86,7 +86,7 @@ async fn without_a_size_keys_are_as_large_as_useful() {
     let lab = Lab::start("rate_override = \"max\"", None).await;
     let taken = lab.a.take(65_536).await.unwrap();
     assert!(taken.len() == 8 && taken.iter().all(|key| key.bytes.len() == 8192));
-    assert_same(&lab.b.collect(&ids(&taken)).await.unwrap(), &taken);
+    assert_same(&lab.b.collect(&ids(&taken), &came()).await.unwrap(), &taken);
     let small = lab.a.take(100).await.unwrap();
     assert!(small.len() == 1 && small[0].bytes.len() == 100);
 }
@@ -102,7 +102,7 @@ async fn repeated_identifiers_are_dropped_and_counted() {
     assert!(unique.len() == taken.len() && taken.len() >= 2);
     assert!(ids(&before).iter().all(|id| !unique.contains(id)));
     assert!(lab.a.counters().totals().duplicates >= 1);
-    assert_same(&lab.b.collect(&ids(&taken[..2])).await.unwrap(), &taken[..2]);
+    assert_same(&lab.b.collect(&ids(&taken[..2]), &came()).await.unwrap(), &taken[..2]);
 }
 
 #[tokio::test]
@@ -110,9 +110,9 @@ async fn keys_that_come_late_are_collected_by_asking_again() {
     let lab = Lab::max().await;
     let taken = lab.a.take(64).await.unwrap();
     lab.handle.switch(Fault::Late { end: End::B, delay: Duration::from_secs(3600) });
-    assert_eq!(lab.b.collect(&ids(&taken)).await.unwrap_err(), ModuleError::UnknownId);
+    assert_eq!(lab.b.collect(&ids(&taken), &came()).await.unwrap_err(), ModuleError::UnknownId);
     lab.handle.switch(Fault::Late { end: End::B, delay: Duration::ZERO });
-    assert_same(&lab.b.collect(&ids(&taken)).await.unwrap(), &taken);
+    assert_same(&lab.b.collect(&ids(&taken), &came()).await.unwrap(), &taken);
     assert_eq!(lab.b.counters().totals().errors, 0);
 }
 
@@ -124,16 +124,16 @@ async fn batches_that_arrived_before_an_error_are_there_for_the_retry() {
     assert_eq!(taken.len(), 4);
     let mut wanted = ids(&taken);
     wanted[3] = "0190163d-8694-839b-aea5-966c26f8ad91".into();
-    assert_eq!(lab.b.collect(&wanted).await.unwrap_err(), ModuleError::UnknownId);
+    assert_eq!(lab.b.collect(&wanted, &came()).await.unwrap_err(), ModuleError::UnknownId);
     // The module has forgotten the first two, we have not.
-    assert_same(&lab.b.collect(&ids(&taken)).await.unwrap(), &taken);
+    assert_same(&lab.b.collect(&ids(&taken), &came()).await.unwrap(), &taken);
 }
 
 #[tokio::test]
 async fn identifiers_that_cannot_be_are_refused_before_asking() {
     let lab = Lab::max().await;
     for ids in [vec!["a".into(), "a".into()], vec!["x".repeat(65)], vec![String::new()]] {
-        let refused = lab.b.collect(&ids).await;
+        let refused = lab.b.collect(&ids, &came()).await;
         assert!(matches!(refused, Err(ModuleError::Protocol(_))), "{refused:?}");
     }
     assert_eq!(lab.b.counters().totals().errors, 0);
@@ -157,7 +157,7 @@ async fn a_cut_link_is_empty_and_comes_back_by_itself() {
     assert_eq!(eventually(link(LinkCondition::Down)).await.qber, None);
     lab.handle.switch(Fault::Cut { on: false });
     let taken = eventually(async || lab.a.take(64).await.ok()).await;
-    assert_same(&lab.b.collect(&ids(&taken)).await.unwrap(), &taken);
+    assert_same(&lab.b.collect(&ids(&taken), &came()).await.unwrap(), &taken);
     let up = eventually(link(LinkCondition::Up)).await;
     assert!(up.qber.unwrap() < 0.05 && up.key_rate_bps == Some(1e9));
     assert!(lab.a.status().reachable && lab.a.counters().totals().errors == 0);
@@ -171,11 +171,11 @@ async fn a_restarted_module_is_used_again() {
     lab.handle.switch(Fault::Restart { end: End::B });
     let gone = eventually(async || {
         // The connection may break under the request.
-        lab.b.collect(&ids(&lost)).await.err().filter(|e| *e == ModuleError::UnknownId)
+        lab.b.collect(&ids(&lost), &came()).await.err().filter(|e| *e == ModuleError::UnknownId)
     });
     gone.await;
     let taken = eventually(async || lab.b.take(64).await.ok()).await;
-    assert_same(&lab.a.collect(&ids(&taken)).await.unwrap(), &taken);
+    assert_same(&lab.a.collect(&ids(&taken), &came()).await.unwrap(), &taken);
 }
 
 #[tokio::test]
@@ -185,7 +185,7 @@ async fn rest_closes_connections_and_the_next_request_opens_them() {
     timeout(PATIENCE, lab.a.rest()).await.expect("in time");
     let taken = lab.a.take(64).await.unwrap();
     lab.b.rest().await;
-    assert_same(&lab.b.collect(&ids(&taken)).await.unwrap(), &taken);
+    assert_same(&lab.b.collect(&ids(&taken), &came()).await.unwrap(), &taken);
 }
 
 #[tokio::test]

@@ -133,15 +133,11 @@ impl Blocks {
     /// How the keys of one block came to be, as this end knows it.
     fn came(&self, keys: &[ModuleKey]) -> Option<Provenance> {
         match (self.start.feed.as_ref()?, keys) {
-            (Feed::Link(link), keys) => {
-                let direct = keys.iter().all(|key| key.relayed.is_none());
-                direct.then(|| Provenance::direct(link.clone()))
+            (Feed::Qkd(_), keys) => {
+                let first = keys.first()?.came.as_ref()?;
+                keys.iter().all(|key| key.came.as_ref() == Some(first)).then(|| first.clone())
             }
-            (Feed::Links(_), keys) => {
-                let first = keys.first()?.relayed.as_ref()?;
-                keys.iter().all(|key| key.relayed.as_ref() == Some(first)).then(|| first.clone())
-            }
-            (Feed::Relay | Feed::KmLink, [key]) => key.relayed.clone(),
+            (Feed::Relay | Feed::KmLink, [key]) => key.came.clone(),
             (Feed::Relay | Feed::KmLink, _) => None,
         }
     }
@@ -149,8 +145,7 @@ impl Blocks {
     /// Whether a block that came that way belongs into this pool.
     fn fits(&self, announced: &Provenance) -> bool {
         match &self.start.feed {
-            Some(Feed::Link(link)) => *announced == Provenance::direct(link.clone()),
-            Some(Feed::Links(links)) => {
+            Some(Feed::Qkd(links)) => {
                 links.iter().any(|link| *announced == Provenance::direct(link.clone()))
             }
             Some(Feed::Relay) => {
@@ -196,8 +191,9 @@ impl Blocks {
             return Ok(vec![reject(number, Rejection::Full)]);
         }
         let ids = proposal.keys.iter().map(|(id, _)| id.clone()).collect();
+        let came = proposal.provenance.clone();
         self.offered.insert(number, Offered::Collecting { proposal, since: self.now });
-        Ok(vec![Action::Collect { number, ids }])
+        Ok(vec![Action::Collect { number, ids, came }])
     }
 
     pub(crate) fn collected(

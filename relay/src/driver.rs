@@ -339,10 +339,9 @@ impl<'a> Driver<'a> {
         for action in actions {
             match action {
                 Action::Send(frame) => frame.encode(&mut self.out),
-                Action::Collect { number, ids } => {
-                    let collecting =
-                        work::collect(self.peer.clone(), self.done.clone(), number, ids);
-                    self.tasks.spawn(collecting);
+                Action::Collect { number, ids, came } => {
+                    let (peer, done) = (self.peer.clone(), self.done.clone());
+                    self.tasks.spawn(work::collect(peer, done, number, ids, came));
                 }
                 Action::Admit(agreed) => work::admit(self.peer, &self.done, agreed),
                 Action::Confirmed(numbers) => pool.confirm(&numbers),

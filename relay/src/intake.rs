@@ -92,17 +92,16 @@ impl Assembly {
     fn ready(&mut self, now: Instant) -> Option<Vec<ModuleKey>> {
         let (mut count, mut bytes) = (0, 0);
         // What was relayed together becomes a block of its own, at once.
-        let alone =
-            |key: &ModuleKey| key.relayed.as_ref().is_some_and(|came| !came.path.is_empty());
+        let alone = |key: &ModuleKey| key.came.as_ref().is_some_and(|came| !came.path.is_empty());
         if self.keys.front().is_some_and(alone) {
             let key = self.keys.pop_front()?;
             self.bytes -= key.bytes.len();
             return (key.bytes.len() >= MIN_RAW).then(|| vec![key]);
         }
-        let came = self.keys.front()?.relayed.clone();
+        let came = self.keys.front()?.came.clone();
         let mut others = false;
         for key in &self.keys {
-            others = key.relayed != came;
+            others = key.came != came;
             if others || count == MAX_KEYS || bytes + key.bytes.len() > MAX_RAW {
                 break;
             }
@@ -138,7 +137,7 @@ mod tests {
         let key = |i| ModuleKey {
             id: format!("k{i}"),
             bytes: ClearBytes::from_vec(vec![1; len]),
-            relayed: None,
+            came: None,
         };
         (0..count).map(key).collect()
     }
@@ -159,7 +158,7 @@ mod tests {
             let came = Provenance::direct(LinkId::parse(link).unwrap());
             keys(count, 32)
                 .into_iter()
-                .map(move |key| ModuleKey { relayed: Some(came.clone()), ..key })
+                .map(move |key| ModuleKey { came: Some(came.clone()), ..key })
         };
         let mut assembly = Assembly::default();
         assembly.extend(of("one", 40).chain(of("two", 1)).chain(of("one", 3)).collect());

@@ -65,8 +65,8 @@ pub struct PeerConfig {
     pub addresses: Vec<String>,
     /// What its certificate must be.
     pub identity: IdentityRule,
-    /// The QKD links that fill the pool, one at a time, first choice first. With several of them the
-    /// keys of the source say which they came over.
+    /// The QKD links that fill the pool, one at a time, first choice first. The keys of the source say
+    /// which they came over.
     pub qkd_links: Vec<LinkId>,
     /// How relay fills the pool, where no QKD link does.
     pub relay: Option<RelayConfig>,
@@ -84,14 +84,13 @@ impl PeerConfig {
         });
         match self.qkd_links.as_slice() {
             [] => by_relay,
-            [link] => Some(Feed::Link(link.clone())),
-            links => Some(Feed::Links(links.to_vec())),
+            links => Some(Feed::Qkd(links.to_vec())),
         }
     }
 
     /// Whether batches may be sent on to this peer.
     fn carries(&self) -> bool {
-        matches!(self.feed(), Some(Feed::Link(_) | Feed::Links(_) | Feed::KmLink))
+        matches!(self.feed(), Some(Feed::Qkd(_) | Feed::KmLink))
     }
 }
 

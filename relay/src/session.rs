@@ -68,6 +68,8 @@ pub enum Action {
         number: u64,
         /// The module's key identifiers.
         ids: Vec<String>,
+        /// What the other end says of the way they came.
+        came: Provenance,
     },
     /// Seal and store; then [`Event::Admitted`].
     Admit(Agreed),
@@ -262,10 +264,9 @@ pub enum Event {
 /// What fills a pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Feed {
-    /// A QKD link between the two clusters.
-    Link(LinkId),
-    /// Several of them, of which one serves at a time; each key says which it came over.
-    Links(Vec<LinkId>),
+    /// QKD links between the two clusters, of which one serves at a time; each key says which it came
+    /// over.
+    Qkd(Vec<LinkId>),
     /// Relay over other clusters.
     Relay,
     /// The KM link between the two clusters alone: there is no QKD on any way to one of them.
@@ -383,7 +384,7 @@ impl Session {
             Frame::Account(account) => vec![Action::PeerAccount(account)],
             Frame::HopAnswer { name, answer } => vec![Action::Answered { name, answer }],
             Frame::Supply(ask) => match &self.start.feed {
-                Some(Feed::Link(_) | Feed::Links(_)) => vec![Action::Supply(ask)],
+                Some(Feed::Qkd(_)) => vec![Action::Supply(ask)],
                 _ => Vec::new(),
             },
         })
@@ -450,23 +451,16 @@ impl Session {
         let HopFrame { head, lock, .. } = frame;
         let last = head.path.last().map_or(&head.from, |hop| &hop.to);
         let born = match (&self.start.feed, head.path.is_empty(), lock) {
-            (Some(Feed::Link(link)), true, Lock::Given(_)) => {
-                head.origin == Origin::Qkd(link.clone())
-            }
-            (Some(Feed::Links(links)), true, Lock::Given(_)) => {
+            (Some(Feed::Qkd(links)), true, Lock::Given(_)) => {
                 matches!(&head.origin, Origin::Qkd(link) if links.contains(link))
             }
             // What begins to fill the pool goes no further.
             (Some(Feed::KmLink), true, Lock::Link { .. }) if !head.route.is_empty() => false,
             (Some(Feed::KmLink), false, Lock::Link { .. }) => false,
-            (Some(Feed::Link(_) | Feed::Links(_)), _, Lock::Link { .. }) => false,
+            (Some(Feed::Qkd(_)), _, Lock::Link { .. }) => false,
             // Bits of a QKD link begin their way over that link, and nothing else does.
-            (Some(Feed::Link(_) | Feed::Links(_) | Feed::KmLink), true, _) => {
-                !matches!(head.origin, Origin::Qkd(_))
-            }
-            (Some(Feed::Link(_) | Feed::Links(_) | Feed::KmLink), false, lock) => {
-                !matches!(lock, Lock::Given(_))
-            }
+            (Some(Feed::Qkd(_) | Feed::KmLink), true, _) => !matches!(head.origin, Origin::Qkd(_)),
+            (Some(Feed::Qkd(_) | Feed::KmLink), false, lock) => !matches!(lock, Lock::Given(_)),
             (Some(Feed::Relay) | None, ..) => false,
         };
         *last == self.start.peer && born

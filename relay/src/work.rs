@@ -10,6 +10,7 @@ use km_core::{
     module::{ModuleError, ModuleKey, ModuleSource},
     pad::{PadSpan, PadUse},
     pool::{NewBlock, PoolError},
+    provenance::Provenance,
 };
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -48,9 +49,10 @@ pub(crate) async fn collect(
     done: UnboundedSender<Done>,
     number: u64,
     ids: Vec<String>,
+    came: Provenance,
 ) {
     let keys = match &peer.source {
-        Some(source) => collect_patiently(source.as_ref(), &ids).await,
+        Some(source) => collect_patiently(source.as_ref(), &ids, &came).await,
         None => Err(ModuleError::Unavailable("no module is configured here".into())),
     };
     if let Err(error) = &keys {
@@ -63,10 +65,11 @@ pub(crate) async fn collect(
 async fn collect_patiently(
     source: &dyn ModuleSource,
     ids: &[String],
+    came: &Provenance,
 ) -> Result<Vec<ModuleKey>, ModuleError> {
     let until = Instant::now() + COLLECT_WITHIN;
     loop {
-        match source.collect(ids).await {
+        match source.collect(ids, came).await {
             Err(ModuleError::Protocol(why)) => return Err(ModuleError::Protocol(why)),
             Err(error) if Instant::now() > until => return Err(error),
             Err(_) => tokio::time::sleep(COLLECT_PAUSE).await,

@@ -18,7 +18,7 @@ fn keys(bytes: &[u8], each: usize) -> Vec<ModuleKey> {
     let key = |(at, part): (usize, &[u8])| ModuleKey {
         id: format!("k{at}"),
         bytes: ClearBytes::copy_from(part),
-        relayed: None,
+        came: None,
     };
     bytes.chunks(each).enumerate().map(key).collect()
 }

@@ -11,6 +11,7 @@ use km_core::{
     ids::{ClusterId, LinkId, PoolTag},
     material::ClearBytes,
     module::{ModuleError, ModuleKey},
+    provenance::Provenance,
 };
 use relay::{
     frame::{Frame, Frames, Hello, Rejection},
@@ -90,7 +91,7 @@ fn session(at: usize, node: Option<&Node>, now: Instant) -> (Session, Vec<Action
         given: Vec::new(),
         key_ttl_ms: 60_000,
     };
-    let feed = Some(Feed::Link(LinkId::parse("link").unwrap()));
+    let feed = Some(Feed::Qkd(vec![LinkId::parse("link").unwrap()]));
     Session::new(
         Start { here: cluster_here, peer: cluster(1 - at), pool, feed, combine: None, hello },
         now,
@@ -123,7 +124,7 @@ impl World {
         for action in actions {
             match action {
                 Action::Send(frame) => self.send(at, &frame),
-                Action::Collect { number, ids } => {
+                Action::Collect { number, ids, .. } => {
                     let keys = self.collect(number, &ids);
                     self.nodes[at].events.push_back(Event::Collected { number, keys });
                 }
@@ -287,7 +288,8 @@ fn key(id: &str, flip: u8) -> ModuleKey {
     let mut dice = Dice(seed);
     let mut bytes: Vec<u8> = (0..32).map(|_| dice.roll(256) as u8).collect();
     bytes[31] ^= flip;
-    ModuleKey { id: id.into(), bytes: ClearBytes::from_vec(bytes), relayed: None }
+    let came = Some(Provenance::direct(LinkId::parse("link").unwrap()));
+    ModuleKey { id: id.into(), bytes: ClearBytes::from_vec(bytes), came }
 }
 
 fn play(seed: u64, weather: Weather) -> World {

@@ -112,7 +112,7 @@ fn who_relayed_the_bits_of_a_combined_block_cannot_make_its_tags() {
         KemSecret::new(KemSet::MlKem768, &public, &ciphertext, secret).unwrap()
     };
     let bytes = ClearBytes::from_vec(made(7, 4096));
-    let raw = Raw::join(&[ModuleKey { id: "k".into(), bytes, relayed: None }]).unwrap();
+    let raw = Raw::join(&[ModuleKey { id: "k".into(), bytes, came: None }]).unwrap();
     for method in [CombineMethod::Xor, CombineMethod::CatKdf] {
         let tag = |secret: &KemSecret, number| {
             let combined = raw.combined(method, secret, PoolTag::from_bits(1), number).unwrap();
@@ -206,7 +206,7 @@ fn a_secret_that_differs_is_noticed_before_it_is_used() {
             given: Vec::new(),
             key_ttl_ms: 60_000,
         };
-        let feed = Some(Feed::Link(LinkId::parse("link").unwrap()));
+        let feed = Some(Feed::Qkd(vec![LinkId::parse("link").unwrap()]));
         let combine = with(true, CombineMethod::Xor);
         let (here, peer) = (cluster(here), cluster(peer));
         Session::new(Start { here, peer, pool, feed, combine, hello }, now)

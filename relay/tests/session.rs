@@ -65,7 +65,7 @@ fn pad(span: PadSpan) -> Option<Pad> {
 /// The lender gives up a span the token here is slow to open: it takes no place once it is open.
 #[test]
 fn a_span_given_up_while_it_opens_takes_no_place() {
-    let [_, mut session] = pair(&Feed::Link(LinkId::parse("link").unwrap()));
+    let [_, mut session] = pair(&Feed::Qkd(vec![LinkId::parse("link").unwrap()]));
     let lend = |session: &mut Session, number| {
         let frame = Frame::Lend { request: number, span: span(number) };
         session.on_frame(frame).unwrap()
@@ -97,7 +97,7 @@ fn relayed(ciphers: [HopCipher; 2]) -> ModuleKey {
     let path = ["b", "c"].into_iter().zip(ciphers).map(hop).collect();
     let way = Provenance::relayed(Origin::Qkd(LinkId::parse("link").unwrap()), path);
     let bytes = ClearBytes::from_vec(vec![9; 2048]);
-    ModuleKey { id: "batch".into(), bytes, relayed: Some(way) }
+    ModuleKey { id: "batch".into(), bytes, came: Some(way) }
 }
 
 /// A node on the way alters what the destination says of the path: neither end stores the block.
@@ -121,7 +121,7 @@ fn a_way_told_better_than_it_was_is_refused_at_both_ends() {
         let actions = follower.on_event(Event::Collected { number, keys });
         if stored {
             let [Action::Admit(agreed)] = &actions[..] else { panic!("{actions:?}") };
-            assert_eq!(Some(&agreed.provenance), relayed(told).relayed.as_ref());
+            assert_eq!(Some(&agreed.provenance), relayed(told).came.as_ref());
             continue;
         }
         let why = Rejection::Path;

@@ -21,6 +21,7 @@ use km_core::{
     material::ClearBytes,
     module::{ModuleError, ModuleKey, ModuleSource},
     pool::{self, Pool},
+    provenance::Provenance,
     random::Random,
     records::Records,
     route::RouteBoard,
@@ -49,6 +50,10 @@ struct Fibre {
 
 struct Module(Arc<Fibre>);
 
+fn direct() -> Option<Provenance> {
+    Some(Provenance::direct(LinkId::parse("link").unwrap()))
+}
+
 #[async_trait]
 impl ModuleSource for Module {
     async fn take(&self, bytes: usize) -> Result<Vec<ModuleKey>, ModuleError> {
@@ -58,19 +63,23 @@ impl ModuleSource for Module {
             *made += 1;
             let (id, bits) = (format!("key-{made}"), random(1024));
             waiting.insert(id.clone(), bits.clone());
-            ModuleKey { id, bytes: ClearBytes::from_vec(bits), relayed: None }
+            ModuleKey { id, bytes: ClearBytes::from_vec(bits), came: direct() }
         });
         Ok(keys.collect())
     }
 
-    async fn collect(&self, ids: &[String]) -> Result<Vec<ModuleKey>, ModuleError> {
+    async fn collect(&self, ids: &[String], _: &Provenance) -> Result<Vec<ModuleKey>, ModuleError> {
         let mut waiting = self.0.waiting.lock().unwrap();
         let keys: Option<Vec<ModuleKey>> = ids
             .iter()
             .map(|id| {
                 let mut bits = waiting.remove(id)?;
                 bits[100] ^= u8::from(self.0.differ.load(Relaxed));
-                Some(ModuleKey { id: id.clone(), bytes: ClearBytes::from_vec(bits), relayed: None })
+                Some(ModuleKey {
+                    id: id.clone(),
+                    bytes: ClearBytes::from_vec(bits),
+                    came: direct(),
+                })
             })
             .collect();
         keys.ok_or(ModuleError::UnknownId)

@@ -51,7 +51,7 @@ pub(super) async fn collect(
     let pairs = ids.iter().zip(&idents);
     let keys: Option<Vec<ModuleKey>> = pairs
         .map(|(id, ident)| {
-            Some(ModuleKey { id: id.clone(), bytes: gathered.remove(*ident)?, relayed: None })
+            Some(ModuleKey { id: id.clone(), bytes: gathered.remove(*ident)?, came: None })
         })
         .collect();
     let keys = keys.ok_or(ModuleError::UnknownId)?;

@@ -26,7 +26,10 @@ use std::{
 
 use async_trait::async_trait;
 use etsi014::{Status, path};
-use km_core::module::{ModuleError, ModuleKey, ModuleSource};
+use km_core::{
+    module::{ModuleError, ModuleKey, ModuleSource},
+    provenance::Provenance,
+};
 use tracing::warn;
 use transport::{ClientConfig, Shutdown};
 
@@ -191,7 +194,7 @@ impl ModuleSource for Module {
         take::take(self, bytes).await
     }
 
-    async fn collect(&self, ids: &[String]) -> Result<Vec<ModuleKey>, ModuleError> {
+    async fn collect(&self, ids: &[String], _: &Provenance) -> Result<Vec<ModuleKey>, ModuleError> {
         collect::collect(self, ids).await
     }
 

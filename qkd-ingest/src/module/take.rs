@@ -104,7 +104,7 @@ fn sift(module: &Module, from: &KeyContainer, skipped: usize, plan: Plan) -> Vec
             repeated += 1;
             return None;
         }
-        Some(ModuleKey { id: name.to_string(), bytes: ClearBytes::copy_from(key), relayed: None })
+        Some(ModuleKey { id: name.to_string(), bytes: ClearBytes::copy_from(key), came: None })
     };
     let keys = from.iter().filter_map(&mut sound).collect();
     if bad + repeated > 0 {

@@ -3,7 +3,10 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use km_core::module::{ModuleError, ModuleKey};
+use km_core::{
+    module::{ModuleError, ModuleKey},
+    provenance::{Origin, Provenance},
+};
 use qkd_ingest::{Module, ModuleConfig};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, time::timeout};
@@ -80,4 +83,9 @@ pub fn assert_same(a: &[ModuleKey], b: &[ModuleKey]) {
 
 pub fn is_unavailable<T>(result: &Result<T, ModuleError>) -> bool {
     matches!(result, Err(ModuleError::Unavailable(_)))
+}
+
+/// What the other end says of its keys; a module does not look.
+pub fn came() -> Provenance {
+    Provenance::local(Origin::HsmRng)
 }

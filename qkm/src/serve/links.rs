@@ -58,13 +58,10 @@ impl Links {
                 let works = Box::new(move || works(&watched) && !held());
                 ways.push(Way { link, module: gate as Arc<dyn ModuleSource>, works });
             }
-            let source = match ways.len() {
-                0..=1 => ways.pop().map(|way| way.module),
-                _ => {
-                    let (peer, serving) = (peer.cluster.clone(), control.serving.clone());
-                    Some(Arc::new(Switch::new(peer, ways, serving)) as Arc<dyn ModuleSource>)
-                }
-            };
+            let source = (!ways.is_empty()).then(|| {
+                let (peer, serving) = (peer.cluster.clone(), control.serving.clone());
+                Arc::new(Switch::new(peer, ways, serving)) as Arc<dyn ModuleSource>
+            });
             let first = peer.qkd.first();
             let settings = relay::PeerConfig {
                 cluster: peer.cluster.clone(),

@@ -180,7 +180,7 @@ impl RelaySource {
 impl RelaySource {
     fn collect_share(&self, id: &str) -> Option<ModuleKey> {
         let (bytes, provenance) = self.relay.collect(&(self.to.clone(), parse(id)?))?;
-        Some(ModuleKey { id: id.to_owned(), bytes, relayed: Some(provenance) })
+        Some(ModuleKey { id: id.to_owned(), bytes, came: Some(provenance) })
     }
 }
 
@@ -193,22 +193,22 @@ fn lost(why: HopFault) -> ModuleError {
 
 fn whole(fetched: Fetched) -> ModuleKey {
     let Fetched { transfer, material, provenance } = fetched;
-    ModuleKey { id: transfer.to_string(), bytes: material, relayed: Some(provenance) }
+    ModuleKey { id: transfer.to_string(), bytes: material, came: Some(provenance) }
 }
 
 /// The exclusive or of shares, as long as the shortest, under all their names; `None` when they do not fit.
 fn joined(shares: impl IntoIterator<Item = ModuleKey>) -> Option<ModuleKey> {
     let (mut ids, mut ways, mut sum) = (Vec::new(), Vec::new(), None::<ClearBytes>);
-    for ModuleKey { id, bytes, relayed } in shares {
+    for ModuleKey { id, bytes, came } in shares {
         sum = Some(match sum {
             None => bytes,
             Some(sum) => xor(&sum, &bytes),
         });
         ids.push(id);
-        ways.push(relayed?);
+        ways.push(came?);
     }
-    let relayed = Some(Provenance::split(ways)?);
-    Some(ModuleKey { id: ids.join(BETWEEN), bytes: sum?, relayed })
+    let came = Some(Provenance::split(ways)?);
+    Some(ModuleKey { id: ids.join(BETWEEN), bytes: sum?, came })
 }
 
 fn xor(one: &ClearBytes, other: &ClearBytes) -> ClearBytes {
@@ -250,12 +250,12 @@ impl ModuleSource for RelayModule {
         }
     }
 
-    async fn collect(&self, ids: &[String]) -> Result<Vec<ModuleKey>, ModuleError> {
+    async fn collect(&self, ids: &[String], _: &Provenance) -> Result<Vec<ModuleKey>, ModuleError> {
         let source = &self.0;
         let collect = |id: &String| {
             let shares = id.split(BETWEEN).map(|share| source.collect_share(share));
             let key = joined(shares.collect::<Option<Vec<_>>>()?)?;
-            let provenance = key.relayed.as_ref()?;
+            let provenance = key.came.as_ref()?;
             let allowed = provenance.hops().all(|hop| source.config.cipher.allows(hop.cipher));
             if !allowed || provenance.ways() < source.config.ways {
                 let from = &source.to;

@@ -17,6 +17,7 @@ use km_core::{
     module::{ModuleError, ModuleKey, ModuleSource},
     payload::Storage,
     pool::{self, Pool, PoolConfig},
+    provenance::Provenance,
     random::Random,
     records::Records,
     registry::Registry,
@@ -44,7 +45,13 @@ struct Fibre {
     made: Mutex<u64>,
 }
 
-struct Module(Arc<Fibre>);
+struct Module(Arc<Fibre>, LinkId);
+
+impl Module {
+    fn came(&self) -> Option<Provenance> {
+        Some(Provenance::direct(self.1.clone()))
+    }
+}
 
 #[async_trait]
 impl ModuleSource for Module {
@@ -56,22 +63,26 @@ impl ModuleSource for Module {
             *made += 1;
             let (id, bits) = (format!("key-{made}"), random(4096));
             waiting.insert(id.clone(), bits.clone());
-            ModuleKey { id, bytes: ClearBytes::from_vec(bits), relayed: None }
+            ModuleKey { id, bytes: ClearBytes::from_vec(bits), came: self.came() }
         });
         let keys: Vec<ModuleKey> = keys.collect();
         if keys.is_empty() { Err(ModuleError::Empty) } else { Ok(keys) }
     }
 
-    async fn collect(&self, ids: &[String]) -> Result<Vec<ModuleKey>, ModuleError> {
+    async fn collect(&self, ids: &[String], _: &Provenance) -> Result<Vec<ModuleKey>, ModuleError> {
         let mut waiting = self.0.waiting.lock().unwrap();
         let key = |id: &String| {
             let bytes = ClearBytes::from_vec(waiting.remove(id)?);
-            Some(ModuleKey { id: id.clone(), bytes, relayed: None })
+            Some(ModuleKey { id: id.clone(), bytes, came: self.came() })
         };
         ids.iter().map(key).collect::<Option<_>>().ok_or(ModuleError::UnknownId)
     }
 
     async fn rest(&self) {}
+}
+
+fn link_id(link: usize) -> LinkId {
+    LinkId::parse(&format!("link-{link}")).unwrap()
 }
 
 /// Which clusters there are and how they are joined.
@@ -259,7 +270,7 @@ impl Net {
     }
 
     fn module(&self, link: usize) -> Arc<dyn ModuleSource> {
-        Arc::new(Module(self.fibres[link].clone()))
+        Arc::new(Module(self.fibres[link].clone(), link_id(link)))
     }
 
     fn peer(
@@ -283,10 +294,7 @@ impl Net {
             cluster: name(far),
             addresses: vec![format!("localhost:{}", dialled.port())],
             identity: format!("cn:{}", self.plan.clusters[far]).parse().unwrap(),
-            qkd_links: fibre
-                .map(|i| LinkId::parse(&format!("link-{i}")).unwrap())
-                .into_iter()
-                .collect(),
+            qkd_links: fibre.map(link_id).into_iter().collect(),
             relay,
             combine: self.plan.combine[at],
             module: "module".into(),

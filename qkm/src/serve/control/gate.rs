@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use km_core::{
     ids::LinkId,
     module::{ModuleError, ModuleKey, ModuleSource},
+    provenance::Provenance,
 };
 
 /// The gate before one module.
@@ -29,8 +30,12 @@ impl ModuleSource for Gate {
     }
 
     /// Not withheld: the other end took these before it knew.
-    async fn collect(&self, ids: &[String]) -> Result<Vec<ModuleKey>, ModuleError> {
-        self.module.collect(ids).await
+    async fn collect(
+        &self,
+        ids: &[String],
+        came: &Provenance,
+    ) -> Result<Vec<ModuleKey>, ModuleError> {
+        self.module.collect(ids, came).await
     }
 
     async fn rest(&self) {
@@ -54,7 +59,11 @@ mod tests {
             self.0.fetch_add(1, Relaxed);
             Ok(Vec::new())
         }
-        async fn collect(&self, _: &[String]) -> Result<Vec<ModuleKey>, ModuleError> {
+        async fn collect(
+            &self,
+            _: &[String],
+            _: &Provenance,
+        ) -> Result<Vec<ModuleKey>, ModuleError> {
             self.take(0).await
         }
         async fn rest(&self) {}
@@ -65,10 +74,11 @@ mod tests {
         let link = LinkId::parse("l1").unwrap();
         let module = Arc::new(Asked::default());
         let withheld = Arc::new(Mutex::new(BTreeSet::from([link.clone()])));
+        let came = Provenance::direct(link.clone());
         let gate = Gate { module: module.clone(), link, withheld: withheld.clone() };
         assert_eq!(gate.take(32).await.unwrap_err(), ModuleError::Empty);
         assert_eq!(module.0.load(Relaxed), 0);
-        gate.collect(&["k".to_owned()]).await.unwrap();
+        gate.collect(&["k".to_owned()], &came).await.unwrap();
         assert_eq!(module.0.load(Relaxed), 1, "what the other end took is still collected");
         withheld.lock().unwrap().clear();
         gate.take(32).await.unwrap();

@@ -1,7 +1,7 @@
 //! The QKD links of one pool (7.2). Keys come over one at a time: the one that the controller put into
 //! service, or the first that works while that one does not and nobody says otherwise. A link that gives
-//! nothing for a while is passed over, whatever its module says of it. Each key's name tells its link, so
-//! the other end finds it whatever it thinks itself.
+//! nothing for a while is passed over, whatever its module says of it. Each key says its link, and the
+//! other end collects it there, whatever it thinks itself.
 
 use std::{
     collections::BTreeMap,
@@ -15,9 +15,6 @@ use km_core::{
     module::{ModuleError, ModuleKey, ModuleSource},
     provenance::Provenance,
 };
-
-/// Between the link and the module's own name of a key. No link has it in its name.
-const AFTER_LINK: char = '/';
 
 /// A link that gave nothing for so long is passed over; so long may a slow one collect its next keys.
 const DRY: Duration = Duration::from_secs(10);
@@ -95,29 +92,17 @@ impl ModuleSource for Switch {
         let way = &self.ways[at];
         let taken = way.module.take(bytes).await;
         self.asked(at, taken.is_ok(), Instant::now());
-        let named = taken?.into_iter().map(|key| ModuleKey {
-            id: format!("{}{AFTER_LINK}{}", way.link, key.id),
-            relayed: Some(Provenance::direct(way.link.clone())),
-            ..key
-        });
-        Ok(named.collect())
+        Ok(of_link(&way.link, taken?))
     }
 
-    async fn collect(&self, ids: &[String]) -> Result<Vec<ModuleKey>, ModuleError> {
-        let split: Option<Vec<_>> = ids.iter().map(|id| id.split_once(AFTER_LINK)).collect();
-        let split = split.ok_or(ModuleError::UnknownId)?;
-        let link = split.first().map(|(link, _)| *link).ok_or(ModuleError::UnknownId)?;
-        let way = self.ways.iter().find(|way| way.link.as_str() == link);
-        let way = way.filter(|_| split.iter().all(|(other, _)| *other == link));
-        let way = way.ok_or(ModuleError::UnknownId)?;
-        let own: Vec<String> = split.iter().map(|(_, id)| (*id).to_owned()).collect();
-        let keys = way.module.collect(&own).await?;
-        let named = keys.into_iter().zip(ids).map(|(key, id)| ModuleKey {
-            id: id.clone(),
-            relayed: Some(Provenance::direct(way.link.clone())),
-            ..key
-        });
-        Ok(named.collect())
+    async fn collect(
+        &self,
+        ids: &[String],
+        came: &Provenance,
+    ) -> Result<Vec<ModuleKey>, ModuleError> {
+        let direct = |way: &&Way| *came == Provenance::direct(way.link.clone());
+        let way = self.ways.iter().find(direct).ok_or(ModuleError::UnknownId)?;
+        Ok(of_link(&way.link, way.module.collect(ids, came).await?))
     }
 
     async fn rest(&self) {
@@ -127,11 +112,16 @@ impl ModuleSource for Switch {
     }
 }
 
+fn of_link(link: &LinkId, keys: Vec<ModuleKey>) -> Vec<ModuleKey> {
+    let came = Provenance::direct(link.clone());
+    keys.into_iter().map(|key| ModuleKey { came: Some(came.clone()), ..key }).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-    use km_core::material::ClearBytes;
+    use km_core::{material::ClearBytes, provenance::Origin};
 
     use super::*;
 
@@ -141,13 +131,18 @@ mod tests {
     #[async_trait]
     impl ModuleSource for Module {
         async fn take(&self, _: usize) -> Result<Vec<ModuleKey>, ModuleError> {
-            self.collect(&["k".to_owned()]).await
+            let came = Provenance::direct(LinkId::parse("any").unwrap());
+            self.collect(&["k".to_owned()], &came).await
         }
-        async fn collect(&self, ids: &[String]) -> Result<Vec<ModuleKey>, ModuleError> {
+        async fn collect(
+            &self,
+            ids: &[String],
+            _: &Provenance,
+        ) -> Result<Vec<ModuleKey>, ModuleError> {
             let key = |id: &String| ModuleKey {
                 id: id.clone(),
                 bytes: ClearBytes::copy_from(&[self.0]),
-                relayed: None,
+                came: None,
             };
             Ok(ids.iter().map(key).collect())
         }
@@ -196,23 +191,21 @@ mod tests {
         let (peer, serving) = (ClusterId::parse("b").unwrap(), Arc::new(Mutex::default()));
         let ways = vec![way(0, "one"), way(1, "two")];
         let switch = Switch::new(peer.clone(), ways, serving.clone());
-        let taken = async || switch.take(1).await.unwrap().remove(0).id;
-        assert_eq!(taken().await, "one/k");
+        let direct = |name| Some(Provenance::direct(link(name)));
+        let taken = async || switch.take(1).await.unwrap().remove(0).came;
+        assert_eq!(taken().await, direct("one"));
         serving.lock().unwrap().insert(peer.clone(), link("two"));
-        assert_eq!(taken().await, "two/k");
+        assert_eq!(taken().await, direct("two"));
         well[1].store(false, Relaxed);
-        assert_eq!(taken().await, "one/k", "the controller does not know yet, or is away");
+        assert_eq!(taken().await, direct("one"), "the controller does not know yet, or is away");
         well[0].store(false, Relaxed);
-        assert_eq!(taken().await, "two/k", "as told, when none seems to work");
-        let got = switch.collect(&["one/k".to_owned()]).await.unwrap().remove(0);
+        assert_eq!(taken().await, direct("two"), "as told, when none seems to work");
+        let ids = ["k".to_owned()];
+        let got = switch.collect(&ids, &Provenance::direct(link("one"))).await.unwrap().remove(0);
         assert_eq!(got.bytes, ClearBytes::copy_from(&[0]));
-        assert_eq!(
-            (got.id.as_str(), got.relayed),
-            ("one/k", Some(Provenance::direct(link("one"))))
-        );
-        for ids in [vec!["k"], vec!["three/k"], vec!["one/k", "two/k"]] {
-            let ids: Vec<String> = ids.into_iter().map(str::to_owned).collect();
-            assert_eq!(switch.collect(&ids).await.unwrap_err(), ModuleError::UnknownId);
+        assert_eq!((got.id.as_str(), got.came), ("k", direct("one")));
+        for came in [Provenance::direct(link("three")), Provenance::local(Origin::HsmRng)] {
+            assert_eq!(switch.collect(&ids, &came).await.unwrap_err(), ModuleError::UnknownId);
         }
     }
 }
