@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use km_core::{
     ids::ClusterId,
-    material::ClearBytes,
-    provenance::{Grade, Hop, HopCipher, Origin, Provenance},
+    module::ModuleKey,
+    provenance::{Grade, HopCipher, Origin},
 };
 use relay::hop::TransferId;
 
@@ -32,28 +32,43 @@ impl Truth {
         if its { Grade::ItsRelay } else { Grade::Computational }
     }
 
-    /// A batch arrived: both ends hold the same, went the same way, and claim no more than is true.
+    /// A batch arrived: both ends hold the same, it went the way they say, and they claim no more than is
+    /// true, which is returned.
     pub(crate) fn arrived(
         &self,
         transfer: TransferId,
-        [ours, theirs]: [&ClearBytes; 2],
+        ends: [&ModuleKey; 2],
         origin: &Origin,
-        [path, seen]: [&[Hop]; 2],
     ) -> Result<Grade, String> {
-        if ours != theirs || ours.is_empty() {
-            return Err(format!("batch {transfer} differs between its ends"));
-        }
         let truth = self.grade(transfer, origin);
-        for claimed in [path, seen] {
-            let way = Provenance::relayed(origin.clone(), claimed.to_vec());
-            if way.grade() > truth {
-                return Err(format!("batch {transfer} claims {:?}, it is {truth:?}", way.grade()));
-            }
-        }
+        alike(ends, truth)?;
         let taken = self.0.get(&transfer).map_or(&[][..], Vec::as_slice);
-        match path.iter().map(|hop| &hop.to).eq(taken.iter().map(|(to, _)| to)) {
+        let went = taken.iter().map(|(to, _)| to);
+        let said = ends[0].came.iter().flat_map(|came| &came.path).map(|hop| &hop.to);
+        match said.eq(went) {
             true => Ok(truth),
             false => Err(format!("batch {transfer} did not go the way it claims")),
         }
     }
+}
+
+/// Both ends hold the same key, the one that says how it came is borne out by the other, and neither claims
+/// more than `truth`.
+pub(crate) fn alike([ours, theirs]: [&ModuleKey; 2], truth: Grade) -> Result<(), String> {
+    let id = &ours.id;
+    if ours.id != theirs.id || ours.bytes != theirs.bytes || ours.bytes.is_empty() {
+        return Err(format!("key {id} differs between its ends"));
+    }
+    let (Some(said), Some(seen)) = (&ours.came, &theirs.came) else {
+        return Err(format!("nobody says how key {id} came"));
+    };
+    if !said.borne_out_by(seen) {
+        return Err(format!("the ends of key {id} say that it came {said:?} and {seen:?}"));
+    }
+    for claimed in [said.grade(), seen.grade()] {
+        if claimed > truth {
+            return Err(format!("key {id} claims {claimed:?}, it is {truth:?}"));
+        }
+    }
+    Ok(())
 }

@@ -1,23 +1,21 @@
-//! One KM of the simulation: its transfers, and what it decides at each hop as the KMs do.
+//! One KM of the simulation: its transfers, and what it sends as the KMs do.
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use km_core::{
     ids::ClusterId,
     material::ClearBytes,
-    provenance::{Hop, HopCipher, Origin},
-    route::{CipherPolicy, RoutingTable},
+    provenance::{HopCipher, Origin},
+    route::{Route, RoutingTable},
 };
 use relay::hop::{
-    HopAnswer, HopFault, HopHead, Lock, TransferId, cipher,
+    HopFault, HopHead, TransferId,
     message::TAG_KEY,
-    transfers::{Transfers, with_hop},
+    seal::{Choice, Given},
+    transfers::Transfers,
 };
 
-use crate::wire::{Message, Wire};
-
-/// With less than this, a hop that may use AES spares its stock.
-const LOW_STOCK: u64 = 256 << 10;
+use crate::wire::Wire;
 
 pub(crate) struct Node {
     pub(crate) name: ClusterId,
@@ -31,7 +29,7 @@ pub(crate) struct Node {
 pub(crate) struct Ours {
     pub(crate) from: usize,
     pub(crate) to: usize,
-    pub(crate) route: Vec<ClusterId>,
+    pub(crate) route: Route,
     pub(crate) material: ClearBytes,
     pub(crate) origin: Origin,
     pub(crate) sent: HopCipher,
@@ -50,51 +48,24 @@ impl Node {
     }
 }
 
+/// What a lender brings until so many bytes are there; false when the pool has too few.
+pub(crate) type Lend<'a> = dyn FnMut(&mut Wire, usize) -> bool + 'a;
+
 /// Seals a batch for the next hop and puts it on the wire, as its policy says.
 pub(crate) fn send(
     wire: &mut Wire,
     head: HopHead,
     material: &ClearBytes,
-    lend: &mut dyn FnMut(&mut Wire, usize) -> bool,
+    lend: &mut Lend<'_>,
     now: Instant,
 ) -> Result<Result<HopCipher, HopFault>, String> {
-    let need = TAG_KEY + material.len();
-    let aes = match head.policy {
-        CipherPolicy::OtpOnly => false,
-        CipherPolicy::AesOnly => true,
-        CipherPolicy::OtpElseAes => wire.account.stock < LOW_STOCK.max(2 * need as u64),
-    };
-    let sealed = match aes {
-        true => {
-            if !lend(wire, TAG_KEY) {
-                return Ok(Err(HopFault::NoPad));
-            }
-            let Some((piece, key)) = wire.out.hop_key(now) else {
-                return Ok(Err(HopFault::NoPad));
-            };
-            let Some(counter) = key.next() else { return Ok(Err(HopFault::NoPad)) };
-            let frame = key.seal(head, Lock::Aes { key: piece, counter }, material);
-            if counter == 0 {
-                wire.note_pieces(&[piece])?;
-            }
-            frame.map(|frame| (frame, HopCipher::Aes256Gcm))
-        }
-        false => {
-            let taken = match lend(wire, need) {
-                true => wire.out.take(material.len(), now),
-                false => None,
-            };
-            let Some(taken) = taken else { return Ok(Err(HopFault::NoPad)) };
-            wire.note_pieces(&taken.pieces)?;
-            let cipher = of_grade(HopCipher::Otp, taken.grade);
-            cipher::seal_otp(head, Lock::Otp(taken.pieces), &taken.bytes, material)
-                .map(|frame| (frame, cipher))
-        }
-    };
-    let Some((frame, cipher)) = sealed else { return Ok(Err(HopFault::Refused)) };
-    wire.queue.push_back(Message::Hop(Box::new(frame)));
-    wire.settle()?;
-    Ok(Ok(cipher))
+    let choice = Choice::of(head.policy, wire.account.stock, material.len());
+    let need = wire.out.need(choice, material.len());
+    if !lend(wire, need) {
+        return Ok(Err(HopFault::NoPad));
+    }
+    let sealed = wire.out.seal(choice, head, material, now);
+    wire.send(sealed)
 }
 
 /// Begins a batch with `len` bytes that both ends of the first hop hold.
@@ -102,56 +73,14 @@ pub(crate) fn give(
     wire: &mut Wire,
     head: HopHead,
     len: usize,
-    lend: &mut dyn FnMut(&mut Wire, usize) -> bool,
+    lend: &mut Lend<'_>,
     now: Instant,
-) -> Result<Option<(ClearBytes, HopCipher)>, String> {
+) -> Result<Result<Given, HopFault>, String> {
     if !lend(wire, TAG_KEY + len) {
-        return Ok(None);
+        return Ok(Err(HopFault::NoPad));
     }
-    let Some(taken) = wire.out.take_alike(len, len, now) else { return Ok(None) };
-    wire.note_pieces(&taken.pieces)?;
-    let cipher = of_grade(HopCipher::Shared, taken.grade);
-    let Some((frame, material)) = cipher::seal_given(head, Lock::Given(taken.pieces), &taken.bytes)
-    else {
-        return Ok(None);
-    };
-    wire.queue.push_back(Message::Hop(Box::new(frame)));
-    wire.settle()?;
-    Ok(Some((material, cipher)))
-}
-
-fn of_grade(cipher: HopCipher, grade: km_core::provenance::Grade) -> HopCipher {
-    match grade {
-        km_core::provenance::Grade::ItsRelay => cipher,
-        km_core::provenance::Grade::Computational => HopCipher::OtpComputational,
-    }
-}
-
-/// What a node makes of a frame: the head with this hop on it and the bytes, or why not.
-pub(crate) fn open(
-    wire: &mut Wire,
-    here: &ClusterId,
-    frame: &relay::hop::HopFrame,
-) -> Result<(HopHead, ClearBytes), HopAnswer> {
-    match wire.inner.open(frame) {
-        Ok(opened) => {
-            let mut head = frame.head.clone();
-            head.path = with_hop(head.path, here, opened.cipher);
-            Ok((head, opened.material))
-        }
-        Err(why) => Err(HopAnswer::Failed { at: here.clone(), why }),
-    }
-}
-
-/// The path both ends agree on, the worse of what they say of the first hop.
-pub(crate) fn agreed(ours: &Ours, mut seen: Vec<Hop>) -> Option<Vec<Hop>> {
-    if !seen.iter().map(|hop| &hop.to).eq(&ours.route) {
-        return None;
-    }
-    if ours.sent == HopCipher::OtpComputational {
-        seen.first_mut()?.cipher = ours.sent;
-    }
-    Some(seen)
+    let given = wire.out.give(head, len, now);
+    wire.send(given)
 }
 
 /// Batches on their way, by name.

@@ -72,6 +72,8 @@ pub struct Plan {
     pub mischief: f64,
     /// Clusters of these (the last ones) are satellites: their QKD links work ten minutes in 95.
     pub satellites: usize,
+    /// Bits per second that may be relayed over each link of a satellite; none: as many as there are.
+    pub ration_bps: Option<u64>,
 }
 
 impl Default for Plan {
@@ -91,6 +93,7 @@ impl Default for Plan {
             faults: 6.0,
             mischief: 0.0,
             satellites: 0,
+            ration_bps: None,
         }
     }
 }
@@ -120,6 +123,7 @@ impl Plan {
                 self.network.as_ref().is_none_or(fits),
                 "nodes and satellites are what the network says",
             ),
+            (self.ration_bps != Some(0), "a ration of nothing is no ration"),
             (self.rate_bps <= MOST_BPS && self.pool_bytes <= 1 << 40, "rate or pool too large"),
         ];
         let broken = rules.iter().find(|(holds, _)| !holds);

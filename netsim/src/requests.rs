@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use km_core::{material::ClearBytes, route::Route};
+use km_core::{module::ModuleKey, provenance::Grade, route::Route};
+use relay::hop::split::joined;
 
-use crate::rng::Rng;
+use crate::{check::alike, rng::Rng};
 
 /// How a pair asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +31,10 @@ pub(crate) struct Splits {
 
 struct Split {
     missing: usize,
-    sum: Option<[Vec<u8>; 2]>,
+    /// At both ends.
+    shares: [Vec<ModuleKey>; 2],
+    /// What the worst of them may claim.
+    truth: Grade,
 }
 
 impl Splits {
@@ -45,7 +49,8 @@ impl Splits {
             }
         }
         self.next += 1;
-        self.open.insert(self.next, Split { missing: ways.len(), sum: None });
+        let shares = [Vec::new(), Vec::new()];
+        self.open.insert(self.next, Split { missing: ways.len(), shares, truth: Grade::ItsRelay });
         Ok(self.next)
     }
 
@@ -54,35 +59,30 @@ impl Splits {
         self.open.remove(&split);
     }
 
-    /// A share is at both ends. The bytes of the key, once all are.
+    /// A share is at both ends, and may claim `truth`. The bytes of the key once all are, and what it may
+    /// claim.
     ///
     /// # Errors
-    /// When the key differs between its ends.
+    /// When the key differs between its ends, or claims more.
     pub(crate) fn arrived(
         &mut self,
         split: u64,
-        [ours, theirs]: [&ClearBytes; 2],
-    ) -> Result<Option<usize>, String> {
+        [ours, theirs]: [ModuleKey; 2],
+        truth: Grade,
+    ) -> Result<Option<(usize, Grade)>, String> {
         let Some(open) = self.open.get_mut(&split) else { return Ok(None) };
-        let add = |sum: Option<Vec<u8>>, share: &ClearBytes| {
-            share.expose(|share| match sum {
-                None => share.to_vec(),
-                Some(sum) => sum.iter().zip(share).map(|(a, b)| a ^ b).collect(),
-            })
-        };
-        let (one, two) = match open.sum.take() {
-            Some([one, two]) => (Some(one), Some(two)),
-            None => (None, None),
-        };
-        open.sum = Some([add(one, ours), add(two, theirs)]);
+        open.shares[0].push(ours);
+        open.shares[1].push(theirs);
+        open.truth = open.truth.min(truth);
         open.missing -= 1;
         if open.missing > 0 {
             return Ok(None);
         }
-        let sum = self.open.remove(&split).and_then(|done| done.sum);
-        match sum {
-            Some([one, two]) if one == two => Ok(Some(one.len())),
-            _ => Err(format!("split key {split} differs between its ends")),
-        }
+        let Some(Split { shares, truth, .. }) = self.open.remove(&split) else { return Ok(None) };
+        let [Some(ours), Some(theirs)] = shares.map(joined) else {
+            return Err(format!("the shares of split key {split} do not fit together"));
+        };
+        alike([&ours, &theirs], truth)?;
+        Ok(Some((ours.bytes.len(), truth)))
     }
 }

@@ -31,6 +31,8 @@ pub struct Summary {
     pub tag_bytes: u64,
     /// See `pad_bytes`.
     pub burned_bytes: u64,
+    /// Bytes of keys relayed over the link of a satellite that carried most.
+    pub satellite_bytes: u64,
     /// Bytes the QKD links made and the pools had room for.
     pub made_bytes: u64,
     /// Faults that began.
@@ -55,12 +57,19 @@ impl fmt::Display for Summary {
             "bytes         {} made, {pad} pad, {tag} tag, {burned} burned",
             self.made_bytes
         )?;
+        if self.satellite_bytes > 0 {
+            writeln!(f, "satellites    {} bytes over the link with most", self.satellite_bytes)?;
+        }
         writeln!(f, "faults        {}, {} reroutes", self.faults, self.reroutes)?;
         writeln!(
             f,
             "mischief      {} frames; no changed one opened, and none twice",
             self.mischief
         )?;
-        write!(f, "checked       every account balanced, no pad twice, all keys equal")
+        write!(
+            f,
+            "checked       every account balanced, no pad twice, all keys equal, no way through what is out, \
+             no grade too high"
+        )
     }
 }

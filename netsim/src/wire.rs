@@ -13,9 +13,15 @@ use km_core::{
     provenance::Grade,
     run::RunId,
 };
-use relay::hop::{HopAnswer, HopFrame, Piece, TransferName, pads_in::PadsIn, pads_out::PadsOut};
+use relay::{
+    hop::{
+        HopAnswer, HopFault, HopFrame, HopHead, Lock, Piece, TransferName, pads_in::PadsIn,
+        pads_out::PadsOut, receive::received,
+    },
+    session::Feed,
+};
 
-use crate::rng::Rng;
+use crate::{network::Link, rng::Rng};
 
 /// What one KM says to its neighbour about the relay.
 pub(crate) enum Message {
@@ -45,8 +51,9 @@ impl Account {
 
 pub(crate) struct Wire {
     tag: PoolTag,
-    /// The QKD link beside it.
+    /// The link whose bits these are.
     link: LinkId,
+    feed: Feed,
     next_block: u64,
     pub(crate) out: PadsOut,
     pub(crate) inner: PadsIn,
@@ -55,15 +62,20 @@ pub(crate) struct Wire {
     pub(crate) queue: VecDeque<Message>,
     /// For each span, up to which byte frames have named it: none may be named twice.
     named: BTreeMap<RunId, u16>,
+    /// The hop key in use, and its last counter: none may come again.
+    counted: Option<(Piece, u64)>,
 }
 
 impl Wire {
-    /// From one to the other of `ends`, with QKD over `link`. `higher`: it is the second direction of that
-    /// pool.
-    pub(crate) fn new(ends: [&ClusterId; 2], link: LinkId, higher: bool, now: Instant) -> Self {
+    /// From one to the other of `ends` beside `link`. `higher`: it is the second direction of that pool.
+    pub(crate) fn new(ends: [&ClusterId; 2], link: &Link, higher: bool, now: Instant) -> Self {
         let [from, to] = ends;
         Self {
-            link,
+            link: link.id.clone(),
+            feed: match link.without_qkd {
+                true => Feed::KmLink,
+                false => Feed::Qkd(vec![link.id.clone()]),
+            },
             tag: PoolTag::of_pair(from, to),
             // The two directions never name the same block.
             next_block: u64::from(higher),
@@ -73,6 +85,7 @@ impl Wire {
             account: Account::default(),
             queue: VecDeque::new(),
             named: BTreeMap::new(),
+            counted: None,
         }
     }
 
@@ -86,24 +99,55 @@ impl Wire {
     /// Lends until `need` bytes are there; false when the pool has too few.
     pub(crate) fn lend(&mut self, need: usize, grade: Grade, rng: &mut Rng) -> bool {
         while self.out.available() < need {
-            let want = u64::from(self.out.next_span(need));
-            let len = want.min(self.account.stock) as u16;
-            if len == 0 || !self.inner.has_room() {
-                return false;
+            for want in self.out.next_spans(need) {
+                let len = u64::from(want).min(self.account.stock) as u16;
+                if len == 0 || !self.inner.has_room() {
+                    return false;
+                }
+                self.lend_one(len, grade, rng);
             }
-            let block = BlockId { pool: self.tag, number: self.next_block };
-            self.next_block += 2;
-            let span = PadSpan { id: RunId { block, offset: 0 }, len };
-            let bytes = rng.bytes(usize::from(len));
-            let copy = ClearBytes::copy_from(&bytes);
-            let link = Some(self.link.clone());
-            self.inner.add(Pad { span, bytes: copy, grade, link: link.clone() });
-            self.out.add(Pad { span, bytes: ClearBytes::from_vec(bytes), grade, link });
-            self.lent.insert(span.id, len);
-            self.account.stock -= u64::from(len);
-            self.account.lent += u64::from(len);
         }
         true
+    }
+
+    fn lend_one(&mut self, len: u16, grade: Grade, rng: &mut Rng) {
+        let block = BlockId { pool: self.tag, number: self.next_block };
+        self.next_block += 2;
+        let span = PadSpan { id: RunId { block, offset: 0 }, len };
+        let bytes = rng.bytes(usize::from(len));
+        let copy = ClearBytes::copy_from(&bytes);
+        let link = Some(self.link.clone());
+        self.inner.add(Pad { span, bytes: copy, grade, link: link.clone() });
+        self.out.add(Pad { span, bytes: ClearBytes::from_vec(bytes), grade, link });
+        self.lent.insert(span.id, len);
+        self.account.stock -= u64::from(len);
+        self.account.lent += u64::from(len);
+    }
+
+    /// Puts a frame on the wire, if there is one, and settles what its sealing finished.
+    pub(crate) fn send<T>(
+        &mut self,
+        sealed: Result<(HopFrame, T), HopFault>,
+    ) -> Result<Result<T, HopFault>, String> {
+        let sent = match sealed {
+            Ok((frame, what)) => {
+                self.note(&frame.lock)?;
+                self.queue.push_back(Message::Hop(Box::new(frame)));
+                Ok(what)
+            }
+            Err(why) => Err(why),
+        };
+        self.settle()?;
+        Ok(sent)
+    }
+
+    /// What the receiving end makes of a frame; `ends` are it and the sending one.
+    pub(crate) fn receive(
+        &mut self,
+        ends: [&ClusterId; 2],
+        frame: HopFrame,
+    ) -> Result<(HopHead, ClearBytes), HopAnswer> {
+        received(&mut self.inner, Some(&self.feed), ends, frame).map_err(|(_, answer)| answer)
     }
 
     /// Notes what the sender is through with, and tells the receiver.
@@ -128,9 +172,24 @@ impl Wire {
         Ok(())
     }
 
-    /// A frame goes out: no byte of pad may have been named before. A hop key is named again with
-    /// each frame under it.
-    pub(crate) fn note_pieces(&mut self, pieces: &[Piece]) -> Result<(), String> {
+    /// A frame goes out: no byte of pad may have been named before, and no hop key with that counter.
+    fn note(&mut self, lock: &Lock) -> Result<(), String> {
+        match lock {
+            Lock::Otp(pieces) | Lock::Given(pieces) => self.note_pieces(pieces),
+            Lock::Aes { key, counter } => {
+                let under = self.counted.filter(|(same, _)| same == key);
+                self.counted = Some((*key, *counter));
+                match under {
+                    None => self.note_pieces(&[*key]),
+                    Some((_, last)) if last < *counter => Ok(()),
+                    Some(_) => Err(format!("hop key {key:?} was used twice with {counter}")),
+                }
+            }
+            Lock::Link { .. } => Err("a key of a connection where there is none".to_owned()),
+        }
+    }
+
+    fn note_pieces(&mut self, pieces: &[Piece]) -> Result<(), String> {
         for piece in pieces {
             let mark = self.named.entry(piece.span).or_insert(0);
             if piece.at < *mark {

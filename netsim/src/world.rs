@@ -8,15 +8,18 @@ use std::{
 
 use control::{
     Controller,
+    policy::{Policy, Ration, Rule},
     report::{LinkReport, QkdReport, Report},
     settings::Settings,
 };
 use km_core::{
     ids::ClusterId,
-    provenance::{Grade, HopCipher, Origin},
+    material::ClearBytes,
+    module::ModuleKey,
+    provenance::{Grade, HopCipher, Origin, Provenance},
     route::Route,
 };
-use relay::hop::{HopAnswer, HopHead, TransferId, transfers::Step};
+use relay::hop::{HopAnswer, HopFrame, HopHead, TransferId, path, seal::Given, transfers::Step};
 
 use crate::{
     check::Truth,
@@ -50,6 +53,10 @@ pub(crate) struct World {
     states: Vec<LinkState>,
     faults: Vec<Fault>,
     controller: Controller,
+    /// What each pair may relay now, by the lower and the higher end.
+    rations: BTreeMap<(usize, usize), relay::hop::ration::Ration>,
+    /// Bytes that batches brought over each link.
+    over: Vec<u64>,
     pairs: Vec<(usize, usize)>,
     sent: Sent,
     truth: Truth,
@@ -72,7 +79,7 @@ impl World {
             for (from, to) in [(a, b), (b, a)] {
                 wire_at.insert((from, to), wires.len());
                 let ends = [&nodes[from].name, &nodes[to].name];
-                wires.push(Wire::new(ends, link.id.clone(), from > to, start));
+                wires.push(Wire::new(ends, link, from > to, start));
             }
         }
         let pairs = (0..plan.nodes).flat_map(|at| std::iter::repeat_n(at, plan.pairs));
@@ -87,6 +94,15 @@ impl World {
             ample_bits: plan.pool_bytes * 8,
             ..Settings::default()
         };
+        let rationed = links.iter().filter(|link| link.passes);
+        let policies = plan.ration_bps.into_iter().flat_map(|bits_per_s| {
+            let names = |link: &Link| [link.ends.0, link.ends.1].map(|at| nodes[at].name.clone());
+            let ration = move |link: &Link| Ration { link: names(link), bits_per_s };
+            rationed
+                .clone()
+                .map(move |link| Policy { rule: Rule::Ration(ration(link)), hours: None })
+        });
+        let policies: Vec<Policy> = policies.collect();
         let summary = Summary {
             nodes: plan.nodes,
             links: links.len(),
@@ -95,6 +111,7 @@ impl World {
         };
         Self {
             states: vec![LinkState::WELL; links.len()],
+            over: vec![0; links.len()],
             plan: plan.clone(),
             rng,
             start,
@@ -105,7 +122,8 @@ impl World {
             wires,
             wire_at,
             faults: Vec::new(),
-            controller: Controller::new(settings, Vec::new()),
+            controller: Controller::new(settings, policies),
+            rations: BTreeMap::new(),
             pairs: pairs.into_iter().collect(),
             sent: Sent::new(),
             truth: Truth::default(),
@@ -316,12 +334,17 @@ impl World {
         }
         let table = self.nodes[from].table.clone();
         let name = self.nodes[to].name.clone();
+        let len = self.allowed(from, to, table.to.get(&name).and_then(|ways| ways.max_bits_per_s));
+        if len == 0 {
+            self.summary.blocked += 1;
+            return Ok(());
+        }
         let disjoint = table.disjoint(&name);
         if disjoint.len() >= 2 && self.rng.chance(0.2) {
             let ways = &disjoint[..2];
             let split = self.splits.begin(ways)?;
             for way in ways {
-                if !self.begin(from, to, way, Some(split))? {
+                if !self.begin(from, to, way, len, Some(split))? {
                     self.splits.lost(split);
                     self.summary.blocked += 1;
                 }
@@ -329,12 +352,24 @@ impl World {
             return Ok(());
         }
         for route in table.routes(&name) {
-            if self.begin(from, to, route, None)? {
+            if self.begin(from, to, route, len, None)? {
                 return Ok(());
             }
         }
         self.summary.blocked += 1;
         Ok(())
+    }
+
+    /// Bytes of the next batch between the two, which is as good as sent: whole keys, by their ration.
+    fn allowed(&mut self, from: usize, to: usize, bits_per_s: Option<u64>) -> usize {
+        let (now, batch) = (self.now(), self.plan.batch);
+        let ration = self.rations.entry((from.min(to), from.max(to))).or_default();
+        let allowed = ration.allowed(bits_per_s, now).map_or(batch as u64, |b| b.min(batch as u64));
+        let len = allowed / KEY * KEY;
+        if len > 0 {
+            ration.spent(len);
+        }
+        len as usize
     }
 
     /// Whether the batch left.
@@ -343,6 +378,7 @@ impl World {
         from: usize,
         to: usize,
         route: &Route,
+        len: usize,
         split: Option<u64>,
     ) -> Result<bool, String> {
         let Some(wire_at) = self.wire_at.get(&(from, self.index[route.next()])).copied() else {
@@ -354,41 +390,50 @@ impl World {
         }
         self.transfers += 1;
         let transfer = TransferId(self.transfers.to_be_bytes());
-        let Link { ref id, grade, without_qkd, .. } = self.links[link];
+        let Link { grade, without_qkd, .. } = self.links[link];
         let scheme = match without_qkd {
             true => Scheme::Random,
             false => Scheme::any(&mut self.rng),
-        };
-        let origin = match scheme {
-            Scheme::FirstKey => Origin::Qkd(id.clone()),
-            Scheme::Random => Origin::HsmRng,
         };
         let head = HopHead {
             transfer,
             from: self.nodes[from].name.clone(),
             route: route.hops()[1..].to_vec(),
             policy: route.cipher(),
-            origin: origin.clone(),
+            origin: Origin::HsmRng,
             path: Vec::new(),
         };
-        let (now, len) = (self.now(), self.plan.batch);
+        let now = self.now();
         let random = (scheme == Scheme::Random).then(|| self.rng.bytes(len));
         let (rng, wire) = (&mut self.rng, &mut self.wires[wire_at]);
         let mut lend = |wire: &mut Wire, need| wire.lend(need, grade, rng);
         let gone = match random {
             None => node::give(wire, head, len, &mut lend, now)?,
             Some(bytes) => {
-                let material = km_core::material::ClearBytes::from_vec(bytes);
+                let (material, origin) = (ClearBytes::from_vec(bytes), Origin::HsmRng);
                 let sent = node::send(wire, head, &material, &mut lend, now)?;
-                sent.ok().map(|cipher| (material, cipher))
+                sent.map(|cipher| Given { material, cipher, origin })
             }
         };
-        let Some((material, sent)) = gone else { return Ok(false) };
+        let Ok(Given { material, cipher: sent, origin }) = gone else { return Ok(false) };
         self.truth.hop(transfer, route.next().clone(), real(sent, grade));
         self.nodes[from].transfers.begin(transfer, route.next().clone());
-        let way = route.hops().to_vec();
-        self.sent.insert(transfer, Ours { from, to, route: way, material, origin, sent, split });
+        self.count_over(from, route, len);
+        let route = route.clone();
+        self.sent.insert(transfer, Ours { from, to, route, material, origin, sent, split });
         Ok(true)
+    }
+
+    /// A batch begins its way, by which rations are kept.
+    fn count_over(&mut self, from: usize, route: &Route, len: usize) {
+        let mut here = from;
+        for hop in route.hops() {
+            let next = self.index[hop];
+            if let Some(wire) = self.wire_at.get(&(here, next)) {
+                self.over[wire / 2] += len as u64;
+            }
+            here = next;
+        }
     }
 
     /// Carries all messages until none is left.
@@ -422,7 +467,7 @@ impl World {
                 if mischief {
                     return self.tamper(wire, to, from, frame);
                 }
-                self.receive(wire, to, from, &frame)?;
+                self.receive(wire, to, from, *frame)?;
             }
         }
         Ok(())
@@ -433,18 +478,17 @@ impl World {
         wire: usize,
         to: usize,
         from: usize,
-        frame: &relay::hop::HopFrame,
+        frame: HopFrame,
     ) -> Result<bool, String> {
-        let here = self.nodes[to].name.clone();
         let (now, back) = (self.now(), self.nodes[from].name.clone());
-        match node::open(&mut self.wires[wire], &here, frame) {
+        let name = (frame.head.from.clone(), frame.head.transfer);
+        match self.wires[wire].receive([&self.nodes[to].name, &back], frame) {
             Ok((head, material)) => {
                 let step = self.nodes[to].transfers.opened(back, head, material, now);
                 self.carry_out(to, step)?;
                 Ok(true)
             }
             Err(answer) => {
-                let name = (frame.head.from.clone(), frame.head.transfer);
                 self.tell(to, from, Message::Answer(name, answer));
                 Ok(false)
             }
@@ -457,7 +501,7 @@ impl World {
         wire: usize,
         to: usize,
         from: usize,
-        mut frame: Box<relay::hop::HopFrame>,
+        mut frame: Box<HopFrame>,
     ) -> Result<(), String> {
         self.summary.mischief += 1;
         match self.rng.below(4) {
@@ -468,14 +512,14 @@ impl World {
                     0 => frame.tag[self.rng.below(16)] ^= bit,
                     len => frame.body[self.rng.below(len)] ^= bit,
                 }
-                match self.receive(wire, to, from, &frame)? {
+                match self.receive(wire, to, from, *frame)? {
                     true => Err("a frame that was changed on the way opened".to_owned()),
                     false => Ok(()),
                 }
             }
             2 => {
-                self.receive(wire, to, from, &frame)?;
-                match self.receive(wire, to, from, &frame)? {
+                self.receive(wire, to, from, frame.as_ref().clone())?;
+                match self.receive(wire, to, from, *frame)? {
                     true => Err("a frame opened twice".to_owned()),
                     false => Ok(()),
                 }
@@ -483,7 +527,7 @@ impl World {
             _ => {
                 self.wires[wire].queue.push_back(Message::Hop(frame));
                 match self.wires[wire].queue.pop_front() {
-                    Some(Message::Hop(next)) => self.receive(wire, to, from, &next).map(drop),
+                    Some(Message::Hop(next)) => self.receive(wire, to, from, *next).map(drop),
                     Some(other) => self.carry(wire, other),
                     None => Ok(()),
                 }
@@ -537,34 +581,29 @@ impl World {
             self.lose(transfer);
             return Ok(());
         };
-        let Some(ours) = self.sent.get(&transfer) else { return Ok(()) };
-        let name = (self.nodes[ours.from].name.clone(), transfer);
-        let path = node::agreed(ours, seen).ok_or("a batch came another way than it was sent")?;
-        let Some((theirs, provenance)) = self.nodes[ours.to].transfers.collect(&name) else {
+        let Some(ours) = self.sent.remove(&transfer) else { return Ok(()) };
+        let Ours { from, to, route, material, origin, sent, split } = ours;
+        let name = (self.nodes[from].name.clone(), transfer);
+        let path = path::agreed(&route, sent, seen);
+        let path = path.ok_or("a batch came another way than it was sent")?;
+        let Some((theirs, provenance)) = self.nodes[to].transfers.collect(&name) else {
             return Err(format!("batch {transfer} was announced and is not there"));
         };
-        if provenance.origin != ours.origin {
-            return Err(format!("batch {transfer} is said to be born elsewhere"));
-        }
-        let ends = [&ours.material, &theirs];
-        let paths = [path.as_slice(), provenance.path.as_slice()];
-        let grade = self.truth.arrived(transfer, ends, &ours.origin, paths)?;
         self.summary.hops += path.len() as u64;
-        let keys = theirs.len() as u64 / KEY;
-        match ours.split {
-            None => {
-                self.summary.delivered_keys += keys;
-                self.summary.its_keys += if grade == Grade::ItsRelay { keys } else { 0 };
-            }
-            Some(split) => {
-                if let Some(bytes) = self.splits.arrived(split, ends)? {
-                    self.summary.delivered_keys += bytes as u64 / KEY;
-                    self.summary.split_keys += bytes as u64 / KEY;
-                }
-            }
-        }
-        self.sent.remove(&transfer);
+        let key = |bytes, came| ModuleKey { id: transfer.to_string(), bytes, came: Some(came) };
+        let ours = key(material, Provenance::relayed(origin.clone(), path));
+        let theirs = key(theirs, provenance);
+        let grade = self.truth.arrived(transfer, [&ours, &theirs], &origin)?;
         self.truth.forget(transfer);
+        let (whole, is_split) = match split {
+            None => (Some((ours.bytes.len(), grade)), false),
+            Some(split) => (self.splits.arrived(split, [ours, theirs], grade)?, true),
+        };
+        let Some((bytes, grade)) = whole else { return Ok(()) };
+        let keys = bytes as u64 / KEY;
+        self.summary.delivered_keys += keys;
+        self.summary.its_keys += if grade == Grade::ItsRelay { keys } else { 0 };
+        self.summary.split_keys += if is_split { keys } else { 0 };
         Ok(())
     }
 
@@ -602,6 +641,8 @@ impl World {
             self.summary.tag_bytes += account.tag;
             self.summary.burned_bytes += account.burned;
         }
+        let satellites = self.links.iter().zip(&self.over).filter(|(link, _)| link.passes);
+        self.summary.satellite_bytes = satellites.map(|(_, bytes)| *bytes).max().unwrap_or(0);
         Ok(self.summary)
     }
 }

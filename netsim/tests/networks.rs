@@ -5,6 +5,8 @@
 //! Short here; `QKM_SIM_HOURS=10000` (make simulate) simulates so many hours in all.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::sync::Mutex;
+
 use netsim::{Network, Plan, Shape, Summary, run};
 
 fn hours() -> f64 {
@@ -29,9 +31,23 @@ fn small(shape: Shape, seed: u64, share: f64) -> Plan {
     }
 }
 
+/// What the tests of this process simulated so far.
+static ALL: Mutex<Vec<Summary>> = Mutex::new(Vec::new());
+
 fn survives(plan: &Plan) -> Summary {
     let summary = run(plan).unwrap_or_else(|broken| panic!("{plan:?}: {broken}"));
     println!("{summary}");
+    let mut all = ALL.lock().unwrap();
+    all.push(summary.clone());
+    let sum = |of: fn(&Summary) -> u64| all.iter().map(of).sum::<u64>();
+    let (keys, faults, tricks) =
+        (sum(|s| s.delivered_keys), sum(|s| s.faults), sum(|s| s.mischief));
+    let (count, hours) = (all.len(), all.iter().map(|s| s.hours).sum::<f64>());
+    println!(
+        "so far: {count} networks, {hours} simulated hours, {faults} faults, {tricks} frames tampered \
+         with, {keys} keys delivered; nothing happened that must not"
+    );
+    drop(all);
     assert!(summary.delivered_keys > 0 && summary.faults > 0 && summary.reroutes > 0);
     assert!(summary.mischief > 0 && summary.lost > 0, "nothing was tried: {summary}");
     summary
@@ -63,6 +79,20 @@ fn random_networks_heal() {
 fn satellites_come_and_go() {
     let plan = Plan { satellites: 2, ..small(Shape::Mesh, 4, 0.1) };
     survives(&plan);
+}
+
+#[test]
+fn what_is_relayed_over_a_satellite_keeps_to_its_ration() {
+    let calm = Plan { faults: 0.0, satellites: 2, load: 0.5, ..small(Shape::Ring, 4, 1.0) };
+    let free = Plan { hours: 2.0, rate_bps: 400_000, ..calm };
+    let bits_per_s = 100;
+    let rationed = Plan { ration_bps: Some(bits_per_s), ..free.clone() };
+    let most = (bits_per_s as f64 / 8.0 * free.hours * 3600.0) as u64;
+    let [free, rationed] = [free, rationed].map(|plan| run(&plan).unwrap());
+    println!("{free}\n{rationed}");
+    assert!(free.satellite_bytes > most, "nothing to be rationed: {free}");
+    assert!((most / 4..=most).contains(&rationed.satellite_bytes), "{most}: {rationed}");
+    assert!(rationed.delivered_keys > 0 && rationed.blocked > free.blocked);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use km_core::{
     module::{ModuleError, ModuleKey},
     pad::{Pad, PadSpan, PadUse},
     peer::GivenBlock,
-    provenance::{Grade, Origin, Provenance},
+    provenance::{Grade, Provenance},
     run::{RunId, RunSpec},
     usage::kem::KemSet,
 };
@@ -26,8 +26,8 @@ use crate::{
     combine::Combine,
     frame::{Assigned, Frame, Hello, Rejection},
     hop::{
-        HopAnswer, HopFault, HopFrame, HopHead, Lock, SupplyAsk, TransferName, link_key::LinkKey,
-        pads_in::PadsIn, transfers::with_hop,
+        HopAnswer, HopFault, HopFrame, HopHead, SupplyAsk, TransferName, link_key::LinkKey,
+        pads_in::PadsIn, receive::received,
     },
     kems::Kems,
 };
@@ -427,43 +427,15 @@ impl Session {
 
     /// Relayed keys: opened here, so that only what fits this link gets any further.
     fn hop(&mut self, frame: HopFrame) -> Actions {
-        let opened = match self.plausible(&frame) {
-            true => self.pads.open(&frame),
-            false => Err(HopFault::Refused),
-        };
-        let mut head = frame.head;
-        match opened {
-            Ok(opened) => {
-                head.path = with_hop(head.path, &self.start.here, opened.cipher);
-                vec![Action::Opened { head, material: opened.material }]
-            }
-            Err(why) => {
-                let answer = HopAnswer::Failed { at: self.start.here.clone(), why };
-                let name = (head.from, head.transfer);
+        let name = (frame.head.from.clone(), frame.head.transfer);
+        let Start { here, peer, feed, .. } = &self.start;
+        match received(&mut self.pads, feed.as_ref(), [here, peer], frame) {
+            Ok((head, material)) => vec![Action::Opened { head, material }],
+            Err((why, answer)) => {
                 let told = Action::Send(Frame::HopAnswer { name, answer });
                 vec![Action::NotOpened(why), told]
             }
         }
-    }
-
-    /// Whether what the head says of the way here and of its beginning can be.
-    fn plausible(&self, frame: &HopFrame) -> bool {
-        let HopFrame { head, lock, .. } = frame;
-        let last = head.path.last().map_or(&head.from, |hop| &hop.to);
-        let born = match (&self.start.feed, head.path.is_empty(), lock) {
-            (Some(Feed::Qkd(links)), true, Lock::Given(_)) => {
-                matches!(&head.origin, Origin::Qkd(link) if links.contains(link))
-            }
-            // What begins to fill the pool goes no further.
-            (Some(Feed::KmLink), true, Lock::Link { .. }) if !head.route.is_empty() => false,
-            (Some(Feed::KmLink), false, Lock::Link { .. }) => false,
-            (Some(Feed::Qkd(_)), _, Lock::Link { .. }) => false,
-            // Bits of a QKD link begin their way over that link, and nothing else does.
-            (Some(Feed::Qkd(_) | Feed::KmLink), true, _) => !matches!(head.origin, Origin::Qkd(_)),
-            (Some(Feed::Qkd(_) | Feed::KmLink), false, lock) => !matches!(lock, Lock::Given(_)),
-            (Some(Feed::Relay) | None, ..) => false,
-        };
-        *last == self.start.peer && born
     }
 
     fn greet(&mut self, hello: Hello) -> Result<Actions, SessionError> {

@@ -23,9 +23,9 @@ use relay::{
         cipher::{self, MOST_FRAMES},
         pads_in::{MAX_SPANS, PadsIn},
         pads_out::{IDLE, PadsOut},
+        path::with_hop,
         transfers::{
             COLLECT_WITHIN, MAX_ARRIVED_FROM_ONE, MAX_PASSING, PASS_WITHIN, Step, Transfers,
-            with_hop,
         },
     },
 };

@@ -67,6 +67,9 @@ pub(super) struct NetworkArgs {
     /// So many clusters are satellites, which pass for ten minutes in 95; not with a file.
     #[arg(long, default_value_t = 0)]
     satellites: usize,
+    /// Bits per second that may be relayed over each link of a satellite; all there are by default.
+    #[arg(long, value_name = "BPS")]
+    ration: Option<u64>,
     /// Text for people, JSON for programs.
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
@@ -89,6 +92,7 @@ pub(super) fn run(args: &NetworkArgs) -> Result<Exit, Failure> {
         faults: args.faults,
         mischief: args.mischief,
         satellites: args.satellites,
+        ration_bps: args.ration,
         ..Plan::default()
     };
     plan.check().map_err(|rule| Failure::new(Code::C003, rule))?;

@@ -13,7 +13,7 @@ use std::{
 use km_core::{
     ids::ClusterId,
     material::ClearBytes,
-    provenance::{Hop, HopCipher, Origin, Provenance},
+    provenance::{Hop, Origin, Provenance},
     random::Random,
     route::{CipherPolicy, Route, Routes},
 };
@@ -23,8 +23,10 @@ use transport::Shutdown;
 
 use super::{
     message::{HopAnswer, HopFault, HopHead, SupplyAsk, TransferId, TransferName},
-    neighbour::{Given, Neighbour},
+    neighbour::Neighbour,
+    path,
     rest::Rests,
+    seal::Given,
     transfers::{Step, Transfers},
 };
 use crate::frame::Frame;
@@ -196,8 +198,8 @@ impl Relay {
             Ok(given) => wait(answered).await.and_then(|seen| {
                 let given = given.or_else(|| self.supplied(route, transfer));
                 let Given { material, cipher, origin } = given.ok_or(HopFault::Refused)?;
-                let path = agreed_path(route, cipher, seen).ok_or(HopFault::Refused)?;
-                Ok(Fetched { transfer, material, provenance: Provenance::relayed(origin, path) })
+                let way = path::agreed(route, cipher, seen).ok_or(HopFault::Refused)?;
+                Ok(Fetched { transfer, material, provenance: Provenance::relayed(origin, way) })
             }),
         };
         self.waiting().remove(&transfer);
@@ -356,47 +358,5 @@ async fn wait(answered: oneshot::Receiver<HopAnswer>) -> Result<Vec<Hop>, HopFau
             Err(why)
         }
         Ok(Err(_)) | Err(_) => Err(HopFault::Late),
-    }
-}
-
-/// The path the destination saw, if it is the route asked for, with ciphers its policy allows, and
-/// begins as this end sent it. Of what each end says of the first hop the worse counts.
-fn agreed_path(route: &Route, sent: HopCipher, mut seen: Vec<Hop>) -> Option<Vec<Hop>> {
-    if !seen.iter().map(|hop| &hop.to).eq(route.hops()) {
-        return None;
-    }
-    if !seen.iter().all(|hop| route.cipher().allows(hop.cipher)) {
-        return None;
-    }
-    let first = seen.first_mut()?;
-    if sent == HopCipher::OtpComputational {
-        first.cipher = sent;
-    }
-    let agreed = first.cipher == sent || first.cipher == HopCipher::OtpComputational;
-    agreed.then_some(seen)
-}
-
-#[cfg(test)]
-mod tests {
-    use HopCipher::{Aes256Gcm, Otp, OtpComputational, Shared};
-
-    use super::*;
-
-    #[test]
-    fn the_path_told_must_be_the_route_with_the_ciphers_it_allows() {
-        let cluster = |name: &str| ClusterId::parse(name).unwrap();
-        let route = |cipher| Route::new(["b", "c"].map(cluster).to_vec(), cipher).unwrap();
-        let path = |ciphers: [HopCipher; 2]| {
-            let hop = |(to, cipher)| Hop { to: cluster(to), cipher };
-            ["b", "c"].into_iter().zip(ciphers).map(hop).collect::<Vec<_>>()
-        };
-        let (strict, free) = (route(CipherPolicy::OtpOnly), route(CipherPolicy::OtpElseAes));
-        let with_aes = path([Shared, Aes256Gcm]);
-        assert_eq!(agreed_path(&strict, Shared, with_aes.clone()), None);
-        assert_eq!(agreed_path(&free, Shared, with_aes.clone()), Some(with_aes));
-        assert_eq!(agreed_path(&free, Aes256Gcm, path([Otp, Otp])), None);
-        let lower = agreed_path(&strict, OtpComputational, path([Otp, Otp]));
-        assert_eq!(lower, Some(path([OtpComputational, Otp])));
-        assert_eq!(agreed_path(&strict, Shared, path([Shared, Otp])[..1].to_vec()), None);
     }
 }

@@ -11,25 +11,19 @@ use km_core::{
     material::ClearBytes,
     pad::{Pad, PadUse},
     pool::{Pool, PoolError},
-    provenance::{Grade, HopCipher, Origin},
-    route::CipherPolicy,
+    provenance::{Grade, HopCipher},
 };
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::{
-    cipher,
-    message::{HopFault, HopFrame, HopHead, Lock, TAG_KEY},
-    pads_in::of_pad,
-    pads_out::{PadsOut, Taken},
+    message::{HopFault, HopFrame, HopHead, TAG_KEY},
+    pads_out::PadsOut,
+    seal::{Choice, Given},
 };
 use crate::{frame::Frame, handle::Handle};
 
 /// Longest wait for others that are lending.
 const TURN_WITHIN: Duration = Duration::from_secs(5);
-/// With less than this to assign from, a hop that may use AES spares its stock.
-const LOW_STOCK: u64 = 256 << 10;
-/// Fewer bytes are not passed on.
-const LEAST_GIVEN: usize = 2048;
 /// Blocks asked of the other end when ours are used up.
 const ASK_BLOCKS: u16 = 4;
 
@@ -43,13 +37,6 @@ pub(crate) struct Neighbour {
     lent: Mutex<Lent>,
     /// Held by whoever is lending.
     lending: AsyncMutex<()>,
-}
-
-/// A key that was passed on.
-pub(crate) struct Given {
-    pub(crate) material: ClearBytes,
-    pub(crate) cipher: HopCipher,
-    pub(crate) origin: Origin,
 }
 
 /// What is lent over the connection `turn`.
@@ -103,54 +90,17 @@ impl Neighbour {
         if self.link.is_none() && head.route.is_empty() && head.path.is_empty() {
             return self.handle.send_link(head, material).map(|()| HopCipher::KmLink);
         }
-        let need = (TAG_KEY + material.len()) as u64;
-        let aes = match head.policy {
-            CipherPolicy::OtpOnly => false,
-            CipherPolicy::AesOnly => true,
-            CipherPolicy::OtpElseAes => self.pool.own_bytes() < LOW_STOCK.max(2 * need),
-        };
-        match aes {
-            true => self.send_aes(head, material).await,
-            false => self.send_otp(head, material).await,
-        }
-    }
-
-    async fn send_otp(
-        self: &Arc<Self>,
-        head: HopHead,
-        material: &ClearBytes,
-    ) -> Result<HopCipher, HopFault> {
-        let need = TAG_KEY + material.len();
-        self.with_pad(
-            |_| need,
-            |lent| {
-                let taken = take(&mut lent.pads, material.len())?;
-                let frame = cipher::seal_otp(head, Lock::Otp(taken.pieces), &taken.bytes, material);
-                self.send_frame(lent.turn, frame, material.len())?;
-                Ok(of_pad(HopCipher::Otp, taken.grade))
-            },
-        )
-        .await
-    }
-
-    async fn send_aes(
-        self: &Arc<Self>,
-        head: HopHead,
-        material: &ClearBytes,
-    ) -> Result<HopCipher, HopFault> {
-        let need = |pads: &PadsOut| if pads.has_hop_key() { 0 } else { TAG_KEY };
+        let choice = Choice::of(head.policy, self.pool.own_bytes(), material.len());
+        let need = |pads: &PadsOut| pads.need(choice, material.len());
         self.with_pad(need, |lent| {
-            let (piece, key) = lent.pads.hop_key(Instant::now()).ok_or(HopFault::NoPad)?;
-            let counter = key.next().ok_or(HopFault::NoPad)?;
-            let frame = key.seal(head, Lock::Aes { key: piece, counter }, material);
+            let (frame, cipher) = lent.pads.seal(choice, head, material, Instant::now())?;
             self.send_frame(lent.turn, frame, material.len())?;
-            Ok(HopCipher::Aes256Gcm)
+            Ok(cipher)
         })
         .await
     }
 
-    /// Passes on `len` bytes that both ends hold, or fewer where another QKD link took over; nothing but
-    /// their place is sent. The head's origin becomes the link they came over, and is returned.
+    /// Passes on bytes that both ends hold; see [`PadsOut::give`].
     pub(crate) async fn give(
         self: &Arc<Self>,
         head: HopHead,
@@ -159,21 +109,15 @@ impl Neighbour {
         self.with_pad(
             |_| TAG_KEY + len,
             |lent| {
-                let taken = lent.pads.take_alike(len, LEAST_GIVEN, Instant::now());
-                let taken = found(&mut lent.pads, taken)?;
-                let origin = Origin::Qkd(taken.link.ok_or(HopFault::Refused)?);
-                let head = HopHead { origin: origin.clone(), ..head };
-                let given = cipher::seal_given(head, Lock::Given(taken.pieces), &taken.bytes);
-                let (frame, material) = given.ok_or(HopFault::Refused)?;
-                self.send_frame(lent.turn, Some(frame), material.len())?;
-                Ok(Given { material, cipher: of_pad(HopCipher::Shared, taken.grade), origin })
+                let (frame, given) = lent.pads.give(head, len, Instant::now())?;
+                self.send_frame(lent.turn, frame, given.material.len())?;
+                Ok(given)
             },
         )
         .await
     }
 
-    fn send_frame(&self, turn: u64, frame: Option<HopFrame>, len: usize) -> Result<(), HopFault> {
-        let frame = frame.ok_or(HopFault::Refused)?;
+    fn send_frame(&self, turn: u64, frame: HopFrame, len: usize) -> Result<(), HopFault> {
         self.handle.send_hop(turn, frame, len).map_err(|_| HopFault::NoLink)
     }
 
@@ -303,17 +247,4 @@ impl Neighbour {
         }
         self.settle(&mut lent.pads);
     }
-}
-
-fn take(pads: &mut PadsOut, len: usize) -> Result<Taken, HopFault> {
-    let taken = pads.take(len, Instant::now());
-    found(pads, taken)
-}
-
-fn found(pads: &mut PadsOut, taken: Option<Taken>) -> Result<Taken, HopFault> {
-    if taken.is_none() {
-        // In too many pieces: fewer and longer ones come next.
-        pads.end();
-    }
-    taken.ok_or(HopFault::NoPad)
 }

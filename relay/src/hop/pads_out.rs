@@ -79,11 +79,6 @@ impl PadsOut {
         self.spans.push_back(Span { pad, cursor: 0, pad_used: 0, tag_used: 0 });
     }
 
-    /// How long a span to lend next, when `need` bytes are wanted at once.
-    pub fn next_span(&mut self, need: usize) -> u16 {
-        self.next_len(need.saturating_sub(self.available()))
-    }
-
     /// How long the spans to lend next, so that there are `need` bytes at once; at most
     /// [`MOST_AT_ONCE`].
     pub fn next_spans(&mut self, need: usize) -> Vec<u16> {

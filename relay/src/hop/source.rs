@@ -12,7 +12,6 @@ use km_core::{
     block::TAG_KEYS,
     clock::now_ms,
     ids::ClusterId,
-    material::ClearBytes,
     module::{ModuleError, ModuleKey, ModuleSource},
     pool::Pool,
     provenance::Provenance,
@@ -22,17 +21,12 @@ use tokio::{sync::Mutex as AsyncMutex, task::JoinHandle};
 
 use super::{
     engine::{Fetched, Relay, Scheme},
-    message::{HopFault, MAX_MATERIAL, TAG_KEY, TransferId},
+    message::{HopFault, MAX_MATERIAL, TransferId},
     ration::Ration,
+    split::{BETWEEN, joined},
 };
 use crate::feed::{Feeder, Mode, Share, Stock};
 
-/// Between the names of the shares of one key.
-const BETWEEN: &str = "-";
-/// What a batch costs beside its keys: the keys of its block's tags and of one hop's.
-const OVERHEAD: u64 = (TAG_KEYS + TAG_KEY) as u64;
-/// A ration gives batches of no fewer bytes.
-const LEAST_RATIONED: u64 = 2048;
 /// How often a pool without news is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// Batches of one pool on their way at once.
@@ -103,7 +97,7 @@ impl RelaySource {
             let source = self.clone();
             let task = tokio::spawn(async move { source.fetch(bytes as usize + TAG_KEYS).await });
             // What is lost on the way is spent as well.
-            lock(&self.ration).spent(bytes + OVERHEAD);
+            lock(&self.ration).spent(bytes);
             let (share, sent) = (self.feeder().sent(bytes), Instant::now());
             on_way.push_back(OnWay { bytes, share, sent, task });
         }
@@ -121,14 +115,8 @@ impl RelaySource {
         let mut feeder = self.feeder();
         feeder.add(self.pool.take_demand());
         let wanted = feeder.wanted(Stock { stored, consumed }, now, now_ms());
-        self.allowed(now).map_or(wanted, |bytes| wanted.min(bytes))
-    }
-
-    /// Bytes the ration leaves, if there is one.
-    fn allowed(&self, now: Instant) -> Option<u64> {
-        let bits_per_s = self.relay.ration(&self.to);
-        let allowed = lock(&self.ration).allowed(bits_per_s, LEAST_RATIONED, now);
-        allowed.map(|bytes| bytes.saturating_sub(OVERHEAD))
+        let allowed = lock(&self.ration).allowed(self.relay.ration(&self.to), now);
+        allowed.map_or(wanted, |bytes| wanted.min(bytes))
     }
 
     fn feeder(&self) -> MutexGuard<'_, Feeder> {
@@ -194,26 +182,6 @@ fn lost(why: HopFault) -> ModuleError {
 fn whole(fetched: Fetched) -> ModuleKey {
     let Fetched { transfer, material, provenance } = fetched;
     ModuleKey { id: transfer.to_string(), bytes: material, came: Some(provenance) }
-}
-
-/// The exclusive or of shares, as long as the shortest, under all their names; `None` when they do not fit.
-fn joined(shares: impl IntoIterator<Item = ModuleKey>) -> Option<ModuleKey> {
-    let (mut ids, mut ways, mut sum) = (Vec::new(), Vec::new(), None::<ClearBytes>);
-    for ModuleKey { id, bytes, came } in shares {
-        sum = Some(match sum {
-            None => bytes,
-            Some(sum) => xor(&sum, &bytes),
-        });
-        ids.push(id);
-        ways.push(came?);
-    }
-    let came = Some(Provenance::split(ways)?);
-    Some(ModuleKey { id: ids.join(BETWEEN), bytes: sum?, came })
-}
-
-fn xor(one: &ClearBytes, other: &ClearBytes) -> ClearBytes {
-    let bytes = |one: &[u8], other: &[u8]| one.iter().zip(other).map(|(a, b)| a ^ b).collect();
-    one.expose(|one| other.expose(|other| ClearBytes::from_vec(bytes(one, other))))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -13,7 +13,7 @@ use km_core::{ids::ClusterId, provenance::Hop};
 use super::{
     engine::Relay,
     message::{HopFault, HopHead, SupplyAsk, TAG_KEY},
-    neighbour::Given,
+    seal::Given,
 };
 
 impl Relay {

@@ -6,11 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use km_core::{
-    ids::ClusterId,
-    material::ClearBytes,
-    provenance::{Hop, HopCipher, Provenance},
-};
+use km_core::{ids::ClusterId, material::ClearBytes, provenance::Provenance};
 
 use super::message::{HopAnswer, HopFault, HopHead, SupplyAsk, TransferId, TransferName};
 
@@ -206,10 +202,4 @@ impl Transfers {
     pub fn counts(&self) -> (usize, usize) {
         (self.passing.len(), self.arrived.len())
     }
-}
-
-/// The path with the hop to `here` added, as who opened it saw it.
-pub fn with_hop(mut path: Vec<Hop>, here: &ClusterId, cipher: HopCipher) -> Vec<Hop> {
-    path.push(Hop { to: here.clone(), cipher });
-    path
 }
