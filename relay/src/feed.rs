@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use km_core::pool::Demand;
+use km_core::{pool::Demand, provenance::Grade};
 
 /// Least bytes of one batch: below, agreement and sealing cost more than the keys are worth.
 const LEAST_BATCH: u64 = 1024;
@@ -116,6 +116,7 @@ impl Feeder {
     pub fn add(&mut self, demand: Demand) {
         if self.mode != Mode::Manual {
             self.demand.missed = self.demand.missed.saturating_add(demand.missed);
+            self.demand.its = self.demand.its.saturating_add(demand.its);
         }
         self.demand.ordered = self.demand.ordered.saturating_add(demand.ordered);
     }
@@ -151,13 +152,26 @@ impl Feeder {
         }
     }
 
-    /// Bytes are on their way; for whom.
-    pub fn sent(&mut self, bytes: u64) -> Share {
-        let ordered = bytes.min(self.demand.ordered);
-        self.demand.ordered -= ordered;
-        let left = bytes - ordered;
-        let from_missed = left.min(self.demand.missed);
-        self.demand.missed -= from_missed;
+    /// The next batch where `bytes` are wanted: who needs a grade goes first, and no more than is needed
+    /// comes as dear as that.
+    pub fn batch(&self, bytes: u64) -> (u64, Grade) {
+        match self.demand.its {
+            0 => (bytes, Grade::Computational),
+            its => (bytes.min(its.max(LEAST_BATCH)), Grade::ItsRelay),
+        }
+    }
+
+    /// A batch is on its way; for whom.
+    pub fn sent(&mut self, bytes: u64, grade: Grade) -> Share {
+        let Demand { missed, its, ordered: all_ordered } = &mut self.demand;
+        let needed = if grade == Grade::ItsRelay { bytes.min(*its) } else { 0 };
+        (*its, *missed) = (*its - needed, missed.saturating_sub(needed));
+        let left = bytes - needed;
+        let ordered = left.min(*all_ordered);
+        *all_ordered -= ordered;
+        let left = left - ordered;
+        let from_missed = left.min(*missed - *its);
+        *missed -= from_missed;
         let rate = left - from_missed;
         self.credit -= rate as f64;
         Share { ordered, rate }
@@ -167,7 +181,7 @@ impl Feeder {
     /// who asked in vain asks again.
     pub fn failed(&mut self, share: Share) {
         self.demand.ordered += share.ordered;
-        self.demand.missed = 0;
+        (self.demand.missed, self.demand.its) = (0, 0);
         self.credit += share.rate as f64;
     }
 
@@ -202,26 +216,50 @@ mod tests {
     fn on_demand_brings_what_was_missed_and_no_more() {
         let (mut feeder, now) = (Feeder::new(Mode::OnDemand), Instant::now());
         assert_eq!(feeder.wanted(stock(0), now, NOON), 0);
-        feeder.add(Demand { missed: 5000, ordered: 0 });
+        feeder.add(Demand { missed: 5000, ..Demand::default() });
         assert_eq!(feeder.wanted(stock(0), now, NOON), 5000);
-        feeder.sent(4000);
+        feeder.sent(4000, Grade::Computational);
         assert_eq!(feeder.wanted(stock(0), now, NOON), 1024);
-        feeder.sent(1024);
+        feeder.sent(1024, Grade::Computational);
         assert_eq!(feeder.wanted(stock(0), now, NOON), 0);
+    }
+
+    #[test]
+    fn what_needs_a_grade_goes_first_and_alone() {
+        let mode = Mode::Watermark { low: 50_000, high: 60_000 };
+        let (mut feeder, now) = (Feeder::new(mode), Instant::now());
+        feeder.add(Demand { missed: 3000, its: 2000, ordered: 500 });
+        let mut sent = Vec::new();
+        let mut stored = 0;
+        while let bytes @ 1.. = feeder.wanted(stock(stored), now, NOON) {
+            let (bytes, grade) = feeder.batch(bytes);
+            feeder.sent(bytes, grade);
+            stored += bytes;
+            sent.push((bytes, grade));
+        }
+        let [(its, Grade::ItsRelay), (more, Grade::Computational)] = sent[..] else {
+            panic!("{sent:?}")
+        };
+        assert_eq!((its, more), (2000, 1000 + 500 + 58_000));
+        feeder.add(Demand { missed: 32, its: 32, ordered: 0 });
+        let wanted = feeder.wanted(stock(60_000), now, NOON);
+        assert_eq!(feeder.batch(wanted), (1024, Grade::ItsRelay), "not less than a batch");
+        feeder.failed(Share::default());
+        assert_eq!(feeder.wanted(stock(60_000), now, NOON), 0, "who asked in vain asks again");
     }
 
     #[test]
     fn by_hand_only_what_is_ordered_comes() {
         let (mut feeder, now) = (Feeder::new(Mode::Manual), Instant::now());
-        feeder.add(Demand { missed: 5000, ordered: 0 });
+        feeder.add(Demand { missed: 5000, ..Demand::default() });
         assert_eq!(feeder.wanted(stock(0), now, NOON), 0);
-        feeder.add(Demand { missed: 0, ordered: 3000 });
+        feeder.add(Demand { ordered: 3000, ..Demand::default() });
         assert_eq!(feeder.wanted(stock(0), now, NOON), 3000);
-        let share = feeder.sent(3000);
+        let share = feeder.sent(3000, Grade::Computational);
         assert_eq!(feeder.wanted(stock(0), now, NOON), 0);
         feeder.failed(share);
         assert_eq!(feeder.wanted(stock(0), now, NOON), 3000);
-        feeder.sent(3000);
+        feeder.sent(3000, Grade::Computational);
         assert_eq!(feeder.wanted(stock(0), now, NOON), 0);
     }
 
@@ -241,7 +279,7 @@ mod tests {
         let mut brought = 0;
         for _ in 0..3600 {
             let bytes = feeder.wanted(stock(1 << 30), now, NOON);
-            feeder.sent(bytes);
+            feeder.sent(bytes, Grade::Computational);
             brought += bytes;
             now += Duration::from_secs(1);
         }

@@ -80,6 +80,53 @@ async fn a_random_key_is_relayed_with_aes() {
     passes(2, CipherPolicy::AesOnly, Scheme::Random, &[Aes256Gcm, Aes256Gcm]).await;
 }
 
+/// Policy and stock would spare the pad; who needs `its-relay` gets it all the same, and nobody else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_grade_that_is_asked_for_chooses_the_hop_ciphers() {
+    for (cipher, scheme) in
+        [(CipherPolicy::AesOnly, Scheme::FirstKey), (CipherPolicy::OtpElseAes, Scheme::Random)]
+    {
+        let plan = Plan::chain(2, cipher, scheme);
+        let plan = Plan { mode: Mode::OnDemand, grade: Grade::ItsRelay, ..plan };
+        let net = Net::start(plan).await;
+        net.until("the links are stocked", |net| {
+            [(0, "b"), (1, "c")]
+                .iter()
+                .all(|(at, peer)| net.kms[*at].pool(peer).own_bytes() > 512 << 10)
+                && net.kms[0].pool("c").link_up()
+        })
+        .await;
+        // What nobody asked for with a grade comes as policy says.
+        assert!(net.kms[0].links.order(&ends::cluster("c"), 60_000));
+        let far = |net: &Net| net.kms[0].pool("c");
+        net.until("it came", |net| far(net).view().stored_bits >= 8 * 60_000).await;
+        let its = |net: &Net| {
+            let pool = far(net);
+            pool.own_bytes_of(Grade::ItsRelay) + pool.peer_bytes_of(Grade::ItsRelay)
+        };
+        assert_eq!(its(&net), 0);
+        let (a, c) = (sae("sae-a"), sae("sae-c"));
+        for (here, there, one, other) in [(0, 2, &a, &c), (2, 0, &c, &a)] {
+            let began = std::time::Instant::now();
+            let keys = loop {
+                match net.kms[here].supply.issue(one, std::slice::from_ref(other), 256, 2).await {
+                    Ok(keys) => break keys,
+                    Err(error) => assert!(began.elapsed() < net::PATIENCE, "{error}"),
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            };
+            let got = net.kms[there].supply.collect(other, None, &ids_of(&keys)).await.unwrap();
+            for key in keys.iter().chain(&got) {
+                let ciphers: Vec<HopCipher> =
+                    key.provenance.path.iter().map(|hop| hop.cipher).collect();
+                assert_eq!((ciphers, key.provenance.grade()), (vec![Shared, Otp], Grade::ItsRelay));
+            }
+        }
+        assert!(its(&net) < 8 << 10, "{} bytes for four keys", its(&net));
+        net.stop_and_audit().await;
+    }
+}
+
 /// Clause 9.4: who asks sends no key; the trusted node spends its own of both pools, which all ends account
 /// for alike.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

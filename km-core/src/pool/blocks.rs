@@ -173,7 +173,7 @@ impl Pool {
         };
         if given.is_empty() {
             // The other end needs what this one does not have.
-            self.miss(u64::from(MIN_KEY));
+            self.miss(u64::from(MIN_KEY), grade);
         }
         // Ours no longer, durably, before the other end may take them.
         self.durable(ticket).await?;

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use tokio::sync::Notify;
 
 use super::Pool;
+use crate::provenance::Grade;
 
 /// No more than this is remembered as missing, in bytes.
 const MOST: u64 = 16 << 20;
@@ -14,6 +15,7 @@ const MOST: u64 = 16 << 20;
 pub(super) struct Wanted {
     heard: AtomicBool,
     missed: AtomicU64,
+    its: AtomicU64,
     ordered: AtomicU64,
     news: Notify,
 }
@@ -23,6 +25,8 @@ pub(super) struct Wanted {
 pub struct Demand {
     /// Applications asked for them, or the other end did.
     pub missed: u64,
+    /// Of these, bytes that must claim [`Grade::ItsRelay`].
+    pub its: u64,
     /// An operator did.
     pub ordered: u64,
 }
@@ -33,9 +37,13 @@ impl Pool {
         self.wanted.heard.store(true, Relaxed);
     }
 
-    /// `bytes` were asked for and not there. Whether it makes sense to wait for them.
-    pub fn miss(&self, bytes: u64) -> bool {
+    /// `bytes` that claim at least `grade` were asked for and not there. Whether it makes sense to wait for
+    /// them.
+    pub fn miss(&self, bytes: u64, grade: Grade) -> bool {
         add(&self.wanted.missed, bytes);
+        if grade == Grade::ItsRelay {
+            add(&self.wanted.its, bytes);
+        }
         self.wanted.news.notify_waiters();
         self.wanted.heard.load(Relaxed)
     }
@@ -48,8 +56,9 @@ impl Pool {
 
     /// What was asked for since this was last called.
     pub fn take_demand(&self) -> Demand {
-        let (missed, ordered) = (&self.wanted.missed, &self.wanted.ordered);
-        Demand { missed: missed.swap(0, Relaxed), ordered: ordered.swap(0, Relaxed) }
+        let Wanted { missed, its, ordered, .. } = &self.wanted;
+        let [its, missed, ordered] = [its, missed, ordered].map(|sum| sum.swap(0, Relaxed));
+        Demand { missed: missed.max(its), its, ordered }
     }
 
     /// Ends with the first demand after this call.

@@ -281,8 +281,9 @@ impl Queue {
     /// Whether the other end has blocks to give, or the relay brings some.
     fn may_come(&self, want: u16) -> bool {
         let Pairing { pool, key_len, .. } = &self.pairing;
-        let fed = pool.miss(u64::from(*key_len) * u64::from(want));
-        fed || pool.peer_bytes_of(self.least()) >= u64::from(*key_len)
+        let least = self.least();
+        let fed = pool.miss(u64::from(*key_len) * u64::from(want), least);
+        fed || pool.peer_bytes_of(least) >= u64::from(*key_len)
     }
 
     /// Asks the other end for blocks and waits for some, not for any change of the pool.

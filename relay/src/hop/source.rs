@@ -14,7 +14,7 @@ use km_core::{
     ids::ClusterId,
     module::{ModuleError, ModuleKey, ModuleSource},
     pool::Pool,
-    provenance::Provenance,
+    provenance::{Grade, Provenance},
     route::{CipherPolicy, Route},
 };
 use tokio::{sync::Mutex as AsyncMutex, task::JoinHandle};
@@ -54,7 +54,23 @@ impl RelayConfig {
     pub fn by_km_link(&self) -> bool {
         self.route.as_ref().is_some_and(|route| route.middle().is_empty())
     }
+
+    /// How a batch that must claim `grade` is brought. One-time pad and a key of QKD alone can claim more
+    /// than the least, so they are taken then, whatever spares the stock otherwise.
+    fn how(&self, grade: Grade) -> How {
+        let Self { cipher, scheme, .. } = *self;
+        match (grade, scheme) {
+            (Grade::Computational, scheme) => (cipher, scheme),
+            // It brings nothing better.
+            (Grade::ItsRelay, scheme) if self.by_km_link() => (cipher, scheme),
+            (Grade::ItsRelay, Scheme::Random) => (CipherPolicy::OtpOnly, Scheme::FirstKey),
+            (Grade::ItsRelay, scheme) => (CipherPolicy::OtpOnly, scheme),
+        }
+    }
 }
+
+/// Which ciphers, and where the bits are born.
+type How = (CipherPolicy, Scheme);
 
 /// Keys for the pool with one cluster.
 pub(crate) struct RelaySource {
@@ -93,12 +109,13 @@ impl RelaySource {
             if wanted == 0 {
                 return;
             }
+            let (wanted, grade) = self.feeder().batch(wanted);
             let bytes = wanted.min((MAX_MATERIAL.min(most) - TAG_KEYS) as u64);
-            let source = self.clone();
-            let task = tokio::spawn(async move { source.fetch(bytes as usize + TAG_KEYS).await });
+            let (source, len) = (self.clone(), bytes as usize + TAG_KEYS);
+            let task = tokio::spawn(async move { source.fetch(len, grade).await });
             // What is lost on the way is spent as well.
             lock(&self.ration).spent(bytes);
-            let (share, sent) = (self.feeder().sent(bytes), Instant::now());
+            let (share, sent) = (self.feeder().sent(bytes, grade), Instant::now());
             on_way.push_back(OnWay { bytes, share, sent, task });
         }
     }
@@ -123,17 +140,23 @@ impl RelaySource {
         lock(&self.feeder)
     }
 
-    async fn fetch(&self, bytes: usize) -> Result<ModuleKey, ModuleError> {
+    async fn fetch(&self, bytes: usize, grade: Grade) -> Result<ModuleKey, ModuleError> {
+        let how = self.config.how(grade);
         match self.config.ways {
-            ..=1 => self.fetch_whole(bytes).await.map(whole),
-            ways => self.fetch_split(ways, bytes).await,
+            ..=1 => self.fetch_whole(how, bytes).await.map(whole),
+            ways => self.fetch_split(how, ways, bytes).await,
         }
     }
 
     /// One share over each of `ways` ways, all of which must arrive: rather no key than one that a node
     /// between knows. One after the other, so that a way that fails costs the others nothing.
-    async fn fetch_split(&self, ways: usize, bytes: usize) -> Result<ModuleKey, ModuleError> {
-        let routes = self.relay.apart(&self.to, self.config.cipher);
+    async fn fetch_split(
+        &self,
+        (cipher, scheme): How,
+        ways: usize,
+        bytes: usize,
+    ) -> Result<ModuleKey, ModuleError> {
+        let routes = self.relay.apart(&self.to, cipher);
         let (found, to) = (routes.len(), &self.to);
         if found < ways {
             let why = format!("{found} ways to {to} without a common node, {ways} are needed");
@@ -145,18 +168,21 @@ impl RelaySource {
         })?;
         let mut shares = BTreeMap::new();
         for (at, route) in chosen {
-            let share = self.relay.fetch(&route, self.config.scheme, bytes).await;
+            let share = self.relay.fetch(&route, scheme, bytes).await;
             shares.insert(at, whole(share.map_err(lost)?));
         }
         let unlike = || ModuleError::Protocol("the ways of a split key meet".into());
         joined(shares.into_values()).ok_or_else(unlike)
     }
 
-    async fn fetch_whole(&self, bytes: usize) -> Result<Fetched, ModuleError> {
+    async fn fetch_whole(
+        &self,
+        (cipher, scheme): How,
+        bytes: usize,
+    ) -> Result<Fetched, ModuleError> {
         let mut last = ModuleError::Unavailable(format!("no route to {}", self.to));
-        let RelayConfig { route, cipher, scheme, .. } = &self.config;
-        for route in self.relay.ways(&self.to, route.as_ref(), *cipher) {
-            match self.relay.fetch(&route, *scheme, bytes).await {
+        for route in self.relay.ways(&self.to, self.config.route.as_ref(), cipher) {
+            match self.relay.fetch(&route, scheme, bytes).await {
                 Ok(fetched) => return Ok(fetched),
                 Err(why) => last = lost(why),
             }

@@ -17,7 +17,7 @@ use km_core::{
     module::{ModuleError, ModuleKey, ModuleSource},
     payload::Storage,
     pool::{self, Pool, PoolConfig},
-    provenance::Provenance,
+    provenance::{Grade, Provenance},
     random::Random,
     records::Records,
     registry::Registry,
@@ -97,6 +97,8 @@ pub struct Plan {
     /// Pairs fed by relay, with the clusters between.
     pub relays: Vec<(usize, usize, Vec<usize>)>,
     pub cipher: CipherPolicy,
+    /// What the keys of the first and the last cluster's applications must claim.
+    pub grade: Grade,
     pub scheme: Scheme,
     pub mode: Mode,
     /// Over how many ways each relayed key is split; they come from the route board.
@@ -123,6 +125,7 @@ impl Plan {
             dark: Vec::new(),
             relays,
             cipher,
+            grade: Grade::Computational,
             scheme,
             mode,
             ways: 1,
@@ -307,6 +310,9 @@ impl Net {
         let app = |name: &str| sae(&format!("sae-{name}"));
         for name in &self.plan.clusters {
             registry.register(app(name), [cluster(name)]).unwrap();
+        }
+        if let [first, .., last] = self.plan.clusters[..] {
+            registry.require(&app(first), &app(last), self.plan.grade);
         }
         for (i, one) in self.plan.clusters.iter().enumerate() {
             for other in &self.plan.clusters[i + 1..] {
