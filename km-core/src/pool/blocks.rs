@@ -53,6 +53,7 @@ impl Pool {
             module: block.module,
             received_ms: now_ms(),
         };
+        let known = header.clone();
         let sealed = self.vault.seal_block(header, &block.clear, self.config.storage).await?;
         drop(block.clear);
         let phase = if block.confirmed { Phase::Stored } else { Phase::Agreed };
@@ -67,6 +68,7 @@ impl Pool {
                 return Err(PoolError::Block(number, "was used before, or is too large"));
             }
             tables.kept.extend(object.map(|name| (number, name)));
+            tables.past.block(known);
             let payload_key = keys::payload(self.tag, number);
             let payload = self.records.encode(&payload_key, &sealed);
             let high_key = keys::high(self.tag);

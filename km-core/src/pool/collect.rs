@@ -241,7 +241,9 @@ impl Pool {
         let Some(run) = tables.collecting.get(&id) else { return };
         let key = keys::run(id);
         if run.finished() {
-            tables.collecting.remove(&id);
+            if let Some(run) = tables.collecting.remove(&id) {
+                tables.past.collected(run.spec, run.collected, now_ms());
+            }
             change.records.push((key, None));
             self.erase_if_finished(tables, id.block.number, change);
         } else {

@@ -224,6 +224,9 @@ impl Pool {
 
     fn finish(&self, spec: &RunSpec, handed_out: u16) {
         let mut tables = self.tables();
+        if tables.issuing.contains_key(&spec.id) {
+            tables.past.handed_out(spec, handed_out, now_ms());
+        }
         self.close_run(&mut tables, spec, handed_out);
         drop(tables);
         if let Some(peer) = self.peer.get() {

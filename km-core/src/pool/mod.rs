@@ -23,6 +23,7 @@ mod kept;
 pub(crate) mod keys;
 mod order;
 mod pads;
+mod past;
 mod reseal;
 mod tables;
 mod trace;

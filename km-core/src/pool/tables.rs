@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::Mutex as AsyncMutex;
 
-use super::OpenRun;
+use super::{OpenRun, past::Past};
 use crate::{
     block::BlockState,
     ids::{ClusterId, MAX_BLOCK_NUMBER},
@@ -123,6 +123,8 @@ pub(super) struct Tables {
     pub(super) doomed: Vec<String>,
     pub(super) issuing: BTreeMap<RunId, RunSpec>,
     pub(super) collecting: BTreeMap<RunId, Collecting>,
+    /// What became of others.
+    pub(super) past: Past,
     /// Spans of ours in use by the relay.
     pub(super) lent: BTreeMap<RunId, PadSpan>,
     /// Spans of ours that are through, until the peer knows.
@@ -149,6 +151,7 @@ impl Tables {
             doomed: Vec::new(),
             issuing: BTreeMap::new(),
             collecting: BTreeMap::new(),
+            past: Past::default(),
             lent: BTreeMap::new(),
             through: BTreeMap::new(),
             borrowed: BTreeMap::new(),

@@ -24,9 +24,9 @@ pub struct KeyTrace {
     pub length: u16,
     /// Where it stands.
     pub state: KeyState,
-    /// The applications it was assigned to, while that is known.
+    /// The applications it was assigned to, and what became of it; of the last 4,096 runs since start.
     pub run: Option<RunTrace>,
-    /// The block's public metadata, while the block is stored.
+    /// The block's public metadata, while the block is stored; of the last 1,024 since start.
     pub header: Option<BlockHeader>,
 }
 
@@ -57,10 +57,14 @@ pub struct RunTrace {
     pub master: SaeId,
     /// Those that may collect it.
     pub slaves: Vec<SaeId>,
+    /// Whether the master was given it, or it was burned; where this end handed the run out and it ended.
+    pub handed_out: Option<bool>,
     /// Of these, those that did, where this end counts them.
     pub collected_by: Vec<SaeId>,
     /// Milliseconds since the Unix epoch when it is burned, where this end counts it.
     pub expires_ms: Option<u64>,
+    /// Milliseconds since the Unix epoch when the run ended here.
+    pub ended_ms: Option<u64>,
 }
 
 impl Pool {
@@ -68,16 +72,18 @@ impl Pool {
     pub async fn trace(&self, id: KeyId) -> Result<KeyTrace, RecordError> {
         let slice = id.slice();
         let (state, run) = self.place(slice);
-        let key = keys::payload(self.tag, slice.block.number);
-        let block: Option<SealedBlock> = self.records.get(&key).await?;
+        let number = slice.block.number;
+        let block: Option<SealedBlock> = self.records.get(&keys::payload(self.tag, number)).await?;
+        let known = || self.tables().past.header(number).cloned();
+        let header = block.map(|block| block.header().clone()).or_else(known);
         Ok(KeyTrace {
             peer: self.config.peer.clone(),
-            block: slice.block.number,
+            block: number,
             offset: slice.offset,
             length: slice.len,
             state,
             run,
-            header: block.map(|block| block.header().clone()),
+            header,
         })
     }
 
@@ -86,7 +92,8 @@ impl Pool {
         let number = slice.block.number;
         let Some(block) = tables.block(number) else {
             let never = number > tables.high;
-            return (if never { KeyState::NeverHere } else { KeyState::Erased }, None);
+            let state = if never { KeyState::NeverHere } else { KeyState::Erased };
+            return (state, tables.past.run(slice));
         };
         if let Some((run, index)) = tables.find_collecting(slice) {
             let run = &tables.collecting[&run];
@@ -110,17 +117,19 @@ impl Pool {
             Phase::Stored if slice.offset >= block.cursor => KeyState::Unassigned,
             Phase::Stored => KeyState::Spent,
         };
-        (state, None)
+        (state, tables.past.run(slice))
     }
 }
 
 impl RunTrace {
-    fn of(spec: &RunSpec) -> Self {
+    pub(super) fn of(spec: &RunSpec) -> Self {
         Self {
             master: spec.master.clone(),
             slaves: spec.slaves.clone(),
+            handed_out: None,
             collected_by: Vec::new(),
             expires_ms: None,
+            ended_ms: None,
         }
     }
 }

@@ -54,7 +54,8 @@ fn list(value: &Value) -> impl Iterator<Item = &Value> {
 fn born(key: &Value, steps: &mut Vec<Step>) {
     let way = &key["provenance"];
     if !way.is_object() {
-        let why = "its block is used up, and the way of its keys was erased with it";
+        let why = "its block is used up, and was erased with the way of its keys before this KM started, \
+                   or long ago";
         return steps.push(step("", "not known any more", why));
     }
     let module = text(&key["module"]);
@@ -118,6 +119,11 @@ fn here(key: &Value, steps: &mut Vec<Step>) {
     if run.is_object() {
         let slaves = names(&run["slaves"]);
         steps.push(step(&text(&run["master"]), "assigned", format!("for {slaves}")));
+        match &run["handed_out"] {
+            Value::Bool(true) => steps.push(step(&text(&run["master"]), "handed out", "")),
+            Value::Bool(false) => steps.push(step("", "burned", "never handed out")),
+            _ => {}
+        }
         for by in list(&run["collected_by"]) {
             steps.push(step(&text(by), "collected", ""));
         }
@@ -136,7 +142,8 @@ mod tests {
         let answer = json!({ "id": "k", "pool_key": {
             "peer": "c", "block": 7, "offset": 64, "length": 32, "state": "waiting",
             "module": "", "received_ms": 5,
-            "run": { "master": "sae-a", "slaves": ["sae-c"], "collected_by": ["sae-c"] },
+            "run": { "master": "sae-a", "slaves": ["sae-c"], "collected_by": ["sae-c"],
+                "handed_out": true },
             "provenance": { "origin": { "Qkd": "link-0" }, "grade": "its-relay",
                 "end_tag": "ml-kem", "combined": { "kem": "MlKem768", "method": "xor" },
                 "path": [{ "to": "b", "cipher": "shared" }, { "to": "c", "cipher": "otp" }] } } });
@@ -149,6 +156,7 @@ mod tests {
             "|compared by both ends",
             "block 7|sealed by the HSM and stored",
             "sae-a|assigned",
+            "sae-a|handed out",
             "sae-c|collected",
             "block 7|now",
         ];
