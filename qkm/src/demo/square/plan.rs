@@ -31,8 +31,8 @@ const RELAYED: [(&str, &str, &str); 2] =
 /// They stand by for each other; KMs follow the first there is.
 pub(super) const CONTROLLERS: [&str; 2] = ["controller", "controller-2"];
 
-/// Bits per second of each link.
-const RATE: &str = "3000000";
+/// Bits per second of each link: few enough that applications use them up faster, on a busy machine too.
+const RATE: &str = "1500000";
 /// A pool with a QKD link holds so much, in MiB.
 const POOL_MIB: u64 = 2;
 /// Below this a pool no longer carries others' keys, in bits.
