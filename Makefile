@@ -63,7 +63,7 @@ pq:
 
 ## Networks in simulated time, 10,000 hours in all (`make test` does some).
 simulate:
-	QKM_SIM_HOURS=$(or $(HOURS),10000) $(CARGO) test --release --locked -p netsim --test networks -- --nocapture
+	QKM_SIM_HOURS=$(or $(HOURS),10000) $(CARGO) test --release --locked -p netsim --test networks -- --nocapture --include-ignored
 
 ## Speed, as a table and in target/bench/results.json.
 bench:

@@ -6,6 +6,8 @@
 mod ends;
 mod net;
 
+use std::io::Write as _;
+
 use ends::{bytes_of, ids_of, sae};
 use km_core::{
     ids::LinkId,
@@ -80,6 +82,31 @@ async fn a_random_key_is_relayed_with_aes() {
     passes(2, CipherPolicy::AesOnly, Scheme::Random, &[Aes256Gcm, Aes256Gcm]).await;
 }
 
+/// Figure 6 with a QRNG: both ends know that the bits were born there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_random_key_tells_that_a_qrng_made_it() {
+    let dir = ends::temp_dir();
+    let path = dir.path().join("qrng0");
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    let device = path.clone();
+    std::thread::spawn(move || {
+        // All three read from it, until the last of them is gone.
+        let mut pipe = std::fs::OpenOptions::new().write(true).open(device).unwrap();
+        while pipe.write_all(&ends::random(512)).is_ok() {}
+    });
+    let plan = Plan::chain(2, CipherPolicy::OtpOnly, Scheme::Random);
+    let net = Net::start(Plan { qrng: Some(path), ..plan }).await;
+    net.until("keys came", |net| net.kms[0].pool("c").own_bytes() > 0).await;
+    let (a, c) = (sae("sae-a"), sae("sae-c"));
+    let keys = net.kms[0].supply.issue(&a, std::slice::from_ref(&c), 256, 2).await.unwrap();
+    let got = net.kms[2].supply.collect(&c, None, &ids_of(&keys)).await.unwrap();
+    for key in keys.iter().chain(&got) {
+        let way = &key.provenance;
+        assert_eq!((&way.origin, way.grade()), (&Origin::Qrng, Grade::Computational));
+    }
+    net.stop_and_audit().await;
+}
+
 /// Policy and stock would spare the pad; who needs `its-relay` gets it all the same, and nobody else.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_grade_that_is_asked_for_chooses_the_hop_ciphers() {
@@ -132,6 +159,8 @@ async fn the_grade_that_is_asked_for_chooses_the_hop_ciphers() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_trusted_node_supplies_the_exclusive_or_of_its_keys_with_both_ends_on_request() {
     passes(2, CipherPolicy::OtpOnly, Scheme::Supplied, &[Shared, Otp]).await;
+    // Of two nodes with a link between them, such as satellites, the second passes on what the first supplies.
+    passes(3, CipherPolicy::OtpOnly, Scheme::Supplied, &[Shared, Otp, Otp]).await;
 
     let plan = Plan::chain(2, CipherPolicy::OtpOnly, Scheme::Supplied);
     let net = Net::start(Plan { mode: Mode::Manual, ..plan }).await;

@@ -5,6 +5,7 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
+    path::PathBuf,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -18,7 +19,7 @@ use km_core::{
     payload::Storage,
     pool::{self, Pool, PoolConfig},
     provenance::{Grade, Provenance},
-    random::Random,
+    random::{QrngConfig, Random},
     records::Records,
     registry::Registry,
     route::{CipherPolicy, Route, RouteBoard},
@@ -109,6 +110,8 @@ pub struct Plan {
     pub combine: Vec<Option<Combine>>,
     /// Bytes a pool with a QKD link takes, and one fed by relay.
     pub bounds: [u64; 2],
+    /// The FIFO in the place of a QRNG that random bits come from; else from the token.
+    pub qrng: Option<PathBuf>,
 }
 
 impl Plan {
@@ -132,6 +135,7 @@ impl Plan {
             ways_at: Vec::new(),
             combine,
             bounds: [1 << 20, 512 << 10],
+            qrng: None,
         }
     }
 }
@@ -256,7 +260,15 @@ impl Net {
         }
         let supply = Supply::new(name(at), self.registry(), SupplyLimits::default(), pools);
         let client = transport::client_config(&self.tls[at], Profile::KmLink).unwrap();
-        let (random, routes) = (Arc::new(Random::of_token(hsm)), Arc::new(RouteBoard::default()));
+        let random = match self.plan.qrng.clone() {
+            Some(path) => {
+                let device =
+                    QrngConfig { path, min_entropy: 5.0, deadline: Duration::from_secs(5) };
+                Random::with_qrng(None, device).unwrap()
+            }
+            None => Random::of_token(hsm),
+        };
+        let (random, routes) = (Arc::new(random), Arc::new(RouteBoard::default()));
         let links = Links::new(&supply, client, random, routes.clone(), peers);
         let (stop, shutdown) = Shutdown::pair();
         tokio::spawn(links.clone().run(shutdown.clone()));
