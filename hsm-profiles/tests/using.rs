@@ -223,7 +223,11 @@ fn made_inside(room: Room) {
             (KeyKind::Ec(Curve::P256), 0, Scheme::Ecdsa(Hash::Sha256)),
             (KeyKind::Ec(Curve::P384), 0, Scheme::Ecdsa(Hash::Sha384)),
             (KeyKind::Ec(Curve::P521), 0, Scheme::Ecdsa(Hash::Sha512)),
+            (KeyKind::Ec(Curve::P256), 0, Scheme::Ecdsa(Hash::Sha224)),
+            (KeyKind::Ec(Curve::P256), 0, Scheme::Ecdsa(Hash::Sha3_512)),
+            (KeyKind::Ec(Curve::P384), 0, Scheme::Ecdsa(Hash::Sha3_256)),
             (KeyKind::Rsa, 2048, Scheme::RsaPkcs1(Hash::Sha256)),
+            (KeyKind::Rsa, 2048, Scheme::RsaPkcs1(Hash::Sha3_384)),
             (KeyKind::Rsa, 2048, Scheme::RsaPss { hash: Hash::Sha256, salt: 32 }),
             (KeyKind::Ed25519, 256, Scheme::Ed25519),
         ] {

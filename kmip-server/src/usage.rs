@@ -365,6 +365,9 @@ fn signature_hash(signature: Signature) -> Result<Option<Hash>, OpError> {
         Signature::Sha256WithRsa | Signature::EcdsaWithSha256 => Hash::Sha256,
         Signature::Sha384WithRsa | Signature::EcdsaWithSha384 => Hash::Sha384,
         Signature::Sha512WithRsa | Signature::EcdsaWithSha512 => Hash::Sha512,
+        Signature::Sha3_256WithRsa => Hash::Sha3_256,
+        Signature::Sha3_384WithRsa => Hash::Sha3_384,
+        Signature::Sha3_512WithRsa => Hash::Sha3_512,
         Signature::RsassaPss => return Ok(None),
         _ => return Err(OpError::CannotUse("this signature algorithm is not had".to_owned())),
     }))

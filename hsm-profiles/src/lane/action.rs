@@ -254,7 +254,7 @@ fn rsa_sign(
 ) -> Result<Vec<u8>, OpError> {
     let signature = match scheme {
         Scheme::RsaPkcs1(hash) => {
-            let info = [digest_info(hash)?, digest].concat();
+            let info = [&der::digest_info(hash)[..], digest].concat();
             session.sign(&Mechanism::RsaPkcs, handle, &info)?
         }
         Scheme::RsaPss { hash, salt } => {
@@ -300,35 +300,6 @@ fn hmac(hash: Hash) -> Result<Mechanism<'static>, OpError> {
         Hash::Sha256 => Mechanism::Sha256Hmac,
         Hash::Sha384 => Mechanism::Sha384Hmac,
         Hash::Sha512 => Mechanism::Sha512Hmac,
-        Hash::Sha3_224 | Hash::Sha3_256 | Hash::Sha3_384 | Hash::Sha3_512 => {
-            return Err(no_such());
-        }
-    })
-}
-
-/// What stands before the hash in a DigestInfo (RFC 8017, 9.2, note 1).
-fn digest_info(hash: Hash) -> Result<&'static [u8], OpError> {
-    Ok(match hash {
-        Hash::Sha1 => &[
-            0x30, 0x21, 0x30, 0x09, 0x06, 0x05, 0x2B, 0x0E, 0x03, 0x02, 0x1A, 0x05, 0x00, 0x04,
-            0x14,
-        ],
-        Hash::Sha224 => &[
-            0x30, 0x2D, 0x30, 0x0D, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02,
-            0x04, 0x05, 0x00, 0x04, 0x1C,
-        ],
-        Hash::Sha256 => &[
-            0x30, 0x31, 0x30, 0x0D, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02,
-            0x01, 0x05, 0x00, 0x04, 0x20,
-        ],
-        Hash::Sha384 => &[
-            0x30, 0x41, 0x30, 0x0D, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02,
-            0x02, 0x05, 0x00, 0x04, 0x30,
-        ],
-        Hash::Sha512 => &[
-            0x30, 0x51, 0x30, 0x0D, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02,
-            0x03, 0x05, 0x00, 0x04, 0x40,
-        ],
         Hash::Sha3_224 | Hash::Sha3_256 | Hash::Sha3_384 | Hash::Sha3_512 => {
             return Err(no_such());
         }

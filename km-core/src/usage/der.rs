@@ -1,6 +1,6 @@
 //! The few DER structures around public keys and signatures.
 
-use super::{Curve, DsaSet, KeyKind};
+use super::{Curve, DsaSet, Hash, KeyKind};
 
 const SEQUENCE: u8 = 0x30;
 const INTEGER: u8 = 0x02;
@@ -78,6 +78,26 @@ pub fn rsa_public(modulus: &[u8], exponent: &[u8]) -> Vec<u8> {
 /// SubjectPublicKeyInfo of a PKCS #1 RSAPublicKey.
 pub(super) fn rsa_info(key: &[u8]) -> Vec<u8> {
     wrap(SEQUENCE, &[RSA, &wrap(BIT_STRING, &[&[0], key])])
+}
+
+/// What stands before the hash in a DigestInfo (RFC 8017, 9.2).
+pub fn digest_info(hash: Hash) -> Vec<u8> {
+    let nist = |last| vec![0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, last];
+    let name = match hash {
+        Hash::Sha1 => vec![0x06, 0x05, 0x2B, 0x0E, 0x03, 0x02, 0x1A],
+        Hash::Sha256 => nist(0x01),
+        Hash::Sha384 => nist(0x02),
+        Hash::Sha512 => nist(0x03),
+        Hash::Sha224 => nist(0x04),
+        Hash::Sha3_224 => nist(0x07),
+        Hash::Sha3_256 => nist(0x08),
+        Hash::Sha3_384 => nist(0x09),
+        Hash::Sha3_512 => nist(0x0A),
+    };
+    let algorithm = wrap(SEQUENCE, &[&name, &[0x05, 0x00]]);
+    let octets = head(0x04, hash.len());
+    let whole = head(SEQUENCE, algorithm.len() + octets.len() + hash.len());
+    [whole, algorithm, octets].concat()
 }
 
 /// The two halves of a signature, as X.509 has them.

@@ -9,6 +9,7 @@ use aws_lc_rs::{
         AES_128, AES_192, AES_256, DecryptingKey, DecryptionContext, EncryptingKey,
         EncryptionContext, PaddedBlockDecryptingKey, PaddedBlockEncryptingKey, UnboundCipherKey,
     },
+    digest::Digest,
     encoding::{AsBigEndian, AsDer, Curve25519SeedBin, Pkcs8V1Der},
     error::Unspecified,
     hmac,
@@ -104,8 +105,7 @@ pub fn make(kind: KeyKind, bits: u32) -> Result<MadePair, HsmError> {
             })
         }
         KeyKind::Ec(curve) => {
-            let pair =
-                EcdsaKeyPair::generate(signing(curve, Hash::Sha256, true)?).map_err(failed)?;
+            let pair = EcdsaKeyPair::generate(signing(curve)).map_err(failed)?;
             let private = pair.to_pkcs8v1().map_err(failed)?;
             Ok(MadePair {
                 private: ClearBytes::copy_from(private.as_ref()),
@@ -339,6 +339,9 @@ fn rsa_sign(scheme: Scheme, key: &[u8], input: &[u8]) -> Result<ClearBytes, HsmE
     let encoding = match (rsa_encoding(scheme, modulus), scheme) {
         (Some(encoding), _) => encoding,
         (None, Scheme::RsaPss { hash, salt }) => return rsa::pss_sign(hash, salt, key, input),
+        (None, Scheme::RsaPkcs1(hash)) if hash != Hash::Sha1 => {
+            return rsa::pkcs1_sign(hash, key, input);
+        }
         _ => return Err(cannot("outside the token, RSA does not sign with this hash")),
     };
     let digest = hash.import(input).ok_or_else(|| cannot("RSA does not sign this hash so"))?;
@@ -414,28 +417,36 @@ fn rsa_decrypt(cipher: &Cipher, key: &[u8], input: &[u8]) -> Result<ClearBytes, 
     Ok(take(clear))
 }
 
-fn signing(
-    curve: Curve,
-    hash: Hash,
-    any_hash: bool,
-) -> Result<&'static EcdsaSigningAlgorithm, HsmError> {
-    Ok(match (curve, hash) {
-        (Curve::P256, hash) if any_hash || hash == Hash::Sha256 => {
-            &signature::ECDSA_P256_SHA256_ASN1_SIGNING
-        }
-        (Curve::P384, hash) if any_hash || hash == Hash::Sha384 => {
-            &signature::ECDSA_P384_SHA384_ASN1_SIGNING
-        }
-        (Curve::P521, Hash::Sha256) => &signature::ECDSA_P521_SHA256_ASN1_SIGNING,
-        (Curve::P521, Hash::Sha384) => &signature::ECDSA_P521_SHA384_ASN1_SIGNING,
-        (Curve::P521, Hash::Sha512) => &signature::ECDSA_P521_SHA512_ASN1_SIGNING,
-        _ => return Err(cannot("outside the token, this curve does not sign this hash")),
-    })
+fn signing(curve: Curve) -> &'static EcdsaSigningAlgorithm {
+    match curve {
+        Curve::P256 => &signature::ECDSA_P256_SHA256_ASN1_SIGNING,
+        Curve::P384 => &signature::ECDSA_P384_SHA384_ASN1_SIGNING,
+        Curve::P521 => &signature::ECDSA_P521_SHA512_ASN1_SIGNING,
+    }
+}
+
+/// The hash whose algorithm a curve signs here, and `digest` of `hash` in its length: ECDSA takes the
+/// leftmost bits of a longer one, and a shorter one is a smaller number.
+pub(super) fn fitted(curve: Curve, hash: Hash, digest: &[u8]) -> Result<Digest, HsmError> {
+    let misfit = || misfit("the hash has another length");
+    if digest.len() != hash.len() {
+        return Err(misfit());
+    }
+    let own = match curve {
+        Curve::P256 => Hash::Sha256,
+        Curve::P384 => Hash::Sha384,
+        Curve::P521 => Hash::Sha512,
+    };
+    let mut bytes = vec![0; own.len().saturating_sub(digest.len())];
+    bytes.extend(digest.iter().take(own.len()));
+    own.import(&bytes).ok_or_else(misfit)
 }
 
 fn ec_sign(curve: Curve, hash: Hash, key: &[u8], input: &[u8]) -> Result<ClearBytes, HsmError> {
-    let algorithm = signing(curve, hash, false)?;
-    let digest = hash.import(input).ok_or_else(|| misfit("the hash has another length"))?;
+    if hash == Hash::Sha1 {
+        return Err(cannot("outside the token, nothing is signed with SHA-1"));
+    }
+    let (algorithm, digest) = (signing(curve), fitted(curve, hash, input)?);
     let pair = EcdsaKeyPair::from_pkcs8(algorithm, key)
         .or_else(|_| EcdsaKeyPair::from_private_key_der(algorithm, key))
         .map_err(|_| cannot("the bytes are no private key of this curve"))?;

@@ -6,7 +6,12 @@ use aws_lc_rs::{
     signature::{self, RsaParameters, RsaPssSaltLength, UnparsedPublicKey, VerificationAlgorithm},
 };
 
-use super::{Cipher, Curve, DsaSet, Hash, KeyKind, Scheme, der, local::Mode, process::oaep, rsa};
+use super::{
+    Cipher, Curve, DsaSet, Hash, KeyKind, Scheme, der,
+    local::Mode,
+    process::{fitted, oaep},
+    rsa,
+};
 use crate::hsm::HsmError;
 
 /// Lengths of salt that PSS is used with here.
@@ -16,6 +21,9 @@ pub(super) enum Salt {
     /// As long as the key allows.
     Longest,
 }
+
+/// Shorter RSA keys, in bytes, verify nothing.
+const LEAST_MODULUS: usize = 128;
 
 /// Which of the two lengths `salt` is, for a key of `modulus` bytes.
 pub(super) fn salt_kind(hash: Hash, salt: u16, modulus: usize) -> Option<Salt> {
@@ -50,6 +58,9 @@ pub fn verify(
         (None, KeyKind::Rsa, Scheme::RsaPss { hash, salt }) => {
             return rsa::pss_verify(hash, Some(salt), key, message, signature);
         }
+        (None, KeyKind::Rsa, Scheme::RsaPkcs1(hash)) if modulus >= LEAST_MODULUS => {
+            return rsa::pkcs1_verify(hash, key, message, signature);
+        }
         _ => {
             let why = "this signature is not verified with this key and hash";
             return Err(HsmError::Unsupported(why.to_owned()));
@@ -59,13 +70,16 @@ pub fn verify(
     if key.parse().is_err() {
         return Err(misfit("the public key cannot be read"));
     }
-    let fits = match scheme.hash() {
-        Some(hash) => {
+    let fits = match (kind, scheme.hash()) {
+        (KeyKind::Ec(curve), Some(hash)) => {
+            key.verify_digest(&fitted(curve, hash, message)?, signature)
+        }
+        (_, Some(hash)) => {
             let digest =
                 hash.import(message).ok_or_else(|| misfit("the hash has another length"))?;
             key.verify_digest(&digest, signature)
         }
-        None => key.verify(message, signature),
+        (_, None) => key.verify(message, signature),
     };
     Ok(fits.is_ok())
 }
@@ -128,20 +142,11 @@ fn algorithm(
                 _ => return None,
             }
         }
-        (KeyKind::Ec(curve), Scheme::Ecdsa(hash)) => match (curve, hash) {
-            (Curve::P256, Hash::Sha1) => &s::ECDSA_P256_SHA1_ASN1,
-            (Curve::P256, Hash::Sha256) => &s::ECDSA_P256_SHA256_ASN1,
-            (Curve::P256, Hash::Sha384) => &s::ECDSA_P256_SHA384_ASN1,
-            (Curve::P256, Hash::Sha512) => &s::ECDSA_P256_SHA512_ASN1,
-            (Curve::P384, Hash::Sha256) => &s::ECDSA_P384_SHA256_ASN1,
-            (Curve::P384, Hash::Sha384) => &s::ECDSA_P384_SHA384_ASN1,
-            (Curve::P384, Hash::Sha512) => &s::ECDSA_P384_SHA512_ASN1,
-            (Curve::P521, Hash::Sha1) => &s::ECDSA_P521_SHA1_ASN1,
-            (Curve::P521, Hash::Sha224) => &s::ECDSA_P521_SHA224_ASN1,
-            (Curve::P521, Hash::Sha256) => &s::ECDSA_P521_SHA256_ASN1,
-            (Curve::P521, Hash::Sha384) => &s::ECDSA_P521_SHA384_ASN1,
-            (Curve::P521, Hash::Sha512) => &s::ECDSA_P521_SHA512_ASN1,
-            _ => return None,
+        // Of the hash as `fitted` has it.
+        (KeyKind::Ec(curve), Scheme::Ecdsa(_)) => match curve {
+            Curve::P256 => &s::ECDSA_P256_SHA256_ASN1,
+            Curve::P384 => &s::ECDSA_P384_SHA384_ASN1,
+            Curve::P521 => &s::ECDSA_P521_SHA512_ASN1,
         },
         (KeyKind::Ed25519, Scheme::Ed25519) => &s::ED25519,
         (KeyKind::MlDsa(set), Scheme::MlDsa) => match set {

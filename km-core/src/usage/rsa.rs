@@ -1,9 +1,9 @@
 //! RSA in this process as aws-lc-rs does not have it: OAEP with two hashes or a label, PSS with any
-//! salt and hash. By RustCrypto's `rsa`, always with blinding.
+//! salt and hash, PKCS #1 with SHA-224 and SHA-3. By RustCrypto's `rsa`, always with blinding.
 
 use aws_lc_rs::rand;
 use rsa::{
-    Oaep, PrivateKey, Pss, PublicKey,
+    Oaep, Pkcs1v15Sign, PrivateKey, Pss, PublicKey,
     pkcs1::{DecodeRsaPrivateKey, DecodeRsaPublicKey},
     pkcs8::{DecodePrivateKey, DecodePublicKey},
     rand_core::{TryCryptoRng, TryRng},
@@ -13,7 +13,7 @@ use sha2::{Digest, Sha224, Sha256, Sha384, Sha512};
 use sha3::{Sha3_224, Sha3_256, Sha3_384, Sha3_512};
 
 use super::{
-    Hash,
+    Hash, der,
     process::{cannot, misfit},
 };
 use crate::{hsm::HsmError, material::ClearBytes};
@@ -130,6 +130,26 @@ pub(super) fn oaep_decrypt(
     done.map(ClearBytes::from_vec).map_err(|_| misfit("the data does not decrypt under this key"))
 }
 
+fn pkcs1(hash: Hash) -> Pkcs1v15Sign {
+    Pkcs1v15Sign { hash_len: Some(hash.len()), prefix: der::digest_info(hash).into() }
+}
+
+/// Signs a hash with PKCS #1 version 1.5.
+pub(super) fn pkcs1_sign(hash: Hash, key: &[u8], digest: &[u8]) -> Result<ClearBytes, HsmError> {
+    let done = private_key(key)?.sign_with_rng(&mut Library, pkcs1(hash), digest);
+    done.map(ClearBytes::from_vec).map_err(|_| misfit("the RSA key is too short for this hash"))
+}
+
+/// Whether `signature` is one of a hash with PKCS #1 version 1.5.
+pub(super) fn pkcs1_verify(
+    hash: Hash,
+    key: &[u8],
+    digest: &[u8],
+    signature: &[u8],
+) -> Result<bool, HsmError> {
+    Ok(public_key(key)?.verify(pkcs1(hash), digest, signature).is_ok())
+}
+
 /// Signs a hash with PSS and `salt` bytes of salt.
 pub(super) fn pss_sign(
     hash: Hash,
@@ -163,7 +183,33 @@ pub(super) fn pss_verify(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::usage::{Action, Cipher, KeyKind, local::Mode, process};
+    use crate::usage::{
+        Action, Cipher, KeyKind, Scheme,
+        local::Mode,
+        private::{parts, public_half},
+        process,
+        public::verify,
+    };
+
+    /// `openssl dgst -sign` gives the same.
+    #[test]
+    fn pkcs1_signatures_are_those_of_openssl() {
+        let key = include_bytes!("vectors/rsa_2048.pk8");
+        let (private, whole) = (ClearBytes::copy_from(key), parts(KeyKind::Rsa, key).unwrap());
+        let public = public_half(KeyKind::Rsa, &whole).unwrap();
+        for (hash, known) in [
+            (Hash::Sha224, &include_bytes!("vectors/pkcs1_sha224")[..]),
+            (Hash::Sha3_256, &include_bytes!("vectors/pkcs1_sha3_256")[..]),
+        ] {
+            let (scheme, digest) = (Scheme::RsaPkcs1(hash), hash.of(b"signed by OpenSSL"));
+            let input = ClearBytes::copy_from(&digest);
+            let signed = process::act(KeyKind::Rsa, &Action::Sign(scheme), &private, &input);
+            assert_eq!(signed, Ok(ClearBytes::copy_from(known)), "{hash:?}");
+            let check = |digest: &[u8]| verify(KeyKind::Rsa, scheme, &public, digest, known);
+            assert_eq!(check(&digest), Ok(true));
+            assert_eq!(check(&hash.of(b"signed by nobody")), Ok(false));
+        }
+    }
 
     /// What OpenSSL 3.0 sealed, `openssl pkeyutl -encrypt` with `rsa_padding_mode:oaep`.
     #[test]

@@ -648,3 +648,41 @@ async fn sha3_hashes_and_signs() {
         assert_eq!(other, ValidityIndicator::Invalid);
     }
 }
+
+/// A hash is signed on any curve and by any RSA key, whatever its length; SHA-1 is only verified.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_hash_is_signed_on_every_curve() {
+    use HashingAlgorithm::{Sha1, Sha3_224, Sha3_256, Sha3_512, Sha224, Sha256, Sha384, Sha512};
+    let network = Network::start().await;
+    let mut client = network.client("n1", Version::V2_1).await;
+    for (algorithm, bits) in [
+        (Algorithm::Ecdsa, 256),
+        (Algorithm::Ecdsa, 384),
+        (Algorithm::Ecdsa, 521),
+        (Algorithm::Rsa, 2048),
+    ] {
+        let made = client.create_key_pair(pair(algorithm, bits, vec![])).await.unwrap();
+        for hash in [Sha1, Sha224, Sha256, Sha384, Sha512, Sha3_224, Sha3_256, Sha3_512] {
+            let parameters =
+                CryptographicParameters { hashing_algorithm: Some(hash), ..Default::default() };
+            let request = op::sign::Request {
+                id: Some(made.private_id.as_str().into()),
+                parameters: Some(parameters.clone()),
+                data: data(b"abc"),
+                ..Default::default()
+            };
+            let signed = client.sign(request).await;
+            if hash == Sha1 {
+                let reason = ResultReason::UnsupportedCryptographicParameters;
+                assert_eq!(refusal(signed), reason, "{algorithm:?}");
+                continue;
+            }
+            let signature = signed.unwrap().signature.unwrap();
+            let valid =
+                verify(&mut client, &made.public_id, &parameters, b"abc", signature.clone()).await;
+            assert_eq!(valid, ValidityIndicator::Valid, "{algorithm:?} {bits} {hash:?}");
+            let other = verify(&mut client, &made.public_id, &parameters, b"abd", signature).await;
+            assert_eq!(other, ValidityIndicator::Invalid, "{algorithm:?} {bits} {hash:?}");
+        }
+    }
+}
