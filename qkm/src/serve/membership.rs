@@ -122,7 +122,7 @@ impl Membership {
             (true, _) => Some("drained: `qkm node drain --undo` ends that".to_owned()),
             (false, lacks) if lacks.is_empty() => None,
             (false, lacks) => Some(format!(
-                "something is still sealed under KEK epochs of before it joined ({lacks:?})"
+                "something is still sealed under KEK epochs of before it joined, which its HSM lacks ({lacks:?})"
             )),
         };
         self.idle.send_if_modified(|known| differs(known, idle));
