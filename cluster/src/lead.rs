@@ -29,6 +29,8 @@ use tokio::{
 const LEAD: &[u8] = b"lead";
 /// Between two looks at who leads.
 const LOOK: Duration = Duration::from_millis(200);
+/// After a renewal that failed.
+const AGAIN: Duration = Duration::from_millis(50);
 /// Renewals of a session in its time to live.
 const RENEWALS: u32 = 5;
 
@@ -265,10 +267,11 @@ async fn renew(
     ttl: Duration,
     holds: watch::Sender<Option<Instant>>,
 ) {
+    let mut pause = ttl / RENEWALS;
     loop {
         let Some(until) = *holds.borrow() else { return };
         tokio::select! {
-            () = sleep(ttl / RENEWALS) => {}
+            () = sleep(pause) => {}
             () = sleep_until(until) => break,
         }
         let asked = Instant::now();
@@ -276,9 +279,14 @@ async fn renew(
         match timeout(left, records.store().keep_alive(session)).await {
             Ok(Ok(true)) => {
                 holds.send_replace(Some(asked + ttl));
+                pause = ttl / RENEWALS;
             }
             Ok(Ok(false)) | Err(_) => break,
-            Ok(Err(error)) => tracing::warn!(%error, "the lead is not renewed"),
+            // While it lasts, nobody else leads.
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the lead is not renewed");
+                pause = AGAIN;
+            }
         }
     }
     holds.send_replace(None);

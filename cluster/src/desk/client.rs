@@ -32,6 +32,9 @@ use crate::{
 /// Connections to the one that leads; requests beyond wait for each other.
 const CONNECTIONS: usize = 8;
 const CONNECT_WITHIN: Duration = Duration::from_millis(500);
+/// Connections that are refused before nobody is there.
+const REFUSALS: u32 = 3;
+const BETWEEN: Duration = Duration::from_millis(60);
 const ANSWER_WITHIN: Duration = Duration::from_secs(6);
 
 type Lines = Arc<Vec<HttpClient>>;
@@ -187,7 +190,39 @@ impl Desk for Client {
 impl Pulse for Client {
     /// A machine that refuses the connection runs, and nobody listens there any more.
     async fn is_gone(&self, seat: &Seat) -> bool {
-        let connected = timeout(CONNECT_WITHIN, TcpStream::connect(&seat.desk)).await;
-        matches!(connected, Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused)
+        nobody_listens(&seat.desk).await
+    }
+}
+
+/// Refused again and again: once may be a queue that was full for a moment.
+async fn nobody_listens(desk: &str) -> bool {
+    for _ in 0..REFUSALS {
+        let connected = timeout(CONNECT_WITHIN, TcpStream::connect(desk)).await;
+        let refused =
+            matches!(connected, Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused);
+        if !refused {
+            return false;
+        }
+        tokio::time::sleep(BETWEEN).await;
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn one_refused_connection_is_no_death() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        assert!(nobody_listens(&address.to_string()).await);
+        let asked = tokio::spawn(async move { nobody_listens(&address.to_string()).await });
+        tokio::time::sleep(BETWEEN / 2).await;
+        let _listener = TcpListener::bind(address).await.unwrap();
+        assert!(!asked.await.unwrap(), "it listens again");
     }
 }

@@ -201,7 +201,7 @@ impl Client {
 }
 
 /// Whether every member would say the same.
-fn is_verdict(error: &CallError) -> bool {
+pub(super) fn is_verdict(error: &CallError) -> bool {
     let (code, text) = match error {
         CallError::Status { code, text } => (code, text),
         CallError::SetBack => return true,

@@ -7,13 +7,17 @@ use km_core::store::{SessionId, StoreError};
 use super::{
     EtcdStore,
     channel::{CallError, code},
-    client::{ONE_TRY, refused},
+    client::{is_verdict, refused},
     lease,
     proto::{
         LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveResponse, LeaseName,
         LeaseRevokeResponse, PutRequest, Request, RequestOp, TxnRequest, TxnResponse,
     },
 };
+
+/// Longest wait for one member to renew a lease, which costs the engine no write: the others get their turn
+/// while the shortest lease lasts.
+const RENEWED_WITHIN: Duration = Duration::from_millis(400);
 
 impl EtcdStore {
     /// Leases last whole seconds, and the engine knows a shortest one (2 s by default). One whose
@@ -34,24 +38,33 @@ impl EtcdStore {
         Ok(session)
     }
 
+    /// Asks the members in turn until one answers.
     pub(super) async fn renew_session(&self, session: SessionId) -> Result<bool, StoreError> {
         let Some(id) = lease(session) else { return Ok(false) };
-        let renewed = async {
-            let channel = self.client.channel().await?;
-            let request = LeaseName { id };
-            // A stream of renewals to the engine; ours has one.
-            let asked = channel.unary("Lease/LeaseKeepAlive", &request);
-            let answer = match tokio::time::timeout(ONE_TRY, asked).await {
-                Ok(answer) => answer,
-                Err(_) => Err(CallError::Broken("a lease was not renewed in time".into())),
-            };
-            if answer.is_err() {
-                self.client.leave(&channel).await;
+        let mut tries = self.client.members().len();
+        loop {
+            tries = tries.saturating_sub(1);
+            match self.renew_once(id).await {
+                Ok(answer) => return Ok(answer.ttl > 0),
+                Err(error) if tries == 0 || is_verdict(&error) => return Err(refused(error)),
+                Err(error) => tracing::info!(?error, "another member is asked to renew a lease"),
             }
-            answer
+        }
+    }
+
+    async fn renew_once(&self, id: i64) -> Result<LeaseKeepAliveResponse, CallError> {
+        let channel = self.client.channel().await?;
+        let request = LeaseName { id };
+        // A stream of renewals to the engine; ours has one.
+        let asked = channel.unary("Lease/LeaseKeepAlive", &request);
+        let answer = match tokio::time::timeout(RENEWED_WITHIN, asked).await {
+            Ok(answer) => answer,
+            Err(_) => Err(CallError::Broken("a lease was not renewed in time".into())),
         };
-        let answer: LeaseKeepAliveResponse = renewed.await.map_err(refused)?;
-        Ok(answer.ttl > 0)
+        if answer.is_err() {
+            self.client.leave(&channel).await;
+        }
+        answer
     }
 
     pub(super) async fn revoke_session(&self, session: SessionId) -> Result<(), StoreError> {
