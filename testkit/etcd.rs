@@ -156,6 +156,19 @@ impl Engine {
         }
     }
 
+    /// The disk of a member takes nothing more: each write fails, as on one that is full.
+    pub fn stop_writes(&self, at: usize) {
+        let pid = self.members[at].child.as_ref().expect("it runs").id().to_string();
+        let limited = Command::new("prlimit").args(["--pid", &pid, "--fsize=1"]).status();
+        assert!(limited.expect("prlimit runs").success());
+    }
+
+    /// Whether a member ended by itself.
+    pub fn ended(&mut self, at: usize) -> bool {
+        let child = self.members[at].child.as_mut().expect("it was started");
+        child.try_wait().expect("its status").is_some()
+    }
+
     /// A copy of all that is in it, as etcd makes backups.
     pub fn snapshot(&self, name: &str) -> PathBuf {
         let file = self.dir.path().join(name);
@@ -185,6 +198,14 @@ impl Engine {
     /// As an operator who got the alarm of a full engine.
     pub fn make_room(&self) {
         self.erase("/junk/");
+        self.compact();
+        self.defragment();
+        let (done, said) = self.etcdctl(&self.files, &["alarm", "disarm"]);
+        assert!(done, "{said}");
+    }
+
+    /// Forgets what keys were before, as the engine does by itself every so often.
+    pub fn compact(&self) {
         let (_, said) = self.etcdctl(&self.files, &["get", "/junk/", "-w", "json"]);
         let revision =
             said.split("\"revision\":").nth(1).and_then(|rest| rest.split([',', '}']).next());
@@ -192,6 +213,10 @@ impl Engine {
         let revision = revision.expect("a revision");
         let (done, said) = self.etcdctl(&self.files, &["compact", "--physical", revision]);
         assert!(done || said.contains("compacted"), "{said}");
+    }
+
+    /// Gives back what compactions left.
+    pub fn defragment(&self) {
         for at in 0..self.members.len() {
             let (done, said) = self.etcdctl_at(
                 &self.endpoint(at),
@@ -200,8 +225,6 @@ impl Engine {
             );
             assert!(done, "{said}");
         }
-        let (done, said) = self.etcdctl(&self.files, &["alarm", "disarm"]);
-        assert!(done, "{said}");
     }
 
     /// Removes all keys under `prefix`.

@@ -227,3 +227,37 @@ async fn a_snapshot_put_back_under_an_open_store_is_noticed() {
     let again = EtcdStore::open(&config(&etcd, "/qkm/copy/")).await.unwrap();
     assert_eq!(again.get(b"b").await.unwrap(), None, "nothing was written to it");
 }
+
+/// What is written and erased again does not stay: members tell how far they came, how large they are, and
+/// when it is time to defragment them.
+#[tokio::test]
+async fn what_was_erased_is_given_back_and_members_say_when() {
+    let etcd = Etcd::start(1);
+    let store = EtcdStore::open(&config(&etcd, "/qkm/grows/")).await.unwrap();
+    let before = store.members().await.remove(0).state.unwrap();
+    let value = vec![1; 64 << 10];
+    for block in 0..100 {
+        let mut commit = Commit::new();
+        for part in 0..10 {
+            commit = commit.put(format!("b/{block:03}/{part}"), value.clone());
+        }
+        assert!(matches!(store.commit(commit).await, Ok(Outcome::Committed(_))));
+    }
+    let written = store.members().await.remove(0).state.unwrap();
+    assert!(written.applied >= before.applied + 100, "{before:?} {written:?}");
+    assert_eq!(written.advice(), None);
+    store.purge(b"b/").await.unwrap();
+    etcd.compact();
+    let until = std::time::Instant::now() + Duration::from_secs(30);
+    let compacted = loop {
+        let state = store.members().await.remove(0).state.unwrap();
+        if state.advice().is_some_and(|text| text.contains("etcdctl defrag")) {
+            break state;
+        }
+        assert!(std::time::Instant::now() < until, "{state:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    etcd.defragment();
+    let last = store.members().await.remove(0).state.unwrap();
+    assert!(last.db_bytes < compacted.db_bytes / 4 && last.advice().is_none(), "{last:?}");
+}

@@ -182,8 +182,10 @@ pub(super) struct StatusResponse {
     pub(super) db_size: i64,
     #[prost(uint64, tag = "4")]
     pub(super) leader: u64,
-    #[prost(uint64, tag = "6")]
+    #[prost(uint64, tag = "7")]
     pub(super) raft_applied_index: u64,
+    #[prost(int64, tag = "9")]
+    pub(super) db_size_in_use: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -19,6 +19,8 @@ const FORMAT: u32 = 1;
 /// The first releases of each maintained line in which users with rights to a prefix cannot read
 /// elsewhere.
 const MAINTAINED: [(u32, u32, u32); 2] = [(3, 5, 30), (3, 6, 11)];
+/// Bytes of a database that is not worth to be defragmented.
+const WORTH_IT: u64 = 64 << 20;
 const ASK_WITHIN: Duration = Duration::from_secs(2);
 
 /// One member of the engine, as it sees itself.
@@ -37,12 +39,32 @@ pub struct MemberState {
     pub version: String,
     /// Bytes of its database.
     pub db_bytes: u64,
+    /// Of these, in use: the rest is what compactions left, and comes back with `etcdctl defrag`.
+    pub used_bytes: u64,
     /// Whether it knows a leader.
     pub has_leader: bool,
     /// Whether it is that leader.
     pub leads: bool,
     /// How far it has come in the engine's log.
     pub applied: u64,
+}
+
+impl MemberState {
+    /// What an operator should see to, if anything.
+    pub fn advice(&self) -> Option<String> {
+        if !self.has_leader {
+            return Some("it knows no leader".to_owned());
+        }
+        // The engine counts all of it against its quota.
+        let free = self.db_bytes.saturating_sub(self.used_bytes);
+        (self.db_bytes >= WORTH_IT && free > self.db_bytes / 2).then(|| {
+            format!(
+                "{free} of the {} bytes of its database are free: `etcdctl defrag`, one member after \
+                 the other",
+                self.db_bytes
+            )
+        })
+    }
 }
 
 impl EtcdStore {
@@ -59,6 +81,7 @@ impl EtcdStore {
                 Ok(Ok(said)) => Ok(MemberState {
                     version: said.version,
                     db_bytes: said.db_size.unsigned_abs(),
+                    used_bytes: said.db_size_in_use.unsigned_abs(),
                     has_leader: said.leader != 0,
                     leads: said.leader != 0
                         && said.header.is_some_and(|header| header.member_id == said.leader),

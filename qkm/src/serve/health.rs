@@ -117,7 +117,7 @@ impl Health {
         let away = away.map(|m| format!("warning: HSM token {}: {}", m.name, m.status.detail));
         let engine = self.engine().into_iter().filter_map(|member| {
             let why = match member.state {
-                Ok(state) => (!state.has_leader).then(|| "it knows no leader".to_owned()),
+                Ok(state) => state.advice(),
                 Err(why) => Some(why),
             };
             why.map(|why| format!("warning: etcd at {}: {why}", member.address))

@@ -274,7 +274,8 @@ fn cluster(inside: &Inside) -> Vec<Metric> {
         });
         told.collect()
     };
-    let (size, applied) = (of_state(|state| state.db_bytes), of_state(|state| state.applied));
+    let (size, used) = (of_state(|state| state.db_bytes), of_state(|state| state.used_bytes));
+    let applied = of_state(|state| state.applied);
     vec![
         Metric::gauge(
             "qkm_cluster_leads",
@@ -306,6 +307,7 @@ fn cluster(inside: &Inside) -> Vec<Metric> {
             members.iter().map(up).collect(),
         ),
         Metric::gauge("qkm_engine_db_bytes", "Size of the member's database.", size),
+        Metric::gauge("qkm_engine_db_used_bytes", "What of it is in use.", used),
         Metric::gauge(
             "qkm_engine_applied_index",
             "How far the member has come in the engine's log: the difference is its lag.",
