@@ -43,10 +43,15 @@ oasis:
 	@$(CARGO) run --quiet --locked -p qkm-tests --bin oasis -- $(ARGS)
 
 ## Faults of the KMs and the engine of a cluster under load, FAULTS (500) of them; figures also in
-## target/faults/results.json (`make test` does half of the kinds, others each time).
+## target/faults/results.json (`make test` does half of the kinds, others each time). Among them upgrades
+## from the build of another commit (PREVIOUS=HEAD~1; PREVIOUS= for none). RELEASE=1: as users build it.
+PREVIOUS ?= HEAD~1
+faults: RELEASED := $(if $(RELEASE),--release)
 faults:
 	@scripts/setup.sh tests
-	QKM_CLUSTER_FAULTS=$(or $(FAULTS),500) $(CARGO) test --locked -p qkm-tests --test cluster -- --nocapture
+	previous=$(if $(PREVIOUS),$$(scripts/previous.sh $(PREVIOUS) $(RELEASED))) && \
+	QKM_PREVIOUS=$$previous QKM_CLUSTER_FAULTS=$(or $(FAULTS),500) \
+		$(CARGO) test $(RELEASED) --locked -p qkm-tests --test cluster -- --nocapture
 
 ## Every fault of the HSM library at every function the KM calls (`make test` does a choice).
 hsm-faults:

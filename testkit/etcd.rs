@@ -182,7 +182,7 @@ impl Engine {
     /// Writes until it takes no more.
     pub fn fill(&self) {
         let junk = self.dir.path().join("junk");
-        std::fs::write(&junk, vec![b'x'; 1_000_000]).unwrap();
+        std::fs::write(&junk, vec![b'x'; 1_400_000]).unwrap();
         for number in 0..1000 {
             let key = format!("/junk/{number}");
             let value = std::fs::File::open(&junk).unwrap();

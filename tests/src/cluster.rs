@@ -72,6 +72,8 @@ pub struct Cluster {
     member_cuts: watch::Sender<u64>,
     _proxies: Vec<Proxy>,
     kms: [Option<Child>; NORTH + 1],
+    /// The build that each KM runs when it is started.
+    programs: [PathBuf; NORTH + 1],
     sim: Option<Child>,
     _dir: TempDir,
 }
@@ -120,6 +122,7 @@ impl Cluster {
             member_cuts,
             _proxies: proxies,
             kms: Default::default(),
+            programs: std::array::from_fn(|_| program().to_owned()),
             sim: None,
             _dir: dir,
         };
@@ -188,6 +191,7 @@ impl Cluster {
 
     /// Starts a KM, with what the cluster has in its store.
     pub fn run(&mut self, km: usize) {
+        self.layout.program = self.programs[km].clone();
         let mut command = self.layout.serve_command(self.site(km));
         if km == CLOCK {
             command.env("LD_PRELOAD", faketime());
@@ -195,6 +199,16 @@ impl Cluster {
             command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
         }
         self.kms[km] = Some(self.spawn(command, &self.site(km).name));
+    }
+
+    /// Has a KM run another build from its next start on.
+    pub fn set_program(&mut self, km: usize, program: &Path) {
+        self.programs[km] = program.to_owned();
+    }
+
+    /// The build that a KM runs.
+    pub fn program(&self, km: usize) -> &Path {
+        &self.programs[km]
     }
 
     /// Sets the clock of the KM [`CLOCK`] by seconds beside the others'.
@@ -314,13 +328,9 @@ impl Cluster {
         named.filter_map(|(_, value)| value.parse::<f64>().ok()).sum()
     }
 
-    /// Bytes of pool keys that were burned, at both ends of the link.
-    pub async fn burned(&self) -> f64 {
-        let mut burned = 0.0;
-        for km in 0..=SOUTH {
-            burned += self.metric(km, "qkm_pool_burned_bytes_total").await;
-        }
-        burned
+    /// Bytes of pool keys that were burned at an end of the link, where `km` is or leads.
+    pub async fn burned(&self, km: usize) -> f64 {
+        self.metric(km, "qkm_pool_burned_bytes_total").await
     }
 
     /// The KM at north that leads.

@@ -7,7 +7,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use kmip::{Answer, client, enums::CryptographicAlgorithm};
@@ -27,8 +27,36 @@ pub struct Told {
     pub issued: HashMap<String, String>,
     pub objects: Vec<(String, String)>,
     pub far_objects: Vec<(String, String)>,
+    /// Objects whose end was acknowledged.
+    pub destroyed: Vec<String>,
     pub collected: u64,
     pub doubtful: u64,
+    pub broken: Broken,
+}
+
+/// Promises that were not kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Broken {
+    /// Keys and objects that are gone, or were not answered for in time.
+    pub lost: u64,
+    /// Keys that were issued or delivered twice.
+    pub doubled: u64,
+    /// Keys and objects with other bytes than before.
+    pub differing: u64,
+    /// Objects of which what clients saw has no order.
+    pub disordered: u64,
+}
+
+/// How long nothing was granted.
+struct Service {
+    last: Instant,
+    longest: Duration,
+}
+
+impl Service {
+    fn starts() -> Self {
+        Self { last: Instant::now(), longest: Duration::ZERO }
+    }
 }
 
 /// Shared by the workers of one load.
@@ -39,6 +67,7 @@ pub struct Load {
     pub steps: Arc<AtomicU64>,
     /// Requests for new pool keys that were granted.
     pub granted: Arc<AtomicU64>,
+    service: Arc<Mutex<Service>>,
     /// Whose turn it is of several KMs.
     pub next: Arc<AtomicUsize>,
     /// How often a worker asks again while nobody answers, every 25 ms.
@@ -73,7 +102,8 @@ pub fn from_env(name: &str) -> Option<u64> {
 impl Default for Load {
     fn default() -> Self {
         let (told, over, steps, granted, next) = Default::default();
-        Self { told, over, steps, granted, next, patience: PATIENCE }
+        let service = Arc::new(Mutex::new(Service::starts()));
+        Self { told, over, steps, granted, service, next, patience: PATIENCE }
     }
 }
 
@@ -81,6 +111,47 @@ impl Load {
     /// Of the KMs of one cluster another than the time before.
     pub fn any<'a, T>(&self, of: &'a [T]) -> &'a T {
         &of[self.next.fetch_add(1, Relaxed) % of.len()]
+    }
+
+    /// One whose workers ask again so often while nobody answers.
+    pub fn patient(patience: usize) -> Self {
+        Self { patience, ..Self::default() }
+    }
+
+    /// The same load, whose grants are counted apart.
+    pub fn counted_apart(&self) -> Self {
+        let service = Arc::new(Mutex::new(Service::starts()));
+        Self { granted: Arc::default(), service, ..self.clone() }
+    }
+
+    fn grant(&self) {
+        let mut service = self.service.lock().unwrap();
+        service.longest = service.longest.max(service.last.elapsed());
+        service.last = Instant::now();
+        self.granted.fetch_add(1, Relaxed);
+    }
+
+    /// From here on pauses of service are measured.
+    pub fn watch_service(&self) {
+        *self.service.lock().unwrap() = Service::starts();
+    }
+
+    /// The longest time without a grant since [`Load::watch_service`].
+    pub fn longest_pause(&self) -> Duration {
+        let service = self.service.lock().unwrap();
+        service.longest.max(service.last.elapsed())
+    }
+
+    /// Counts a promise that was not kept: the run goes on, and fails at its end.
+    pub fn broke(&self, which: impl FnOnce(&mut Broken) -> &mut u64, what: &str) {
+        eprintln!("BROKEN: {what}");
+        *which(&mut self.told.lock().unwrap().broken) += 1;
+    }
+
+    /// Panics unless every promise was kept.
+    pub fn all_was_kept(&self) {
+        let broken = self.told.lock().unwrap().broken;
+        assert_eq!(broken, Broken::default(), "promises were broken; see above");
     }
 }
 
@@ -103,10 +174,12 @@ pub async fn pair_worker(
                 continue;
             }
         };
-        load.granted.fetch_add(1, Relaxed);
+        load.grant();
         for (id, key) in said.keys() {
             let before = load.told.lock().unwrap().issued.insert(id.clone(), key.clone());
-            assert!(before.is_none(), "key {id} was issued twice");
+            if before.is_some() {
+                load.broke(|b| &mut b.doubled, &format!("key {id} was issued twice"));
+            }
             collect(&load, &far, master, &id, &key).await;
         }
         load.steps.fetch_add(1, Relaxed);
@@ -122,22 +195,29 @@ async fn collect(load: &Load, far: &[Etsi014], master: &str, id: &str, key: &str
             Err(_) => doubt = true,
             Ok(said) if said.status == 503 => doubt |= !said.did_nothing(),
             Ok(said) if said.status == 200 => {
-                assert_eq!(said.keys(), [(id.to_owned(), key.to_owned())], "bytes differ");
+                if said.keys() != [(id.to_owned(), key.to_owned())] {
+                    load.broke(|b| &mut b.differing, &format!("key {id} has other bytes"));
+                }
                 load.told.lock().unwrap().collected += 1;
-                if let Ok(again) = load.any(far).dec(master, &[id]).await {
-                    assert_ne!(again.status, 200, "key {id} was delivered twice");
+                if let Ok(again) = load.any(far).dec(master, &[id]).await
+                    && again.status == 200
+                {
+                    load.broke(|b| &mut b.doubled, &format!("key {id} was delivered twice"));
                 }
                 return;
             }
-            Ok(said) => {
-                assert!(doubt, "an issued key was lost: {} {:?}", said.status, said.body);
+            Ok(_) if doubt => {
                 load.told.lock().unwrap().doubtful += 1;
                 return;
+            }
+            Ok(said) => {
+                let what = format!("key {id} was lost: {} {:?}", said.status, said.body);
+                return load.broke(|b| &mut b.lost, &what);
             }
         }
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
-    panic!("key {id} was not answered for in time");
+    load.broke(|b| &mut b.lost, &format!("key {id} was not answered for in time"));
 }
 
 /// Makes keys; what one KM made any other has.
@@ -149,7 +229,7 @@ pub async fn object_worker(load: Load, kmip: Vec<Kmip>) {
             continue;
         };
         let id = created.id.to_string();
-        let bytes = got_in_the_end(&load, &kmip, &id).await;
+        let Some(bytes) = got_in_the_end(&load, &kmip, &id).await else { continue };
         load.told.lock().unwrap().objects.push((id, bytes));
         load.steps.fetch_add(1, Relaxed);
     }
@@ -166,31 +246,39 @@ pub async fn pool_object_worker(load: Load, near: Vec<Kmip>, far: Vec<Kmip>) {
             continue;
         };
         let id = created.id.to_string();
-        let here = got_in_the_end(&load, &near, &id).await;
-        let there = got_in_the_end(&load, &far, &id).await;
-        assert_eq!(here, there, "object {id} differs between the ends");
+        let Some(here) = got_in_the_end(&load, &near, &id).await else { continue };
+        let Some(there) = got_in_the_end(&load, &far, &id).await else { continue };
+        if here != there {
+            load.broke(|b| &mut b.differing, &format!("object {id} differs between the ends"));
+        }
+        let before = load.told.lock().unwrap().issued.insert(id.clone(), here.clone());
+        if before.is_some() {
+            load.broke(|b| &mut b.doubled, &format!("key {id} was issued twice"));
+        }
         let mut told = load.told.lock().unwrap();
-        assert!(told.issued.insert(id.clone(), here.clone()).is_none(), "{id} was issued twice");
         told.objects.push((id.clone(), here));
         told.far_objects.push((id, there));
         load.steps.fetch_add(1, Relaxed);
     }
 }
 
-/// Get until it is answered. A refusal that is not for the moment is a broken promise.
-async fn got_in_the_end(load: &Load, kmip: &[Kmip], id: &str) -> String {
+/// Get until it is answered. A refusal that is not for the moment is a broken promise, which is counted.
+async fn got_in_the_end(load: &Load, kmip: &[Kmip], id: &str) -> Option<String> {
     let mut last = String::new();
     for _ in 0..load.patience {
         match load.any(kmip).ask(client::get(id)).await {
-            Ok(got) => return material(&got).expect("key material"),
+            Ok(got) => return Some(material(&got).expect("key material")),
             Err(error) => {
-                let lost =
-                    ["NotFound", "Destroyed", "Denied"].iter().any(|why| error.contains(why));
-                assert!(!lost, "object {id} was lost: {error}");
+                if ["NotFound", "Destroyed", "Denied"].iter().any(|why| error.contains(why)) {
+                    load.broke(|b| &mut b.lost, &format!("object {id} was lost: {error}"));
+                    return None;
+                }
                 last = error;
             }
         }
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
-    panic!("object {id} was not answered for in time: {last}");
+    let what = format!("object {id} was not answered for in time: {last}");
+    load.broke(|b| &mut b.lost, &what);
+    None
 }

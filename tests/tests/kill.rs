@@ -33,8 +33,9 @@ async fn killing_a_km_at_any_moment_loses_and_repeats_nothing() {
     }
     load.over.store(true, Relaxed);
     for worker in workers {
-        worker.await.expect("no worker saw a broken promise");
+        worker.await.expect("a worker");
     }
+    load.all_was_kept();
     objects_are_still_there(&network, &load).await;
     accounts_balance(&mut network).await;
     let told = load.told.lock().unwrap();

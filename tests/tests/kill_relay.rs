@@ -52,7 +52,10 @@ async fn killing_source_middle_or_destination_of_a_relay_loses_and_repeats_nothi
         load.over.store(true, Relaxed);
     }
     for worker in workers {
-        worker.await.expect("no worker saw a broken promise");
+        worker.await.expect("a worker");
+    }
+    for load in [&relayed, &direct] {
+        load.all_was_kept();
     }
     accounts_balance(&mut chain).await;
     let told = relayed.told.lock().unwrap();

@@ -1,27 +1,31 @@
 //! What befalls the KMs and the engine, and how it is mended. Enter through [`inject`].
 
 use std::{
+    path::{Path, PathBuf},
+    process::Command,
     sync::atomic::Ordering::Relaxed,
     time::{Duration, Instant},
 };
 
 use qkm_tests::{
     cluster::{CLOCK, Cluster, MEMBERS, NORTH},
-    promises::Load,
+    network::program,
+    promises::{Dice, Load},
 };
 
-/// Longer than the lease of the KM that leads.
-const TOO_LONG: Duration = Duration::from_secs(4);
+/// Longer than the lease of the KM that leads, and than etcd takes to end it.
+const TOO_LONG: Duration = Duration::from_secs(3);
 /// How far a clock jumps, in seconds: shorter than keys wait to be collected.
 const JUMP: i64 = 7200;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fault {
     KillLeader,
     KillFollower,
     StopLeader,
     /// Longer than its lease.
     PauseLeader,
+    PauseFollower,
     /// From the engine, longer than its lease.
     CutLeader,
     CutFollower,
@@ -29,16 +33,22 @@ pub(crate) enum Fault {
     JumpClock,
     /// One KM after the other.
     RollingRestart,
+    /// The same, with another build than before.
+    RollingUpgrade,
     KillEngineMember,
     KillEngineLeader,
     PauseEngineMember,
+    PauseEngineLeader,
     /// From the other members; the KMs still reach it.
     CutEngineLeader,
+    /// Of the member that leads the engine.
+    FullDisk,
+    /// The engine has its most bytes, until an operator makes room.
     FillEngine,
 }
 
-/// All, the short ones first.
-pub(crate) const FAULTS: [Fault; 13] = [
+/// All that one build suffices for, the short ones first.
+pub(crate) const FAULTS: [Fault; 16] = [
     Fault::KillLeader,
     Fault::PauseLeader,
     Fault::KillEngineLeader,
@@ -47,27 +57,43 @@ pub(crate) const FAULTS: [Fault; 13] = [
     Fault::KillFollower,
     Fault::JumpClock,
     Fault::StopLeader,
-    Fault::PauseEngineMember,
+    Fault::PauseEngineLeader,
     Fault::CutFollower,
     Fault::KillEngineMember,
+    Fault::FullDisk,
+    Fault::PauseFollower,
+    Fault::PauseEngineMember,
     Fault::FillEngine,
     Fault::RollingRestart,
 ];
 
-/// Small and seeded, so that a failing run can be repeated.
-pub(crate) struct Dice(pub(crate) u64);
+impl Fault {
+    /// Whether another KM has to take the lead unasked.
+    pub(crate) fn is_of_the_leader(self) -> bool {
+        matches!(self, Self::KillLeader | Self::PauseLeader | Self::CutLeader)
+    }
 
-impl Dice {
-    pub(crate) fn roll(&mut self, below: u64) -> u64 {
-        // xorshift64* (Vigna 2016); good enough to choose moments.
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % below
+    /// Whether another member has to lead the engine.
+    pub(crate) fn is_of_the_engine_leader(self) -> bool {
+        use Fault::{CutEngineLeader, FullDisk, KillEngineLeader, PauseEngineLeader};
+        matches!(self, KillEngineLeader | PauseEngineLeader | CutEngineLeader | FullDisk)
     }
 }
 
-/// Does it, and mends it; how long no key was issued at north, as its applications see it.
+/// Another build of the program, where `QKM_PREVIOUS` names one.
+pub(crate) fn other_build() -> Option<PathBuf> {
+    let other = PathBuf::from(std::env::var_os("QKM_PREVIOUS").filter(|path| !path.is_empty())?);
+    let said = |program: &Path| {
+        let done = Command::new(program).arg("version").output().expect("the build runs");
+        String::from_utf8_lossy(&done.stdout).trim().to_owned()
+    };
+    let (one, two) = (said(&other), said(program()));
+    assert_ne!(one, two, "two builds have different versions");
+    println!("upgrades go from {one} to {two}, and back");
+    Some(other)
+}
+
+/// Does it, and mends it; the longest time in which no key was issued at north, as its applications see it.
 pub(crate) async fn inject(
     cluster: &mut Cluster,
     fault: Fault,
@@ -76,95 +102,124 @@ pub(crate) async fn inject(
 ) -> Duration {
     let leader = leader(cluster).await;
     let follower = (leader + 1 + dice.roll(2) as usize) % NORTH;
+    let engine_leader = cluster.engine.leader().unwrap_or(0);
     let member = dice.roll(MEMBERS as u64) as usize;
-    let began = Instant::now();
+    load.watch_service();
     match fault {
-        Fault::KillLeader => cluster.kill(leader),
-        Fault::KillFollower => cluster.kill(follower),
-        Fault::StopLeader => cluster.stop(leader),
-        Fault::PauseLeader => cluster.signal(leader, "STOP"),
-        Fault::CutLeader => cluster.cut_km(leader, true),
-        Fault::CutFollower => cluster.cut_km(follower, true),
-        Fault::JumpClock => cluster.set_clock(JUMP),
-        Fault::RollingRestart => return rolling_restart(cluster, load).await,
-        _ => return of_the_engine(cluster, fault, member, load).await,
-    }
-    let pause = served_again(cluster, load, began).await;
-    let rest = TOO_LONG.saturating_sub(began.elapsed());
-    match fault {
-        Fault::PauseLeader => {
-            tokio::time::sleep(rest).await;
-            cluster.signal(leader, "CONT");
+        Fault::KillLeader => kill(cluster, leader, load).await,
+        Fault::KillFollower => kill(cluster, follower, load).await,
+        Fault::StopLeader => {
+            cluster.stop(leader);
+            served_again(cluster, load).await;
+            cluster.run(leader);
         }
-        Fault::CutLeader | Fault::CutFollower => {
-            tokio::time::sleep(rest).await;
-            (0..NORTH).for_each(|km| cluster.cut_km(km, false));
-        }
+        Fault::PauseLeader => pause(cluster, leader, load).await,
+        Fault::PauseFollower => pause(cluster, follower, load).await,
+        Fault::CutLeader => cut(cluster, leader, load).await,
+        Fault::CutFollower => cut(cluster, follower, load).await,
         Fault::JumpClock => {
-            for seconds in [-JUMP, 0] {
-                tokio::time::sleep(Duration::from_millis(500)).await;
+            for seconds in [JUMP, -JUMP, 0] {
                 cluster.set_clock(seconds);
+                served_again(cluster, load).await;
+                tokio::time::sleep(Duration::from_millis(500)).await;
             }
             cluster.ready(CLOCK).await;
         }
-        Fault::KillFollower => cluster.run(follower),
-        _ => cluster.run(leader),
-    }
-    pause
-}
-
-async fn of_the_engine(
-    cluster: &mut Cluster,
-    fault: Fault,
-    member: usize,
-    load: &Load,
-) -> Duration {
-    let leader = cluster.engine.leader().unwrap_or(member);
-    let began = Instant::now();
-    match fault {
-        Fault::KillEngineLeader | Fault::KillEngineMember => {
-            let killed = if fault == Fault::KillEngineLeader { leader } else { member };
-            cluster.engine.kill(killed);
-            let pause = served_again(cluster, load, began).await;
-            cluster.engine.run(killed);
-            cluster.engine.ready();
-            pause
+        Fault::RollingRestart => roll(cluster, load).await,
+        Fault::RollingUpgrade => {
+            let other = other_of(cluster.program(0));
+            (0..NORTH).for_each(|km| cluster.set_program(km, &other));
+            roll(cluster, load).await;
         }
-        Fault::PauseEngineMember => {
-            cluster.engine.signal(member, "STOP");
-            let pause = served_again(cluster, load, began).await;
-            tokio::time::sleep(TOO_LONG.saturating_sub(began.elapsed())).await;
-            cluster.engine.signal(member, "CONT");
-            pause
-        }
+        Fault::KillEngineLeader => kill_member(cluster, engine_leader, load).await,
+        Fault::KillEngineMember => kill_member(cluster, member, load).await,
+        Fault::PauseEngineLeader => pause_member(cluster, engine_leader, load).await,
+        Fault::PauseEngineMember => pause_member(cluster, member, load).await,
         Fault::CutEngineLeader => {
-            cluster.cut_member(leader, true);
-            let pause = served_again(cluster, load, began).await;
-            tokio::time::sleep(TOO_LONG.saturating_sub(began.elapsed())).await;
-            cluster.cut_member(leader, false);
+            cluster.cut_member(engine_leader, true);
+            longer_than_the_lease(cluster, load).await;
+            cluster.cut_member(engine_leader, false);
             cluster.engine.ready();
-            pause
         }
-        _ => {
+        Fault::FullDisk => fill_disk(cluster, engine_leader, load).await,
+        Fault::FillEngine => {
             cluster.engine.fill();
             cluster.troubled(0, "full").await;
             // From here on: what it takes to serve again once an operator made room.
             cluster.engine.make_room();
-            served_again(cluster, load, Instant::now()).await
+            load.watch_service();
         }
     }
+    for km in 0..NORTH {
+        cluster.ready(km).await;
+    }
+    served_again(cluster, load).await;
+    load.longest_pause()
 }
 
-async fn rolling_restart(cluster: &mut Cluster, load: &Load) -> Duration {
-    let mut longest = Duration::ZERO;
+async fn kill(cluster: &mut Cluster, km: usize, load: &Load) {
+    cluster.kill(km);
+    served_again(cluster, load).await;
+    cluster.run(km);
+}
+
+async fn pause(cluster: &Cluster, km: usize, load: &Load) {
+    cluster.signal(km, "STOP");
+    longer_than_the_lease(cluster, load).await;
+    cluster.signal(km, "CONT");
+}
+
+async fn cut(cluster: &Cluster, km: usize, load: &Load) {
+    cluster.cut_km(km, true);
+    longer_than_the_lease(cluster, load).await;
+    cluster.cut_km(km, false);
+}
+
+async fn kill_member(cluster: &mut Cluster, member: usize, load: &Load) {
+    cluster.engine.kill(member);
+    served_again(cluster, load).await;
+    cluster.engine.run(member);
+    cluster.engine.ready();
+}
+
+async fn pause_member(cluster: &Cluster, member: usize, load: &Load) {
+    cluster.engine.signal(member, "STOP");
+    longer_than_the_lease(cluster, load).await;
+    cluster.engine.signal(member, "CONT");
+}
+
+async fn fill_disk(cluster: &mut Cluster, member: usize, load: &Load) {
+    cluster.engine.stop_writes(member);
+    longer_than_the_lease(cluster, load).await;
+    assert!(cluster.engine.ended(member), "a member that cannot write goes on");
+    cluster.engine.run(member);
+    cluster.engine.ready();
+}
+
+/// Waits until keys are issued in spite of a fault, and for so long that a lease ends.
+async fn longer_than_the_lease(cluster: &Cluster, load: &Load) {
+    let began = Instant::now();
+    tokio::time::sleep(TOO_LONG).await;
+    served_again(cluster, load).await;
+    assert!(began.elapsed() >= TOO_LONG);
+}
+
+async fn roll(cluster: &mut Cluster, load: &Load) {
     for km in 0..NORTH {
-        let began = Instant::now();
         cluster.stop(km);
-        longest = longest.max(served_again(cluster, load, began).await);
+        served_again(cluster, load).await;
         cluster.run(km);
         cluster.ready(km).await;
     }
-    longest
+}
+
+/// The build that a KM with this one goes to.
+fn other_of(program: &Path) -> PathBuf {
+    let current = qkm_tests::network::program();
+    match program == current {
+        true => other_build().expect("another build"),
+        false => current.to_owned(),
+    }
 }
 
 async fn leader(cluster: &Cluster) -> usize {
@@ -178,9 +233,7 @@ async fn leader(cluster: &Cluster) -> usize {
 }
 
 /// Waits until keys are issued that cannot have been on their way before.
-async fn served_again(cluster: &Cluster, load: &Load, began: Instant) -> Duration {
-    let before = load.granted.load(Relaxed);
-    let enough = before + 4;
+async fn served_again(cluster: &Cluster, load: &Load) {
+    let enough = load.granted.load(Relaxed) + 4;
     cluster.until("keys are issued again", async || load.granted.load(Relaxed) >= enough).await;
-    began.elapsed()
 }
