@@ -8,6 +8,7 @@ use crate::{
     ids::{BlockId, ClusterId},
     payload::Payload,
     provenance::{Grade, Provenance},
+    store::Commit,
 };
 
 /// Most usable bytes in a block. Offsets and lengths fit 16 bits.
@@ -51,6 +52,10 @@ impl SealedBlock {
     }
     pub(crate) fn payload(&self) -> &Payload {
         &self.payload
+    }
+    /// Stores it only while its KEK epochs are not closed.
+    pub(crate) fn guard(&self, commit: Commit) -> Commit {
+        self.pins.iter().fold(commit, |commit, pin| pin.guard(commit))
     }
 }
 

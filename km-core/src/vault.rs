@@ -204,6 +204,13 @@ impl Vault {
         }
     }
 
+    /// Whether the KEK epoch of what was sealed was closed before it was stored.
+    pub(crate) async fn is_closed(&self, pin: &Pin) -> Result<bool, HsmError> {
+        let Some(epochs) = &self.epochs else { return Ok(false) };
+        let closed = epochs.is_closed(pin).await;
+        closed.map_err(|error| HsmError::Unavailable(error.to_string()))
+    }
+
     /// Says that a sealed blob did not open, if that is what `error` is.
     pub(crate) fn note_refusal(&self, kind: Kind, name: &str, error: &HsmError) {
         if matches!(error, HsmError::Refused(_)) {
@@ -272,10 +279,10 @@ impl Vault {
             return Ok(None);
         }
         let key = self.open(RECORD_KEY_AAD, &old).await?;
-        let (sealed, _pin) = self.seal(RECORD_KEY_AAD, &key).await?;
+        let (sealed, pin) = self.seal(RECORD_KEY_AAD, &key).await?;
         let value = postcard::to_allocvec(&sealed).unwrap_or_default();
         let commit = Commit::new().unchanged(RECORD_KEY, record.version).put(RECORD_KEY, value);
-        let outcome = store.commit(commit).await?;
+        let outcome = store.commit(pin.guard(commit)).await?;
         Ok(Some((old.kek, matches!(outcome, Outcome::Committed(_)))))
     }
 }

@@ -302,6 +302,11 @@ impl Cluster {
         self.layout.application(sae)
     }
 
+    /// The certificate of one of the two who together may destroy a KEK epoch.
+    pub fn custodian(&self, at: usize) -> &transport::TlsFiles {
+        &self.layout.custodians[at]
+    }
+
     /// An ETSI 014 client of the application `sae` at a KM.
     pub fn etsi(&self, km: usize, sae: &str) -> Etsi014 {
         let (address, files) = (self.site(km).etsi014.to_string(), self.layout.application(sae));

@@ -35,6 +35,9 @@ impl Keeper {
         if self.epochs.row(number)?.0.state == EpochState::Destroying {
             return self.epochs.finish(number).await;
         }
+        if !self.may_destroy() {
+            return Err(EpochError::NotLeading);
+        }
         self.epochs.may_be_decided(number)?;
         // Outside the lock: it may take a while, and what it finds stays true.
         locked(&self.epochs.seen).remove(&number);

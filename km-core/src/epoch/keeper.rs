@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Bound,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -17,6 +17,7 @@ use crate::{
     block::SealedBlock,
     clock::now_ms,
     hsm::{HsmError, KekId},
+    journal::Fence,
     objects::{ObjectError, Objects},
     pool::{PoolError, keys},
     records::{RecordError, Records},
@@ -62,7 +63,9 @@ pub struct Keeper {
     supply: Arc<Supply>,
     objects: Objects,
     /// Others use the store too; how long after a look that left nothing the next one is due.
-    shared: Option<Duration>,
+    pub(super) shared: Option<Duration>,
+    /// Of these, while this KM leads.
+    pub(super) lead: Mutex<Option<Fence>>,
 }
 
 /// One look through the store.
@@ -71,8 +74,8 @@ struct Look {
     retiring: BTreeMap<KekId, u64>,
     /// Epochs of which something sealed was in somebody's hands when it began.
     held: BTreeSet<u64>,
-    /// Other KMs use the store: what is in their hands is not known.
-    shared: bool,
+    /// Epochs under which other KMs may still store what they sealed.
+    open: BTreeSet<u64>,
     tallies: BTreeMap<u64, Tally>,
     pace: Interval,
 }
@@ -104,11 +107,13 @@ impl Keeper {
         supply: Arc<Supply>,
         objects: Objects,
     ) -> Self {
-        Self { epochs, vault, records, supply, objects, shared: None }
+        let lead = Mutex::default();
+        Self { epochs, vault, records, supply, objects, shared: None, lead }
     }
 
     /// Other KMs use this store. What they sealed and did not store yet is not known here, so no look
-    /// proves an epoch empty, and one that left nothing is repeated `again` later.
+    /// proves an epoch empty before it is closed, which the KM that leads does once the others had time to
+    /// follow; a look that left nothing is repeated `again` later.
     pub fn shared(self, again: Duration) -> Self {
         Self { shared: Some(again), ..self }
     }
@@ -173,8 +178,8 @@ impl Keeper {
             tokio::time::interval(second / self.epochs.policy().reseal_per_s.clamp(1, 1000));
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (retiring, held) = (self.epochs.retiring(), self.epochs.held());
-        let shared = self.shared.is_some();
-        let mut look = Look { retiring, held, shared, tallies: BTreeMap::new(), pace };
+        let open = self.still_open(retiring.values().copied()).await?;
+        let mut look = Look { retiring, held, open, tallies: BTreeMap::new(), pace };
         for pool in self.supply.pools() {
             pool.drained().await;
         }
@@ -263,7 +268,7 @@ impl Keeper {
             None => {
                 let value = self.records.encode(&record.key, &sealed);
                 let commit = Commit::new().unchanged(record.key.clone(), record.version);
-                let commit = commit.put(record.key.clone(), value);
+                let commit = sealed.guard(commit.put(record.key.clone(), value));
                 let outcome = self.records.store().commit(commit).await;
                 matches!(outcome.map_err(RecordError::from)?, Outcome::Committed(_))
             }
@@ -304,7 +309,7 @@ impl Epochs {
         for number in look.retiring.values() {
             let tally = look.tallies.get(number).copied().unwrap_or_default();
             let left = tally.found - tally.moved - tally.refused;
-            let held = look.shared || look.held.contains(number);
+            let held = look.open.contains(number) || look.held.contains(number);
             let empty = !held && tally.found == tally.refused;
             let Tally { found, moved, refused } = tally;
             let known = seen.insert(*number, Seen { left, refused, empty, at_ms: now_ms() });

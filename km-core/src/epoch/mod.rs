@@ -8,12 +8,13 @@
 //! - `table`: the stored epochs, and how they follow the KEKs of the token.
 //! - `seals`: how often a KEK may seal; what is sealed and not stored yet.
 //! - `destroy`: approvals, and the destruction.
-//! - `sharing`: several KMs on one store, each with its own token.
+//! - `sharing`: several KMs on one store, each with its own token. `closing`: how their epochs end.
 //! - `keeper`: rotation when it is due, sealing anew, the scan.
 //!
 //! The token is the truth about which KEKs exist, the store about what they are for. A KEK the
 //! store does not know (the KM died before it could write that down) becomes the active epoch.
 
+mod closing;
 mod destroy;
 mod keeper;
 mod seals;
@@ -112,6 +113,9 @@ pub enum EpochError {
         /// Records under it at the last scan.
         left: Option<u64>,
     },
+    /// Of several KMs another one has to.
+    #[error("this key manager does not lead its cluster; ask the one that does (`qkm node list`)")]
+    NotLeading,
     /// One operator alone cannot.
     #[error("{operator} approved this already; a second operator must")]
     SameOperator {
@@ -130,8 +134,8 @@ pub struct Seen {
     pub left: u64,
     /// Records that say they are under it and that its KEK refuses.
     pub refused: u64,
-    /// Whether the look began when nothing could come any more, and found nothing. Never so in a store
-    /// that others use too ([`Keeper::shared`]).
+    /// Whether the look began when nothing could come any more, and found nothing. In a store that others
+    /// use too ([`Keeper::shared`]) only the KM that leads can tell.
     pub empty: bool,
     /// Milliseconds since the Unix epoch.
     pub at_ms: u64,
@@ -194,7 +198,7 @@ impl Epochs {
             records,
             policy,
             table: Mutex::new(table),
-            active: RwLock::new(Sealing::new(0, KekId(String::new()))),
+            active: RwLock::new(Sealing::new(0, KekId(String::new()), share.is_some())),
             before: Mutex::default(),
             seen: Mutex::default(),
             share,

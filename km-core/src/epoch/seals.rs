@@ -23,13 +23,15 @@ pub const MOST_SEALS: u64 = (1 << 32) - (1 << 28);
 pub(crate) struct Sealing {
     pub(super) number: u64,
     pub(crate) kek: KekId,
+    /// Several KMs share the store: what is sealed is stored only while the epoch is not closed.
+    pub(super) shared: bool,
     left: AtomicU64,
 }
 
 impl Sealing {
     /// With nothing set aside yet.
-    pub(super) fn new(number: u64, kek: KekId) -> Arc<Self> {
-        Arc::new(Self { number, kek, left: AtomicU64::new(0) })
+    pub(super) fn new(number: u64, kek: KekId, shared: bool) -> Arc<Self> {
+        Arc::new(Self { number, kek, shared, left: AtomicU64::new(0) })
     }
 
     /// Takes one of the seals set aside.
@@ -50,12 +52,12 @@ impl Sealing {
 /// meaning in a comparison, and never stored itself.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Pin {
-    _held: Option<Arc<Sealing>>,
+    pub(super) held: Option<Arc<Sealing>>,
 }
 
 impl Pin {
     pub(crate) fn of(sealing: Arc<Sealing>) -> Self {
-        Self { _held: Some(sealing) }
+        Self { held: Some(sealing) }
     }
 }
 
@@ -72,7 +74,7 @@ mod tests {
 
     #[test]
     fn no_more_seals_are_taken_than_were_set_aside() {
-        let sealing = Sealing::new(1, KekId("01".into()));
+        let sealing = Sealing::new(1, KekId("01".into()), false);
         assert!(!sealing.take());
         sealing.add(2);
         assert!(sealing.take() && sealing.take() && !sealing.take());

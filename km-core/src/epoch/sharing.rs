@@ -114,10 +114,39 @@ impl Epochs {
         }
         let took = self.take_waiting().await?;
         let waits = !locked(&share.lacks).is_empty();
-        match took || waits {
+        self.read_again().await?;
+        match took || waits || self.has_destroyed() {
             true => self.take_in("another key manager").await,
             false => Ok(()),
         }
+    }
+
+    /// Whether the token has a KEK of an epoch that was destroyed elsewhere, as far as is known.
+    fn has_destroyed(&self) -> bool {
+        let Some(share) = &self.share else { return false };
+        let (table, held) = (locked(&self.table), locked(&share.held));
+        let mut rows = table.values().map(|(epoch, _)| epoch);
+        rows.any(|epoch| epoch.state == EpochState::Destroyed && held.contains(&epoch.kek))
+    }
+
+    /// Destroys KEKs of the token whose epochs two operators had destroyed at another KM; whether there were
+    /// any. Of a KM with a store of its own they are for its operator to see.
+    pub(super) async fn destroy_own(&self, keks: &[KekInfo]) -> Result<bool, EpochError> {
+        if self.share.is_none() {
+            return Ok(false);
+        }
+        let destroyed: Vec<Epoch> = {
+            let table = locked(&self.table);
+            let rows = table.values().map(|(epoch, _)| epoch);
+            rows.filter(|epoch| epoch.state == EpochState::Destroyed).cloned().collect()
+        };
+        let mut any = false;
+        for kek in keks.iter().filter(|kek| destroyed.iter().any(|epoch| epoch.kek == kek.id)) {
+            self.hsm.destroy_kek(kek).await?;
+            tracing::warn!(epoch = kek.number, kek = %kek.id.0, "destroyed in this token as well");
+            any = true;
+        }
+        Ok(any)
     }
 
     /// Takes what waits for the token.

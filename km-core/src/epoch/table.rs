@@ -60,6 +60,9 @@ impl Epochs {
             brings.extend(self.make_kek(&[]).await?.brings);
             keks = self.hsm.keks().await?;
         }
+        if self.destroy_own(&keks).await? {
+            keks = self.hsm.keks().await?;
+        }
         self.note_held(&keks);
         let mut table: BTreeMap<u64, Epoch> =
             locked(&self.table).iter().map(|(n, (epoch, _))| (*n, epoch.clone())).collect();
@@ -119,7 +122,7 @@ impl Epochs {
     fn activate(&self, epoch: &Epoch, seals: u64) {
         let mut active = self.active.write().unwrap_or_else(PoisonError::into_inner);
         if active.number != epoch.number {
-            let new = Sealing::new(epoch.number, epoch.kek.clone());
+            let new = Sealing::new(epoch.number, epoch.kek.clone(), self.share.is_some());
             new.add(seals);
             let old = std::mem::replace(&mut *active, new);
             locked(&self.before).push(Arc::downgrade(&old));

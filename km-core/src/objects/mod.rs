@@ -363,11 +363,15 @@ impl Objects {
         let key = |object: &&Object| object_key(&object.uid, &object.owner);
         let mut commit = objects.iter().map(key).fold(Commit::new(), Commit::absent);
         commit.puts = puts.into_iter().filter_map(|(k, v)| Some((k, v?))).collect();
+        commit = objects.iter().fold(commit, |commit, object| guarded(object, commit));
         commit.within_limits().map_err(|error| ObjectError::TooLarge(error.to_string()))?;
         let first = || objects.first().map(|object| object.uid.clone()).unwrap_or_default();
         match self.commit(commit).await? {
             Outcome::Committed(_) => Ok(()),
-            Outcome::Conflict => Err(ObjectError::Exists(first())),
+            Outcome::Conflict => {
+                self.unless_closed(objects).await?;
+                Err(ObjectError::Exists(first()))
+            }
             Outcome::Unknown => Err(ObjectError::Unknown(first())),
         }
     }
@@ -462,7 +466,10 @@ impl Objects {
         let commit = self.rewrite(old, version, new);
         match self.commit(commit).await? {
             Outcome::Committed(_) => Ok(()),
-            Outcome::Conflict => Err(ObjectError::Conflict(new.uid.clone())),
+            Outcome::Conflict => {
+                self.unless_closed(&[new]).await?;
+                Err(ObjectError::Conflict(new.uid.clone()))
+            }
             Outcome::Unknown => Err(ObjectError::Unknown(new.uid.clone())),
         }
     }
@@ -481,7 +488,7 @@ impl Objects {
             let value = self.records.encode(key, &());
             commit = commit.put(key.clone(), value);
         }
-        commit
+        guarded(new, commit)
     }
 
     /// Creates an object, whose bytes are sealed already, and writes back another that it takes
@@ -503,15 +510,18 @@ impl Objects {
         };
         let (object, puts) = self.record(new, sealed);
         let mut commit = self.rewrite(old, version, changed);
-        commit = commit.absent(object_key(&object.uid, &object.owner));
+        commit = guarded(&object, commit.absent(object_key(&object.uid, &object.owner)));
         commit.puts.extend(puts.into_iter().filter_map(|(key, value)| Some((key, value?))));
         let done = match place {
             Ok(place) => {
-                let done = self.commit(commit).await.and_then(|outcome| match outcome {
+                let mut done = self.commit(commit).await.and_then(|outcome| match outcome {
                     Outcome::Committed(_) => Ok(()),
                     Outcome::Conflict => Err(ObjectError::Conflict(changed.uid.clone())),
                     Outcome::Unknown => Err(ObjectError::Unknown(changed.uid.clone())),
                 });
+                if matches!(done, Err(ObjectError::Conflict(_))) {
+                    done = self.unless_closed(&[&object]).await.and(done);
+                }
                 self.settle(&done, vec![place]);
                 done
             }
@@ -587,8 +597,28 @@ impl Objects {
         Ok(uids.collect())
     }
 
+    /// An error when a commit of these met a conflict because their KEK epoch was closed.
+    async fn unless_closed(&self, objects: &[&Object]) -> Result<(), ObjectError> {
+        for pin in objects.iter().filter_map(|object| object.sealed.as_ref()).map(SealedObject::pin)
+        {
+            if self.vault.is_closed(&pin).await? {
+                let why = "its KEK epoch ended while it was made; ask again".to_owned();
+                return Err(HsmError::Unavailable(why).into());
+            }
+        }
+        Ok(())
+    }
+
     async fn commit(&self, commit: Commit) -> Result<Outcome, ObjectError> {
         Ok(self.records.store().commit(commit).await.map_err(RecordError::from)?)
+    }
+}
+
+/// Stores an object that was just sealed only while its KEK epoch is not closed.
+fn guarded(object: &Object, commit: Commit) -> Commit {
+    match &object.sealed {
+        Some(sealed) => sealed.pin().guard(commit),
+        None => commit,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Managed objects under a new KEK.
 
-use super::{OBJECT, Object, ObjectError, Objects, object_key};
+use super::{OBJECT, Object, ObjectError, Objects, guarded, object_key};
 use crate::{
     epoch::Moved,
     hsm::{HsmError, KekId},
@@ -37,7 +37,7 @@ impl Objects {
         let new = Object { sealed: Some(sealed), ..object };
         let value = self.records.encode(&key, &new);
         let commit = Commit::new().unchanged(key.clone(), record.version).put(key, value);
-        let moved = match self.commit(commit).await? {
+        let moved = match self.commit(guarded(&new, commit)).await? {
             Outcome::Committed(_) => Moved::Done,
             Outcome::Conflict | Outcome::Unknown => Moved::Changed,
         };

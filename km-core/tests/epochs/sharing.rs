@@ -5,11 +5,12 @@ use std::{sync::Arc, time::Duration};
 use km_core::{
     epoch::{self, EpochError, EpochPolicy, EpochState, Epochs, Keeper},
     hsm::{Hsm, HsmError},
+    journal::Fence,
     material::ClearBytes,
     objects::Objects,
     records::Records,
     registry::Registry,
-    store::{Commit, Store},
+    store::{Commit, Outcome, Store},
     supply::{Supply, SupplyLimits},
     vault::{Vault, VaultError},
 };
@@ -29,6 +30,16 @@ struct Km {
 
 /// Starts the KM `me` with its token on the store of `machine`.
 async fn start(machine: &Machine, hsm: &Arc<SoftHsm>, me: &str) -> Result<Km, String> {
+    start_with(machine, hsm, me, Duration::from_secs(300)).await
+}
+
+/// The same, which looks again so soon.
+async fn start_with(
+    machine: &Machine,
+    hsm: &Arc<SoftHsm>,
+    me: &str,
+    again: Duration,
+) -> Result<Km, String> {
     let store: Arc<dyn Store> = machine.disk.clone();
     let vault = Vault::new(hsm.clone());
     let key = epoch::catch_up(&vault, hsm.as_ref(), &store, me).await.map_err(|e| e.to_string())?;
@@ -40,7 +51,7 @@ async fn start(machine: &Machine, hsm: &Arc<SoftHsm>, me: &str) -> Result<Km, St
     let here = km_core::ids::ClusterId::parse("north").unwrap();
     let supply = Supply::new(here, Registry::default(), SupplyLimits::default(), []);
     let keeper = Keeper::new(epochs.clone(), vault, records.clone(), supply, objects.clone());
-    let keeper = keeper.shared(Duration::from_secs(300));
+    let keeper = keeper.shared(again);
     Ok(Km { records, objects, epochs, keeper: Arc::new(keeper) })
 }
 
@@ -193,6 +204,56 @@ async fn a_kek_that_came_without_parcels_is_passed_over() {
     let vault = Vault::new(joining.clone());
     epoch::catch_up(&vault, joining.as_ref(), &store, "n2").await.unwrap();
     assert!(joining.keks().await.unwrap().iter().any(|kek| kek.id == active.kek));
+}
+
+/// Somebody leads, whoever did before.
+async fn lead(machine: &Machine) -> Fence {
+    let commit = Commit::new().put(b"lead".to_vec(), b"who".to_vec());
+    let Outcome::Committed(version) = machine.disk.commit(commit).await.unwrap() else { panic!() };
+    Fence { key: b"lead".to_vec(), version }
+}
+
+/// What a KM sealed and did not store before its epoch was closed is never stored, so that the epoch is
+/// empty for good; two operators destroy it, and it goes from all tokens.
+#[tokio::test]
+async fn an_epoch_that_is_closed_takes_nothing_more_and_is_destroyed_in_all_tokens() {
+    let (machine, n1, joining) = joined().await;
+    n1.keeper.move_record_key().await.unwrap();
+    drop(n1);
+    let n1 = start_with(&machine, &machine.hsm, "n1", Duration::ZERO).await.unwrap();
+    let n2 = start(&machine, &joining, "n2").await.unwrap();
+    create(&n2, "early").await;
+    let late = n2.objects.seal("late", &sae("n1"), &ClearBytes::copy_from(&[7; 32])).await.unwrap();
+    n1.epochs.receive().await.unwrap();
+    n1.epochs.rotate("ada").await.unwrap();
+
+    let refused = n1.keeper.destroy(2, "ada").await;
+    assert_eq!(refused, Err(EpochError::NotLeading));
+    // Another took the lead before it could close anything.
+    n1.keeper.begin_term(lead(&machine).await).await.unwrap();
+    let fence = lead(&machine).await;
+    n1.keeper.pass().await.unwrap();
+    let refused = n1.keeper.destroy(2, "ada").await;
+    assert_eq!(refused, Err(EpochError::NotEmpty { number: 2, left: Some(0) }));
+
+    n1.keeper.begin_term(fence).await.unwrap();
+    for number in [1, 2] {
+        super::destroy(&n1.keeper, number).await;
+    }
+    let held = async |hsm: &SoftHsm| {
+        let keks = hsm.keks().await.unwrap();
+        keks.iter().map(|kek| kek.number).collect::<Vec<_>>()
+    };
+    assert_eq!(held(&machine.hsm).await, [3]);
+    let refused = n2.objects.create_sealed(vec![(object("late"), late)]).await;
+    let refused = refused.unwrap_err().to_string();
+    assert!(refused.contains("epoch ended"), "{refused}");
+    create(&n2, "late").await;
+    assert_eq!(held(&joining).await, [3], "it followed, in its token too");
+    for uid in ["before", "early", "late"] {
+        assert_eq!(open(&n1.objects, uid).await, [7; 32]);
+        assert_eq!(open(&n2.objects, uid).await, [7; 32]);
+    }
 }
 
 #[tokio::test]

@@ -178,11 +178,6 @@ impl Api {
             }
             ["v1", "store", "backups"] => self.backups.make(&self.inside.node, peer).await,
             ["v1", "hsm", "epochs"] => epochs::rotate(keeper, &body, custodian()?, peer).await,
-            // What the others have sealed and not stored yet is not known here.
-            ["v1", "hsm", "epochs", _, "destroy"] if self.inside.node.candidate.is_some() => {
-                custodian()?;
-                Err(Problem::shared_store())
-            }
             ["v1", "hsm", "epochs", number, "destroy"] => {
                 epochs::destroy(keeper, number, custodian()?, peer).await
             }

@@ -39,12 +39,6 @@ impl Problem {
         Self::new(StatusCode::GATEWAY_TIMEOUT, Code::E003, detail)
     }
 
-    pub(crate) fn shared_store() -> Self {
-        let detail = "several key managers share this store, and none knows what the others have \
-                      sealed and not stored yet: an epoch is not destroyed while they run";
-        Self::new(StatusCode::CONFLICT, Code::E001, detail)
-    }
-
     pub(crate) fn alone() -> Self {
         let detail = "this key manager has a store of its own and shares it with none";
         Self::new(StatusCode::NOT_FOUND, Code::S009, detail)
@@ -118,9 +112,10 @@ impl From<EpochError> for Problem {
         let (status, code) = match error {
             EpochError::Record(error) => return error.into(),
             EpochError::NoSuch(number) => return Self::no_such_epoch(&number.to_string()),
-            EpochError::Step(_) | EpochError::NotEmpty { .. } | EpochError::SameOperator { .. } => {
-                (StatusCode::CONFLICT, Code::E001)
-            }
+            EpochError::Step(_)
+            | EpochError::NotEmpty { .. }
+            | EpochError::NotLeading
+            | EpochError::SameOperator { .. } => (StatusCode::CONFLICT, Code::E001),
             EpochError::Hsm(_) | EpochError::Missing { .. } | EpochError::Unknown => {
                 (StatusCode::SERVICE_UNAVAILABLE, Code::E003)
             }

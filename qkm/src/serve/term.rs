@@ -15,7 +15,7 @@ use transport::{PeerIdentity, Profile, ServerStream, Shutdown};
 
 use super::{
     Control, FAREWELL, Inside, Listening,
-    failures::{of_anchor, older_copy},
+    failures::{of_anchor, of_epochs, older_copy},
     membership::Membership,
     node,
 };
@@ -129,6 +129,9 @@ async fn lead(
     anchor.check().await.map_err(|e| of_anchor(config, &e))?;
     // It may have been moved while this key manager was paused or cut off.
     refuse_marked(config, inside.node.store.as_ref()).await?;
+    let keeper = &inside.node.keeper;
+    let begun = keeper.begin_term(lease.fence()).await;
+    begun.map_err(|e| of_epochs(&config.store_file(), &e))?;
     let pools = inside.node.open_pools(config, Some(lease.fence())).await?;
     supply.lead(pools.clone(), Box::new(lease.holds()));
     let (stop, ended) = Shutdown::pair();
@@ -153,6 +156,7 @@ async fn lead(
         }
     }
     supply.resign();
+    keeper.end_term();
     inside.links.end();
     stop.start();
     while tasks.join_next().await.is_some() {}

@@ -7,6 +7,7 @@
 //! repeats a run.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod epochs;
 mod faults;
 mod load;
 mod report;

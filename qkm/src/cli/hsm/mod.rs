@@ -36,9 +36,8 @@ pub(super) enum EpochCommand {
     /// List the epochs.
     ///
     /// SEALS: made under it. RECORDS: still sealed under it when the store was last looked through;
-    /// `empty` once nothing can be. Of several key managers on one store none knows what the others
-    /// have sealed and not stored yet: there it says 0, and the one that leads looks again every five
-    /// minutes. APPROVED BY: who wants it destroyed, or had it destroyed.
+    /// `empty` once nothing can be. Of several key managers on one store the one that leads tells: ask
+    /// it, also to destroy. APPROVED BY: who wants it destroyed, or had it destroyed.
     List(AdminArgs),
     /// Show who did what to the epochs, oldest first.
     Log(AdminArgs),
