@@ -11,7 +11,7 @@ use serde::{
     Deserialize,
     de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 use crate::{
     FormatError,
@@ -31,7 +31,7 @@ const TAIL: &[u8] = b"]}";
 /// Keys with their identifiers, in order. No `Clone`; `Debug` says only how many.
 pub struct KeyContainer {
     names: Vec<(KeyName, Range<usize>)>,
-    bytes: Zeroizing<Vec<u8>>,
+    bytes: Wiped,
     /// Keys left out for their `key_ID`; `None` where such a key refuses the whole container.
     skipped: Option<usize>,
 }
@@ -55,7 +55,7 @@ impl KeyContainer {
         let plain = plain(json);
         let json = plain.as_ref();
         // Base64 is longer than what it stands for, so this is never outgrown.
-        let bytes = Zeroizing::new(Vec::with_capacity(json.len() / 4 * 3));
+        let bytes = Wiped::with_capacity(json.len() / 4 * 3);
         let mut container = Self { names: Vec::new(), bytes, skipped };
         let mut reader = serde_json::Deserializer::from_slice(json);
         Document(&mut container)
@@ -81,7 +81,7 @@ impl KeyContainer {
     }
 
     /// The JSON text.
-    pub fn to_json(&self) -> Zeroizing<Vec<u8>> {
+    pub fn to_json(&self) -> Wiped {
         let longest = self.names.iter().map(|(_, range)| range.len()).max().unwrap_or(0);
         let mut writer = ContainerWriter::new(self.len(), longest);
         for (name, key) in self.iter() {
@@ -105,7 +105,7 @@ pub struct Full;
 
 /// Writes the JSON of a container straight into the buffer that is sent.
 pub struct ContainerWriter {
-    out: Zeroizing<Vec<u8>>,
+    out: Wiped,
     left: usize,
     key_bytes: usize,
 }
@@ -116,8 +116,8 @@ impl ContainerWriter {
         let marks = BEFORE_NAME.len() + BEFORE_KEY.len() + AFTER_KEY.len() + 1;
         let each = marks + MAX_KEY_NAME + base64_len(key_bytes);
         let room = HEAD.len() + keys * each + TAIL.len();
-        let mut out = Zeroizing::new(Vec::with_capacity(room));
-        out.extend_from_slice(HEAD);
+        let mut out = Wiped::with_capacity(room);
+        out.append(HEAD);
         Self { out, left: keys, key_bytes }
     }
 
@@ -130,20 +130,20 @@ impl ContainerWriter {
         if self.out.len() > HEAD.len() {
             self.out.push(b',');
         }
-        self.out.extend_from_slice(BEFORE_NAME);
-        name.with_str(|text| self.out.extend_from_slice(text.as_bytes()));
-        self.out.extend_from_slice(BEFORE_KEY);
+        self.out.append(BEFORE_NAME);
+        name.with_str(|text| self.out.append(text.as_bytes()));
+        self.out.append(BEFORE_KEY);
         let start = self.out.len();
-        self.out.resize(start + base64_len(key.len()), 0);
+        self.out.grow_to(start + base64_len(key.len()));
         // The room is exact, the one way this can fail.
         Base64::encode(key, &mut self.out[start..]).map_err(|_| Full)?;
-        self.out.extend_from_slice(AFTER_KEY);
+        self.out.append(AFTER_KEY);
         Ok(())
     }
 
     /// The finished text.
-    pub fn finish(mut self) -> Zeroizing<Vec<u8>> {
-        self.out.extend_from_slice(TAIL);
+    pub fn finish(mut self) -> Wiped {
+        self.out.append(TAIL);
         self.out
     }
 }
@@ -227,7 +227,9 @@ impl<'de> Visitor<'de> for Entry<'_> {
         while let Some(member) = map.next_key::<&str>()? {
             let again = match member {
                 "key_ID" => name.replace(map.next_value::<MaybeName>()?.0).is_some(),
-                "key" => range.replace(map.next_value_seed(Key(&mut self.0.bytes))?).is_some(),
+                "key" => {
+                    range.replace(map.next_value_seed(Key(self.0.bytes.as_vec_mut()))?).is_some()
+                }
                 _ => {
                     map.next_value::<IgnoredAny>()?;
                     false

@@ -3,14 +3,14 @@
 //! Several encoders write `/` as `\/` or `=` as `\u003d`. The parser would then copy the string
 //! into a buffer that nobody overwrites; without escapes it borrows from the input.
 
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 /// The same JSON text without escapes of base64 characters.
 pub(crate) enum Plain<'a> {
     /// There were no escapes.
     Same(&'a [u8]),
     /// A rewritten copy, overwritten on drop.
-    Rewritten(Zeroizing<Vec<u8>>),
+    Rewritten(Wiped),
 }
 
 impl AsRef<[u8]> for Plain<'_> {
@@ -27,7 +27,7 @@ pub(crate) fn plain(json: &[u8]) -> Plain<'_> {
         return Plain::Same(json);
     }
     // Never grows, so never reallocates.
-    let mut out = Zeroizing::new(Vec::with_capacity(json.len()));
+    let mut out = Wiped::with_capacity(json.len());
     let mut rest = json;
     while let Some((&byte, tail)) = rest.split_first() {
         if byte != b'\\' {
@@ -44,7 +44,7 @@ pub(crate) fn plain(json: &[u8]) -> Plain<'_> {
                 used
             }
             None => {
-                out.extend_from_slice(&rest[..kept]);
+                out.append(&rest[..kept]);
                 kept
             }
         };

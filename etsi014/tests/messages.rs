@@ -133,7 +133,7 @@ fn the_writer_never_outgrows_its_buffer() {
         KeyContainer::parse(&json).unwrap().iter().map(|(_, key)| key.len()).collect();
     assert_eq!(lengths, [16, 1]);
     let empty = ContainerWriter::new(0, 0).finish();
-    assert_eq!(&**empty, br#"{"keys":[]}"#);
+    assert_eq!(&*empty, br#"{"keys":[]}"#);
 }
 
 #[test]

@@ -97,7 +97,7 @@ impl Room {
         client.answer(&answer).expect("a key is there to be named");
     }
 
-    fn answer(&self, frame: &[u8]) -> Option<zeroize::Zeroizing<Vec<u8>>> {
+    fn answer(&self, frame: &[u8]) -> Option<wiped::Wiped> {
         let answer = kmip_server::fuzzing::answer(&self.server, &self.application, frame);
         self.runtime.block_on(answer)
     }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use km_core::hsm::HsmError;
 use serde::{Deserialize, Serialize};
+use wiped::Wiped;
 use zeroize::Zeroizing;
 
 /// No PKCS#11 token takes a longer PIN than this.
@@ -231,7 +232,7 @@ impl PinSource {
     }
 
     /// Reads the PIN; a final newline is not part of it.
-    pub(crate) fn read(&self) -> Result<Zeroizing<Vec<u8>>, HsmError> {
+    pub(crate) fn read(&self) -> Result<Wiped, HsmError> {
         let path = self.path()?;
         let shown = path.display();
         let fail = |what: String| HsmError::Setup(format!("the HSM PIN file {shown} {what}"));
@@ -239,7 +240,7 @@ impl PinSource {
             .map_err(|e| fail(format!("cannot be read: {e}; check pin")))?;
         self.check_mode(&meta).map_err(&fail)?;
         // One byte more than allowed, so that the vector never grows and leaves a copy behind.
-        let mut pin = Zeroizing::new(Vec::with_capacity(MAX_PIN_BYTES + 3));
+        let mut pin = Wiped::with_capacity(MAX_PIN_BYTES + 3);
         let mut file =
             File::open(&path).map_err(|e| fail(format!("cannot be read: {e}; check its owner")))?;
         let mut chunk = Zeroizing::new([0u8; MAX_PIN_BYTES + 3]);
@@ -247,14 +248,12 @@ impl PinSource {
             let room = chunk.len() - pin.len();
             match file.read(&mut chunk[..room]).map_err(|e| fail(format!("cannot be read: {e}")))? {
                 0 => break,
-                n => pin.extend_from_slice(&chunk[..n]),
+                n => pin.append(&chunk[..n]),
             }
         }
-        if pin.last() == Some(&b'\n') {
-            pin.pop();
-            if pin.last() == Some(&b'\r') {
-                pin.pop();
-            }
+        let line = pin.strip_suffix(b"\n").map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+        if let Some(len) = line.map(<[u8]>::len) {
+            pin.truncate(len);
         }
         match pin.len() {
             0 => Err(fail("is empty: write the user PIN into it".to_owned())),
@@ -300,7 +299,7 @@ mod tests {
     fn one_final_newline_is_trimmed() {
         for content in ["12 34", "12 34\n", "12 34\r\n"] {
             let (_dir, pin) = pin_file(content.as_bytes(), 0o600);
-            assert_eq!(pin.read().unwrap().as_slice(), b"12 34");
+            assert_eq!(*pin.read().unwrap(), *b"12 34");
         }
     }
 

@@ -7,7 +7,7 @@
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use zeroize::Zeroize;
+use wiped::{Wiped, wipe};
 
 const LENGTH_BYTES: usize = 4;
 /// Longest message and longest header a profile may allow, and what else a frame says.
@@ -24,43 +24,18 @@ pub(crate) enum WireError {
     Malformed,
 }
 
-/// Bytes that are overwritten when they move or go.
-#[derive(Default)]
-struct Wiped(Vec<u8>);
+/// Where a message is written.
+struct Into<'a>(&'a mut Wiped);
 
-impl Wiped {
-    /// Makes room for `more` bytes; a smaller buffer is overwritten once its content has moved.
-    fn reserve(&mut self, more: usize) {
-        let needed = self.0.len() + more;
-        if needed > self.0.capacity() {
-            let mut larger = Vec::with_capacity(needed.next_power_of_two());
-            larger.extend_from_slice(&self.0);
-            std::mem::replace(&mut self.0, larger).zeroize();
-        }
-    }
-
-    fn extend(&mut self, bytes: &[u8]) {
-        self.reserve(bytes.len());
-        self.0.extend_from_slice(bytes);
-    }
-}
-
-impl Drop for Wiped {
-    fn drop(&mut self) {
-        self.0.zeroize();
-    }
-}
-
-impl postcard::ser_flavors::Flavor for &mut Wiped {
+impl postcard::ser_flavors::Flavor for Into<'_> {
     type Output = ();
 
     fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
-        self.extend(&[byte]);
-        Ok(())
+        self.try_extend(&[byte])
     }
 
     fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
-        self.extend(bytes);
+        self.0.append(bytes);
         Ok(())
     }
 
@@ -79,15 +54,13 @@ pub(crate) struct Outbox {
 impl Outbox {
     /// Adds a frame, or nothing when the message is too long.
     pub(crate) fn push<T: Serialize>(&mut self, message: &T) -> Result<(), WireError> {
-        let start = self.bytes.0.len();
-        self.bytes.extend(&[0; LENGTH_BYTES]);
-        let written = postcard::serialize_with_flavor(message, &mut self.bytes);
-        let len = self.bytes.0.len() - start - LENGTH_BYTES;
+        let start = self.bytes.len();
+        self.bytes.append(&[0; LENGTH_BYTES]);
+        let written = postcard::serialize_with_flavor(message, Into(&mut self.bytes));
+        let len = self.bytes.len() - start - LENGTH_BYTES;
         let fits = u32::try_from(len).ok().filter(|_| len <= MAX_FRAME && written.is_ok());
-        let (Some(len), Some(at)) = (fits, self.bytes.0.get_mut(start..start + LENGTH_BYTES))
-        else {
-            self.bytes.0.get_mut(start..).unwrap_or_default().zeroize();
-            self.bytes.0.truncate(start);
+        let (Some(len), Some(at)) = (fits, self.bytes.get_mut(start..start + LENGTH_BYTES)) else {
+            self.bytes.truncate(start);
             return Err(WireError::TooLong(len));
         };
         at.copy_from_slice(&len.to_le_bytes());
@@ -96,15 +69,14 @@ impl Outbox {
 
     /// What is still to be sent.
     pub(crate) fn waiting(&self) -> &[u8] {
-        self.bytes.0.get(self.sent..).unwrap_or_default()
+        self.bytes.get(self.sent..).unwrap_or_default()
     }
 
     /// `count` more bytes have been sent.
     pub(crate) fn sent(&mut self, count: usize) {
         self.sent += count;
-        if self.sent >= self.bytes.0.len() {
-            wipe(&mut self.bytes.0);
-            self.bytes.0.clear();
+        if self.sent >= self.bytes.len() {
+            self.bytes.clear();
             self.sent = 0;
         }
     }
@@ -130,23 +102,21 @@ impl Inbox {
             None => LENGTH_BYTES,
         };
         if self.start > 0 {
-            self.bytes.0.copy_within(self.start..self.end, 0);
+            self.bytes.copy_within(self.start..self.end, 0);
             let moved = self.end - self.start;
-            wipe(self.bytes.0.get_mut(moved..self.end).unwrap_or_default());
+            wipe(self.bytes.get_mut(moved..self.end).unwrap_or_default());
             (self.start, self.end) = (0, moved);
         }
-        if self.bytes.0.len() < self.end + missing.max(READ_BYTES / 2) {
-            let more = (self.end + missing.max(READ_BYTES)) - self.bytes.0.len();
-            self.bytes.reserve(more);
-            let all = self.bytes.0.len() + more;
-            self.bytes.0.resize(all, 0);
+        if self.bytes.len() < self.end + missing.max(READ_BYTES / 2) {
+            let more = (self.end + missing.max(READ_BYTES)) - self.bytes.len();
+            self.bytes.grow_to(self.bytes.len() + more);
         }
-        Ok(self.bytes.0.get_mut(self.end..).unwrap_or_default())
+        Ok(self.bytes.get_mut(self.end..).unwrap_or_default())
     }
 
     /// `count` bytes were written to the start of [`Inbox::room`].
     pub(crate) fn filled(&mut self, count: usize) {
-        self.end = (self.end + count).min(self.bytes.0.len());
+        self.end = (self.end + count).min(self.bytes.len());
     }
 
     /// The next message that is here whole.
@@ -156,7 +126,7 @@ impl Inbox {
     pub(crate) fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, WireError> {
         let Some(len) = self.length()? else { return Ok(None) };
         let to = self.start + LENGTH_BYTES + len;
-        let Some(frame) = self.bytes.0.get_mut(self.start..to).filter(|_| to <= self.end) else {
+        let Some(frame) = self.bytes.get_mut(self.start..to).filter(|_| to <= self.end) else {
             return Ok(None);
         };
         let message = postcard::take_from_bytes(frame.get(LENGTH_BYTES..).unwrap_or_default());
@@ -168,19 +138,13 @@ impl Inbox {
 
     /// The length of the frame that begins at `start`.
     fn length(&self) -> Result<Option<usize>, WireError> {
-        let begun = self.bytes.0.get(self.start..self.end).unwrap_or_default();
+        let begun = self.bytes.get(self.start..self.end).unwrap_or_default();
         let Some(length) = begun.first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
         match u32::from_le_bytes(*length) as usize {
             len if len > MAX_FRAME => Err(WireError::TooLong(len)),
             len => Ok(Some(len)),
         }
     }
-}
-
-/// Overwrites memory that stays in use. The compiler must not take the writes for useless.
-fn wipe(bytes: &mut [u8]) {
-    bytes.fill(0);
-    std::hint::black_box(bytes);
 }
 
 /// How [`km_core::material::ClearBytes`] travel: `#[serde(with = "wire::clear")]`, in this crate
@@ -354,14 +318,14 @@ mod tests {
         assert!(bytes.windows(32).any(|w| w == [0xC5; 32]));
         let mut inbox = Inbox::default();
         read::<Request>(&mut inbox, &bytes, 50_000);
-        assert!(inbox.bytes.0.iter().all(|b| *b == 0));
-        let before = outbox.bytes.0.as_ptr();
+        assert!(inbox.bytes.iter().all(|b| *b == 0));
+        let before = outbox.bytes.as_ptr();
         outbox.sent(10);
         assert_eq!(outbox.waiting(), &bytes[10..]);
         outbox.sent(bytes.len() - 10);
         assert!(outbox.waiting().is_empty());
-        outbox.bytes.0.resize(bytes.len(), 1);
-        assert_eq!(outbox.bytes.0.as_ptr(), before, "the same memory");
+        outbox.bytes.append(&bytes);
+        assert_eq!(outbox.bytes.as_ptr(), before, "the same memory");
     }
 
     #[test]
@@ -372,7 +336,7 @@ mod tests {
         inbox.filled(4);
         assert_eq!(inbox.next::<Request>(), Err(WireError::TooLong(MAX_FRAME + 1)));
         assert_eq!(inbox.room().map(|room| room.len()), Err(WireError::TooLong(MAX_FRAME + 1)));
-        assert!(inbox.bytes.0.len() <= READ_BYTES);
+        assert!(inbox.bytes.len() <= READ_BYTES);
         let mut outbox = Outbox::default();
         outbox.push(&Request::Probe).unwrap();
         let before = outbox.waiting().to_vec();

@@ -7,7 +7,7 @@
 use std::{fmt, ops::Range};
 
 use subtle::ConstantTimeEq;
-use zeroize::{Zeroize, Zeroizing};
+use wiped::{Wiped, wipe};
 
 /// Clear key bytes on the heap; overwritten when dropped.
 ///
@@ -21,28 +21,28 @@ use zeroize::{Zeroize, Zeroizing};
 /// fn persist<T: serde::Serialize>(_: T) {}
 /// persist(ClearBytes::from_vec(vec![7; 32]));
 /// ```
-pub struct ClearBytes(Zeroizing<Vec<u8>>);
+pub struct ClearBytes(Wiped);
 
 impl ClearBytes {
     /// Takes ownership of `bytes` without copying them.
     pub fn from_vec(bytes: Vec<u8>) -> Self {
-        Self(Zeroizing::new(bytes))
+        Self(Wiped::new(bytes))
     }
 
     /// Copies `bytes`; the caller stays answerable for the original.
     pub fn copy_from(bytes: &[u8]) -> Self {
-        Self(Zeroizing::new(bytes.to_vec()))
+        Self(Wiped::copy_of(bytes))
     }
 
     /// None yet, with room for `len` bytes, so that [`ClearBytes::append`] moves none of them.
     pub(crate) fn with_capacity(len: usize) -> Self {
-        Self(Zeroizing::new(Vec::with_capacity(len)))
+        Self(Wiped::with_capacity(len))
     }
 
     /// Adds a copy of `other` at the end.
     pub(crate) fn append(&mut self, other: &Self) {
         debug_assert!(self.0.capacity() - self.0.len() >= other.len(), "it would leave a copy");
-        self.0.extend_from_slice(&other.0);
+        self.0.append(&other.0);
     }
 
     /// The one door to the bytes. They must not outlive the closure.
@@ -74,8 +74,14 @@ impl ClearBytes {
     pub fn wipe(&mut self, range: Range<usize>) {
         let end = range.end.min(self.0.len());
         if let Some(part) = self.0.get_mut(range.start..end) {
-            part.zeroize();
+            wipe(part);
         }
+    }
+}
+
+impl From<Wiped> for ClearBytes {
+    fn from(bytes: Wiped) -> Self {
+        Self(bytes)
     }
 }
 

@@ -13,7 +13,7 @@ use kmip::{
     ttlv::Limits,
 };
 use tokio::time::Instant;
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 use crate::{
     Counters, Server,
@@ -29,22 +29,17 @@ use crate::{
 /// What the connection does next.
 pub(crate) enum Reply {
     /// Send and go on.
-    Send(Zeroizing<Vec<u8>>),
+    Send(Wiped),
     /// Send, and from then on ask where the other end answers.
-    Turn(Zeroizing<Vec<u8>>, Turned),
+    Turn(Wiped, Turned),
     /// Send and close.
-    Last(Zeroizing<Vec<u8>>),
+    Last(Wiped),
     /// Close: nobody could read an answer.
     Close,
 }
 
 /// Answers the request in `frame`, in the memory of `buffer`.
-pub(crate) async fn answer(
-    server: &Server,
-    client: &Client,
-    frame: &[u8],
-    buffer: Zeroizing<Vec<u8>>,
-) -> Reply {
+pub(crate) async fn answer(server: &Server, client: &Client, frame: &[u8], buffer: Wiped) -> Reply {
     Counters::add(&server.counters.requests);
     let limits = Limits { frame: server.limits.frame, ..Limits::default() };
     let request = match RequestMessage::decode_within(frame, &limits) {
@@ -136,8 +131,8 @@ async fn run(
     server: &Server,
     (request, bytes): (Authorized, usize),
     roles: Roles,
-    buffer: Zeroizing<Vec<u8>>,
-) -> (Zeroizing<Vec<u8>>, Roles) {
+    buffer: Wiped,
+) -> (Wiped, Roles) {
     let Authorized { caller, delegate, version, mut header, mut items } = request;
     let now = now();
     let cap = response_cap(server, &header);

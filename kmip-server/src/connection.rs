@@ -10,7 +10,7 @@ use std::io;
 use kmip::ttlv;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use transport::{Deadline, Shutdown};
-use zeroize::{Zeroize, Zeroizing};
+use wiped::{Wiped, wipe};
 
 pub(crate) use turned::Turned;
 
@@ -103,7 +103,7 @@ where
 async fn close<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, deadline: &mut Deadline) {
     let ending = async {
         stream.shutdown().await?;
-        let mut sink = Zeroizing::new(vec![0u8; 4096]);
+        let mut sink = Wiped::zeros(4096);
         let mut left = DRAIN;
         while left > 0 {
             match stream.read(&mut sink).await? {
@@ -119,17 +119,16 @@ async fn close<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, deadline: &mut
 
 /// The buffer answers are written into, empty and overwritten between answers.
 #[derive(Default)]
-struct Outbox(Zeroizing<Vec<u8>>);
+struct Outbox(Wiped);
 
 impl Outbox {
-    fn take(&mut self) -> Zeroizing<Vec<u8>> {
+    fn take(&mut self) -> Wiped {
         std::mem::take(&mut self.0)
     }
 
     /// Overwrites what was sent; a buffer that grew big is not kept.
-    fn put_back(&mut self, mut bytes: Zeroizing<Vec<u8>>) {
+    fn put_back(&mut self, mut bytes: Wiped) {
         if bytes.capacity() <= ROOM {
-            bytes.as_mut_slice().zeroize();
             bytes.clear();
             self.0 = bytes;
         }
@@ -138,13 +137,13 @@ impl Outbox {
 
 /// Bytes received and not answered yet. Invariant: `filled <= bytes.len()`.
 struct Inbox {
-    bytes: Zeroizing<Vec<u8>>,
+    bytes: Wiped,
     filled: usize,
 }
 
 impl Inbox {
     fn new() -> Self {
-        Self { bytes: Zeroizing::new(vec![0; WAITING]), filled: 0 }
+        Self { bytes: Wiped::zeros(WAITING), filled: 0 }
     }
 
     fn received(&self) -> &[u8] {
@@ -221,11 +220,10 @@ impl Inbox {
         if self.bytes.len() == len {
             return;
         }
-        let mut other = Zeroizing::new(vec![0; len]);
-        for (to, from) in other.iter_mut().zip(self.received()) {
-            *to = *from;
-        }
         self.filled = self.filled.min(len);
+        let mut other = Wiped::with_capacity(len);
+        other.append(self.received());
+        other.grow_to(len);
         self.bytes = other;
     }
 
@@ -235,7 +233,7 @@ impl Inbox {
         self.bytes.copy_within(len..self.filled, 0);
         let left = self.filled - len;
         if let Some(used) = self.bytes.get_mut(left..self.filled) {
-            used.zeroize();
+            wipe(used);
         }
         self.filled = left;
         if self.bytes.len() > ROOM && left <= ROOM {

@@ -1,7 +1,7 @@
 //! The door for fuzzers: a frame of a known application in, what it would be answered out.
 
 use km_core::ids::SaeId;
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 use crate::{
     Server,
@@ -11,13 +11,9 @@ use crate::{
 
 /// The answer to `frame` as if it came over a connection of `application`; `None` when the
 /// connection would end without one, or nobody is called so.
-pub async fn answer(
-    server: &Server,
-    application: &SaeId,
-    frame: &[u8],
-) -> Option<Zeroizing<Vec<u8>>> {
+pub async fn answer(server: &Server, application: &SaeId, frame: &[u8]) -> Option<Wiped> {
     let client = Client::of(server, application)?;
-    match batch::answer(server, &client, frame, Zeroizing::default()).await {
+    match batch::answer(server, &client, frame, Wiped::default()).await {
         Reply::Send(answer) | Reply::Last(answer) | Reply::Turn(answer, _) => Some(answer),
         Reply::Close => None,
     }

@@ -23,6 +23,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::Instant,
 };
+use wiped::Wiped;
 use zeroize::Zeroizing;
 
 use crate::policy::Policies;
@@ -252,8 +253,8 @@ async fn place(places: &Arc<Semaphore>, until: Instant) -> Result<OwnedSemaphore
     place.ok().and_then(Result::ok).ok_or(Refusal::Busy)
 }
 
-fn bytes(text: &SecretText) -> Zeroizing<Vec<u8>> {
-    text.expose(|text| Zeroizing::new(text.as_bytes().to_vec()))
+fn bytes(text: &SecretText) -> Wiped {
+    text.expose(|text| Wiped::copy_of(text.as_bytes()))
 }
 
 #[cfg(test)]

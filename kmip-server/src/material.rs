@@ -79,7 +79,7 @@ fn take_split(split: SplitKey, now: i64) -> Result<Brought, OpError> {
 
 fn clear(bytes: SecretBytes) -> ClearBytes {
     // The buffer itself changes hands; nothing is copied.
-    ClearBytes::from_vec(std::mem::take(&mut *bytes.into_inner()))
+    bytes.into_inner().into()
 }
 
 fn whole(kind: ObjectType, subtype: u32, bytes: SecretBytes, now: i64) -> Brought {

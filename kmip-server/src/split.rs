@@ -3,18 +3,18 @@
 //!
 //! The arithmetic takes the same time for all values.
 
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 /// Bytes of a part, overwritten on drop.
-pub(crate) type PartBytes = Zeroizing<Vec<u8>>;
+pub(crate) type PartBytes = Wiped;
 
 /// `parts` parts of `secret`, each as long as it. `random` has the bytes of all parts but one.
 pub(crate) fn split_xor(secret: &[u8], parts: usize, random: &[u8]) -> Vec<PartBytes> {
-    let mut last = Zeroizing::new(secret.to_vec());
+    let mut last = Wiped::copy_of(secret);
     let mut all: Vec<PartBytes> = random
         .chunks_exact(secret.len().max(1))
         .take(parts.saturating_sub(1))
-        .map(|part| Zeroizing::new(part.to_vec()))
+        .map(Wiped::copy_of)
         .collect();
     for part in &all {
         add(&mut last, part);
@@ -25,7 +25,7 @@ pub(crate) fn split_xor(secret: &[u8], parts: usize, random: &[u8]) -> Vec<PartB
 
 /// The secret out of all its parts.
 pub(crate) fn join_xor(parts: &[&[u8]]) -> PartBytes {
-    let mut secret = Zeroizing::new(vec![0; parts.first().map_or(0, |part| part.len())]);
+    let mut secret = Wiped::zeros(parts.first().map_or(0, |part| part.len()));
     for part in parts {
         add(&mut secret, part);
     }
@@ -37,7 +37,7 @@ pub(crate) fn join_xor(parts: &[&[u8]]) -> PartBytes {
 pub(crate) fn split_gf256(secret: &[u8], parts: u8, random: &[u8]) -> Vec<PartBytes> {
     let at = |x: u8| {
         // Horner's rule, from the highest coefficient down to the secret.
-        let mut value = Zeroizing::new(vec![0; secret.len()]);
+        let mut value = Wiped::zeros(secret.len());
         for coefficient in random.chunks_exact(secret.len().max(1)) {
             add(&mut value, coefficient);
             scale(&mut value, x);
@@ -50,13 +50,13 @@ pub(crate) fn split_gf256(secret: &[u8], parts: u8, random: &[u8]) -> Vec<PartBy
 
 /// The secret out of numbered parts. The numbers differ and none is 0.
 pub(crate) fn join_gf256(parts: &[(u8, &[u8])]) -> PartBytes {
-    let mut secret = Zeroizing::new(vec![0; parts.first().map_or(0, |(_, part)| part.len())]);
+    let mut secret = Wiped::zeros(parts.first().map_or(0, |(_, part)| part.len()));
     for (x, part) in parts {
         let others = parts.iter().map(|(other, _)| *other).filter(|other| other != x);
         // Lagrange's polynomial of this part at 0.
         let weight =
             others.fold(1, |weight, other| times(weight, times(other, inverse(other ^ x))));
-        let mut share = Zeroizing::new(part.to_vec());
+        let mut share = Wiped::copy_of(part);
         scale(&mut share, weight);
         add(&mut secret, &share);
     }
@@ -109,8 +109,7 @@ mod tests {
         let secret = [1, 2, 3, 0xFF];
         let random = [9, 8, 7, 6, 0x55, 0xAA, 0, 1];
         let parts = split_gf256(&secret, 5, &random);
-        let numbered: Vec<(u8, &[u8])> =
-            (1..).zip(parts.iter().map(|part| part.as_slice())).collect();
+        let numbered: Vec<(u8, &[u8])> = (1..).zip(parts.iter().map(|part| &**part)).collect();
         for first in 0..5 {
             for second in (0..5).filter(|at| *at != first) {
                 for third in (0..5).filter(|at| *at != first && *at != second) {
@@ -133,7 +132,7 @@ mod tests {
     fn exclusive_or_needs_all_parts() {
         let secret = [1, 2, 3];
         let parts = split_xor(&secret, 3, &[4, 5, 6, 7, 8, 9]);
-        let all: Vec<&[u8]> = parts.iter().map(|part| part.as_slice()).collect();
+        let all: Vec<&[u8]> = parts.iter().map(|part| &**part).collect();
         assert_eq!(*join_xor(&all), secret);
         assert_ne!(*join_xor(&all[..2]), secret);
     }

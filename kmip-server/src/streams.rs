@@ -15,7 +15,7 @@ use kmip::{
     attribute::{CryptographicParameters, UniqueIdentifier},
     enums::{OperationCode, ResultReason},
 };
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 use crate::{
     context::Context,
@@ -89,7 +89,7 @@ impl Drop for Place {
 struct Stream {
     operation: OperationCode,
     said: Said,
-    data: Zeroizing<Vec<u8>>,
+    data: Wiped,
     given: usize,
     parts: usize,
     touched: Instant,
@@ -134,7 +134,7 @@ pub(crate) struct Input {
     pub(crate) fresh: usize,
     stream: Option<(Place, Stream)>,
     ends: bool,
-    data: Zeroizing<Vec<u8>>,
+    data: Wiped,
 }
 
 impl Input {
@@ -160,14 +160,14 @@ impl Input {
     /// The first `len` bytes; those of a last part are not needed again.
     pub(crate) fn take(&mut self, len: usize) -> ClearBytes {
         match self.ends && len == self.data.len() {
-            true => ClearBytes::from_vec(std::mem::take(&mut *self.data)),
+            true => std::mem::take(&mut self.data).into(),
             false => self.start(len),
         }
     }
 
     /// All bytes, of the last part.
     pub(crate) fn whole(mut self) -> ClearBytes {
-        ClearBytes::from_vec(std::mem::take(&mut *self.data))
+        std::mem::take(&mut self.data).into()
     }
 
     /// Waits for the next part, of which the answer tells the Correlation Value; `given` bytes of
@@ -190,7 +190,7 @@ pub(crate) async fn begin(
     operation: OperationCode,
     marks: Marks,
     said: Said,
-    data: Option<Zeroizing<Vec<u8>>>,
+    data: Option<Wiped>,
 ) -> Result<Input, OpError> {
     let (init, ends) = (marks.init == Some(true), marks.last == Some(true));
     let fresh = data.as_ref().map_or(0, |data| data.len());
@@ -211,7 +211,7 @@ pub(crate) async fn begin(
                 let text = format!("a stream has at most {MOST_PARTS} parts and {most} bytes");
                 return Err(OpError::TooMuch(text));
             }
-            append(&mut all, data.as_deref().map_or(&[], Vec::as_slice));
+            all.append(data.as_deref().unwrap_or_default());
             let given = stream.given;
             Ok(Input { said, given, fresh, stream: Some((place, stream)), ends, data: all })
         }
@@ -220,7 +220,7 @@ pub(crate) async fn begin(
             let stream = Stream {
                 operation,
                 said: said.clone(),
-                data: Zeroizing::default(),
+                data: Wiped::default(),
                 given: 0,
                 parts: 1,
                 touched: Instant::now(),
@@ -248,16 +248,6 @@ pub(crate) fn named(
         (None, Some(_)) => Ok(None),
         _ => cx.resolve(id).map(Some),
     }
-}
-
-/// Grows without leaving a copy behind.
-fn append(all: &mut Zeroizing<Vec<u8>>, more: &[u8]) {
-    if all.capacity() - all.len() < more.len() {
-        let mut larger = Zeroizing::new(Vec::with_capacity(2 * (all.len() + more.len())));
-        larger.extend_from_slice(all);
-        *all = larger;
-    }
-    all.extend_from_slice(more);
 }
 
 impl Streams {
@@ -323,7 +313,7 @@ mod tests {
         let late = Stream {
             operation: OperationCode::Encrypt,
             said: Said::default(),
-            data: Zeroizing::new(vec![1; 100]),
+            data: Wiped::new(vec![1; 100]),
             given: 0,
             parts: 1,
             touched: Instant::now().checked_sub(PATIENCE).unwrap(),

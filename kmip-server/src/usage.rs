@@ -16,7 +16,7 @@ use kmip::{
     },
 };
 
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 use crate::{
     context::Context,
@@ -282,7 +282,7 @@ pub(crate) fn bad(why: &str) -> OpError {
 /// The data of a request; the buffer itself changes hands.
 pub(crate) fn clear(data: Option<SecretBytes>) -> Result<ClearBytes, OpError> {
     let data = data.ok_or(OpError::Missing("Data is missing"))?;
-    Ok(ClearBytes::from_vec(std::mem::take(&mut *data.into_inner())))
+    Ok(data.into_inner().into())
 }
 
 /// The data of a request, or its hash in its place; a hash comes as data without bytes beside it.
@@ -291,7 +291,7 @@ pub(crate) fn data_or_digest(
     data: Option<SecretBytes>,
     digested: Option<Vec<u8>>,
     marks: &Marks,
-) -> Result<(Option<Zeroizing<Vec<u8>>>, Option<Vec<u8>>), OpError> {
+) -> Result<(Option<Wiped>, Option<Vec<u8>>), OpError> {
     let in_parts =
         marks.correlation.is_some() || (marks.init == Some(true)) != (marks.last == Some(true));
     match (data, digested) {
@@ -299,7 +299,7 @@ pub(crate) fn data_or_digest(
         (None, Some(_)) if in_parts => {
             Err(bad("Digested Data stands for the whole; send it in one part"))
         }
-        (None, Some(digested)) => Ok((Some(Zeroizing::default()), Some(digested))),
+        (None, Some(digested)) => Ok((Some(Wiped::default()), Some(digested))),
         (data, None) => Ok((data.map(SecretBytes::into_inner), None)),
     }
 }

@@ -17,6 +17,7 @@ use transport::{
     PeerIdentity, ServerStream, Shutdown,
     http::{BodyError, HttpLimits, read_body, secret_body, serve_http},
 };
+use wiped::Wiped;
 use zeroize::Zeroizing;
 
 use crate::{
@@ -58,7 +59,7 @@ impl Form {
         }
     }
 
-    fn read(self, body: Zeroizing<Vec<u8>>) -> Result<Zeroizing<Vec<u8>>, encoding::Error> {
+    fn read(self, body: Wiped) -> Result<Wiped, encoding::Error> {
         let text = |body| {
             std::str::from_utf8(body)
                 .map_err(|_| encoding::Error::Syntax("the text is not UTF-8".to_owned()))
@@ -70,12 +71,8 @@ impl Form {
         }
     }
 
-    fn write(
-        self,
-        frame: Zeroizing<Vec<u8>>,
-        limits: &ttlv::Limits,
-    ) -> Result<Zeroizing<Vec<u8>>, encoding::Error> {
-        let bytes = |mut text: Zeroizing<String>| Zeroizing::new(std::mem::take(&mut *text).into());
+    fn write(self, frame: Wiped, limits: &ttlv::Limits) -> Result<Wiped, encoding::Error> {
+        let bytes = |mut text: Zeroizing<String>| Wiped::new(std::mem::take(&mut *text).into());
         match self {
             Self::Ttlv => Ok(frame),
             Self::Json => encoding::to_json(&frame, limits).map(bytes),
@@ -155,7 +152,7 @@ async fn answer(
     // What has begun is finished, whether the client waits or not.
     let done =
         tokio::spawn(
-            async move { batch::answer(&server, &client, &frame, Zeroizing::default()).await },
+            async move { batch::answer(&server, &client, &frame, Wiped::default()).await },
         );
     let in_words = |frame| match form.write(frame, &limits) {
         Ok(body) => said(StatusCode::OK, form.name(), body),
@@ -186,10 +183,10 @@ fn failed(error: &tokio::task::JoinError) -> Response<Full<Bytes>> {
 fn plain(status: StatusCode, text: impl Into<String>) -> Response<Full<Bytes>> {
     let mut text: String = text.into();
     text.push('\n');
-    said(status, "text/plain; charset=utf-8", Zeroizing::new(text.into_bytes()))
+    said(status, "text/plain; charset=utf-8", Wiped::new(text.into_bytes()))
 }
 
-fn said(status: StatusCode, kind: &'static str, body: Zeroizing<Vec<u8>>) -> Response<Full<Bytes>> {
+fn said(status: StatusCode, kind: &'static str, body: Wiped) -> Response<Full<Bytes>> {
     let mut response = Response::new(secret_body(body));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));

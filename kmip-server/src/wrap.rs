@@ -17,7 +17,7 @@ use kmip::{
     tag::Tag,
     ttlv::{self, Writer},
 };
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 use crate::{
     context::Context,
@@ -107,7 +107,7 @@ pub(crate) async fn wrap(
 }
 
 /// The bytes of the Key Material, which has no room for attributes.
-fn bytes_of(value: KeyValue, names: &[AttributeRef]) -> Result<Zeroizing<Vec<u8>>, OpError> {
+fn bytes_of(value: KeyValue, names: &[AttributeRef]) -> Result<Wiped, OpError> {
     if !names.is_empty() {
         let text = "attributes are wrapped along in TTLV Encoding only; leave the names out";
         return Err(OpError::Encoding(text));
@@ -123,12 +123,7 @@ fn bytes_of(value: KeyValue, names: &[AttributeRef]) -> Result<Zeroizing<Vec<u8>
 }
 
 /// The Key Value in TTLV, with those of the object's attributes that are named.
-fn encoded(
-    cx: &Context<'_>,
-    value: KeyValue,
-    names: &[AttributeRef],
-    all: &[Attribute],
-) -> Zeroizing<Vec<u8>> {
+fn encoded(cx: &Context<'_>, value: KeyValue, names: &[AttributeRef], all: &[Attribute]) -> Wiped {
     let value = match value {
         KeyValue::Plain { material, .. } => {
             let along = all.iter().filter(|attribute| names.contains(&attribute.key()));
@@ -223,13 +218,13 @@ async fn key(
 
 const SEMIBLOCK: usize = 8;
 
-fn encrypt(mode: Mode, key: &[u8], plain: &[u8]) -> Result<Zeroizing<Vec<u8>>, OpError> {
+fn encrypt(mode: Mode, key: &[u8], plain: &[u8]) -> Result<Wiped, OpError> {
     let whole = plain.len() >= 2 * SEMIBLOCK && plain.len().is_multiple_of(SEMIBLOCK);
     if plain.is_empty() || (matches!(mode, Mode::Plain) && !whole) {
         let text = "NIST Key Wrap takes 16, 24, 32 … bytes; use AES Key Wrap Padding";
         return Err(OpError::BadData(text.to_owned()));
     }
-    let mut out = Zeroizing::new(vec![0; plain.len().next_multiple_of(SEMIBLOCK) + SEMIBLOCK]);
+    let mut out = Wiped::zeros(plain.len().next_multiple_of(SEMIBLOCK) + SEMIBLOCK);
     macro_rules! with {
         ($cipher:ty) => {
             match mode {
@@ -252,9 +247,9 @@ fn encrypt(mode: Mode, key: &[u8], plain: &[u8]) -> Result<Zeroizing<Vec<u8>>, O
     Ok(out)
 }
 
-fn decrypt(mode: Mode, key: &[u8], wrapped: &[u8]) -> Result<Zeroizing<Vec<u8>>, OpError> {
+fn decrypt(mode: Mode, key: &[u8], wrapped: &[u8]) -> Result<Wiped, OpError> {
     let least = if matches!(mode, Mode::Plain) { 3 } else { 2 };
-    let mut out = Zeroizing::new(vec![0; wrapped.len()]);
+    let mut out = Wiped::zeros(wrapped.len());
     macro_rules! with {
         ($cipher:ty) => {
             match mode {

@@ -8,7 +8,7 @@
 //! assert_eq!(kmip::ttlv::frame_len(&frame, 1 << 20), Ok(Some(frame.len())));
 //! ```
 
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 use crate::attribute::{
     Attribute, AttributeRef, Attributes, Name, RevocationReason, UniqueIdentifier,
@@ -83,10 +83,7 @@ impl Client {
     ///
     /// # Errors
     /// [`EncodeError`] when the version lacks the operation.
-    pub fn request(
-        &self,
-        operation: impl Into<Operation>,
-    ) -> Result<Zeroizing<Vec<u8>>, EncodeError> {
+    pub fn request(&self, operation: impl Into<Operation>) -> Result<Wiped, EncodeError> {
         self.batch([operation.into()])
     }
 
@@ -97,7 +94,7 @@ impl Client {
     pub fn batch(
         &self,
         operations: impl IntoIterator<Item = Operation>,
-    ) -> Result<Zeroizing<Vec<u8>>, EncodeError> {
+    ) -> Result<Wiped, EncodeError> {
         let mut items: Vec<_> = operations.into_iter().map(RequestItem::new).collect();
         let mut header = RequestHeader::new(self.version);
         header.maximum_response_size = self.maximum_response_size;

@@ -48,10 +48,10 @@ fn tree(data: &[u8]) {
     if let Ok(value) = Value::from_item(&root) {
         value.encode(&mut w, root.tag());
     }
-    assert!(w.finish().as_slice() == data, "an accepted frame is not canonical");
+    assert!(*w.finish() == *data, "an accepted frame is not canonical");
 }
 
-fn rewrite(message: ResponseMessage) -> zeroize::Zeroizing<Vec<u8>> {
+fn rewrite(message: ResponseMessage) -> wiped::Wiped {
     let mut w = ResponseWriter::new(message.version, message.header);
     for item in &message.items {
         w.item(item);

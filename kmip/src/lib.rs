@@ -22,7 +22,7 @@
 //! use kmip::message::{ResponseHeader, ResponseItem, error_response};
 //! use kmip::{Answer, DateTime, Operation, RequestMessage, ResponseWriter, Version, op};
 //!
-//! fn serve(frame: &[u8], now: DateTime) -> zeroize::Zeroizing<Vec<u8>> {
+//! fn serve(frame: &[u8], now: DateTime) -> wiped::Wiped {
 //!     let request = match RequestMessage::decode(frame) {
 //!         Ok(request) => request,
 //!         Err(e) => return error_response(e.answer_version(), now, e.reason(), e.to_string()),

@@ -5,6 +5,7 @@
 //! peer's version does not know. Decoding takes fields in any order, skips unknown tags and
 //! refuses a single field that stands twice.
 
+use wiped::Wiped;
 use zeroize::Zeroizing;
 
 use crate::tag::Tag;
@@ -85,17 +86,17 @@ pub struct BigInteger(pub Vec<u8>);
 /// let key = kmip::SecretBytes::copy_from(&[7; 32]);
 /// let copy = key.clone();
 /// ```
-pub struct SecretBytes(Zeroizing<Vec<u8>>);
+pub struct SecretBytes(Wiped);
 
 impl SecretBytes {
     /// Takes the buffer over.
-    pub fn new(bytes: Zeroizing<Vec<u8>>) -> Self {
+    pub fn new(bytes: Wiped) -> Self {
         Self(bytes)
     }
 
     /// Copies; the caller stays answerable for the original.
     pub fn copy_from(bytes: &[u8]) -> Self {
-        Self(Zeroizing::new(bytes.to_vec()))
+        Self(Wiped::copy_of(bytes))
     }
 
     /// The one door to the bytes.
@@ -104,7 +105,7 @@ impl SecretBytes {
     }
 
     /// Gives the buffer away, still overwritten on drop.
-    pub fn into_inner(self) -> Zeroizing<Vec<u8>> {
+    pub fn into_inner(self) -> Wiped {
         self.0
     }
 

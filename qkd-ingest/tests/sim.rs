@@ -18,7 +18,7 @@ use transport::{
     http::{ClientError, ClientLimits, HttpClient},
     pki::{DemoCa, San, Validity},
 };
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -84,15 +84,15 @@ impl Lab {
 
     async fn enc(&self, number: u64, size: u64) -> KeyContainer {
         let request = KeyRequest { number: Some(number), size: Some(size), ..Default::default() };
-        let json = Zeroizing::new(request.to_json());
+        let json = Wiped::new(request.to_json());
         let (status, body) = self.a.post(&enc_path("km b"), json).await.unwrap();
         assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
         KeyContainer::parse(&body).unwrap()
     }
 
-    async fn dec(&self, keys: &KeyContainer) -> (u16, Zeroizing<Vec<u8>>) {
+    async fn dec(&self, keys: &KeyContainer) -> (u16, Wiped) {
         let names = keys.iter().map(|(name, _)| name.clone()).collect();
-        let json = Zeroizing::new(KeyIds { names }.to_json());
+        let json = Wiped::new(KeyIds { names }.to_json());
         self.b.post(&path::build("km a", Method::DecKeys), json).await.unwrap()
     }
 }
@@ -166,16 +166,16 @@ async fn etsi014_wrong_requests_get_their_error() {
         (r#"{"additional_slave_SAE_IDs":["c"]}"#, "additional_slave"),
         ("{", "key request"),
     ] {
-        let body = Zeroizing::new(json.as_bytes().to_vec());
+        let body = Wiped::copy_of(json.as_bytes());
         let (status, body) = lab.a.post(&enc_path("km b"), body).await.unwrap();
         assert_eq!(status, 400, "{json}");
         let message = ErrorBody::parse(&body).unwrap().message;
         assert!(message.starts_with(expected), "{json}: {message}");
     }
-    let huge = Zeroizing::new(vec![b' '; 100_000]);
+    let huge = Wiped::new(vec![b' '; 100_000]);
     assert_eq!(lab.a.post(&enc_path("km b"), huge).await.unwrap().0, 413);
     assert_eq!(lab.a.get("/api/v1/keys").await.unwrap().0, 404);
-    let post = lab.a.post(&path::build("km b", Method::Status), Zeroizing::default()).await;
+    let post = lab.a.post(&path::build("km b", Method::Status), Wiped::default()).await;
     assert_eq!(post.unwrap().0, 405);
 }
 
@@ -190,7 +190,7 @@ async fn only_the_configured_key_manager_is_let_in() {
     }
     let wrong_end = lab.as_name("km-b-again", End::A);
     assert_eq!(wrong_end.get(&enc_path("km b")).await.unwrap().0, 401);
-    let fault = Zeroizing::new(br#"{"fault":"cut"}"#.to_vec());
+    let fault = Wiped::copy_of(br#"{"fault":"cut"}"#);
     assert_eq!(lab.a.post("/api/v1/sim/fault", fault).await.unwrap().0, 401);
     assert_eq!(link_status(&lab.a).await.state, LinkState::Up);
 }
@@ -212,7 +212,7 @@ async fn faults_switch_over_http_and_come_back() {
     let lab = Lab::max().await;
     let admin = lab.as_name("admin", End::B);
     let switch = async |json: &str| {
-        let body = Zeroizing::new(json.as_bytes().to_vec());
+        let body = Wiped::copy_of(json.as_bytes());
         let (status, body) = admin.post("/api/v1/sim/fault", body).await.unwrap();
         (status, serde_json::from_slice::<LinkStatus>(&body).ok().map(|link| link.state))
     };
@@ -278,7 +278,7 @@ async fn a_restart_drops_connections_and_forgets() {
     link_status(&lab.b).await;
     lab.handle.switch(Fault::Restart { end: End::B });
     let names = made.iter().map(|(name, _)| name.clone()).collect();
-    let json = || Zeroizing::new(KeyIds { names: Vec::clone(&names) }.to_json());
+    let json = || Wiped::new(KeyIds { names: Vec::clone(&names) }.to_json());
     let dec = path::build("km a", Method::DecKeys);
     let status = match lab.b.post(&dec, json()).await {
         Ok((status, _)) => status,

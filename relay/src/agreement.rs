@@ -16,6 +16,7 @@ use km_core::{
 };
 use poly1305::{Key, Poly1305, universal_hash::KeyInit};
 use subtle::ConstantTimeEq;
+use wiped::Wiped;
 use zeroize::Zeroizing;
 
 use crate::{
@@ -93,10 +94,10 @@ impl Raw {
         let described = described.unwrap_or_default();
         self.0.expose(|raw| {
             let bits = &raw[TAG_KEYS..];
-            let mut message = Zeroizing::new(Vec::with_capacity(described.len() + bits.len() + 8));
-            message.extend_from_slice(&(described.len() as u64).to_be_bytes());
-            message.extend_from_slice(&described);
-            message.extend_from_slice(bits);
+            let mut message = Wiped::with_capacity(described.len() + bits.len() + 8);
+            message.append(&(described.len() as u64).to_be_bytes());
+            message.append(&described);
+            message.append(bits);
             one_time(&raw[..TAG_KEYS / 2], &message)
         })
     }

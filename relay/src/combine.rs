@@ -24,7 +24,7 @@ use km_core::{
     provenance::CombineMethod,
     usage::kem::{KemSet, SECRET_BYTES},
 };
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 /// Bytes combined at a time.
 const CHUNK: usize = 32;
@@ -54,7 +54,7 @@ pub struct KemSecret {
 impl KemSecret {
     /// The secret of the exchange of `public` and `ciphertext`. `None` when it is not whole.
     pub fn new(set: KemSet, public: &[u8], ciphertext: &[u8], secret: ClearBytes) -> Option<Self> {
-        let mut exchanged = b"qkm ml-kem 1\0".to_vec();
+        let mut exchanged = Wiped::copy_of(b"qkm ml-kem 1\0");
         put(&mut exchanged, public);
         put(&mut exchanged, ciphertext);
         let hash = digest::digest(&digest::SHA384, &exchanged);
@@ -90,7 +90,7 @@ pub fn combine(
     let combined = bits.expose(|bits| match method {
         CombineMethod::Xor => {
             for (index, part) in (0..).zip(bits.chunks(STREAM)) {
-                let mut input = Zeroizing::new(Vec::with_capacity(64));
+                let mut input = Wiped::with_capacity(64);
                 secret.secret.expose(|secret| put(&mut input, secret));
                 let stream = derive(&input, &context(XOR, index), part.len())?;
                 out.extend(part.iter().zip(stream.iter()).map(|(bit, key)| bit ^ key));
@@ -99,7 +99,7 @@ pub fn combine(
         }
         CombineMethod::CatKdf => {
             for (index, part) in (0..).zip(bits.chunks(CHUNK)) {
-                let mut input = Zeroizing::new(Vec::with_capacity(128));
+                let mut input = Wiped::with_capacity(128);
                 put(&mut input, part);
                 secret.secret.expose(|secret| put(&mut input, secret));
                 out.extend_from_slice(&derive(&input, &context(CATKDF, index), part.len())?);
@@ -119,7 +119,7 @@ pub fn combine_tag_keys(
     number: u64,
     keys: &ClearBytes,
 ) -> Option<ClearBytes> {
-    let mut input = Zeroizing::new(Vec::with_capacity(64));
+    let mut input = Wiped::with_capacity(64);
     secret.secret.expose(|secret| put(&mut input, secret));
     let info = context(TAG_KEYS, secret, pool, number, 0);
     let stream = derive(&input, &info, keys.len())?;
@@ -140,9 +140,9 @@ fn context(label: &[u8], secret: &KemSecret, pool: PoolTag, number: u64, index: 
 }
 
 /// A part behind its length.
-fn put(into: &mut Vec<u8>, part: &[u8]) {
-    into.extend_from_slice(&(part.len() as u64).to_be_bytes());
-    into.extend_from_slice(part);
+fn put(into: &mut Wiped, part: &[u8]) {
+    into.append(&(part.len() as u64).to_be_bytes());
+    into.append(part);
 }
 
 struct Bytes(usize);
@@ -154,8 +154,8 @@ impl KeyType for Bytes {
 }
 
 /// HKDF-SHA-384 without salt.
-fn derive(input: &[u8], info: &[u8], len: usize) -> Option<Zeroizing<Vec<u8>>> {
-    let mut out = Zeroizing::new(vec![0; len]);
+fn derive(input: &[u8], info: &[u8], len: usize) -> Option<Wiped> {
+    let mut out = Wiped::zeros(len);
     let parts = [info];
     let key = Salt::new(HKDF_SHA384, &[]).extract(input);
     let filled = key.expand(&parts, Bytes(len)).and_then(|okm| okm.fill(&mut out));

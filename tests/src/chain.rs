@@ -18,7 +18,7 @@ use transport::{
     TlsFiles,
     pki::{DemoCa, San, Validity},
 };
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 use crate::{
     clients::{self, Etsi014},
@@ -397,7 +397,7 @@ impl Chain {
     pub async fn order(&self, at: usize, far: usize, bytes: u64) {
         let client = clients::http(&self.sites[at].ports[3].to_string(), &self.operator);
         let path = format!("/v1/pools/{}/feed/{bytes}", NAMES[far]);
-        let empty = Zeroizing::new(b"{}".to_vec());
+        let empty = Wiped::copy_of(b"{}");
         let (status, body) = client.post(&path, empty).await.expect("the KM answers");
         assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
     }
@@ -408,7 +408,7 @@ impl Chain {
             let client = clients::http(&module.to_string(), &self.sim_admin);
             let body = format!(r#"{{"fault":"cut","on":{paused}}}"#).into_bytes();
             let (status, _) =
-                client.post("/api/v1/sim/fault", Zeroizing::new(body)).await.expect("it answers");
+                client.post("/api/v1/sim/fault", Wiped::new(body)).await.expect("it answers");
             assert!(status < 300, "{status}");
         }
     }

@@ -16,6 +16,7 @@ use transport::{
     Profile, TlsClient, TlsClientStream, TlsFiles, client_config,
     http::{ClientLimits, HttpClient},
 };
+use wiped::Wiped;
 use zeroize::Zeroizing;
 
 /// A keep-alive HTTPS client with this certificate.
@@ -68,7 +69,7 @@ impl Etsi014 {
     }
 
     pub async fn post(&self, path: &str, body: &Value) -> Result<Said, String> {
-        let body = Zeroizing::new(body.to_string().into_bytes());
+        let body = Wiped::new(body.to_string().into_bytes());
         let (status, body) = self.client.post(path, body).await.map_err(|e| e.to_string())?;
         Ok(Said { status, body: serde_json::from_slice(&body).unwrap_or(Value::Null) })
     }
@@ -117,12 +118,12 @@ impl Kmip {
     }
 
     /// One frame for another, whatever they hold.
-    pub async fn exchange(&self, request: &[u8]) -> Result<Zeroizing<Vec<u8>>, String> {
+    pub async fn exchange(&self, request: &[u8]) -> Result<Wiped, String> {
         let answer = tokio::time::timeout(KMIP_WITHIN, self.try_exchange(request)).await;
         answer.map_err(|_| "no answer in time".to_owned())?
     }
 
-    async fn try_exchange(&self, request: &[u8]) -> Result<Zeroizing<Vec<u8>>, String> {
+    async fn try_exchange(&self, request: &[u8]) -> Result<Wiped, String> {
         let mut slot = self.stream.lock().await;
         let mut stream = match slot.take() {
             Some(stream) => stream,
@@ -130,10 +131,10 @@ impl Kmip {
         };
         let broken = |e: std::io::Error| e.to_string();
         stream.write_all(request).await.map_err(broken)?;
-        let mut frame = Zeroizing::new(vec![0; 8]);
+        let mut frame = Wiped::zeros(8);
         stream.read_exact(&mut frame).await.map_err(broken)?;
         let length = kmip::ttlv::frame_len(&frame, LARGEST).map_err(|e| e.to_string())?;
-        frame.resize(length.unwrap_or(8), 0);
+        frame.grow_to(length.unwrap_or(8));
         stream.read_exact(&mut frame[8..]).await.map_err(broken)?;
         *slot = Some(stream);
         Ok(frame)
@@ -153,13 +154,13 @@ impl KmipHttps {
     }
 
     /// One frame for another; on the way both are in the client's form.
-    pub async fn exchange(&self, request: &[u8]) -> Result<Zeroizing<Vec<u8>>, String> {
+    pub async fn exchange(&self, request: &[u8]) -> Result<Wiped, String> {
         let limits = kmip::ttlv::Limits::default();
-        let words = |text: Zeroizing<String>| Zeroizing::new(text.as_bytes().to_vec());
+        let words = |text: Zeroizing<String>| Wiped::copy_of(text.as_bytes());
         let body = match self.kind {
             "application/json" => encoding::to_json(request, &limits).map(words),
             "text/xml" => encoding::to_xml(request, &limits).map(words),
-            _ => Ok(Zeroizing::new(request.to_vec())),
+            _ => Ok(Wiped::copy_of(request)),
         };
         let body = body.map_err(|error| error.to_string())?;
         let answer = self.client.post_as("/kmip", self.kind, body).await;

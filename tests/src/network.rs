@@ -279,7 +279,7 @@ impl Network {
     pub async fn fault(&self, fault: &str) {
         let address = self.layout.modules[0].to_string();
         let client = clients::http(&address, &self.tls("sim-admin"));
-        let body = zeroize::Zeroizing::new(fault.as_bytes().to_vec());
+        let body = wiped::Wiped::copy_of(fault.as_bytes());
         let (status, body) =
             client.post("/api/v1/sim/fault", body).await.expect("the simulator answers");
         assert!(status < 300, "fault {fault}: {status} {}", String::from_utf8_lossy(&body));

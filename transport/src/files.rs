@@ -12,7 +12,7 @@ use rustls_pki_types::{
     CertificateDer, PrivateKeyDer,
     pem::{self, PemObject},
 };
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 /// Largest PEM file accepted, in bytes.
 const MAX_PEM_BYTES: u64 = 1 << 20;
@@ -145,12 +145,12 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     if found.is_empty() { Err(nothing()) } else { Ok(found) }
 }
 
-fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
+fn read(path: &Path) -> Result<Wiped, TlsError> {
     let length = fs::metadata(path).map_err(read_error(path))?.len();
     if length > MAX_PEM_BYTES {
         return Err(TlsError::TooLarge { path: path.to_owned() });
     }
-    fs::read(path).map(Zeroizing::new).map_err(read_error(path))
+    fs::read(path).map(Wiped::new).map_err(read_error(path))
 }
 
 fn read_error(path: &Path) -> impl FnOnce(io::Error) -> TlsError + '_ {

@@ -26,7 +26,7 @@ use transport::{
         serve_http,
     },
 };
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 const MAX_BODY: usize = 64 * 1024;
 
@@ -35,9 +35,9 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, std
     let who = peer(&request).expect("always present").to_string();
     let path = request.uri().path().to_owned();
     Ok(match path.as_str() {
-        "/who" => Response::new(secret_body(Zeroizing::new(who.into_bytes()))),
+        "/who" => Response::new(secret_body(Wiped::new(who.into_bytes()))),
         "/hang" => std::future::pending().await,
-        "/long" => Response::new(secret_body(Zeroizing::new(vec![b'x'; 2 << 20]))),
+        "/long" => Response::new(secret_body(Wiped::new(vec![b'x'; 2 << 20]))),
         _ => match read_body(request.into_body(), MAX_BODY, PATIENCE).await {
             Ok(body) => Response::new(secret_body(body)),
             Err(BodyError::TooLarge { .. }) => status(413),
@@ -82,7 +82,7 @@ async fn requests_share_a_connection_and_carry_the_identity() {
         assert!(body.starts_with(b"ada sha256:"));
     }
     let sent = vec![0xAA; 50_000];
-    let (_, echoed) = client.post("/", Zeroizing::new(sent.clone())).await.unwrap();
+    let (_, echoed) = client.post("/", Wiped::new(sent.clone())).await.unwrap();
     assert_eq!(*echoed, sent);
     assert_eq!(server.stats.handshakes.load(Relaxed), 1);
 }

@@ -12,7 +12,7 @@ use km_core::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use uuid::Uuid;
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 /// Media type of both directions.
 pub(super) const KIND: &str = "application/octet-stream";
@@ -69,8 +69,8 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Option<(T, &[u8])> {
 }
 
 impl Request {
-    pub(super) fn encode(&self) -> Zeroizing<Vec<u8>> {
-        Zeroizing::new(bytes(self))
+    pub(super) fn encode(&self) -> Wiped {
+        Wiped::new(bytes(self))
     }
 
     pub(super) fn decode(text: &[u8]) -> Option<Self> {
@@ -79,12 +79,12 @@ impl Request {
 }
 
 /// The bytes of an answer.
-pub(super) fn encode(answer: Result<Answer, SupplyError>) -> Zeroizing<Vec<u8>> {
+pub(super) fn encode(answer: Result<Answer, SupplyError>) -> Wiped {
     let keys = match answer {
         Ok(Answer::Keys(keys)) => keys,
-        Ok(Answer::Brought) => return Zeroizing::new(bytes(&Head::Brought)),
-        Ok(Answer::Level(level)) => return Zeroizing::new(bytes(&Head::Level(level))),
-        Err(error) => return Zeroizing::new(bytes(&Head::Refused(refusal(error)))),
+        Ok(Answer::Brought) => return Wiped::new(bytes(&Head::Brought)),
+        Ok(Answer::Level(level)) => return Wiped::new(bytes(&Head::Level(level))),
+        Err(error) => return Wiped::new(bytes(&Head::Refused(refusal(error)))),
     };
     let named = |key: &SuppliedKey| {
         (key.id.uuid(), key.bytes.len() as u32, key.provenance.as_ref().clone())
@@ -92,10 +92,10 @@ pub(super) fn encode(answer: Result<Answer, SupplyError>) -> Zeroizing<Vec<u8>> 
     let head = bytes(&Head::Keys(keys.iter().map(named).collect()));
     let clear: usize = keys.iter().map(|key| key.bytes.len()).sum();
     // In one piece: growing would leave copies.
-    let mut all = Zeroizing::new(Vec::with_capacity(head.len() + clear));
-    all.extend_from_slice(&head);
+    let mut all = Wiped::with_capacity(head.len() + clear);
+    all.append(&head);
     for key in &keys {
-        key.bytes.expose(|bytes| all.extend_from_slice(bytes));
+        key.bytes.expose(|bytes| all.append(bytes));
     }
     all
 }

@@ -1,15 +1,13 @@
 //! Sealing as the profile says, opening as the sealed message says. Enter through [`Lane::seal`]
 //! and [`Lane::open_sealed`].
 
-use std::mem::take;
-
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use cryptoki::error::Error;
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
 use km_core::hsm::{HsmError, KekId, KeyProtection, SEALED_FORMAT, SealMethod, Sealed};
 use km_core::material::ClearBytes;
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 use super::gcm::{self, IV_BYTES, MAX_IV_BYTES, TAG_BYTES};
 use super::{Lane, OpError, no_kek};
@@ -50,13 +48,13 @@ impl Lane {
             Usage::Encrypts => return self.seal_in_token(kek, handle, iv, aad, clear),
         };
         let method = SealMethod::WrappedKeyGcm { protection, data_key };
-        let mut text = Zeroizing::new(Vec::with_capacity(clear.len() + TAG_BYTES));
-        clear.expose(|bytes| text.extend_from_slice(bytes));
+        let mut text = Wiped::with_capacity(clear.len() + TAG_BYTES);
+        clear.expose(|bytes| text.append(bytes));
         let nonce = Nonce::assume_unique_for_key(iv);
         let aad = Aad::from(method.associated_data(aad));
-        let done = in_process(&key)?.seal_in_place_append_tag(nonce, aad, &mut *text);
+        let done = in_process(&key)?.seal_in_place_append_tag(nonce, aad, text.as_vec_mut());
         done.map_err(|_| OpError::Answer(HsmError::Unsupported("AES-GCM failed".to_owned())))?;
-        Ok(Sealed::new(kek.id.clone(), method, iv.to_vec(), take(&mut *text)))
+        Ok(Sealed::new(kek.id.clone(), method, iv.to_vec(), text.into_vec()))
     }
 
     fn seal_in_token(
@@ -265,11 +263,11 @@ fn opened(
 ) -> Result<ClearBytes, OpError> {
     let tag = |_| refused("it was changed, or belongs to another record, or was sealed elsewhere");
     let nonce = Nonce::try_assume_unique_for_key(iv).map_err(tag)?;
-    let mut text = Zeroizing::new(ciphertext.to_vec());
+    let mut text = Wiped::copy_of(ciphertext);
     let clear = in_process(key)?.open_in_place(nonce, Aad::from(aad), &mut text).map_err(tag)?;
     let len = clear.len();
     text.truncate(len);
-    Ok(ClearBytes::from_vec(take(&mut *text)))
+    Ok(text.into())
 }
 
 fn refused(why: &str) -> OpError {

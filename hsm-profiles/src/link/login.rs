@@ -23,7 +23,7 @@ impl Link {
         let pin = self.config.pin.read().map_err(Refusal::Ours)?;
         self.profile.login.pin.check(&pin).map_err(|what| Refusal::Ours(self.odd_pin(what)))?;
         // Moves the bytes: the secret box overwrites them when it is dropped.
-        let pin = RawAuthPin::new(Box::new(take_bytes(pin)));
+        let pin = RawAuthPin::new(Box::new(wiped::Wiped::into_vec(pin)));
         let session = anchor.get().map_err(|e| Refusal::ForNow(self.explain("login", &e)))?;
         match session.login_with_raw(user, &pin) {
             // The login belongs to the process: another `Token` may have done it.
@@ -64,8 +64,4 @@ impl Link {
             code(error)
         ))
     }
-}
-
-fn take_bytes(mut pin: zeroize::Zeroizing<Vec<u8>>) -> Vec<u8> {
-    std::mem::take(&mut *pin)
 }

@@ -14,7 +14,7 @@ use km_core::{
     supply::SupplyError,
 };
 use transport::http::{BodyError, secret_body};
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 pub(super) type Answer = Response<Full<Bytes>>;
 
@@ -55,7 +55,7 @@ impl fmt::Display for Refusal {
 }
 
 /// 200 with the JSON text; the text is overwritten once it was sent.
-pub(super) fn granted(json: Zeroizing<Vec<u8>>) -> Answer {
+pub(super) fn granted(json: Wiped) -> Answer {
     answer(StatusCode::OK, Some(json))
 }
 
@@ -79,10 +79,10 @@ pub(super) fn refused(refusal: Refusal) -> Answer {
 }
 
 fn error(status: StatusCode, body: &ErrorBody) -> Answer {
-    answer(status, Some(Zeroizing::new(body.to_json())))
+    answer(status, Some(Wiped::new(body.to_json())))
 }
 
-fn answer(status: StatusCode, json: Option<Zeroizing<Vec<u8>>>) -> Answer {
+fn answer(status: StatusCode, json: Option<Wiped>) -> Answer {
     let typed = json.is_some();
     let mut answer = Response::new(json.map_or_else(Full::default, secret_body));
     *answer.status_mut() = status;
@@ -95,7 +95,7 @@ fn answer(status: StatusCode, json: Option<Zeroizing<Vec<u8>>>) -> Answer {
 }
 
 /// The key container (clause 6.3), in one buffer.
-pub(super) fn container(keys: &[SuppliedKey]) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+pub(super) fn container(keys: &[SuppliedKey]) -> Result<Wiped, Refusal> {
     let longest = keys.iter().map(|key| key.bytes.len()).max().unwrap_or(0);
     let mut writer = ContainerWriter::new(keys.len(), longest);
     for key in keys {

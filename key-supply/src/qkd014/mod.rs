@@ -30,7 +30,7 @@ use transport::{
     Directory, PeerIdentity, Shutdown,
     http::{HttpLimits, read_body, serve_http},
 };
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 use answer::{Answer, Refusal};
 use pair::{Master, Slave};
@@ -126,11 +126,7 @@ impl Etsi014 {
         })
     }
 
-    async fn dispatch(
-        &self,
-        caller: &SaeId,
-        request: Request<Incoming>,
-    ) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+    async fn dispatch(&self, caller: &SaeId, request: Request<Incoming>) -> Result<Wiped, Refusal> {
         let supply = self.supply.as_ref();
         let (head, body) = request.into_parts();
         let (named, operation) = path::parse(head.uri.path()).ok_or(Refusal::NoSuchPath)?;

@@ -2,15 +2,12 @@
 
 use etsi014::Status;
 use km_core::{run::MAX_SLAVES, supply::Supply};
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 use super::{answer::Refusal, pair::Master};
 
 /// Stock and limits as the master sees them. Counts are in keys of the default size.
-pub(super) async fn status(
-    supply: &Supply,
-    pair: &Master<'_>,
-) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+pub(super) async fn status(supply: &Supply, pair: &Master<'_>) -> Result<Wiped, Refusal> {
     let level = supply.level(pair.caller, &pair.slave).await?;
     let limits = supply.limits();
     let keys = |bytes: u64| bytes.saturating_mul(8) / u64::from(limits.key_size.max(1));
@@ -30,5 +27,5 @@ pub(super) async fn status(
         max_sae_id_count: MAX_SLAVES as u64 - 1,
         status_extension: None,
     };
-    Ok(Zeroizing::new(status.to_json()))
+    Ok(Wiped::new(status.to_json()))
 }

@@ -7,7 +7,7 @@ use transport::{
     Profile, TlsClient, TlsClientStream, TlsFiles, client_config,
     http::{ClientLimits, HttpClient},
 };
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ impl Sae {
 
     pub async fn post(&self, path: &str, body: &str) -> Reply {
         let path = format!("/api/v1/keys/{path}");
-        let body = Zeroizing::new(body.as_bytes().to_vec());
+        let body = Wiped::copy_of(body.as_bytes());
         let (status, body) = self.http.post(&path, body).await.unwrap();
         (status, parse(&body))
     }

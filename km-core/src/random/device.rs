@@ -14,7 +14,7 @@ use std::{
 };
 
 use tokio::sync::oneshot;
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 use crate::material::ClearBytes;
 
@@ -90,9 +90,9 @@ fn read(path: &Path, device: &mut Option<File>, len: usize) -> Answer {
         Some(file) => file,
         None => device.insert(open(path)?),
     };
-    let mut bytes = Zeroizing::new(vec![0; len]);
+    let mut bytes = Wiped::zeros(len);
     file.read_exact(&mut bytes).map_err(|error| format!("it cannot be read: {error}"))?;
-    Ok(ClearBytes::from_vec(std::mem::take(&mut *bytes)))
+    Ok(bytes.into())
 }
 
 fn open(path: &Path) -> Result<File, String> {

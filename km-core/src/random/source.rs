@@ -7,7 +7,7 @@ use std::{
 };
 
 use aws_lc_rs::digest::{Context, SHA512};
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 use super::{
     RandomError, SourceStatus,
@@ -174,16 +174,16 @@ impl Source {
 
     /// SHA-512 cut to half is a vetted conditioning component (SP 800-90B 3.1.5.1.1).
     fn squeeze(&self, raw: &ClearBytes, len: usize) -> ClearBytes {
-        let mut bytes = Zeroizing::new(Vec::with_capacity(len.next_multiple_of(CONDITIONED)));
+        let mut bytes = Wiped::with_capacity(len.next_multiple_of(CONDITIONED));
         raw.expose(|raw| {
             for part in raw.chunks_exact(self.intake()) {
                 let mut hash = Context::new(&SHA512);
                 hash.update(part);
-                bytes.extend_from_slice(&hash.finish().as_ref()[..CONDITIONED]);
+                bytes.append(&hash.finish().as_ref()[..CONDITIONED]);
             }
         });
         bytes.truncate(len);
-        ClearBytes::from_vec(std::mem::take(&mut *bytes))
+        bytes.into()
     }
 }
 

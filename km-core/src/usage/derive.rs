@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 
 use aws_lc_rs::{hkdf, pbkdf2};
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 use super::Hash;
 use crate::{hsm::HsmError, material::ClearBytes};
@@ -49,10 +49,10 @@ impl hkdf::KeyType for Bytes {
 /// for hashes it is not had with.
 pub fn derive(how: &Derivation, key: &ClearBytes, len: usize) -> Result<ClearBytes, HsmError> {
     let too_long = || HsmError::Input(format!("the derivation does not give {len} bytes"));
-    let mut derived = Zeroizing::new(vec![0; len]);
+    let mut derived = Wiped::zeros(len);
     match how {
         Derivation::Hash(hash) => {
-            let whole = Zeroizing::new(key.expose(|key| hash.of(key)));
+            let whole = Wiped::new(key.expose(|key| hash.of(key)));
             derived.copy_from_slice(whole.get(..len).ok_or_else(too_long)?);
         }
         Derivation::Pbkdf2 { hash, salt, iterations } => {
@@ -80,7 +80,7 @@ pub fn derive(how: &Derivation, key: &ClearBytes, len: usize) -> Result<ClearByt
             expanded.map_err(|_| too_long())?;
         }
     }
-    Ok(ClearBytes::from_vec(std::mem::take(&mut *derived)))
+    Ok(derived.into())
 }
 
 fn without(what: &str) -> HsmError {

@@ -24,7 +24,7 @@ use xts_mode::Xts128;
 
 use super::{
     Hash, KeyKind,
-    process::{aes_key, cannot, misfit, roomy, take},
+    process::{aes_key, cannot, misfit, roomy},
 };
 use crate::{hsm::HsmError, material::ClearBytes};
 
@@ -127,7 +127,7 @@ pub(super) fn encrypt(
             chacha(key, nonce, *block, &mut bytes)?;
         }
         (KeyKind::Local(Algorithm::ChaCha20), Mode::ChaChaPoly { nonce, aad, tag }) => {
-            chacha_seal(key, nonce, aad, &mut bytes)?;
+            chacha_seal(key, nonce, aad, bytes.as_vec_mut())?;
             let whole = bytes.len();
             bytes.truncate(whole - usize::from(FULL_TAG.saturating_sub(*tag)));
         }
@@ -136,7 +136,7 @@ pub(super) fn encrypt(
         }
         _ => return Err(cannot("this kind of key is not for this cipher")),
     }
-    Ok(take(bytes))
+    Ok(bytes.into())
 }
 
 /// What [`encrypt`] made of the result.
@@ -175,7 +175,7 @@ pub(super) fn decrypt(
         }
         _ => return Err(cannot("this kind of key is not for this cipher")),
     }
-    Ok(take(bytes))
+    Ok(bytes.into())
 }
 
 const FULL_TAG: u8 = 16;
@@ -198,10 +198,10 @@ pub(super) fn open_by_sealing(
     let mut clear = roomy(sealed);
     stream(&mut clear)?;
     let mut again = roomy(&clear);
-    seal(&mut again)?;
+    seal(again.as_vec_mut())?;
     let found = again.get(len..len + tag).ok_or_else(undone)?;
     verify_slices_are_equal(found, given).map_err(|_| undone())?;
-    Ok(take(clear))
+    Ok(clear.into())
 }
 
 fn chacha(key: &[u8], nonce: &[u8], block: u32, bytes: &mut [u8]) -> Result<(), HsmError> {

@@ -25,7 +25,7 @@ use aws_lc_rs::{
     },
 };
 use sha3::{Sha3_224, Sha3_256, Sha3_384, Sha3_512};
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 use super::{
     Action, Cipher, Curve, DsaSet, Hash, KeyKind, Scheme, agree, der,
@@ -204,14 +204,10 @@ fn gcm_stream(key: &[u8], iv: &[u8], bytes: &mut [u8]) -> Result<(), HsmError> {
 }
 
 /// A copy with room for padding or a tag, so that it never moves.
-pub(super) fn roomy(input: &[u8]) -> Zeroizing<Vec<u8>> {
-    let mut bytes = Zeroizing::new(Vec::with_capacity(input.len() + BLOCK));
-    bytes.extend_from_slice(input);
+pub(super) fn roomy(input: &[u8]) -> Wiped {
+    let mut bytes = Wiped::with_capacity(input.len() + BLOCK);
+    bytes.append(input);
     bytes
-}
-
-pub(super) fn take(mut bytes: Zeroizing<Vec<u8>>) -> ClearBytes {
-    ClearBytes::from_vec(std::mem::take(&mut *bytes))
 }
 
 fn encrypt(cipher: &Cipher, key: &[u8], input: &[u8]) -> Result<ClearBytes, HsmError> {
@@ -221,7 +217,7 @@ fn encrypt(cipher: &Cipher, key: &[u8], input: &[u8]) -> Result<ClearBytes, HsmE
     match cipher {
         Cipher::Ecb { padded: true } => {
             let key = PaddedBlockEncryptingKey::ecb_pkcs7(aes_key(key)?).map_err(failed)?;
-            key.encrypt(&mut *bytes).map_err(failed)?;
+            key.encrypt(bytes.as_vec_mut()).map_err(failed)?;
         }
         Cipher::Ecb { padded: false } => {
             whole_blocks(input)?;
@@ -230,7 +226,7 @@ fn encrypt(cipher: &Cipher, key: &[u8], input: &[u8]) -> Result<ClearBytes, HsmE
         }
         Cipher::Cbc { iv: first, padded: true } => {
             let key = PaddedBlockEncryptingKey::cbc_pkcs7(aes_key(key)?).map_err(failed)?;
-            key.less_safe_encrypt(&mut *bytes, iv(first)).map_err(failed)?;
+            key.less_safe_encrypt(bytes.as_vec_mut(), iv(first)).map_err(failed)?;
         }
         Cipher::Cbc { iv: first, padded: false } => {
             whole_blocks(input)?;
@@ -242,13 +238,13 @@ fn encrypt(cipher: &Cipher, key: &[u8], input: &[u8]) -> Result<ClearBytes, HsmE
             key.less_safe_encrypt(&mut bytes, iv(first)).map_err(failed)?;
         }
         Cipher::Gcm { iv, aad, tag } => {
-            gcm_seal(key, iv, aad, &mut bytes)?;
+            gcm_seal(key, iv, aad, bytes.as_vec_mut())?;
             let whole = bytes.len();
             bytes.truncate(whole - usize::from(GCM_TAG.saturating_sub(*tag)));
         }
         _ => return Err(cannot("an AES key is no RSA key")),
     }
-    Ok(take(bytes))
+    Ok(bytes.into())
 }
 
 fn decrypt(cipher: &Cipher, key: &[u8], input: &[u8]) -> Result<ClearBytes, HsmError> {
@@ -290,7 +286,7 @@ fn decrypt(cipher: &Cipher, key: &[u8], input: &[u8]) -> Result<ClearBytes, HsmE
         _ => return Err(cannot("an AES key is no RSA key")),
     };
     bytes.truncate(len);
-    Ok(take(bytes))
+    Ok(bytes.into())
 }
 
 /// aws-lc-rs has no HMAC with SHA-3.
@@ -398,7 +394,7 @@ fn rsa_decrypt(cipher: &Cipher, key: &[u8], input: &[u8]) -> Result<ClearBytes, 
         rsa_pair(key)?.as_der().map_err(|_| cannot("the bytes are no RSA private key"))?;
     let private = PrivateDecryptingKey::from_pkcs8(pkcs8.as_ref())
         .map_err(|_| cannot("the RSA key is too short or too long to decrypt with"))?;
-    let mut clear = Zeroizing::new(vec![0; private.key_size_bytes()]);
+    let mut clear = Wiped::zeros(private.key_size_bytes());
     let len = match cipher {
         Cipher::RsaPkcs1 => {
             let key = Pkcs1PrivateDecryptingKey::new(private).map_err(failed)?;
@@ -414,7 +410,7 @@ fn rsa_decrypt(cipher: &Cipher, key: &[u8], input: &[u8]) -> Result<ClearBytes, 
         _ => return Err(cannot("an RSA key is no AES key")),
     };
     clear.truncate(len);
-    Ok(take(clear))
+    Ok(clear.into())
 }
 
 fn signing(curve: Curve) -> &'static EcdsaSigningAlgorithm {

@@ -9,7 +9,7 @@ use pkcs8::{
     },
 };
 use sec1::{EcParameters, EcPrivateKey};
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 use super::{Encoded, transparent};
 
@@ -82,7 +82,7 @@ fn from_sec1(bytes: &[u8], outer: Option<ObjectIdentifier>) -> Option<Private> {
 /// `number` with leading zeros up to `len`.
 fn padded(number: &[u8], len: usize) -> Option<Encoded> {
     let zeros = len.checked_sub(number.len())?;
-    let mut padded = Zeroizing::new(vec![0; len]);
+    let mut padded = Wiped::zeros(len);
     padded.get_mut(zeros..)?.copy_from_slice(number);
     Some(padded)
 }
@@ -117,7 +117,7 @@ impl Private {
                 let inner = self.sec1(false)?;
                 let key = OctetStringRef::new(&inner).ok()?;
                 let info = PrivateKeyInfoRef::new(algorithm(&self.curve), key);
-                info.to_der().ok().map(Zeroizing::new)
+                info.to_der().ok().map(Wiped::new)
             }
             _ if is_transparent_private(wanted) => Some(transparent::write(|w| {
                 w.enumeration(Tag::RecommendedCurve, self.curve.number);
@@ -133,7 +133,7 @@ impl Private {
         let parameters = named.then_some(EcParameters::NamedCurve(self.curve.oid));
         let public_key = self.point.as_deref();
         let key = EcPrivateKey { private_key: &self.number, parameters, public_key };
-        key.to_der().ok().map(Zeroizing::new)
+        key.to_der().ok().map(Wiped::new)
     }
 }
 
@@ -185,7 +185,7 @@ impl Public {
                 let subject_public_key = BitStringRef::from_bytes(&self.point).ok()?;
                 let algorithm = algorithm(&self.curve);
                 let info = SubjectPublicKeyInfoRef { algorithm, subject_public_key };
-                info.to_der().ok().map(Zeroizing::new)
+                info.to_der().ok().map(Wiped::new)
             }
             _ if is_transparent_public(wanted) => Some(transparent::write(|w| {
                 w.enumeration(Tag::RecommendedCurve, self.curve.number);

@@ -14,7 +14,7 @@ use kmip::{
     object::KeyMaterial,
     tag::Tag,
 };
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 use crate::{
     error::OpError,
@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Bytes of an encoding, overwritten on drop.
-pub(crate) type Encoded = Zeroizing<Vec<u8>>;
+pub(crate) type Encoded = Wiped;
 
 /// The material of an object in the form `wanted`.
 pub(crate) fn convert(
@@ -41,7 +41,7 @@ pub(crate) fn convert(
             // Both are bytes nobody looks into.
             ObjectType::SecretData => match (stored, wanted) {
                 (Format::Raw, Format::Opaque) | (Format::Opaque, Format::Raw) => {
-                    Some(Zeroizing::new(bytes.to_vec()))
+                    Some(Wiped::copy_of(bytes))
                 }
                 _ => None,
             },
@@ -67,9 +67,7 @@ pub(crate) fn recode(
     wanted: Format,
 ) -> Result<ClearBytes, OpError> {
     match convert(meta, clear, wanted)? {
-        KeyMaterial::Bytes(bytes) => {
-            Ok(ClearBytes::from_vec(std::mem::take(&mut *bytes.into_inner())))
-        }
+        KeyMaterial::Bytes(bytes) => Ok(bytes.into_inner().into()),
         KeyMaterial::Transparent(_) => {
             let text = "keys are made in encoded forms; ask Get for a transparent one".to_owned();
             Err(OpError::KeyFormat(text))
@@ -117,7 +115,7 @@ fn symmetric(bytes: &[u8], stored: Format, wanted: Format) -> Option<Encoded> {
         (Format::TransparentSymmetricKey, Format::Raw) => {
             let content = transparent::whole(bytes);
             let item = transparent::open(&content)?;
-            Some(Zeroizing::new(item.required(Tag::Key).ok()?.bytes().ok()?.to_vec()))
+            Some(Wiped::copy_of(item.required(Tag::Key).ok()?.bytes().ok()?))
         }
         _ => None,
     }

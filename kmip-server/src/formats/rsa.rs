@@ -9,7 +9,7 @@ use pkcs8::{
         asn1::{BitStringRef, OctetStringRef, UintRef},
     },
 };
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 use super::{Encoded, transparent};
 
@@ -29,7 +29,7 @@ pub(super) fn private(bytes: &[u8], stored: Format) -> Option<Encoded> {
 
 fn checked_private(bytes: &[u8]) -> Option<Encoded> {
     RsaPrivateKeyRef::from_der(bytes).ok()?;
-    Some(Zeroizing::new(bytes.to_vec()))
+    Some(Wiped::copy_of(bytes))
 }
 
 /// Only when all fields are there: what is missing is not computed.
@@ -48,16 +48,16 @@ fn from_transparent(fields: &[u8]) -> Option<Encoded> {
         coefficient: number(Tag::CRTCoefficient)?,
         other_prime_infos: None,
     };
-    key.to_der().ok().map(Zeroizing::new)
+    key.to_der().ok().map(Wiped::new)
 }
 
 /// A private key in the form `wanted`.
 pub(super) fn say_private(pkcs1: &[u8], wanted: Format) -> Option<Encoded> {
     match wanted {
-        Format::Pkcs1 => Some(Zeroizing::new(pkcs1.to_vec())),
+        Format::Pkcs1 => Some(Wiped::copy_of(pkcs1)),
         Format::Pkcs8 => {
             let key = OctetStringRef::new(pkcs1).ok()?;
-            PrivateKeyInfoRef::new(pkcs1::ALGORITHM_ID, key).to_der().ok().map(Zeroizing::new)
+            PrivateKeyInfoRef::new(pkcs1::ALGORITHM_ID, key).to_der().ok().map(Wiped::new)
         }
         Format::TransparentRsaPrivateKey => {
             let key = RsaPrivateKeyRef::from_der(pkcs1).ok()?;
@@ -94,7 +94,7 @@ pub(super) fn public(bytes: &[u8], stored: Format) -> Option<Encoded> {
             let item = transparent::open(&whole)?;
             let number = |tag| UintRef::new(transparent::number(&item, tag)?).ok();
             let (modulus, public_exponent) = (number(Tag::Modulus)?, number(Tag::PublicExponent)?);
-            RsaPublicKey { modulus, public_exponent }.to_der().ok().map(Zeroizing::new)
+            RsaPublicKey { modulus, public_exponent }.to_der().ok().map(Wiped::new)
         }
         _ => None,
     }
@@ -102,18 +102,18 @@ pub(super) fn public(bytes: &[u8], stored: Format) -> Option<Encoded> {
 
 fn checked_public(bytes: &[u8]) -> Option<Encoded> {
     RsaPublicKeyRef::from_der(bytes).ok()?;
-    Some(Zeroizing::new(bytes.to_vec()))
+    Some(Wiped::copy_of(bytes))
 }
 
 /// A public key in the form `wanted`.
 pub(super) fn say_public(pkcs1: &[u8], wanted: Format) -> Option<Encoded> {
     match wanted {
-        Format::Pkcs1 => Some(Zeroizing::new(pkcs1.to_vec())),
+        Format::Pkcs1 => Some(Wiped::copy_of(pkcs1)),
         Format::X509 => {
             let algorithm: AlgorithmIdentifierRef<'_> = pkcs1::ALGORITHM_ID;
             let subject_public_key = BitStringRef::from_bytes(pkcs1).ok()?;
             let info = SubjectPublicKeyInfoRef { algorithm, subject_public_key };
-            info.to_der().ok().map(Zeroizing::new)
+            info.to_der().ok().map(Wiped::new)
         }
         Format::TransparentRsaPublicKey => {
             let key = RsaPublicKeyRef::from_der(pkcs1).ok()?;

@@ -4,7 +4,7 @@ use kmip::{
     tag::Tag,
     ttlv::{self, Item, Writer},
 };
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 use super::Encoded;
 
@@ -39,9 +39,9 @@ pub(super) fn number<'a>(item: &Item<'a>, tag: Tag) -> Option<&'a [u8]> {
 
 /// Writes a number that is not negative.
 pub(super) fn put_number(w: &mut Writer, tag: Tag, bytes: &[u8]) {
-    let mut signed = Zeroizing::new(Vec::with_capacity(bytes.len() + 1));
+    let mut signed = Wiped::with_capacity(bytes.len() + 1);
     signed.push(0);
-    signed.extend_from_slice(bytes);
+    signed.append(bytes);
     let needed = bytes.first().is_none_or(|first| first & 0x80 != 0);
     w.big_integer(tag, if needed { &signed } else { bytes });
 }

@@ -4,11 +4,11 @@
 
 use kmip::Version;
 use tokio::sync::{mpsc, oneshot};
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 /// A request to send over the connection, and where its answer goes; dropped when there is none.
 pub(crate) struct Order {
-    pub(crate) frame: Zeroizing<Vec<u8>>,
+    pub(crate) frame: Wiped,
     pub(crate) answer: oneshot::Sender<Vec<u8>>,
 }
 
@@ -32,7 +32,7 @@ impl Lent {
     }
 
     /// The answer to `frame`; none when the connection ended, or its client asks again itself.
-    pub(super) async fn exchange(&self, frame: Zeroizing<Vec<u8>>) -> Option<Vec<u8>> {
+    pub(super) async fn exchange(&self, frame: Wiped) -> Option<Vec<u8>> {
         let (answer, answered) = oneshot::channel();
         self.orders.send(Order { frame, answer }).await.ok()?;
         answered.await.ok()

@@ -17,7 +17,7 @@ use tokio::{
     sync::{mpsc, watch},
 };
 use transport::{ClientConfig, TlsClient, TlsClientStream};
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 use super::{Notice, lent::Lent, message};
 use crate::{Counters, Server, caller::Caller, policy::Endpoint};
@@ -176,7 +176,7 @@ impl Line {
         &mut self,
         server: &Arc<Server>,
         caller: &Arc<Caller>,
-        frame: &Zeroizing<Vec<u8>>,
+        frame: &Wiped,
     ) -> Result<Vec<u8>, Untold> {
         let stream = match &mut self.stream {
             Some(stream) => stream,
@@ -194,10 +194,7 @@ impl Line {
     }
 }
 
-async fn exchange(
-    stream: &mut TlsClientStream,
-    frame: &Zeroizing<Vec<u8>>,
-) -> Result<Vec<u8>, Untold> {
+async fn exchange(stream: &mut TlsClientStream, frame: &Wiped) -> Result<Vec<u8>, Untold> {
     stream.write_all(frame).await?;
     stream.flush().await?;
     let mut answer = vec![0; HEADER];

@@ -11,7 +11,7 @@ use kmip::{
     message::{RequestHeader, RequestItem},
     op,
 };
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 use super::{Notice, What};
 use crate::{
@@ -43,7 +43,7 @@ pub(super) async fn frames(
     caller: &Arc<Caller>,
     (version, sent): (Version, Sent),
     notice: &Notice,
-) -> Vec<Zeroizing<Vec<u8>>> {
+) -> Vec<Wiped> {
     let now = i64::try_from(now_ms() / 1000).unwrap_or(i64::MAX);
     let cx = Context::new(server, &server.objects, false, (caller, None), version, now);
     let requests = match requests(&cx, sent, notice).await {

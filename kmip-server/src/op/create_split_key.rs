@@ -174,10 +174,7 @@ impl Plan {
                 false => split::split_gf256(secret, self.parts, random),
             })
         });
-        Ok(parts
-            .into_iter()
-            .map(|mut part| ClearBytes::from_vec(std::mem::take(&mut *part)))
-            .collect())
+        Ok(parts.into_iter().map(ClearBytes::from).collect())
     }
 
     fn part(&self, whole: &Meta, wanted: &Wanted, part: i32, bytes: &ClearBytes, now: i64) -> Meta {

@@ -7,7 +7,7 @@ use kmip::{
     enums::{ObjectType, OperationCode},
     op::decrypt::{Request, Response},
 };
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 use crate::{
     cipher::{self, Given},
@@ -27,7 +27,7 @@ impl OneUse for Request {
         let marks = Marks { correlation: correlation_value, init, last };
         let key = streams::named(cx, id, &marks)?;
         let said = Said { key, parameters, iv, aad, proof: tag };
-        streams::begin(cx, OperationCode::Decrypt, marks, said, data.map(Zeroizing::new)).await
+        streams::begin(cx, OperationCode::Decrypt, marks, said, data.map(Wiped::new)).await
     }
 
     fn input(said: &Input) -> &Input {

@@ -74,24 +74,24 @@ async fn join(cx: &Context<'_>, ids: Vec<UniqueIdentifier>) -> Result<(Meta, Cle
         let text = format!("{} different parts are here and {threshold} are needed", parts.len());
         return Err(OpError::Illegal(text));
     }
-    let mut bytes: Vec<(u8, zeroize::Zeroizing<Vec<u8>>)> = Vec::new();
+    let mut bytes: Vec<(u8, wiped::Wiped)> = Vec::new();
     for (meta, clear) in &parts {
-        let copy = clear.expose(|part| zeroize::Zeroizing::new(part.to_vec()));
+        let copy = clear.expose(wiped::Wiped::copy_of);
         bytes.push((number(meta).filter(|number| *number != 0).ok_or_else(odd)?, copy));
     }
-    let mut secret = match method {
+    let secret = match method {
         SplitKeyMethod::Xor => {
-            let parts: Vec<&[u8]> = bytes.iter().map(|(_, part)| part.as_slice()).collect();
+            let parts: Vec<&[u8]> = bytes.iter().map(|(_, part)| &**part).collect();
             split::join_xor(&parts)
         }
         SplitKeyMethod::PolynomialGf2_8 => {
-            let parts: Vec<_> = bytes.iter().map(|(x, part)| (*x, part.as_slice())).collect();
+            let parts: Vec<_> = bytes.iter().map(|(x, part)| (*x, &**part)).collect();
             split::join_gf256(&parts)
         }
         _ => return Err(OpError::Feature("keys are joined by XOR and in GF(2^8) only")),
     };
     let like = parts.swap_remove(0).0;
-    Ok((like, ClearBytes::from_vec(std::mem::take(&mut *secret))))
+    Ok((like, secret.into()))
 }
 
 fn odd() -> OpError {

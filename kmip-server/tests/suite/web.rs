@@ -14,7 +14,7 @@ use transport::{
     Profile, TlsClient, client_config,
     http::{ClientLimits, HttpClient},
 };
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 use crate::common::Network;
 
@@ -28,8 +28,8 @@ async fn http(network: &Network, name: &str) -> HttpClient {
     HttpClient::new(&address, None, config, ClientLimits::default()).unwrap()
 }
 
-fn body(bytes: &[u8]) -> Zeroizing<Vec<u8>> {
-    Zeroizing::new(bytes.to_vec())
+fn body(bytes: &[u8]) -> Wiped {
+    Wiped::copy_of(bytes)
 }
 
 /// Says `frame` in a form and reads the answer.
@@ -116,7 +116,7 @@ async fn connections_of_strangers_end_with_the_first_answer() {
     let client = Client::new(Version::V1_4);
     let request = client.request(client::get("an-id")).unwrap();
     let address = network.web().await;
-    for (name, bytes) in [("nobody", request.as_slice()), ("n1", b"no frame")] {
+    for (name, bytes) in [("nobody", &*request), ("n1", b"no frame")] {
         let answer = raw(&network, &address, name, bytes).await;
         assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
         assert!(answer.contains("connection: close"), "{answer}");

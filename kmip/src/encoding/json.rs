@@ -5,6 +5,7 @@ use std::borrow::Cow;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use wiped::Wiped;
 use zeroize::Zeroizing;
 
 use super::{Error, Result, attribute_name, meaning, out::Out, tag_of, type_name, type_of, words};
@@ -107,7 +108,7 @@ struct Node<'a> {
 ///
 /// # Errors
 /// What is no message, with the field; never its value.
-pub fn from_json(text: &str) -> Result<Zeroizing<Vec<u8>>> {
+pub fn from_json(text: &str) -> Result<Wiped> {
     let root: Node<'_> = serde_json::from_str(text).map_err(syntax)?;
     let mut w = Writer::with_capacity(text.len() / 2);
     let tag = tag_of(&root.tag)?;

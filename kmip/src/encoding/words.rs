@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 use super::{Error, Result, out::Out};
 use crate::{
@@ -177,22 +177,22 @@ fn integer(words: &str, meaning: Tag) -> Option<i32> {
 }
 
 /// Two's complement, made a multiple of eight bytes long by its sign.
-fn big(words: &str) -> Option<Zeroizing<Vec<u8>>> {
+fn big(words: &str) -> Option<Wiped> {
     let found = bytes(words.strip_prefix("0x").unwrap_or(words))?;
     let sign = if found.first()? & 0x80 == 0 { 0 } else { 0xFF };
     let missing = found.len().wrapping_neg() & 7;
-    let mut whole = Zeroizing::new(Vec::with_capacity(found.len() + missing));
-    whole.resize(missing, sign);
-    whole.extend_from_slice(&found);
+    let mut whole = Wiped::with_capacity(found.len() + missing);
+    whole.append(&vec![sign; missing]);
+    whole.append(&found);
     Some(whole)
 }
 
-fn bytes(words: &str) -> Option<Zeroizing<Vec<u8>>> {
+fn bytes(words: &str) -> Option<Wiped> {
     let digits = words.as_bytes();
     if !digits.len().is_multiple_of(2) {
         return None;
     }
-    let mut found = Zeroizing::new(Vec::with_capacity(digits.len() / 2));
+    let mut found = Wiped::with_capacity(digits.len() / 2);
     for pair in digits.chunks_exact(2) {
         let [high, low] =
             [pair.first()?, pair.last()?].map(|digit| char::from(*digit).to_digit(16));

@@ -2,6 +2,7 @@
 //! inside, and its type may be left out.
 
 use roxmltree::{Document, Node, ParsingOptions};
+use wiped::Wiped;
 use zeroize::Zeroizing;
 
 use super::{
@@ -80,7 +81,7 @@ fn write_text(item: &Item<'_>, out: &mut Out) -> Result<()> {
 ///
 /// # Errors
 /// What is no message, with the field; never its value.
-pub fn from_xml(text: &str) -> Result<Zeroizing<Vec<u8>>> {
+pub fn from_xml(text: &str) -> Result<Wiped> {
     guard::check(text)?;
     let options = ParsingOptions { allow_dtd: false, nodes_limit: NODES, ..Default::default() };
     let document = Document::parse_with_options(text, options).map_err(|error| {

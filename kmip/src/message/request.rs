@@ -1,6 +1,6 @@
 //! Requests, as a server reads them and a client writes them.
 
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 use super::{Credential, DecodeError, EncodeError, MessageExtension, open};
 use crate::enums::{
@@ -229,7 +229,7 @@ impl RequestMessage {
     ///
     /// # Errors
     /// [`EncodeError`] when an item cannot be said in this version.
-    pub fn encode(&self) -> Result<Zeroizing<Vec<u8>>, EncodeError> {
+    pub fn encode(&self) -> Result<Wiped, EncodeError> {
         let version = self.version;
         let mut w = Writer::default();
         let message = w.open(Tag::RequestMessage);

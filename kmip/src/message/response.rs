@@ -1,7 +1,7 @@
 //! Responses. The server writes item by item through [`ResponseWriter`], so that it can measure,
 //! take back and stop; the client reads a [`ResponseMessage`].
 
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 use super::{DecodeError, MessageExtension, Nonce, open};
 use crate::enums::{AttestationType, OperationCode, ResultReason, ResultStatus};
@@ -231,7 +231,7 @@ impl ResponseWriter {
     }
 
     /// As [`ResponseWriter::new`], in the memory of `buffer`; what it held is overwritten.
-    pub fn over(buffer: Zeroizing<Vec<u8>>, version: Version, header: ResponseHeader) -> Self {
+    pub fn over(buffer: Wiped, version: Version, header: ResponseHeader) -> Self {
         Self::start(Writer::over(buffer), version, header)
     }
 
@@ -271,7 +271,7 @@ impl ResponseWriter {
     }
 
     /// The finished response.
-    pub fn finish(mut self) -> Zeroizing<Vec<u8>> {
+    pub fn finish(mut self) -> Wiped {
         self.w.patch_integer(self.count_slot, self.count);
         self.w.close(self.message);
         self.w.finish()
@@ -284,7 +284,7 @@ pub fn error_response(
     time_stamp: DateTime,
     reason: ResultReason,
     message: impl Into<String>,
-) -> Zeroizing<Vec<u8>> {
+) -> Wiped {
     let mut w = ResponseWriter::new(version, ResponseHeader::new(version, time_stamp));
     w.item(&ResponseItem::failed(None, None, reason, message));
     w.finish()

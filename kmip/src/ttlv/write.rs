@@ -1,13 +1,13 @@
 //! One-pass TTLV writer into a buffer that is overwritten when it is dropped or grows.
 
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 use super::{HEADER, Type, padding};
 use crate::tag::Tag;
 
 /// Appends items; structures get their length patched in when they end.
 pub struct Writer {
-    out: Zeroizing<Vec<u8>>,
+    out: Wiped,
 }
 
 /// A position to come back to with [`Writer::rollback`].
@@ -23,12 +23,11 @@ impl Default for Writer {
 impl Writer {
     /// A writer with room for `bytes` before its first growth.
     pub fn with_capacity(bytes: usize) -> Self {
-        Self { out: Zeroizing::new(Vec::with_capacity(bytes)) }
+        Self { out: Wiped::with_capacity(bytes) }
     }
 
     /// A writer in the memory of `buffer`, whose content is overwritten first.
-    pub fn over(mut buffer: Zeroizing<Vec<u8>>) -> Self {
-        zeroize::Zeroize::zeroize(buffer.as_mut_slice());
+    pub fn over(mut buffer: Wiped) -> Self {
         buffer.clear();
         Self { out: buffer }
     }
@@ -44,7 +43,7 @@ impl Writer {
     }
 
     /// The finished bytes.
-    pub fn finish(self) -> Zeroizing<Vec<u8>> {
+    pub fn finish(self) -> Wiped {
         self.out
     }
 
@@ -55,9 +54,6 @@ impl Writer {
 
     /// Forgets and overwrites everything written after `mark`.
     pub fn rollback(&mut self, mark: Mark) {
-        if let Some(tail) = self.out.get_mut(mark.0..) {
-            zeroize::Zeroize::zeroize(tail);
-        }
         self.out.truncate(mark.0);
     }
 
@@ -170,15 +166,8 @@ impl Writer {
         self.put(&[a, b, c, kind as u8, d, e, f, g]);
     }
 
-    /// The one place that appends. Grows by hand: a plain `Vec` would leave the old bytes in freed
-    /// memory.
+    /// The one place that appends.
     fn put(&mut self, bytes: &[u8]) {
-        if self.out.capacity() - self.out.len() < bytes.len() {
-            let room = (self.out.capacity() * 2).max(self.out.len() + bytes.len());
-            let mut bigger = Zeroizing::new(Vec::with_capacity(room));
-            bigger.extend_from_slice(&self.out);
-            self.out = bigger;
-        }
-        self.out.extend_from_slice(bytes);
+        self.out.append(bytes);
     }
 }

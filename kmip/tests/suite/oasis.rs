@@ -49,9 +49,9 @@ fn tree_is_byte_equal(version: &str, messages: usize) {
         assert_eq!((back_tag, &back), (tag, value), "{label}");
         assert_eq!(encode(tag, &back), frame, "{label}");
         let json = to_json(frame, &Limits::default()).unwrap();
-        assert_eq!(from_json(&json).unwrap().as_slice(), frame, "{label}: {}", *json);
+        assert_eq!(*from_json(&json).unwrap(), *frame, "{label}: {}", *json);
         let xml = to_xml(frame, &Limits::default()).unwrap();
-        assert_eq!(from_xml(&xml).unwrap().as_slice(), frame, "{label}: {}", *xml);
+        assert_eq!(*from_xml(&xml).unwrap(), *frame, "{label}: {}", *xml);
     });
     assert!(count == 0 || count == messages, "{count} messages");
 }

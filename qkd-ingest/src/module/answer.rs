@@ -52,12 +52,12 @@ fn words(answer: &Answer) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use zeroize::Zeroizing;
+    use wiped::Wiped;
 
     use super::*;
 
     fn answer(status: u16, body: &str) -> Answer {
-        Answer { status, body: Zeroizing::new(body.as_bytes().to_vec()) }
+        Answer { status, body: Wiped::copy_of(body.as_bytes()) }
     }
 
     #[test]

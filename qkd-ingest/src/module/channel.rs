@@ -12,7 +12,7 @@ use transport::{
     ClientConfig, ConnectError,
     http::{BodyError, ClientError, ClientLimits, HttpClient},
 };
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 use super::{config::ModuleConfig, counters::Counters};
 
@@ -26,7 +26,7 @@ const CONNECT_TIME: Duration = Duration::from_secs(5);
 /// An answer, whatever its status.
 pub(super) struct Answer {
     pub(super) status: u16,
-    pub(super) body: Zeroizing<Vec<u8>>,
+    pub(super) body: Wiped,
 }
 
 pub(super) struct Channel {
@@ -73,7 +73,7 @@ impl Channel {
     ) -> Result<T, ModuleError> {
         self.may_ask(Instant::now())?;
         let sent = match json {
-            Some(json) => self.client.post(path, Zeroizing::new(json)).await,
+            Some(json) => self.client.post(path, Wiped::new(json)).await,
             None => self.client.get(path).await,
         };
         let result =

@@ -10,7 +10,7 @@ use std::{
 };
 
 use uuid::Uuid;
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 const INDEX_BITS: u32 = 16;
 
@@ -41,7 +41,7 @@ struct Batch {
     key_bytes: usize,
     taken: Vec<bool>,
     left: usize,
-    bytes: Zeroizing<Vec<u8>>,
+    bytes: Wiped,
 }
 
 pub(crate) struct Buffer {
@@ -54,7 +54,7 @@ pub(crate) struct Buffer {
 /// Keys collected: their sizes, and all bytes in order.
 pub(crate) struct Collected {
     pub(crate) sizes: Vec<usize>,
-    pub(crate) bytes: Zeroizing<Vec<u8>>,
+    pub(crate) bytes: Wiped,
 }
 
 impl Buffer {
@@ -67,13 +67,7 @@ impl Buffer {
     }
 
     /// Keeps `bytes`, keys of `key_bytes` each, dropping the oldest keys for room.
-    pub(crate) fn put(
-        &mut self,
-        series: Series,
-        key_bytes: usize,
-        bytes: Zeroizing<Vec<u8>>,
-        made: Instant,
-    ) {
+    pub(crate) fn put(&mut self, series: Series, key_bytes: usize, bytes: Wiped, made: Instant) {
         self.held += bytes.len();
         while self.held > self.capacity {
             let Some(oldest) = self.order.pop_front() else { break };
@@ -110,11 +104,11 @@ impl Buffer {
             marked.push(Series::split(*id));
         }
         let mut sizes = Vec::with_capacity(ids.len());
-        let mut bytes = Zeroizing::new(Vec::with_capacity(total));
+        let mut bytes = Wiped::with_capacity(total);
         for (series, index) in &marked {
             let Some(batch) = self.batches.get(series) else { continue };
             let start = usize::from(*index) * batch.key_bytes;
-            bytes.extend_from_slice(&batch.bytes[start..start + batch.key_bytes]);
+            bytes.append(&batch.bytes[start..start + batch.key_bytes]);
             sizes.push(batch.key_bytes);
         }
         self.sweep(&marked);
@@ -164,7 +158,7 @@ mod tests {
         let (mut buffer, now) = (Buffer::new(capacity), Instant::now());
         let series: Vec<_> = (0..batches).map(|n| Series::new([n; 16])).collect();
         for (n, name) in series.iter().enumerate() {
-            buffer.put(*name, 4, Zeroizing::new(vec![n as u8; 8]), now);
+            buffer.put(*name, 4, Wiped::new(vec![n as u8; 8]), now);
         }
         (buffer, series, now)
     }
@@ -207,7 +201,7 @@ mod tests {
             let mut random = [0; 16];
             random[..4].copy_from_slice(&n.to_be_bytes());
             let series = Series::new(random);
-            buffer.put(series, 4, Zeroizing::new(vec![0; 4]), Instant::now());
+            buffer.put(series, 4, Wiped::zeros(4), Instant::now());
             buffer.collect(&[series.id(0)], Instant::now(), Duration::ZERO).unwrap();
         }
         assert!(buffer.order.len() < 100 && buffer.batches.is_empty());

@@ -13,7 +13,7 @@ use aws_lc_rs::rand;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use uuid::Uuid;
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 use super::{
     buffer::{Buffer, Collected, Series},
@@ -65,7 +65,7 @@ pub(crate) struct Drawn {
     series: Series,
     repeated: Option<Uuid>,
     pub(crate) key_bytes: usize,
-    pub(crate) bytes: Zeroizing<Vec<u8>>,
+    pub(crate) bytes: Wiped,
 }
 
 impl Drawn {
@@ -186,12 +186,12 @@ impl Link {
             state.bits -= wanted;
         }
         let mut name = [0; 16];
-        let mut bytes = Zeroizing::new(vec![0; number * key_bytes]);
+        let mut bytes = Wiped::zeros(number * key_bytes);
         rand::fill(&mut name)
             .and_then(|()| rand::fill(&mut bytes))
             .map_err(|_| DrawError::Random)?;
         let series = Series::new(name);
-        let copy = bytes.clone();
+        let copy = Wiped::copy_of(&bytes);
         let mut state = self.lock();
         state.ends[end.other() as usize].waiting.put(series, key_bytes, copy, now);
         let own = &mut state.ends[end as usize];

@@ -17,7 +17,7 @@ use transport::{
     http::{BodyError, peer, read_body, secret_body},
 };
 use uuid::Uuid;
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 use super::{
     config::{KeyLimits, ModuleConfig},
@@ -45,27 +45,27 @@ pub(super) struct Module {
 }
 
 /// Status and JSON body.
-struct Reply(StatusCode, Zeroizing<Vec<u8>>);
+struct Reply(StatusCode, Wiped);
 
 type Outcome = Result<Reply, Reply>;
 
 impl Reply {
     fn json(body: Vec<u8>) -> Self {
-        Reply(StatusCode::OK, Zeroizing::new(body))
+        Reply(StatusCode::OK, Wiped::new(body))
     }
 
     fn empty(status: StatusCode) -> Self {
-        Reply(status, Zeroizing::default())
+        Reply(status, Wiped::default())
     }
 
     fn bad(message: impl Into<String>) -> Self {
         let body = ErrorBody::new(message).to_json();
-        Reply(StatusCode::BAD_REQUEST, Zeroizing::new(body))
+        Reply(StatusCode::BAD_REQUEST, Wiped::new(body))
     }
 
     fn unavailable(message: &str) -> Self {
         let body = ErrorBody::new(message).to_json();
-        Reply(StatusCode::SERVICE_UNAVAILABLE, Zeroizing::new(body))
+        Reply(StatusCode::SERVICE_UNAVAILABLE, Wiped::new(body))
     }
 
     fn response(self) -> Response<Full<Bytes>> {
@@ -233,7 +233,7 @@ impl Module {
     }
 }
 
-async fn body(request: Request<Incoming>, max: usize) -> Result<Zeroizing<Vec<u8>>, Reply> {
+async fn body(request: Request<Incoming>, max: usize) -> Result<Wiped, Reply> {
     read_body(request.into_body(), max, BODY_TIME).await.map_err(|error| {
         Reply::empty(match error {
             BodyError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,

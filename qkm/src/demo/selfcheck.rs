@@ -18,7 +18,7 @@ use transport::{
     Profile, TlsClient, TlsFiles, client_config,
     http::{ClientLimits, HttpClient},
 };
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 use super::layout::{Layout, Site};
 use crate::fault::{Code, Failure};
@@ -100,8 +100,7 @@ pub(super) async fn etsi014_issue(
     let client = http(master.files, &master.etsi014.to_string())?;
     let wanted = KeyRequest { number: Some(number), size: Some(size), ..Default::default() };
     let path = path::build(slave.sae, Method::EncKeys);
-    let (status, body) =
-        client.post(&path, Zeroizing::new(wanted.to_json())).await.map_err(failed)?;
+    let (status, body) = client.post(&path, Wiped::new(wanted.to_json())).await.map_err(failed)?;
     if status == 503 {
         return Ok(None);
     }
@@ -123,7 +122,7 @@ pub(super) async fn etsi014_collect(
     let path = path::build(master.sae, Method::DecKeys);
     let names: Vec<_> = issued.iter().map(|(name, _)| name.clone()).collect();
     let (status, body) =
-        client.post(&path, Zeroizing::new(KeyIds { names }.to_json())).await.map_err(failed)?;
+        client.post(&path, Wiped::new(KeyIds { names }.to_json())).await.map_err(failed)?;
     if status == 503 {
         return Ok(false);
     }
@@ -199,7 +198,7 @@ async fn kmip(files: &TlsFiles, address: &str, operation: Operation) -> Result<A
     let mut head = [0; 8];
     stream.read_exact(&mut head).await.map_err(broken)?;
     let length = kmip::ttlv::frame_len(&head, LARGEST_ANSWER).map_err(|e| failed(e.to_string()))?;
-    let mut frame = Zeroizing::new(vec![0; length.unwrap_or(head.len())]);
+    let mut frame = Wiped::zeros(length.unwrap_or(head.len()));
     frame[..head.len()].copy_from_slice(&head);
     stream.read_exact(&mut frame[head.len()..]).await.map_err(broken)?;
     client.answer(&frame).map_err(|e| failed(format!("KMIP at {address}: {e}")))

@@ -11,7 +11,7 @@
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use km_core::material::ClearBytes;
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 use super::message::{HopFrame, HopHead, Lock, TAG_KEY};
 use crate::agreement::{self, Tag};
@@ -106,15 +106,12 @@ impl HopKey {
     pub fn seal(&mut self, head: HopHead, lock: Lock, material: &ClearBytes) -> Option<HopFrame> {
         let counter = self.counter(&lock)?;
         let aad = described(&head, &lock);
-        let mut body = Zeroizing::new(material.expose(<[u8]>::to_vec));
+        let mut body = Wiped::new(material.expose(<[u8]>::to_vec));
         let nonce = nonce(counter);
-        let sealed = self
-            .key
-            .seal_in_place_separate_tag(nonce, Aad::from(&aad), body.as_mut_slice())
-            .ok()?;
+        let sealed = self.key.seal_in_place_separate_tag(nonce, Aad::from(&aad), &mut body).ok()?;
         let tag = sealed.as_ref().try_into().ok()?;
         self.next = counter + 1;
-        Some(HopFrame { head, lock, body: std::mem::take(&mut *body), tag })
+        Some(HopFrame { head, lock, body: body.into_vec(), tag })
     }
 
     /// Opens a frame whose counter was not seen before. The counter is spent even if it fails.
@@ -122,8 +119,8 @@ impl HopKey {
         let counter = self.counter(&frame.lock)?;
         self.next = counter + 1;
         let aad = described(&frame.head, &frame.lock);
-        let mut sealed = Zeroizing::new(frame.body.clone());
-        sealed.extend_from_slice(&frame.tag);
+        let mut sealed = Wiped::new(frame.body.clone());
+        sealed.append(&frame.tag);
         let opened = self.key.open_in_place(nonce(counter), Aad::from(&aad), &mut sealed).ok()?;
         Some(ClearBytes::copy_from(opened))
     }

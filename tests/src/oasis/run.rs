@@ -6,7 +6,7 @@ use kmip::{
     tag::Tag,
     ttlv::{Limits, Value, Writer, parse},
 };
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 use super::{compare::Comparison, scope::Scope, xml};
 use crate::clients::{Kmip, KmipHttps};
@@ -20,7 +20,7 @@ pub(super) enum Way<'a> {
 }
 
 impl Way<'_> {
-    async fn exchange(&self, request: &[u8]) -> Result<Zeroizing<Vec<u8>>, String> {
+    async fn exchange(&self, request: &[u8]) -> Result<Wiped, String> {
         match self {
             Self::Socket(client) => client.exchange(request).await,
             Self::Https(client) => client.exchange(request).await,

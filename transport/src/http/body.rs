@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Body;
 use tokio::time::timeout;
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 /// First allocation for a body of unknown length, in bytes.
 const FIRST: usize = 4096;
@@ -39,11 +39,7 @@ pub enum BodyError {
 
 /// Reads a whole body of at most `max` bytes within `limit`. A body longer than announced or
 /// allowed is refused before it is stored; a little more than that is taken from the connection.
-pub async fn read_body<B>(
-    mut body: B,
-    max: usize,
-    limit: Duration,
-) -> Result<Zeroizing<Vec<u8>>, BodyError>
+pub async fn read_body<B>(mut body: B, max: usize, limit: Duration) -> Result<Wiped, BodyError>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: fmt::Display,
@@ -67,7 +63,7 @@ async fn drop_rest<B: Body<Data = Bytes> + Unpin>(body: &mut B, mut left: u64) {
     }
 }
 
-async fn collect<B>(body: &mut B, max: usize) -> Result<Zeroizing<Vec<u8>>, BodyError>
+async fn collect<B>(body: &mut B, max: usize) -> Result<Wiped, BodyError>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: fmt::Display,
@@ -77,10 +73,10 @@ where
         return Err(BodyError::TooLarge { max });
     }
     if hint.exact() == Some(0) {
-        return Ok(Zeroizing::new(Vec::new()));
+        return Ok(Wiped::default());
     }
     let first = hint.exact().map_or(FIRST.min(max), |exact| exact as usize);
-    let mut whole = Zeroizing::new(Vec::with_capacity(first));
+    let mut whole = Wiped::with_capacity(first);
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|e| BodyError::Broken(e.to_string()))?;
         let Ok(data) = frame.into_data() else { continue };
@@ -88,27 +84,17 @@ where
         if length > max {
             return Err(BodyError::TooLarge { max });
         }
-        if length > whole.capacity() {
-            whole = regrown(&whole, length.max(whole.capacity() * 2).min(max));
-        }
-        whole.extend_from_slice(&data);
+        whole.append(&data);
     }
     Ok(whole)
 }
 
-/// A larger copy. `Vec` would free its old memory without overwriting it.
-fn regrown(old: &[u8], capacity: usize) -> Zeroizing<Vec<u8>> {
-    let mut larger = Zeroizing::new(Vec::with_capacity(capacity));
-    larger.extend_from_slice(old);
-    larger
-}
-
 /// A body that is overwritten in memory once it was sent. Not copied on its way to TLS.
-pub fn secret_body(bytes: Zeroizing<Vec<u8>>) -> Full<Bytes> {
+pub fn secret_body(bytes: Wiped) -> Full<Bytes> {
     Full::new(Bytes::from_owner(SecretBytes(bytes)))
 }
 
-struct SecretBytes(Zeroizing<Vec<u8>>);
+struct SecretBytes(Wiped);
 
 impl AsRef<[u8]> for SecretBytes {
     fn as_ref(&self) -> &[u8] {

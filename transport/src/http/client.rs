@@ -20,7 +20,7 @@ use tokio::{
     task::JoinHandle,
     time::{Instant, timeout, timeout_at},
 };
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 use super::body::{BodyError, read_body, secret_body};
 use crate::{ConnectError, IdentityRule, TlsClient};
@@ -161,16 +161,12 @@ impl HttpClient {
     }
 
     /// GET `path` (with query, already percent-encoded). Gives status and body, whatever status.
-    pub async fn get(&self, path: &str) -> Result<(u16, Zeroizing<Vec<u8>>), ClientError> {
+    pub async fn get(&self, path: &str) -> Result<(u16, Wiped), ClientError> {
         self.request(Method::GET, path, (JSON, None)).await
     }
 
     /// POST `json` to `path`.
-    pub async fn post(
-        &self,
-        path: &str,
-        json: Zeroizing<Vec<u8>>,
-    ) -> Result<(u16, Zeroizing<Vec<u8>>), ClientError> {
+    pub async fn post(&self, path: &str, json: Wiped) -> Result<(u16, Wiped), ClientError> {
         self.post_as(path, JSON, json).await
     }
 
@@ -179,8 +175,8 @@ impl HttpClient {
         &self,
         path: &str,
         kind: &'static str,
-        body: Zeroizing<Vec<u8>>,
-    ) -> Result<(u16, Zeroizing<Vec<u8>>), ClientError> {
+        body: Wiped,
+    ) -> Result<(u16, Wiped), ClientError> {
         self.request(Method::POST, path, (kind, Some(body))).await
     }
 
@@ -198,8 +194,8 @@ impl HttpClient {
         &self,
         method: Method,
         path: &str,
-        (kind, body): (&'static str, Option<Zeroizing<Vec<u8>>>),
-    ) -> Result<(u16, Zeroizing<Vec<u8>>), ClientError> {
+        (kind, body): (&'static str, Option<Wiped>),
+    ) -> Result<(u16, Wiped), ClientError> {
         let limit = self.limits.request;
         let deadline = Instant::now() + limit;
         let request = self.build(method, path, (kind, body))?;
@@ -212,7 +208,7 @@ impl HttpClient {
         &self,
         method: Method,
         path: &str,
-        (kind, body): (&'static str, Option<Zeroizing<Vec<u8>>>),
+        (kind, body): (&'static str, Option<Wiped>),
     ) -> Result<Request<Full<Bytes>>, ClientError> {
         let mut request = Request::builder()
             .method(method)
@@ -233,7 +229,7 @@ impl HttpClient {
         &self,
         request: Request<Full<Bytes>>,
         deadline: Instant,
-    ) -> Result<(u16, Zeroizing<Vec<u8>>), ClientError> {
+    ) -> Result<(u16, Wiped), ClientError> {
         let mut idle = self.idle.lock().await;
         let (response, mut live) = self.send(self.reusable(idle.take()), request).await?;
         let status = response.status().as_u16();

@@ -9,7 +9,7 @@ use kmip::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use transport::{Profile, TlsClient, TlsClientStream, TlsFiles, client_config};
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 use super::{Server, password};
 use crate::fault::{Code, Failure};
@@ -60,7 +60,7 @@ impl Line {
         })
     }
 
-    async fn exchange(&mut self, frame: &[u8]) -> std::io::Result<Zeroizing<Vec<u8>>> {
+    async fn exchange(&mut self, frame: &[u8]) -> std::io::Result<Wiped> {
         self.stream.write_all(frame).await?;
         self.stream.flush().await?;
         let mut start = [0; HEADER];
@@ -68,7 +68,7 @@ impl Line {
         let bad = |what: String| std::io::Error::new(std::io::ErrorKind::InvalidData, what);
         let len = frame_len(&start, MAX_ANSWER).map_err(|error| bad(error.to_string()))?;
         let len = len.ok_or_else(|| bad("half a header".to_owned()))?;
-        let mut answer = Zeroizing::new(vec![0; len]);
+        let mut answer = Wiped::zeros(len);
         let (head, body) = answer.split_at_mut(HEADER);
         head.copy_from_slice(&start);
         self.stream.read_exact(body).await?;

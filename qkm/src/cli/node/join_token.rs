@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use transport::pki;
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::{
     super::{
@@ -73,7 +73,7 @@ pub(super) fn join_token(
         certificate: text(&answer["certificate"]),
         key: key.to_string(),
     };
-    write_new(file, 0o600, &Zeroizing::new(serde_json::to_vec(&token).unwrap_or_default()))?;
+    write_new(file, 0o600, &wiped::Wiped::new(serde_json::to_vec(&token).unwrap_or_default()))?;
     print(&format!(
         "{}: bring it to the machine of {name}, secretly, for `qkm node join` within {minutes} minutes",
         file.display()

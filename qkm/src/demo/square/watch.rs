@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use km_core::clock::now_ms;
 use serde_json::Value;
 use transport::http::HttpClient;
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 use super::{
     super::{
@@ -230,7 +230,7 @@ impl<'a> Watch<'a> {
         let at = LINKS.iter().position(|link| link.0 == id);
         let at = at.ok_or_else(|| failed(format!("no link {id}")))?;
         let sim = http(&self.square.sim_admin, &self.square.modules[at][0].to_string())?;
-        let body = Zeroizing::new(fault.as_bytes().to_vec());
+        let body = Wiped::copy_of(fault.as_bytes());
         let (status, _) = sim.post("/api/v1/sim/fault", body).await.map_err(failed)?;
         match status {
             200..300 => Ok(()),

@@ -9,7 +9,7 @@ use transport::{
     ClientConfig, ConnectError,
     http::{ClientError, ClientLimits, HttpClient},
 };
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 use super::{Control, report::urgent};
 use crate::config::Controller;
@@ -89,7 +89,7 @@ impl Client {
 
     async fn tell(&self, report: &Report) -> Result<(), NoHelp> {
         let body = serde_json::to_vec(report).map_err(|e| NoHelp::Answer(e.to_string()))?;
-        let (status, answer) = self.reporting.post("/v1/report", Zeroizing::new(body)).await?;
+        let (status, answer) = self.reporting.post("/v1/report", Wiped::new(body)).await?;
         understood(status, &answer)
     }
 
