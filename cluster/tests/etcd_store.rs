@@ -6,6 +6,7 @@
 mod etcd;
 
 use std::{
+    collections::BTreeSet,
     path::Path,
     sync::{
         Arc,
@@ -91,6 +92,51 @@ async fn what_is_not_ours_is_not_touched() {
     assert!(matches!(open("/qkm/new/").await, Err(StoreError::NewerFormat { found: 2, .. })));
     assert!(etcd.etcdctl(&etcd.files, &["put", "/qkm/odd/format", "what"]).0);
     assert!(matches!(open("/qkm/odd/").await, Err(StoreError::Damaged(_))));
+}
+
+/// What many ask at the same time goes to the engine together, and each is answered for itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_and_commits_of_many_go_together() {
+    const MANY: usize = 400;
+    let etcd = Etcd::start(3);
+    let store = Arc::new(EtcdStore::open(&config(&etcd, "/qkm/a/")).await.unwrap());
+    let key = |n: usize| format!("key/{n}").into_bytes();
+    let mut asked = tokio::task::JoinSet::new();
+    for n in 0..MANY {
+        let store = store.clone();
+        // Every tenth wants the same key, which one of them gets.
+        let wanted = if n % 10 == 0 { b"contested".to_vec() } else { key(n) };
+        asked.spawn(async move {
+            let commit = Commit::new().absent(wanted.clone()).put(wanted, key(n));
+            (n, store.commit(commit).await.unwrap())
+        });
+    }
+    let (mut won, mut versions) = (Vec::new(), BTreeSet::new());
+    while let Some(Ok((n, outcome))) = asked.join_next().await {
+        match outcome {
+            Outcome::Committed(version) => {
+                versions.insert(version.0);
+                won.push(n);
+            }
+            outcome => assert_eq!((n % 10, outcome), (0, Outcome::Conflict)),
+        }
+    }
+    let of_contested: Vec<_> = won.iter().filter(|n| **n % 10 == 0).collect();
+    assert_eq!((won.len(), of_contested.len()), (MANY - MANY / 10 + 1, 1));
+    assert!(versions.len() < MANY / 2, "{} transactions", versions.len());
+    let mut asked = tokio::task::JoinSet::new();
+    for n in 0..MANY {
+        let store = store.clone();
+        asked.spawn(async move { (n, store.get(&key(n)).await.unwrap()) });
+    }
+    while let Some(Ok((n, found))) = asked.join_next().await {
+        assert_eq!(
+            found.map(|record| (record.key, record.value)),
+            (n % 10 != 0).then(|| (key(n), key(n)))
+        );
+    }
+    let contested = store.get(b"contested").await.unwrap().unwrap();
+    assert_eq!(contested.value, key(*of_contested[0]));
 }
 
 /// A certificate is a user with rights to one prefix, and has no others.

@@ -1,12 +1,12 @@
 //! A commit is one transaction of the engine, sent at most once: nobody knows what became of one
 //! whose answer is missing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
-use km_core::store::{Check, Commit, Outcome, Store, StoreError, Version};
+use km_core::store::{Check, Commit, Outcome, StoreError, Version};
 
 use super::{
-    EtcdStore,
+    Engine,
     client::{is_doubtful, refused},
     proto::{
         Compare, DeleteRangeRequest, PutRequest, RangeRequest, Request, RequestOp, TxnRequest,
@@ -16,10 +16,10 @@ use super::{
 
 const BARRED: &str = "this key manager was taken out of its cluster and writes nothing";
 
-impl EtcdStore {
-    pub(super) async fn commit_once(&self, commit: Commit) -> Result<Outcome, StoreError> {
-        commit.within_limits()?;
-        let Some(mut request) = self.transaction(commit) else { return Ok(Outcome::Conflict) };
+impl Engine {
+    /// Carries out `commits` as one: all of them or none. They change different keys.
+    pub(super) async fn commit_once(&self, commits: &[Commit]) -> Result<Outcome, StoreError> {
+        let Some(mut request) = self.transaction(commits) else { return Ok(Outcome::Conflict) };
         let reads_only = request.success.is_empty();
         if reads_only {
             // A transaction that does nothing is answered from what the member has, which may be behind
@@ -53,7 +53,9 @@ impl EtcdStore {
 
     async fn is_barred(&self) -> Result<bool, StoreError> {
         match self.bar.get() {
-            Some(key) => Ok(self.get(key).await?.is_some()),
+            Some(key) => {
+                Ok(self.read(vec![key.clone()]).await?.into_iter().any(|found| found.is_some()))
+            }
             None => Ok(false),
         }
     }
@@ -69,34 +71,34 @@ impl EtcdStore {
     }
 
     /// `None` when a check cannot hold.
-    fn transaction(&self, commit: Commit) -> Option<TxnRequest> {
-        let mut compare = Vec::with_capacity(commit.checks.len() + 1);
-        for check in commit.checks {
+    fn transaction(&self, commits: &[Commit]) -> Option<TxnRequest> {
+        let mut compare = Vec::new();
+        for check in commits.iter().flat_map(|commit| &commit.checks) {
             compare.push(match check {
-                Check::Absent(key) => Compare::absent(self.keys.data(&key)),
+                Check::Absent(key) => Compare::absent(self.keys.data(key)),
                 Check::Is(key, Version(version)) => {
-                    let revision = i64::try_from(version).ok().filter(|revision| *revision > 0)?;
-                    Compare::changed_at(self.keys.data(&key), revision)
+                    let revision = i64::try_from(*version).ok().filter(|revision| *revision > 0)?;
+                    Compare::changed_at(self.keys.data(key), revision)
                 }
             });
         }
         if let Some(key) = self.bar.get() {
             compare.push(Compare::absent(self.keys.data(key)));
         }
-        if let Some(session) = commit.session {
+        let sessions = commits.iter().filter_map(|commit| commit.session);
+        let sessions: HashSet<_> = sessions.collect();
+        for session in sessions {
             compare.push(Compare::present(self.keys.session(session)?));
         }
         // The engine takes each key once.
-        let mut changes: BTreeMap<Vec<u8>, Option<Vec<u8>>> = BTreeMap::new();
-        for (key, value) in commit.puts {
-            changes.insert(key, Some(value));
+        let mut changes: BTreeMap<&[u8], Option<&Vec<u8>>> = BTreeMap::new();
+        for commit in commits {
+            changes.extend(commit.puts.iter().map(|(key, value)| (key.as_slice(), Some(value))));
+            changes.extend(commit.deletes.iter().map(|key| (key.as_slice(), None)));
         }
-        for key in commit.deletes {
-            changes.insert(key, None);
-        }
-        let op = |(key, value): (Vec<u8>, Option<Vec<u8>>)| {
-            let key = self.keys.data(&key);
-            let request = match value {
+        let op = |(key, value): (&[u8], Option<&Vec<u8>>)| {
+            let key = self.keys.data(key);
+            let request = match value.cloned() {
                 Some(value) => Request::Put(PutRequest { key, value, lease: 0 }),
                 None => Request::DeleteRange(DeleteRangeRequest { key, range_end: Vec::new() }),
             };

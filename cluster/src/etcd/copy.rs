@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use km_core::store::{Commit, MAX_COMMIT_BYTES, MAX_OPS, Outcome, SqliteStore, Store, StoreError};
 
-use super::{EtcdStore, PAGE, behind, proto};
+use super::{Engine, PAGE, behind, proto};
 
-impl EtcdStore {
+impl Engine {
     /// All of one revision. Versions begin anew in the copy. It takes its name when it is whole.
     pub(super) async fn copy_to(&self, to: &Path) -> Result<(), StoreError> {
         if to.try_exists().unwrap_or(true) {

@@ -3,7 +3,8 @@
 //! - `proto`: the messages of etcd's API that are used, field numbers as published.
 //! - `channel`: one gRPC connection; `client`: the members, and which of them answers.
 //! - `setup`: versions of server and schema, checked at the start.
-//! - `commit`, `sessions`, `watch`, `copy`: what the trait asks for.
+//! - `commit`, `sessions`, `watch`, `copy`: what the trait asks for; `flights`: many reads or commits as one
+//!   transaction.
 //!
 //! Below the configured prefix: `format`, `d/` and each record's key, `s/` and each live session.
 //! A record's version is the revision of its last change. A session is a lease that holds a key;
@@ -13,6 +14,7 @@ mod channel;
 mod client;
 mod commit;
 mod copy;
+mod flights;
 mod proto;
 mod sessions;
 mod setup;
@@ -34,6 +36,7 @@ use tokio::sync::mpsc::Receiver;
 use transport::TlsFiles;
 
 use client::Client;
+use flights::Flights;
 pub use setup::{Member, MemberState};
 
 /// Records read with one request: a whole page of blocks would be 64 MiB.
@@ -54,6 +57,12 @@ pub struct EtcdConfig {
 
 /// A store that several key managers share.
 pub struct EtcdStore {
+    engine: Arc<Engine>,
+    flights: Arc<Flights>,
+}
+
+/// The engine's members, and our part of what they hold.
+struct Engine {
     client: Arc<Client>,
     keys: Keys,
     /// See [`EtcdStore::write_while_absent`].
@@ -68,31 +77,36 @@ impl EtcdStore {
     /// `NewerFormat` and `Damaged` when what is there is not ours to read.
     pub async fn open(config: &EtcdConfig) -> Result<Self, StoreError> {
         let client = Arc::new(Client::new(config)?);
-        let store =
-            Self { client, keys: Keys(config.prefix.clone().into_bytes()), bar: OnceLock::new() };
-        store.check_engine(config.allow_unmaintained).await?;
-        store.check_format().await?;
+        let keys = Keys(config.prefix.clone().into_bytes());
+        let engine = Arc::new(Engine { client, keys, bar: OnceLock::new() });
+        engine.check_engine(config.allow_unmaintained).await?;
+        engine.check_format().await?;
         tracing::info!(endpoints = ?config.endpoints, prefix = config.prefix, "store open on etcd");
-        Ok(store)
+        Ok(Self { flights: Flights::new(engine.clone()), engine })
     }
 }
 
 impl EtcdStore {
     /// From now on it writes only while there is no record `key`: the engine looks with each commit. Once.
     pub fn write_while_absent(&self, key: Vec<u8>) {
-        let _ = self.bar.set(key);
+        let _ = self.engine.bar.set(key);
+    }
+
+    /// Asks every member how it is.
+    pub async fn members(&self) -> Vec<Member> {
+        self.engine.members().await
     }
 
     /// Whether the engine was seen in a state from before: an older copy of it was put back. Then every
     /// request ends in [`StoreError::Damaged`].
     pub fn is_set_back(&self) -> bool {
-        self.client.is_set_back()
+        self.engine.client.is_set_back()
     }
 }
 
 impl fmt::Debug for EtcdStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EtcdStore").field("keys", &self.keys).finish_non_exhaustive()
+        f.debug_struct("EtcdStore").field("keys", &self.engine.keys).finish_non_exhaustive()
     }
 }
 
@@ -151,9 +165,7 @@ fn behind(prefix: &[u8]) -> Vec<u8> {
 #[async_trait]
 impl Store for EtcdStore {
     async fn get(&self, key: &[u8]) -> Result<Option<Record>, StoreError> {
-        let request = proto::RangeRequest { key: self.keys.data(key), ..Default::default() };
-        let found = self.client.range(&request).await?.kvs.into_iter().next();
-        Ok(found.map(|pair| self.keys.record(pair)))
+        self.flights.get(key.to_vec()).await
     }
 
     async fn range(
@@ -163,45 +175,66 @@ impl Store for EtcdStore {
         limit: usize,
     ) -> Result<Vec<Record>, StoreError> {
         let limit = limit.min(MAX_RANGE);
-        let pairs = self.pairs(prefix, after, limit, false).await?;
-        Ok(pairs.into_iter().map(|pair| self.keys.record(pair)).collect())
+        let pairs = self.engine.pairs(prefix, after, limit, false).await?;
+        Ok(pairs.into_iter().map(|pair| self.engine.keys.record(pair)).collect())
     }
 
     async fn commit(&self, commit: Commit) -> Result<Outcome, StoreError> {
-        self.commit_once(commit).await
+        self.flights.commit(commit).await
     }
 
     async fn watch(&self, prefix: &[u8]) -> Result<Receiver<Event>, StoreError> {
-        watch::start(self.client.clone(), self.keys.clone(), prefix).await
+        watch::start(self.engine.client.clone(), self.engine.keys.clone(), prefix).await
     }
 
     async fn session(&self, ttl: Duration) -> Result<SessionId, StoreError> {
-        self.open_session(ttl).await
+        self.engine.open_session(ttl).await
     }
 
     async fn keep_alive(&self, session: SessionId) -> Result<bool, StoreError> {
-        self.renew_session(session).await
+        self.engine.renew_session(session).await
     }
 
     async fn end_session(&self, session: SessionId) -> Result<(), StoreError> {
-        self.revoke_session(session).await
+        self.engine.revoke_session(session).await
     }
 
     async fn purge(&self, prefix: &[u8]) -> Result<(), StoreError> {
         loop {
-            let keys = self.pairs(prefix, Bound::Unbounded, MAX_RANGE, true).await?;
+            let keys = self.engine.pairs(prefix, Bound::Unbounded, MAX_RANGE, true).await?;
             let (Some(first), Some(last)) = (keys.first(), keys.last()) else { return Ok(()) };
             let range_end = [last.key.as_slice(), b"\0"].concat();
-            self.client.delete_range(first.key.clone(), range_end).await?;
+            self.engine.client.delete_range(first.key.clone(), range_end).await?;
         }
     }
 
     async fn snapshot(&self, to: &Path) -> Result<(), StoreError> {
-        self.copy_to(to).await
+        self.engine.copy_to(to).await
     }
 }
 
-impl EtcdStore {
+impl Engine {
+    /// The records at `keys`, all of one revision.
+    async fn read(&self, keys: Vec<Vec<u8>>) -> Result<Vec<Option<Record>>, StoreError> {
+        let look = |key: &Vec<u8>| {
+            let range = proto::RangeRequest { key: self.keys.data(key), ..Default::default() };
+            proto::RequestOp { request: Some(proto::Request::Range(range)) }
+        };
+        let request =
+            proto::TxnRequest { success: keys.iter().map(look).collect(), ..Default::default() };
+        let seen = self.client.seen();
+        let answer: proto::TxnResponse =
+            self.client.call("KV/Txn", &request, true).await.map_err(client::refused)?;
+        self.client.follow(seen, answer.header.as_ref()).map_err(client::refused)?;
+        if answer.responses.len() != keys.len() {
+            let what = format!("etcd answered {} of {} reads", answer.responses.len(), keys.len());
+            return Err(StoreError::Unavailable(what));
+        }
+        let found =
+            |op: proto::ResponseOp| Some(self.keys.record(op.range?.kvs.into_iter().next()?));
+        Ok(answer.responses.into_iter().map(found).collect())
+    }
+
     /// Pairs under `prefix`, all of one revision.
     async fn pairs(
         &self,

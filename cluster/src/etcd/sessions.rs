@@ -5,7 +5,7 @@ use std::time::Duration;
 use km_core::store::{SessionId, StoreError};
 
 use super::{
-    EtcdStore,
+    Engine,
     channel::{CallError, code},
     client::{is_verdict, refused},
     lease,
@@ -19,7 +19,7 @@ use super::{
 /// while the shortest lease lasts.
 const RENEWED_WITHIN: Duration = Duration::from_millis(400);
 
-impl EtcdStore {
+impl Engine {
     /// Leases last whole seconds, and the engine knows a shortest one (2 s by default). One whose
     /// opening is not confirmed ends by itself.
     pub(super) async fn open_session(&self, ttl: Duration) -> Result<SessionId, StoreError> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use km_core::store::StoreError;
 
 use super::{
-    EtcdStore,
+    Engine,
     channel::{CallError, Channel},
     client::refused,
     proto::{
@@ -67,9 +67,9 @@ impl MemberState {
     }
 }
 
-impl EtcdStore {
+impl Engine {
     /// Asks every member how it is.
-    pub async fn members(&self) -> Vec<Member> {
+    pub(super) async fn members(&self) -> Vec<Member> {
         let mut members = Vec::new();
         for tls in self.client.members() {
             let asked = async {

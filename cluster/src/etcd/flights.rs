@@ -1,0 +1,249 @@
+//! Requests that come while others are under way leave together, as one transaction of the engine: what
+//! one costs (a round of all members, and for a change their disks) is paid once for many. Enter through
+//! [`Flights::get`] and [`Flights::commit`].
+//!
+//! A request leaves at once while fewer than [`AT_ONCE`] transactions are under way, so that alone it
+//! takes as long as ever. Nothing is answered from before it was asked: a transaction is made of requests
+//! that wait, and then sent.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use km_core::store::{Check, Commit, MAX_COMMIT_BYTES, Outcome, Record, StoreError};
+use tokio::sync::oneshot;
+
+use super::Engine;
+
+/// Transactions of either kind under way at the same time.
+const AT_ONCE: usize = 2;
+/// Records read with one: each may be a block of 64 KiB.
+const MOST_READS: usize = 64;
+
+/// Bytes of a commit that goes alone: to wait for others would gain it nothing.
+const LARGE: usize = 32 << 10;
+/// Checks, and changes, of a transaction: the engine takes 128 of each.
+const MOST_OPS: usize = 120;
+
+type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// What waits to be asked of the engine.
+pub(super) struct Flights {
+    engine: Arc<Engine>,
+    reads: Mutex<Waiting<Vec<u8>, Option<Record>>>,
+    commits: Mutex<Waiting<Commit, Outcome>>,
+}
+
+struct Waiting<Q, A> {
+    line: VecDeque<(Q, Answer<A>)>,
+    under_way: usize,
+}
+
+impl<Q, A> Default for Waiting<Q, A> {
+    fn default() -> Self {
+        Self { line: VecDeque::new(), under_way: 0 }
+    }
+}
+
+impl<Q, A> Waiting<Q, A> {
+    /// Whether whoever asked is to see to a transaction more.
+    fn join(&mut self, request: Q, answer: Answer<A>) -> bool {
+        self.line.push_back((request, answer));
+        let starts = self.under_way < AT_ONCE;
+        self.under_way += usize::from(starts);
+        starts
+    }
+
+    /// Those at the front that `fit` together; `None` ends a transaction's task.
+    fn take(&mut self, mut fits: impl FnMut(&Q) -> bool) -> Option<(Vec<Q>, Vec<Answer<A>>)> {
+        let (mut requests, mut answers) = (Vec::new(), Vec::new());
+        while let Some((request, answer)) = self.line.pop_front() {
+            if answer.is_closed() {
+                continue;
+            }
+            if !fits(&request) && !requests.is_empty() {
+                self.line.push_front((request, answer));
+                break;
+            }
+            requests.push(request);
+            answers.push(answer);
+        }
+        if requests.is_empty() {
+            self.under_way -= 1;
+            return None;
+        }
+        Some((requests, answers))
+    }
+}
+
+impl Flights {
+    pub(super) fn new(engine: Arc<Engine>) -> Arc<Self> {
+        Arc::new(Self { engine, reads: Mutex::default(), commits: Mutex::default() })
+    }
+
+    /// The record at `key`, linearizable.
+    pub(super) async fn get(self: &Arc<Self>, key: Vec<u8>) -> Result<Option<Record>, StoreError> {
+        let (answer, coming) = oneshot::channel();
+        if locked(&self.reads).join(key, answer) {
+            tokio::spawn(Self::read(Arc::clone(self)));
+        }
+        coming.await.map_err(|_| ended())?
+    }
+
+    /// As [`km_core::store::Store::commit`].
+    pub(super) async fn commit(self: &Arc<Self>, commit: Commit) -> Result<Outcome, StoreError> {
+        commit.within_limits()?;
+        if commit.bytes() > LARGE {
+            return self.engine.commit_once(&[commit]).await;
+        }
+        let (answer, coming) = oneshot::channel();
+        if locked(&self.commits).join(commit, answer) {
+            tokio::spawn(Self::write(Arc::clone(self)));
+        }
+        coming.await.map_err(|_| ended())?
+    }
+
+    async fn read(self: Arc<Self>) {
+        loop {
+            let mut room = MOST_READS;
+            let fits = |_: &Vec<u8>| {
+                room = room.saturating_sub(1);
+                room > 0
+            };
+            let Some((keys, answers)) = locked(&self.reads).take(fits) else { return };
+            match self.engine.read(keys).await {
+                Ok(found) => {
+                    let each = answers.into_iter().zip(found);
+                    each.for_each(|(answer, found)| drop(answer.send(Ok(found))));
+                }
+                Err(error) => tell(answers, Err(error)),
+            }
+        }
+    }
+
+    async fn write(self: Arc<Self>) {
+        loop {
+            let mut group = Group::default();
+            let taken = locked(&self.commits).take(|commit| group.takes(commit));
+            let Some((commits, answers)) = taken else { return };
+            self.carry_out(commits, answers).await;
+        }
+    }
+
+    /// Commits that are one, as far as what they expect holds.
+    async fn carry_out(&self, mut commits: Vec<Commit>, mut answers: Vec<Answer<Outcome>>) {
+        loop {
+            let outcome = self.engine.commit_once(&commits).await;
+            if outcome != Ok(Outcome::Conflict) || commits.len() == 1 {
+                return tell(answers, outcome);
+            }
+            // All that they look at, at one moment after they were asked for.
+            let looked_at = commits.iter().flat_map(|commit| &commit.checks);
+            let keys = looked_at.map(|check| check.key().to_vec()).collect();
+            let mut found = match self.engine.read(keys).await {
+                Ok(found) => found.into_iter(),
+                Err(error) => return tell(answers, Err(error)),
+            };
+            let before = commits.len();
+            let all = std::mem::take(&mut commits).into_iter().zip(std::mem::take(&mut answers));
+            for (commit, answer) in all {
+                let stand = commit.checks.iter().map(|c| holds(c, found.next().flatten().as_ref()));
+                match stand.fold(true, |all, one| all & one) {
+                    true => {
+                        commits.push(commit);
+                        answers.push(answer);
+                    }
+                    false => drop(answer.send(Ok(Outcome::Conflict))),
+                }
+            }
+            if commits.is_empty() {
+                return;
+            }
+            if commits.len() == before {
+                // It is a session that ended, or has changed since.
+                for (commit, answer) in commits.into_iter().zip(answers) {
+                    drop(answer.send(self.engine.commit_once(&[commit]).await));
+                }
+                return;
+            }
+        }
+    }
+}
+
+fn holds(check: &Check, found: Option<&Record>) -> bool {
+    match check {
+        Check::Absent(_) => found.is_none(),
+        Check::Is(_, version) => found.is_some_and(|record| record.version == *version),
+    }
+}
+
+fn tell<T: Clone>(answers: Vec<Answer<T>>, what: Result<T, StoreError>) {
+    // Whoever left needs no answer.
+    answers.into_iter().for_each(|answer| drop(answer.send(what.clone())));
+}
+
+fn locked<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn ended() -> StoreError {
+    StoreError::Unavailable("the key manager is stopping".to_owned())
+}
+
+/// Commits that may be one: they change nothing that another of them looks at, so that their order makes
+/// no difference, and together they are no larger than one may be.
+#[derive(Default)]
+struct Group {
+    checks: usize,
+    bytes: usize,
+    changed: HashSet<Vec<u8>>,
+    looked_at: HashSet<Vec<u8>>,
+}
+
+impl Group {
+    /// Adds `commit` if it fits.
+    fn takes(&mut self, commit: &Commit) -> bool {
+        let puts = commit.puts.iter().map(|(key, _)| key);
+        let changes: Vec<_> = puts.chain(&commit.deletes).collect();
+        let looks = || commit.checks.iter().map(Check::key);
+        let is_new = |key: &[u8]| !self.changed.contains(key);
+        let apart = looks().all(is_new)
+            && changes.iter().all(|key| is_new(key) && !self.looked_at.contains(*key));
+        // Its session is one check more.
+        let checks = self.checks + commit.checks.len() + 1;
+        let bytes = self.bytes + commit.bytes();
+        let room = checks <= MOST_OPS
+            && self.changed.len() + changes.len() <= MOST_OPS
+            && bytes <= MAX_COMMIT_BYTES;
+        if apart && room {
+            (self.checks, self.bytes) = (checks, bytes);
+            self.changed.extend(changes.into_iter().cloned());
+            self.looked_at.extend(looks().map(<[u8]>::to_vec));
+        }
+        apart && room
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commits_go_together_only_if_their_order_makes_no_difference() {
+        let put = |key: &str| Commit::new().put(key, "value");
+        let together = |commits: &[Commit]| {
+            let mut group = Group::default();
+            commits.iter().all(|commit| group.takes(commit))
+        };
+        assert!(together(&[put("a").absent("x"), put("b").absent("x"), put("c").delete("d")]));
+        assert!(!together(&[put("a"), put("a")]));
+        assert!(!together(&[put("a"), Commit::new().delete("a")]));
+        assert!(!together(&[put("a"), put("b").absent("a")]), "the first would make it wrong");
+        assert!(!together(&[put("b").absent("a"), put("a")]), "the second would not be seen");
+        let many = |count: usize| (0..count).map(|n| put(&n.to_string())).collect::<Vec<_>>();
+        assert!(together(&many(MOST_OPS - 1)) && !together(&many(MOST_OPS + 1)));
+        let large = |key: &str| Commit::new().put(key, vec![0; MAX_COMMIT_BYTES / 2]);
+        assert!(!together(&[large("a"), large("b"), large("c")]));
+    }
+}
