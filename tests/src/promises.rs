@@ -2,7 +2,7 @@
 //! that was issued is collected, once, with the same bytes. Enter through [`pair_worker`].
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -30,7 +30,8 @@ pub struct Told {
     /// Objects whose end was acknowledged.
     pub destroyed: Vec<String>,
     pub collected: u64,
-    pub doubtful: u64,
+    /// Keys whose one answer may be lost, and which nobody gives any more.
+    pub doubtful: HashSet<String>,
     pub broken: Broken,
 }
 
@@ -207,7 +208,7 @@ async fn collect(load: &Load, far: &[Etsi014], master: &str, id: &str, key: &str
                 return;
             }
             Ok(_) if doubt => {
-                load.told.lock().unwrap().doubtful += 1;
+                load.told.lock().unwrap().doubtful.insert(id.to_owned());
                 return;
             }
             Ok(said) => {

@@ -43,7 +43,7 @@ async fn killing_a_km_at_any_moment_loses_and_repeats_nothing() {
         "{} keys issued, {} collected, {} in doubt, {} objects",
         told.issued.len(),
         told.collected,
-        told.doubtful,
+        told.doubtful.len(),
         told.objects.len()
     );
     assert!(told.collected > kills && told.objects.len() as u64 > kills, "the load was a load");

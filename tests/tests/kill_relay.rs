@@ -59,7 +59,7 @@ async fn killing_source_middle_or_destination_of_a_relay_loses_and_repeats_nothi
     }
     accounts_balance(&mut chain).await;
     let told = relayed.told.lock().unwrap();
-    let (issued, collected, doubtful) = (told.issued.len(), told.collected, told.doubtful);
+    let (issued, collected, doubtful) = (told.issued.len(), told.collected, told.doubtful.len());
     println!("{issued} relayed keys issued, {collected} collected, {doubtful} in doubt");
     assert!(collected > kills, "the load was a load");
 }
