@@ -286,10 +286,13 @@ impl Epochs {
             let age = Duration::from_millis(now.saturating_sub(seen.at_ms));
             seen.left == 0 && shared.is_some_and(|again| age < again)
         };
-        let swept = |number: &u64| self.row(*number).is_ok_and(|(epoch, _)| epoch.swept);
+        // Others wait for what is written down, not for what was seen.
+        let told = |number: &u64| {
+            self.share.is_none() || self.row(*number).is_ok_and(|(epoch, _)| epoch.swept)
+        };
         let done = |number: &u64| {
             let seen = seen.get(number);
-            seen.is_some_and(|seen| seen.empty || (fresh(seen) && swept(number)))
+            seen.is_some_and(|seen| (seen.empty || fresh(seen)) && told(number))
         };
         self.retiring().values().any(|number| !done(number))
     }

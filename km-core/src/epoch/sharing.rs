@@ -332,7 +332,7 @@ impl Epochs {
         self.share.as_ref().is_none_or(|share| locked(&share.held).contains(&epoch.kek))
     }
 
-    /// Retiring epochs that nothing was found under for long enough are written down as swept. Call it
+    /// Retiring epochs that are empty, or that nothing was found under for long enough, are written down as swept. Call it
     /// after a look.
     pub(super) async fn note_swept(&self, found: &BTreeMap<u64, bool>) -> Result<(), EpochError> {
         let Some(share) = &self.share else { return Ok(()) };
@@ -347,7 +347,8 @@ impl Epochs {
                 continue;
             }
             let (epoch, _) = self.row(*number)?;
-            if !epoch.swept && epoch.state == EpochState::Retiring && settled(number) {
+            let proven = locked(&self.seen).get(number).is_some_and(|seen| seen.empty);
+            if !epoch.swept && epoch.state == EpochState::Retiring && (proven || settled(number)) {
                 self.save(vec![Epoch { swept: true, ..epoch }], Vec::new()).await?;
                 tracing::info!(epoch = number, "tokens may do without the KEK of this epoch");
             }
