@@ -107,7 +107,8 @@ async fn objects_are_as_they_were(cluster: &Cluster, load: &Load) {
     }
 }
 
-/// No KM gives a key to the application that may have had it, however long ago that was and whoever led.
+/// No KM gives a key that was collected, however long ago that was and whoever led; one whose collection
+/// came to nothing is given once.
 async fn nothing_is_given_again(cluster: &Cluster, load: &Load) {
     let (issued, in_doubt) = {
         let told = load.told.lock().unwrap();
@@ -115,15 +116,18 @@ async fn nothing_is_given_again(cluster: &Cluster, load: &Load) {
     };
     let north = (0..NORTH).map(|km| (cluster.etsi(km, "sae-n1"), "sae-s1"));
     let all: Vec<_> = north.chain([(cluster.etsi(SOUTH, "sae-s1"), "sae-n1")]).collect();
-    for id in some(&issued).chain(&in_doubt) {
-        for (at, (km, master)) in all.iter().enumerate() {
+    let collected = issued.iter().filter(|id| !in_doubt.contains(*id)).collect::<Vec<_>>();
+    let asked = some(&collected).map(|id| (*id, 0)).chain(in_doubt.iter().map(|id| (id, 1)));
+    for (id, most) in asked {
+        let mut given = 0;
+        for (km, master) in &all {
             let again = km.dec(master, &[id]).await.expect("a KM that is ready answers");
             assert_ne!(again.status, 503, "key {id}: {:?}", again.body);
-            if again.status == 200 {
-                let doubt = in_doubt.contains(id);
-                let what = format!("key {id} was delivered again, by KM {at} (in doubt: {doubt})");
-                load.broke(|b| &mut b.doubled, &what);
-            }
+            given += usize::from(again.status == 200);
+        }
+        if given > most {
+            let what = format!("key {id} was delivered again, {given} times for {most}");
+            load.broke(|b| &mut b.doubled, &what);
         }
     }
 }
