@@ -98,7 +98,7 @@ fn what_is_relayed_over_a_satellite_keeps_to_its_ration() {
 #[test]
 #[ignore = "takes minutes where it is not optimized; make simulate runs it"]
 fn a_thousand_clusters_are_not_too_many() {
-    let small = Plan { faults: 120.0, pairs: 1, load: 1.0, ..small(Shape::Mesh, 20, 1.0) };
+    let small = Plan { faults: 120.0, pairs: 1, load: 1.0, ..small(Shape::Mesh, 21, 1.0) };
     let plan = Plan { nodes: 1000, hours: 0.2, rate_bps: 2_000_000, ..small };
     let summary = survives(&plan);
     assert!(summary.nodes == 1000 && summary.links > 1900, "{summary}");
