@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use super::Engine;
 
-/// Transactions of either kind under way at the same time.
+/// Transactions that read, and others that commit, under way at the same time.
 const AT_ONCE: usize = 2;
 /// Records read with one: each may be a block of 64 KiB.
 const MOST_READS: usize = 64;
@@ -88,6 +88,7 @@ impl Flights {
         if locked(&self.reads).join(key, answer) {
             tokio::spawn(Self::read(Arc::clone(self)));
         }
+        let ended = || StoreError::Unavailable("the key manager is stopping".to_owned());
         coming.await.map_err(|_| ended())?
     }
 
@@ -101,15 +102,16 @@ impl Flights {
         if locked(&self.commits).join(commit, answer) {
             tokio::spawn(Self::write(Arc::clone(self)));
         }
-        coming.await.map_err(|_| ended())?
+        // Whoever carried it out ended in the midst: it may be done.
+        coming.await.unwrap_or(Ok(Outcome::Unknown))
     }
 
     async fn read(self: Arc<Self>) {
         loop {
-            let mut room = MOST_READS;
+            let mut reads = 0;
             let fits = |_: &Vec<u8>| {
-                room = room.saturating_sub(1);
-                room > 0
+                reads += 1;
+                reads <= MOST_READS
             };
             let Some((keys, answers)) = locked(&self.reads).take(fits) else { return };
             match self.engine.read(keys).await {
@@ -185,10 +187,6 @@ fn tell<T: Clone>(answers: Vec<Answer<T>>, what: Result<T, StoreError>) {
 
 fn locked<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn ended() -> StoreError {
-    StoreError::Unavailable("the key manager is stopping".to_owned())
 }
 
 /// Commits that may be one: they change nothing that another of them looks at, so that their order makes
