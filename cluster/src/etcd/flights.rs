@@ -55,7 +55,7 @@ impl<Q, A> Waiting<Q, A> {
         starts
     }
 
-    /// Those at the front that `fit` together; `None` ends a transaction's task.
+    /// Those at the front that `fit` together; `None` if nobody waits.
     fn take(&mut self, mut fits: impl FnMut(&Q) -> bool) -> Option<(Vec<Q>, Vec<Answer<A>>)> {
         let (mut requests, mut answers) = (Vec::new(), Vec::new());
         while let Some((request, answer)) = self.line.pop_front() {
@@ -69,11 +69,45 @@ impl<Q, A> Waiting<Q, A> {
             requests.push(request);
             answers.push(answer);
         }
-        if requests.is_empty() {
-            self.under_way -= 1;
-            return None;
+        (!requests.is_empty()).then_some((requests, answers))
+    }
+}
+
+/// A task that sees to transactions until nobody waits. One that ends in the midst counts no longer, and
+/// when it was the last, those who wait are told so, since nobody else would.
+struct Flight<'a, Q, A> {
+    waiting: &'a Mutex<Waiting<Q, A>>,
+    is_over: bool,
+}
+
+impl<'a, Q, A> Flight<'a, Q, A> {
+    fn of(waiting: &'a Mutex<Waiting<Q, A>>) -> Self {
+        Self { waiting, is_over: false }
+    }
+
+    /// The requests of the next transaction; `None` ends the task.
+    fn next(&mut self, fits: impl FnMut(&Q) -> bool) -> Option<(Vec<Q>, Vec<Answer<A>>)> {
+        let mut waiting = locked(self.waiting);
+        let next = waiting.take(fits);
+        if next.is_none() {
+            // Under the same lock: whoever joins after this starts a task.
+            waiting.under_way -= 1;
+            self.is_over = true;
         }
-        Some((requests, answers))
+        next
+    }
+}
+
+impl<Q, A> Drop for Flight<'_, Q, A> {
+    fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
+        let mut waiting = locked(self.waiting);
+        waiting.under_way -= 1;
+        if waiting.under_way == 0 {
+            waiting.line.clear();
+        }
     }
 }
 
@@ -107,13 +141,14 @@ impl Flights {
     }
 
     async fn read(self: Arc<Self>) {
+        let mut flight = Flight::of(&self.reads);
         loop {
             let mut reads = 0;
             let fits = |_: &Vec<u8>| {
                 reads += 1;
                 reads <= MOST_READS
             };
-            let Some((keys, answers)) = locked(&self.reads).take(fits) else { return };
+            let Some((keys, answers)) = flight.next(fits) else { return };
             match self.engine.read(keys).await {
                 Ok(found) => {
                     let each = answers.into_iter().zip(found);
@@ -125,9 +160,10 @@ impl Flights {
     }
 
     async fn write(self: Arc<Self>) {
+        let mut flight = Flight::of(&self.commits);
         loop {
             let mut group = Group::default();
-            let taken = locked(&self.commits).take(|commit| group.takes(commit));
+            let taken = flight.next(|commit| group.takes(commit));
             let Some((commits, answers)) = taken else { return };
             self.carry_out(commits, answers).await;
         }
@@ -226,6 +262,30 @@ impl Group {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_task_that_ends_in_the_midst_holds_nobody_up() {
+        let waiting = Mutex::new(Waiting::<u32, ()>::default());
+        let mut join = |request| {
+            let (answer, coming) = oneshot::channel();
+            (locked(&waiting).join(request, answer), coming)
+        };
+        let (starts, mut first) = join(1);
+        let ends = std::panic::AssertUnwindSafe(|| {
+            let taken = Flight::of(&waiting).next(|_| true);
+            panic!("in the midst of {}", taken.unwrap().0.len());
+        });
+        assert!(starts && std::panic::catch_unwind(ends).is_err() && first.try_recv().is_err());
+        let mut others: Vec<_> = (0..=AT_ONCE as u32).map(&mut join).collect();
+        let starts: Vec<_> = others.iter().map(|(starts, _)| *starts).collect();
+        assert_eq!(starts, [true, true, false]);
+        drop(Flight::of(&waiting));
+        assert_eq!(locked(&waiting).line.len(), others.len(), "another task sees to them");
+        drop(Flight::of(&waiting));
+        others.iter_mut().for_each(|(_, coming)| {
+            assert_eq!(coming.try_recv(), Err(oneshot::error::TryRecvError::Closed));
+        });
+    }
 
     #[test]
     fn commits_go_together_only_if_their_order_makes_no_difference() {
