@@ -166,6 +166,20 @@ impl Journal {
         reached.ok().filter(|reach| reach.done >= ticket.0).map(|_| ()).ok_or(Deposed)
     }
 
+    /// Whether all that happened in memory is durable, and this KM still leads: only then is what it does not
+    /// have nowhere.
+    ///
+    /// # Errors
+    /// The store does not say.
+    pub async fn is_true(&self) -> Result<bool, StoreError> {
+        if self.durable(self.last()).await.is_err() {
+            return Ok(false);
+        }
+        let Some(fence) = &self.fence else { return Ok(true) };
+        let leads = self.records.store().get(&fence.key).await?;
+        Ok(leads.is_some_and(|found| found.version == fence.version))
+    }
+
     /// The place of the change appended last.
     pub fn last(&self) -> Ticket {
         Ticket(self.queue().appended)

@@ -264,7 +264,7 @@ impl Supply {
                     SupplyError::Collect(_)
                     | SupplyError::NoKeys(_)
                     | SupplyError::BelowGrade { .. },
-                ) if stale => Err(SupplyError::NotLed("the lead was lost meanwhile".to_owned())),
+                ) if stale => Err(lost()),
                 done => done,
             };
             match done {
@@ -310,7 +310,8 @@ impl Supply {
             }
         }
         if let Some(error) = refused {
-            return Err(error.into());
+            drop(reserved);
+            return Err(denied(term, ids, error).await);
         }
         let mut keys = Vec::with_capacity(ids.len());
         for reservation in &reserved {
@@ -326,7 +327,7 @@ impl Supply {
 
     /// Sets one key aside for `slave`, to be delivered together with a record of the caller's; with
     /// the cluster it is shared with. Only where this KM leads; see [`Supply::bring`].
-    pub fn reserve_one(
+    pub async fn reserve_one(
         &self,
         slave: &SaeId,
         id: KeyId,
@@ -336,10 +337,8 @@ impl Supply {
         let pool = pool.ok_or_else(|| CollectError::NotFound(vec![id]))?;
         match self.reserve(pool, slave, None, &[id]) {
             Ok(reserved) => Ok((reserved, pool.config().peer.clone())),
-            Err(_) if !(term.holds)() => {
-                Err(SupplyError::NotLed("the lead was lost meanwhile".to_owned()))
-            }
-            Err(error) => Err(error.into()),
+            Err(_) if !(term.holds)() => Err(lost()),
+            Err(error) => Err(denied(&term, &[id], error).await),
         }
     }
 
@@ -529,6 +528,24 @@ async fn draw(
         Ok(Err(error)) => Err(SupplyError::Unavailable(error.to_string())),
         Err(_) => Err(SupplyError::Unavailable(format!("{peer} did not answer in time"))),
     }
+}
+
+/// What is denied from memory may be there all the same: the mark of a collection that is not stored yet
+/// comes to nothing once another KM leads, and that one gives the key. So this one asks the store first.
+async fn denied(term: &Term, ids: &[KeyId], error: CollectError) -> SupplyError {
+    for tag in by_pool(ids).into_keys() {
+        let Some(pool) = term.pool(tag) else { continue };
+        match pool.is_true().await {
+            Ok(true) => {}
+            Ok(false) => return lost(),
+            Err(error) => return unavailable(error),
+        }
+    }
+    error.into()
+}
+
+fn lost() -> SupplyError {
+    SupplyError::NotLed("the lead was lost meanwhile".to_owned())
 }
 
 fn unavailable(error: PoolError) -> SupplyError {

@@ -158,7 +158,7 @@ async fn a_key_whose_mark_is_not_durable_is_not_delivered_and_not_free_again(sto
     pair.admit_random(NORTH, 1024).await;
     let keys = single_keys(pair.north(), 1).await.unwrap();
     let south = &pair.south().supply;
-    let (reserved, _) = south.reserve_one(&sae("s1"), keys[0].id).unwrap();
+    let (reserved, _) = south.reserve_one(&sae("s1"), keys[0].id).await.unwrap();
     assert_eq!(reserved.open().await.unwrap().len(), 1);
     pair.machines[SOUTH].disk.set_down(true);
     assert_eq!(reserved.deliver(Vec::new()).await, Err(PoolError::NotDurable));

@@ -12,14 +12,16 @@ use common::{
 };
 use km_core::{
     ids::MAX_BLOCK_NUMBER,
+    journal::Fence,
     peer::GivenBlock,
-    pool::{CollectError, PoolError},
+    pool::{CollectError, PoolConfig, PoolError},
     provenance::Grade,
     registry::Registry,
     run::{RunId, RunSpec},
-    store::{Commit, Store},
+    store::{Commit, Outcome, Store},
     supply::SupplyError,
 };
+use tokio::time::timeout;
 
 /// More runs than one commit carries operations: the journal must not choke on one change.
 #[tokio::test]
@@ -142,8 +144,43 @@ async fn a_pair_that_was_taken_out_of_the_registry_collects_nothing_any_more() {
     let south = pair.south();
     let refused = south.supply.collect(&sae("s1"), None, &ids_of(&keys)).await;
     assert!(matches!(refused, Err(SupplyError::Collect(CollectError::NotYours(_)))));
-    assert!(south.supply.reserve_one(&sae("s1"), keys[0].id).is_err());
+    assert!(south.supply.reserve_one(&sae("s1"), keys[0].id).await.is_err());
     assert_eq!(south.pool.view().ledger.delivered, 0);
+}
+
+/// A KM whose mark of a collection was refused, because another one leads by now, does not say of the key
+/// that it was collected: the other one gives it.
+#[tokio::test]
+async fn who_lost_the_lead_denies_no_key() {
+    let mut pair = Pair::new().await;
+    pair.admit_random(NORTH, 4096).await;
+    let keys = pair.north().supply.issue(&sae("n1"), &[sae("s1")], 256, 2).await.unwrap();
+    pair.south().pool.settled().await;
+    let disk = pair.machines[SOUTH].disk.clone();
+    let lead = async |name: &str| match disk.commit(Commit::new().put("lead", name)).await {
+        Ok(Outcome::Committed(version)) => Fence { key: b"lead".to_vec(), version },
+        other => panic!("{other:?}"),
+    };
+    let config = PoolConfig { fence: Some(lead("one").await), ..config(SOUTH, pair.key_ttl) };
+    let one = End::open(&pair.machines[SOUTH], config.clone(), registry()).await.unwrap();
+    let (slave, [first, second]) = (sae("s1"), [keys[0].id, keys[1].id]);
+    one.supply.collect(&slave, None, &[first]).await.unwrap();
+    let again = one.supply.reserve_one(&slave, first).await.err();
+    assert!(matches!(again, Some(SupplyError::Collect(CollectError::NotFound(_)))), "{again:?}");
+
+    let config = PoolConfig { fence: Some(lead("two").await), ..config };
+    let refused = one.supply.collect(&slave, None, &[second]).await;
+    assert!(matches!(refused, Err(SupplyError::Unavailable(_))), "{refused:?}");
+    let again = one.supply.reserve_one(&slave, second).await.err();
+    assert!(matches!(again, Some(SupplyError::NotLed(_))), "{again:?}");
+    // It asks until somebody leads, and that is not itself.
+    let asked = [second];
+    let asking = one.supply.collect(&slave, None, &asked);
+    assert!(timeout(Duration::from_millis(300), asking).await.is_err());
+
+    let two = End::open(&pair.machines[SOUTH], config, registry()).await.unwrap();
+    let got = two.supply.collect(&slave, None, &[second]).await.unwrap();
+    assert_eq!(bytes_of(&got[0]), bytes_of(&keys[1]));
 }
 
 /// Requests that fail while the link is down cost no keys.

@@ -229,7 +229,7 @@ async fn make(
     id: KeyId,
     now: i64,
 ) -> Result<(), OpError> {
-    let (reservation, peer) = server.supply.reserve_one(slave, id)?;
+    let (reservation, peer) = server.supply.reserve_one(slave, id).await?;
     let key = reservation.open().await?.pop();
     let key = key.ok_or_else(|| OpError::NotFound(id.to_string()))?;
     let new = Draft { owner, peer: &peer, wanted: None, now }.object_of(&key);

@@ -477,6 +477,17 @@ impl Pool {
         }
     }
 
+    /// See [`Journal::is_true`].
+    ///
+    /// # Errors
+    /// The store does not say in time.
+    pub async fn is_true(&self) -> Result<bool, PoolError> {
+        match tokio::time::timeout(DURABLE_DEADLINE, self.journal.is_true()).await {
+            Ok(said) => Ok(said.map_err(RecordError::from)?),
+            Err(_) => Err(PoolError::NotDurable),
+        }
+    }
+
     /// Ends when this pool is of no use any more.
     pub async fn over(&self) -> Over {
         self.journal.over().await
