@@ -1,6 +1,6 @@
 //! Three KMs at north on an etcd of three members, one KM at south: all real processes. Enter through
 //! [`Cluster::start`]. Everything stops and is erased on drop. Between the KMs and the engine, and between
-//! its members, are proxies that cut them off from each other.
+//! its members, are proxies that cut them off from each other, but for measurements.
 
 #[path = "../../testkit/etcd.rs"]
 mod etcd;
@@ -55,11 +55,14 @@ pub struct Settings {
     pub quota: u64,
     /// North has one KM with an embedded store instead.
     pub embedded: bool,
+    /// Nothing stands between KMs and engine, or before a clock: for measurements. Nothing can be cut off.
+    pub direct: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { kms: NORTH, rate: "4000000", max_stored_mib: 4, quota: QUOTA, embedded: false }
+        let (embedded, direct) = (false, false);
+        Self { kms: NORTH, rate: "4000000", max_stored_mib: 4, quota: QUOTA, embedded, direct }
     }
 }
 
@@ -75,6 +78,7 @@ pub struct Cluster {
     /// The build that each KM runs when it is started.
     programs: [PathBuf; NORTH + 1],
     sim: Option<Child>,
+    direct: bool,
     _dir: TempDir,
 }
 
@@ -87,7 +91,8 @@ impl Cluster {
     pub async fn with(settings: Settings) -> Self {
         let (km_cuts, member_cuts) = (watch::Sender::new(0), watch::Sender::new(0));
         let mut proxies = Vec::new();
-        let mut engine = engine(&member_cuts, &mut proxies, settings.quota).await;
+        let cuts = (!settings.direct).then_some(&member_cuts);
+        let mut engine = engine(cuts, &mut proxies, settings.quota).await;
         engine.run_all();
         let dir = tempfile::Builder::new().prefix("qkm-cluster-").tempdir().expect("a directory");
         let options = qkm::demo::Options {
@@ -104,7 +109,7 @@ impl Cluster {
             }),
         };
         let layout = qkm::demo::provision(&dir.path().join("net"), &options).expect("a network");
-        let several = if settings.embedded { 0 } else { NORTH };
+        let several = if settings.embedded || settings.direct { 0 } else { NORTH };
         for km in 0..several {
             let mut ends = Vec::new();
             for port in engine.ports() {
@@ -124,6 +129,7 @@ impl Cluster {
             kms: Default::default(),
             programs: std::array::from_fn(|_| program().to_owned()),
             sim: None,
+            direct: settings.direct,
             _dir: dir,
         };
         let sim = made.layout.sim_command();
@@ -193,7 +199,7 @@ impl Cluster {
     pub fn run(&mut self, km: usize) {
         self.layout.program = self.programs[km].clone();
         let mut command = self.layout.serve_command(self.site(km));
-        if km == CLOCK {
+        if km == CLOCK && !self.direct {
             command.env("LD_PRELOAD", faketime());
             command.env("FAKETIME_TIMESTAMP_FILE", self.clock()).env("FAKETIME_NO_CACHE", "1");
             command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
@@ -395,14 +401,18 @@ fn site(layout: &Layout, km: usize) -> &Site {
     }
 }
 
-/// An engine whose members reach each other through proxies.
-async fn engine(cuts: &watch::Sender<u64>, proxies: &mut Vec<Proxy>, quota: u64) -> Engine {
+/// An engine whose members reach each other through proxies that cut them off, or directly.
+async fn engine(cuts: Option<&watch::Sender<u64>>, proxies: &mut Vec<Proxy>, quota: u64) -> Engine {
     let pids: Arc<Mutex<Arc<Mutex<Vec<u32>>>>> = Arc::default();
     let mut ports = Vec::new();
     for member in 0..MEMBERS {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("a port").port();
         drop(listener);
+        let Some(cuts) = cuts else {
+            ports.push((port, port));
+            continue;
+        };
         let pids = pids.clone();
         let is_cut: IsCut = Arc::new(move |from, cuts| {
             if cuts == 0 {

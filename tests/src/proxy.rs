@@ -45,6 +45,9 @@ impl Proxy {
 async fn pass(mut near: TcpStream, from: SocketAddr, to: u16, mut cuts: Cuts, is_cut: IsCut) {
     let passing = async {
         let mut far = TcpStream::connect(("127.0.0.1", to)).await?;
+        // As both ends do: otherwise each small frame waits for the other side's delayed acknowledgement.
+        near.set_nodelay(true)?;
+        far.set_nodelay(true)?;
         copy_bidirectional(&mut near, &mut far).await
     };
     // Both ends stay open while they are cut, so that neither learns of it; then they are closed.

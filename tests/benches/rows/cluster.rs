@@ -21,6 +21,7 @@ pub(super) async fn rows(report: &mut Report, time: Duration) {
         rate: "\"max\"",
         max_stored_mib: POOL_MIB,
         quota: 4 << 30,
+        direct: true,
         ..Settings::default()
     };
     site(report, time, "embedded", Settings { kms: 1, embedded: true, ..settings }).await;

@@ -54,21 +54,23 @@ async fn watch_links(square: &Square) -> Result<(), Failure> {
     say!("keys between north and south go by {way}:");
     keys(&watch, &way).await?;
 
+    // What was used may have left a link with few keys, and the way may have moved for that.
+    let way = watch.settled().await?;
     say!("the fibre of {} is cut", first_link(&way));
     let struck = Instant::now();
     watch.fault(first_link(&way), r#"{"fault":"cut"}"#).await?;
-    let other = moved(&watch, &way, "qkd-link-fault", struck).await?;
+    moved(&watch, &way, "qkd-link-fault", struck).await?;
     watch.fault(first_link(&way), r#"{"fault":"cut","on":false}"#).await?;
 
-    say!("somebody listens on {}", first_link(&other));
-    watch.all_live().await?;
+    let way = watch.settled().await?;
+    say!("somebody listens on {}", first_link(&way));
     let struck = Instant::now();
-    watch.fault(first_link(&other), r#"{"fault":"eavesdrop","percent":100}"#).await?;
-    let way = moved(&watch, &other, "high-qber", struck).await?;
-    watch.fault(first_link(&other), r#"{"fault":"eavesdrop","on":false}"#).await?;
+    watch.fault(first_link(&way), r#"{"fault":"eavesdrop","percent":100}"#).await?;
+    moved(&watch, &way, "high-qber", struck).await?;
+    watch.fault(first_link(&way), r#"{"fault":"eavesdrop","on":false}"#).await?;
 
+    let way = watch.settled().await?;
     say!("the applications of north and {way} use up what their clusters share");
-    watch.all_live().await?;
     let drained = async {
         watch.low(&way).await?;
         moved(&watch, &way, "low-keys", Instant::now()).await
@@ -82,8 +84,7 @@ async fn watch_links(square: &Square) -> Result<(), Failure> {
 /// Modules and a KM that end.
 async fn lose_parts(square: &Square, children: &mut Children) -> Result<(), Failure> {
     let watch = Watch::new(square, 0)?;
-    watch.all_live().await?;
-    let way = watch.way().await?;
+    let way = watch.settled().await?;
     let link = first_link(&way);
     say!("both modules of {link} are switched off");
     let struck = Instant::now();
