@@ -207,6 +207,11 @@ impl Cluster {
         self.kms[km] = Some(self.spawn(command, &self.site(km).name));
     }
 
+    /// The process of a KM that runs.
+    pub fn pid(&self, km: usize) -> u32 {
+        self.kms[km].as_ref().expect("it runs").id()
+    }
+
     /// Has a KM run another build from its next start on.
     pub fn set_program(&mut self, km: usize, program: &Path) {
         self.programs[km] = program.to_owned();
@@ -259,7 +264,7 @@ impl Cluster {
 
     /// `STOP` or `CONT`: its clock stands still for the KM.
     pub fn signal(&self, km: usize, name: &str) {
-        let pid = self.kms[km].as_ref().expect("it runs").id().to_string();
+        let pid = self.pid(km).to_string();
         let done = Command::new("kill").args([&format!("-{name}"), &pid]).status();
         assert!(done.expect("kill runs").success());
     }

@@ -87,6 +87,14 @@ impl Client {
         Err(last)
     }
 
+    /// Goes on with `channel`, to a member that leads: another would pass each request on to it.
+    pub(super) async fn prefer(&self, member: usize, channel: Arc<Channel>) {
+        let mut current = self.current.lock().await;
+        if current.channel.is_none() || current.member % self.members.len() != member {
+            *current = Current { member, channel: Some(channel) };
+        }
+    }
+
     /// `channel` is no good: the next request goes to another member.
     pub(super) async fn leave(&self, channel: &Arc<Channel>) {
         let mut current = self.current.lock().await;

@@ -53,9 +53,11 @@ impl Engine {
 
     async fn is_barred(&self) -> Result<bool, StoreError> {
         match self.bar.get() {
-            Some(key) => {
-                Ok(self.read(vec![key.clone()]).await?.into_iter().any(|found| found.is_some()))
-            }
+            Some(key) => Ok(self
+                .read(std::slice::from_ref(key))
+                .await?
+                .into_iter()
+                .any(|found| found.is_some())),
             None => Ok(false),
         }
     }
@@ -73,7 +75,8 @@ impl Engine {
     /// `None` when a check cannot hold.
     fn transaction(&self, commits: &[Commit]) -> Option<TxnRequest> {
         let mut compare = Vec::new();
-        for check in commits.iter().flat_map(|commit| &commit.checks) {
+        let checks: HashSet<&Check> = commits.iter().flat_map(|commit| &commit.checks).collect();
+        for check in checks {
             compare.push(match check {
                 Check::Absent(key) => Compare::absent(self.keys.data(key)),
                 Check::Is(key, Version(version)) => {

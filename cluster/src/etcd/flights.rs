@@ -2,22 +2,25 @@
 //! one costs (a round of all members, and for a change their disks) is paid once for many. Enter through
 //! [`Flights::get`] and [`Flights::commit`].
 //!
-//! A request leaves at once while fewer than [`AT_ONCE`] transactions are under way, so that alone it
-//! takes as long as ever. Nothing is answered from before it was asked: a transaction is made of requests
-//! that wait, and then sent.
+//! A request leaves at once while no transaction is under way, so that alone it takes as long as ever.
+//! Others wait for that one's end, unless they are many: what a transaction costs the members hardly
+//! depends on how much is in it. Nothing is answered from before it was asked: a transaction is made of
+//! requests that wait, and then sent.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{BTreeSet, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use km_core::store::{Check, Commit, MAX_COMMIT_BYTES, Outcome, Record, StoreError};
+use km_core::store::{Check, Commit, MAX_COMMIT_BYTES, Outcome, Record, SessionId, StoreError};
 use tokio::sync::oneshot;
 
 use super::Engine;
 
 /// Transactions that read, and others that commit, under way at the same time.
 const AT_ONCE: usize = 2;
+/// Requests that wait for nobody.
+const CROWD: usize = 32;
 /// Records read with one: each may be a block of 64 KiB.
 const MOST_READS: usize = 64;
 
@@ -50,7 +53,8 @@ impl<Q, A> Waiting<Q, A> {
     /// Whether whoever asked is to see to a transaction more.
     fn join(&mut self, request: Q, answer: Answer<A>) -> bool {
         self.line.push_back((request, answer));
-        let starts = self.under_way < AT_ONCE;
+        let is_free = self.under_way == 0;
+        let starts = is_free || (self.under_way < AT_ONCE && self.line.len() >= CROWD);
         self.under_way += usize::from(starts);
         starts
     }
@@ -149,7 +153,7 @@ impl Flights {
                 reads <= MOST_READS
             };
             let Some((keys, answers)) = flight.next(fits) else { return };
-            match self.engine.read(keys).await {
+            match self.read_all(&keys).await {
                 Ok(found) => {
                     let each = answers.into_iter().zip(found);
                     each.for_each(|(answer, found)| drop(answer.send(Ok(found))));
@@ -157,6 +161,15 @@ impl Flights {
                 Err(error) => tell(answers, Err(error)),
             }
         }
+    }
+
+    /// The records at `keys`, all of one moment; each is asked for once.
+    async fn read_all(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Record>>, StoreError> {
+        let once: BTreeSet<&Vec<u8>> = keys.iter().collect();
+        let once: Vec<Vec<u8>> = once.into_iter().cloned().collect();
+        let found = self.engine.read(&once).await?;
+        let at = |key| once.binary_search(key).ok().and_then(|at| found.get(at)?.clone());
+        Ok(keys.iter().map(at).collect())
     }
 
     async fn write(self: Arc<Self>) {
@@ -178,8 +191,8 @@ impl Flights {
             }
             // All that they look at, at one moment after they were asked for.
             let looked_at = commits.iter().flat_map(|commit| &commit.checks);
-            let keys = looked_at.map(|check| check.key().to_vec()).collect();
-            let mut found = match self.engine.read(keys).await {
+            let keys: Vec<_> = looked_at.map(|check| check.key().to_vec()).collect();
+            let mut found = match self.read_all(&keys).await {
                 Ok(found) => found.into_iter(),
                 Err(error) => return tell(answers, Err(error)),
             };
@@ -229,10 +242,11 @@ fn locked<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
 /// no difference, and together they are no larger than one may be.
 #[derive(Default)]
 struct Group {
-    checks: usize,
-    bytes: usize,
-    changed: HashSet<Vec<u8>>,
+    checks: HashSet<Check>,
+    sessions: HashSet<SessionId>,
     looked_at: HashSet<Vec<u8>>,
+    changed: HashSet<Vec<u8>>,
+    bytes: usize,
 }
 
 impl Group {
@@ -244,14 +258,18 @@ impl Group {
         let is_new = |key: &[u8]| !self.changed.contains(key);
         let apart = looks().all(is_new)
             && changes.iter().all(|key| is_new(key) && !self.looked_at.contains(*key));
-        // Its session is one check more.
-        let checks = self.checks + commit.checks.len() + 1;
+        let more = commit.checks.iter().filter(|check| !self.checks.contains(check)).count()
+            + commit.session.iter().filter(|one| !self.sessions.contains(one)).count();
+        // And whether this KM is still of the cluster.
+        let checks = self.checks.len() + self.sessions.len() + more + 1;
         let bytes = self.bytes + commit.bytes();
         let room = checks <= MOST_OPS
             && self.changed.len() + changes.len() <= MOST_OPS
             && bytes <= MAX_COMMIT_BYTES;
         if apart && room {
-            (self.checks, self.bytes) = (checks, bytes);
+            self.bytes = bytes;
+            self.checks.extend(commit.checks.iter().cloned());
+            self.sessions.extend(commit.session);
             self.changed.extend(changes.into_iter().cloned());
             self.looked_at.extend(looks().map(<[u8]>::to_vec));
         }
@@ -276,9 +294,10 @@ mod tests {
             panic!("in the midst of {}", taken.unwrap().0.len());
         });
         assert!(starts && std::panic::catch_unwind(ends).is_err() && first.try_recv().is_err());
-        let mut others: Vec<_> = (0..=AT_ONCE as u32).map(&mut join).collect();
-        let starts: Vec<_> = others.iter().map(|(starts, _)| *starts).collect();
-        assert_eq!(starts, [true, true, false]);
+        let mut others: Vec<_> = (0..=CROWD as u32).map(&mut join).collect();
+        let starts = others.iter().enumerate().filter(|(_, (starts, _))| *starts);
+        let starts: Vec<_> = starts.map(|(at, _)| at).collect();
+        assert_eq!(starts, [0, CROWD - 1], "the first, and one more when many wait");
         drop(Flight::of(&waiting));
         assert_eq!(locked(&waiting).line.len(), others.len(), "another task sees to them");
         drop(Flight::of(&waiting));
@@ -300,7 +319,12 @@ mod tests {
         assert!(!together(&[put("a"), put("b").absent("a")]), "the first would make it wrong");
         assert!(!together(&[put("b").absent("a"), put("a")]), "the second would not be seen");
         let many = |count: usize| (0..count).map(|n| put(&n.to_string())).collect::<Vec<_>>();
-        assert!(together(&many(MOST_OPS - 1)) && !together(&many(MOST_OPS + 1)));
+        assert!(together(&many(MOST_OPS)) && !together(&many(MOST_OPS + 1)));
+        let looking = |count: usize| (0..count).map(|n| Commit::new().absent(n.to_string()));
+        assert!(!together(&looking(MOST_OPS).collect::<Vec<_>>()));
+        let alike = put("new").absent("closed").fenced(SessionId(1));
+        let alike = |n: usize| Commit { puts: vec![(vec![n as u8], Vec::new())], ..alike.clone() };
+        assert!(together(&(0..MOST_OPS).map(alike).collect::<Vec<_>>()), "one check does for all");
         let large = |key: &str| Commit::new().put(key, vec![0; MAX_COMMIT_BYTES / 2]);
         assert!(!together(&[large("a"), large("b"), large("c")]));
     }

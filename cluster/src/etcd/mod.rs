@@ -215,7 +215,7 @@ impl Store for EtcdStore {
 
 impl Engine {
     /// The records at `keys`, all of one revision.
-    async fn read(&self, keys: Vec<Vec<u8>>) -> Result<Vec<Option<Record>>, StoreError> {
+    async fn read(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Record>>, StoreError> {
         let look = |key: &Vec<u8>| {
             let range = proto::RangeRequest { key: self.keys.data(key), ..Default::default() };
             proto::RequestOp { request: Some(proto::Request::Range(range)) }

@@ -50,6 +50,18 @@ pub struct MemberState {
 }
 
 impl MemberState {
+    fn said(said: StatusResponse) -> Self {
+        let itself = said.header.map(|header| header.member_id);
+        Self {
+            version: said.version,
+            db_bytes: said.db_size.unsigned_abs(),
+            used_bytes: said.db_size_in_use.unsigned_abs(),
+            has_leader: said.leader != 0,
+            leads: said.leader != 0 && itself == Some(said.leader),
+            applied: said.raft_applied_index,
+        }
+    }
+
     /// What an operator should see to, if anything.
     pub fn advice(&self) -> Option<String> {
         if !self.has_leader {
@@ -68,31 +80,33 @@ impl MemberState {
 }
 
 impl Engine {
-    /// Asks every member how it is.
+    /// Asks every member how it is; from then on requests go to the one that leads.
     pub(super) async fn members(&self) -> Vec<Member> {
-        let mut members = Vec::new();
-        for tls in self.client.members() {
+        let (mut members, mut leading) = (Vec::new(), Vec::new());
+        for (at, tls) in self.client.members().iter().enumerate() {
             let asked = async {
                 let channel = Channel::connect(tls).await?;
-                channel.unary::<StatusResponse>("Maintenance/Status", &StatusRequest {}).await
+                let said = channel.unary("Maintenance/Status", &StatusRequest {}).await?;
+                Ok((channel, MemberState::said(said)))
             };
             let answer = tokio::time::timeout(ASK_WITHIN, asked).await;
             let state = match answer {
-                Ok(Ok(said)) => Ok(MemberState {
-                    version: said.version,
-                    db_bytes: said.db_size.unsigned_abs(),
-                    used_bytes: said.db_size_in_use.unsigned_abs(),
-                    has_leader: said.leader != 0,
-                    leads: said.leader != 0
-                        && said.header.is_some_and(|header| header.member_id == said.leader),
-                    applied: said.raft_applied_index,
-                }),
+                Ok(Ok((channel, state))) => {
+                    if state.leads {
+                        leading.push((at, channel));
+                    }
+                    Ok(state)
+                }
                 Ok(Err(CallError::NotSent(why) | CallError::Broken(why))) => Err(why),
                 Ok(Err(CallError::Status { text, .. })) => Err(text),
                 Ok(Err(CallError::SetBack)) => Err("an older copy of it was put back".into()),
                 Err(_) => Err(format!("no answer within {ASK_WITHIN:?}")),
             };
             members.push(Member { address: tls.address().to_owned(), state });
+        }
+        // A member that was cut off may still take itself for the leader.
+        if let (Some((at, channel)), true) = (leading.pop(), leading.is_empty()) {
+            self.client.prefer(at, channel).await;
         }
         members
     }

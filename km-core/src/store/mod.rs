@@ -42,7 +42,7 @@ pub struct Record {
 }
 
 /// What must hold for a commit to happen.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Check {
     /// The key has no record.
     Absent(Vec<u8>),

@@ -1,13 +1,14 @@
 //! One site with an embedded store, then with one, two and three KMs on an etcd of three members: what is
 //! taken in, and what applications get that ask all of its KMs. All of it shares the cores of one
-//! machine, so more KMs cannot be faster here; what one costs is seen.
+//! machine, so more KMs cannot be faster here; what one costs is seen in the time that the KMs themselves
+//! use, the engine apart.
 
 use std::time::{Duration, Instant};
 
 use qkm_tests::{
     cluster::{Cluster, NORTH, SOUTH, Settings},
     load::{
-        Framing, Script, Target, closed_loop,
+        Framing, Script, Target, closed_loop, cpu,
         report::Report,
         scripts::{Kmip, Pair, create_one},
     },
@@ -32,16 +33,20 @@ pub(super) async fn rows(report: &mut Report, time: Duration) {
 
 async fn site(report: &mut Report, time: Duration, name: &str, settings: Settings) {
     let cluster = Cluster::with(settings).await;
+    let kms: Vec<usize> = (0..settings.kms).collect();
+    let pids: Vec<u32> = kms.iter().map(|km| cluster.pid(*km)).collect();
+    let used = || pids.iter().map(|pid| cpu::used_us(*pid)).sum::<u64>() as f64;
     let mut put = |what: &str, value: f64, unit: &str| {
-        let row = format!("cluster_{what}.{name}");
-        match report.get(&format!("cluster_{what}.embedded")) {
-            Some(embedded) => report.against(&row, value, unit, embedded),
-            None => report.add(&row, value, unit),
+        let row = |name: &str| format!("cluster_{what}.{name}");
+        match report.get(&row("embedded")) {
+            Some(embedded) => report.against(&row(name), value, unit, embedded),
+            None => report.add(&row(name), value, unit),
         }
     };
-    put("ingest_keys_per_s", ingest(&cluster, settings.kms, time).await, "keys/s");
+    let (taken, km_us) = ingest(&cluster, settings.kms, time, used).await;
+    put("ingest_keys_per_s", taken, "keys/s");
+    put("ingest_km_cpu", km_us, "us/key");
     cluster.set_sim_paused(true).await;
-    let kms: Vec<usize> = (0..settings.kms).collect();
     let at = |km: usize, sae: &str| {
         let site = cluster.site(km);
         Target::new(&site.etsi014.to_string(), cluster.application(sae), Framing::Http)
@@ -52,25 +57,36 @@ async fn site(report: &mut Report, time: Duration, name: &str, settings: Setting
         let slave = at(SOUTH, "sae-s1").connect().await;
         pairs.push(Pair::new(master, slave, ("sae-n1", "sae-s1"), 1));
     }
-    put("pairs_per_s", measured(pairs, time).await, "1/s");
     let mut targets = Vec::new();
     for km in &kms {
         let address = cluster.site(*km).kmip.to_string();
         targets.push(Target::new(&address, cluster.application("sae-n1"), Framing::Kmip));
     }
-    let uid = create_one(&mut targets[0].connect().await).await;
     let (mut gets, mut creates) = (Vec::new(), Vec::new());
     for number in 0..CONNECTIONS {
         let target = &targets[number % targets.len()];
-        gets.push(Kmip::get(target.connect().await, &[&uid]));
+        let mut connection = target.connect().await;
+        let own = create_one(&mut connection).await;
+        gets.push(Kmip::get(connection, &[&own]));
         creates.push(Kmip::create(target.connect().await));
     }
-    put("kmip_get_per_s", measured(gets, time).await, "1/s");
-    put("kmip_create_per_s", measured(creates, time).await, "1/s");
+    for (what, (rate, km_us)) in [
+        ("pairs", measured(pairs, time, used).await),
+        ("kmip_get", measured(gets, time, used).await),
+        ("kmip_create", measured(creates, time, used).await),
+    ] {
+        put(&format!("{what}_per_s"), rate, "1/s");
+        put(&format!("{what}_km_cpu"), km_us, "us/op");
+    }
 }
 
-/// Keys of 256 bits taken in each second, durable when they are counted.
-async fn ingest(cluster: &Cluster, kms: usize, time: Duration) -> f64 {
+/// Keys of 256 bits taken in each second, durable when they are counted, and what one cost the KMs.
+async fn ingest(
+    cluster: &Cluster,
+    kms: usize,
+    time: Duration,
+    used_us: impl Fn() -> f64,
+) -> (f64, f64) {
     let taken = async || {
         let mut bytes = 0.0;
         for km in 0..kms {
@@ -78,15 +94,24 @@ async fn ingest(cluster: &Cluster, kms: usize, time: Duration) -> f64 {
         }
         bytes / 32.0
     };
-    let (before, since) = (taken().await, Instant::now());
+    let (before, used, since) = (taken().await, used_us(), Instant::now());
     tokio::time::sleep(time).await;
-    (taken().await - before) / since.elapsed().as_secs_f64()
+    let (taken, used) = (taken().await - before, used_us() - used);
+    (taken / since.elapsed().as_secs_f64(), used / taken)
 }
 
-async fn measured<S: Script>(scripts: Vec<S>, time: Duration) -> f64 {
+/// Operations in each second, and what one cost the KMs.
+async fn measured<S: Script>(
+    scripts: Vec<S>,
+    time: Duration,
+    used_us: impl Fn() -> f64,
+) -> (f64, f64) {
+    let (before, since) = (used_us(), Instant::now());
     let figures = closed_loop(scripts, time).await;
+    let share = time.as_secs_f64() / since.elapsed().as_secs_f64();
+    let used = (used_us() - before) * share;
     if let Some(failure) = &figures.first_failure {
         println!("{} failures, the first: {failure}", figures.failures);
     }
-    figures.per_second()
+    (figures.per_second(), used / figures.operations.max(1) as f64)
 }
