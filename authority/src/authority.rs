@@ -139,7 +139,7 @@ impl Authority {
         if Self::open(objects, name).await?.is_some() {
             return Err(AuthorityError::Exists(name.to_owned()));
         }
-        let made = objects.make_in_token(&uid, OWNER, KIND, BITS).await?;
+        let made = objects.make_in_token((&uid, OWNER), (KIND, BITS), None).await?;
         let broken = |what: &str| AuthorityError::Certificate(name.to_owned(), what.to_owned());
         let key = made.public.as_deref().and_then(signature::read_key);
         let key = key.ok_or_else(|| broken("the token made a key without a public half"))?;

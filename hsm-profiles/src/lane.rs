@@ -11,7 +11,6 @@ use std::sync::Arc;
 
 use cryptoki::context::Function;
 use cryptoki::error::{Error, RvError};
-use cryptoki::mechanism::MechanismType;
 use cryptoki::object::ObjectHandle;
 use cryptoki::session::{Session, SessionState};
 use km_core::hsm::{HsmError, KekId};
@@ -23,21 +22,24 @@ use crate::profile::{LoginUser, Profile};
 
 mod action;
 mod agree;
+mod blocks;
 mod brought;
+mod derive;
 mod gcm;
 mod judge;
 mod kem;
 mod made;
 mod object;
 mod seal;
+mod table;
 mod using;
 
 pub(crate) use kem::Pairs;
 use using::AtHand;
 pub(crate) use using::Forgotten;
 
-pub(crate) use action::hashes;
 pub(crate) use gcm::{IV_BYTES, MAX_IV_BYTES, TAG_BYTES};
+pub(crate) use table::{FOR_DATA, UNLISTED, with_oaep};
 
 /// Nonces fetched at once: one token call for 64 seals.
 const IV_BATCH: usize = 64;
@@ -65,8 +67,6 @@ pub(crate) struct Lane {
     pub(crate) connection: Arc<Connection>,
     profile: Arc<Profile>,
     ivs: Vec<[u8; IV_BYTES]>,
-    /// What the token can do.
-    mechanisms: Vec<MechanismType>,
     /// Label prefix of the KEKs.
     prefix: String,
     /// Keys of applications in this session.
@@ -83,14 +83,12 @@ impl Lane {
     pub(crate) fn open(link: &Link, connection: Arc<Connection>) -> Result<Self, Error> {
         let held = Held::open(&link.library, connection.slot)?;
         check_login(held.get()?, &link.profile)?;
-        let mechanisms = link.library.pkcs11.get_mechanism_list(connection.slot)?;
         let (profile, prefix) = (Arc::clone(&link.profile), link.config.kek_label.clone());
         Ok(Self {
             held,
             connection,
             profile,
             ivs: Vec::new(),
-            mechanisms,
             prefix,
             at_hand: AtHand::default(),
             forgotten: Arc::clone(&link.forgotten),

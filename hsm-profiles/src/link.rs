@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use cryptoki::error::Error;
+use cryptoki::mechanism::MechanismType;
 use cryptoki::session::Session;
 use cryptoki::slot::{Limit, Slot, TokenInfo};
 use km_core::hsm::{HsmError, HsmStatus, KekId, KekInfo, TokenRoom};
@@ -23,7 +24,7 @@ use crate::kek::{KekSet, SealCounts};
 use crate::lane::{Forgotten, Lane, OpError, Pairs};
 use crate::library::{Held, Library};
 use crate::profile::Profile;
-use crate::slot::{check_mechanisms, find_token};
+use crate::slot::{check_mechanisms, find_token, mechanisms};
 
 mod keys;
 mod login;
@@ -48,6 +49,8 @@ pub(crate) struct Connection {
     pub(crate) pairs: Arc<Pairs>,
     /// Sessions the token allows to this process; none means it sets no limit.
     pub(crate) session_limit: Option<usize>,
+    /// What the token can do.
+    pub(crate) mechanisms: Arc<[MechanismType]>,
 }
 
 /// The KEKs of the last connection; outlives it.
@@ -64,7 +67,8 @@ impl Connection {
     fn with(&self, generation: u64, keks: KekSet) -> Self {
         let (anchor, pairs) = (Arc::clone(&self.anchor), Arc::clone(&self.pairs));
         let (epoch, slot, session_limit) = (self.epoch, self.slot, self.session_limit);
-        Self { generation, epoch, slot, keks, anchor, pairs, session_limit }
+        let mechanisms = Arc::clone(&self.mechanisms);
+        Self { generation, epoch, slot, keks, anchor, pairs, session_limit, mechanisms }
     }
 
     /// Runs `op` with the session that lasts as long as the login. Objects it makes do as well.
@@ -293,6 +297,8 @@ impl Link {
             .map_err(|e| Refusal::ForNow(self.explain("the token opens no session", &e)))?;
         self.login(&anchor, slot, &info)?;
         let keks = self.keks(&anchor, state).map_err(Refusal::ForNow)?;
+        let mechanisms = mechanisms(&self.library, slot)
+            .map_err(|e| Refusal::ForNow(self.explain("the token tells no mechanisms", &e)))?;
         let session_limit = match info.max_session_count() {
             Limit::Max(n) => usize::try_from(n).ok(),
             Limit::Unavailable | Limit::Infinite => None,
@@ -306,6 +312,7 @@ impl Link {
             anchor,
             pairs: Arc::default(),
             session_limit,
+            mechanisms,
         }))
     }
 

@@ -7,7 +7,6 @@
 
 use cryptoki::error::Error;
 use cryptoki::mechanism::Mechanism;
-use cryptoki::mechanism::rsa::{PkcsOaepParams, PkcsOaepSource};
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::Session;
 use km_core::hsm::{HsmError, KekId, KekInfo, KekParcel, KekReceiver, KekUse, WrappedKek};
@@ -15,7 +14,7 @@ use km_core::usage::Hash;
 
 use crate::config::TokenConfig;
 use crate::kek::{self, KEK_ID_BYTES, KekSet, Usage};
-use crate::lane::{OpError, hashes};
+use crate::lane::{OpError, with_oaep};
 use crate::library;
 use crate::link::{Entered, Link, code};
 use crate::profile::{Profile, Role, Trusted};
@@ -195,9 +194,11 @@ impl Place<'_> {
         let mut template = kek::template(label.into_bytes(), key.id.clone(), role, usage, profile);
         // Told by what is wrapped.
         template.retain(|attribute| !matches!(attribute, Attribute::ValueLen(_)));
-        let oaep = oaep(profile.keys.oaep()).map_err(|error| answered(error, "no RSA-OAEP"))?;
-        let taken = self.session.unwrap_key(&oaep, private, &key.key, &template);
+        let taken = oaep(profile.keys.oaep(), |oaep| {
+            Ok(self.session.unwrap_key(oaep, private, &key.key, &template))
+        });
         taken
+            .map_err(|error| answered(error, "no RSA-OAEP"))?
             .map(drop)
             .map_err(|e| refused(&format!("the token does not take the KEK: {}", code(&e))))
     }
@@ -263,7 +264,7 @@ impl Gift<'_> {
             let draft = kek::draft(session, &template)?;
             let wrapped = receivers.iter().zip(publics).zip(&mut parcels).try_for_each(
                 |((receiver, public), parcel)| {
-                    let key = session.wrap_key(&oaep(receiver.hash)?, *public, draft)?;
+                    let key = oaep(receiver.hash, |oaep| session.wrap_key(oaep, *public, draft))?;
                     let usage = kek_use(role, usage);
                     parcel.keys.push(WrappedKek { id: id.clone(), usage, key });
                     Ok::<(), OpError>(())
@@ -326,9 +327,9 @@ fn public(session: &Session, receiver: &KekReceiver) -> Result<ObjectHandle, OpE
     ])?)
 }
 
-fn oaep(hash: Hash) -> Result<Mechanism<'static>, OpError> {
-    let (hash, mgf) = hashes(hash)?;
-    Ok(Mechanism::RsaPkcsOaep(PkcsOaepParams::new(hash, mgf, PkcsOaepSource::empty())))
+/// Runs with RSA-OAEP of one hash and without label.
+fn oaep<T>(hash: Hash, run: impl FnOnce(&Mechanism) -> Result<T, Error>) -> Result<T, OpError> {
+    with_oaep((hash, hash, &[]), run)
 }
 
 fn answered(error: OpError, what: &str) -> HsmError {

@@ -11,7 +11,7 @@ use km_core::hsm::{
 };
 use km_core::material::ClearBytes;
 use km_core::usage::kem::KemSet;
-use km_core::usage::{KeyKind, KeyUse};
+use km_core::usage::{Action, Cipher, KeyKind, KeyUse};
 use serde::{Deserialize, Serialize};
 
 use crate::lane::{IV_BYTES, MAX_IV_BYTES, TAG_BYTES};
@@ -184,7 +184,9 @@ impl Request {
     /// How long it takes the token.
     pub(crate) fn work(&self) -> Work {
         match self {
-            Self::UseKey { key, .. } if key.kind.is_pair() => Work::Long,
+            Self::UseKey { key, uses } if key.kind.is_pair() || uses.iter().any(takes_long) => {
+                Work::Long
+            }
             Self::MakeKey { kind, .. } if kind.is_pair() => Work::Long,
             Self::AgreeKey { .. } => Work::Long,
             Self::KemKeyPair { .. } | Self::KemEncapsulate { .. } | Self::KemDecapsulate { .. } => {
@@ -283,6 +285,16 @@ impl Request {
             Self::KemEncapsulate { public, .. } => check_input(profile, public.len()),
             Self::KemDecapsulate { ciphertext, .. } => check_input(profile, ciphertext.len()),
         }
+    }
+}
+
+/// Key wrap may be many calls of the token, and PBKDF2 many rounds of one.
+fn takes_long(one: &KeyUse) -> bool {
+    match &one.action {
+        Action::Encrypt(cipher) | Action::Decrypt(cipher) => {
+            matches!(cipher, Cipher::KeyWrap { .. })
+        }
+        action => matches!(action, Action::Derive { .. }),
     }
 }
 

@@ -1,10 +1,14 @@
 //! Finding the token and what it can do. Enter through [`find_token`].
 
+use std::sync::Arc;
+
 use cryptoki::error::{Error, RvError};
+use cryptoki::mechanism::MechanismType;
 use cryptoki::slot::{Slot, TokenInfo};
 use km_core::hsm::HsmError;
 
 use crate::config::TokenSelector;
+use crate::lane::{FOR_DATA, UNLISTED};
 use crate::library::Library;
 use crate::profile::{MechanismName, Profile};
 
@@ -72,6 +76,22 @@ pub(crate) fn offers(
         Err(Error::Pkcs11(RvError::MechanismInvalid, _)) => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// What the token can do with keys of applications: its list, with what cryptoki leaves out of it and
+/// without what is there for wrapping objects only.
+pub(crate) fn mechanisms(library: &Library, slot: Slot) -> Result<Arc<[MechanismType]>, Error> {
+    let mut all = library.pkcs11.get_mechanism_list(slot)?;
+    all.retain(|mechanism| !FOR_DATA.contains(mechanism));
+    for mechanism in UNLISTED.into_iter().chain(FOR_DATA) {
+        match library.pkcs11.get_mechanism_info(slot, mechanism) {
+            Ok(info) if FOR_DATA.contains(&mechanism) && !(info.encrypt() && info.decrypt()) => {}
+            Ok(_) => all.push(mechanism),
+            Err(Error::Pkcs11(RvError::MechanismInvalid, _)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(all.into())
 }
 
 /// Refuses a token that lacks a mechanism the profile needs, naming all that are missing.

@@ -154,7 +154,7 @@ async fn used(hsm: &dyn Hsm, key: &TokenKey) -> Result<(), HsmError> {
         KeyKind::Rsa => Action::Sign(Scheme::RsaPkcs1(Hash::Sha256)),
         KeyKind::Ec(_) => Action::Sign(Scheme::Ecdsa(Hash::Sha256)),
         KeyKind::Ed25519 => Action::Sign(Scheme::Ed25519),
-        KeyKind::Local(_) | KeyKind::X25519 => {
+        KeyKind::TripleDes | KeyKind::Local(_) | KeyKind::X25519 => {
             return Err(HsmError::Unsupported("it is not tried".to_owned()));
         }
         KeyKind::MlDsa(_) => Action::Sign(Scheme::MlDsa),

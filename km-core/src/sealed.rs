@@ -10,7 +10,7 @@ use crate::{
     epoch::Pin,
     hsm::{Custody, HsmError, KekId, Sealed, TokenKey},
     material::ClearBytes,
-    usage::{KeyKind, KeyUse},
+    usage::{Action, KeyKind, KeyUse},
     vault::Vault,
 };
 
@@ -159,6 +159,21 @@ impl Vault {
     ) -> Result<Vec<ClearBytes>, HsmError> {
         let key = self.token_key(identity, object, named).await?;
         self.with_kek(&key.sealed.kek, || self.hsm().use_key_each(&key, uses)).await
+    }
+
+    /// Whether a key that was just made in the token is good for `trial`.
+    pub(crate) async fn prove_object(
+        &self,
+        identity: (&str, &str),
+        object: &SealedObject,
+        kind: KeyKind,
+        trial: Action,
+    ) -> Result<(), HsmError> {
+        let (name, input) = ([b"trial\0", object.nonce()].concat(), ClearBytes::copy_from(b"?"));
+        let one = Arc::from([KeyUse { action: trial, input }]);
+        let done = self.use_object(identity, object, (name.clone(), kind), &one).await;
+        self.forget(&name).await;
+        done.map(drop)
     }
 
     /// The key of a managed object, as a token is asked to use it.

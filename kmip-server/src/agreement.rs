@@ -77,17 +77,17 @@ impl Agreement {
         (uid, kind, len): (&str, ObjectType, usize),
     ) -> Result<Option<SealedObject>, OpError> {
         let to_be = match kind {
-            ObjectType::SecretData => Some(KeyKind::Hmac),
+            ObjectType::SecretData => Some((KeyKind::Hmac, None)),
             _ => wanted.algorithm.and_then(usage::secret_kind),
         };
-        let Some(to_be) = to_be else { return Ok(None) };
+        let Some((to_be, trial)) = to_be else { return Ok(None) };
         let bits = u32::try_from(len * 8).unwrap_or(u32::MAX);
         let (base, owner) = (&self.private.object, cx.caller.tenant().as_str());
         let made = cx.objects().agree_in_token(
             (base, self.kind),
             &self.public,
             (uid, owner),
-            (to_be, bits),
+            (to_be, bits, trial),
         );
         match made.await {
             Err(ObjectError::Hsm(HsmError::Unsupported(_))) => {

@@ -98,7 +98,7 @@ pub(crate) fn cipher(subject: &Subject, kind: KeyKind, given: Given) -> Result<C
         KeyKind::Aes => aes(asked, given),
         KeyKind::Rsa => rsa(asked),
         KeyKind::Local(Algorithm::ChaCha20) => chacha(subject, given),
-        KeyKind::Local(_) => small_block(asked, given),
+        KeyKind::TripleDes | KeyKind::Local(_) => small_block(asked, given),
         _ => Err(subject.unusable("keys of this algorithm neither encrypt nor decrypt")),
     }
 }
@@ -145,10 +145,10 @@ fn aes(asked: &CryptographicParameters, given: Given) -> Result<Cipher, OpError>
             if !matches!(tag, 8 | 12 | 16) {
                 return Err(OpError::TagLength(tag));
             }
-            Cipher::Local(Mode::Ccm { nonce, aad, tag: u8::try_from(tag).unwrap_or(GCM_TAG) })
+            Cipher::Ccm { nonce, aad, tag: u8::try_from(tag).unwrap_or(GCM_TAG) }
         }
-        BlockCipherMode::Cfb => Cipher::Local(Mode::Cfb { iv: block(given.iv)? }),
-        BlockCipherMode::Ofb => Cipher::Local(Mode::Ofb { iv: block(given.iv)? }),
+        BlockCipherMode::Cfb => Cipher::Cfb { iv: block(given.iv)? },
+        BlockCipherMode::Ofb => Cipher::Ofb { iv: block(given.iv)? },
         BlockCipherMode::Xts => Cipher::Local(Mode::Xts { tweak: block(given.iv)? }),
         mode => {
             let text = format!("this server does not have AES in {mode:?}");
@@ -197,12 +197,12 @@ fn small_block(asked: &CryptographicParameters, given: Given) -> Result<Cipher, 
     };
     let iv = given.iv.ok_or(OpError::MissingIv)?;
     let iv = iv.try_into().map_err(|_| bad("the IV has 8 bytes"))?;
-    Ok(Cipher::Local(Mode::Cbc8 { iv, padded }))
+    Ok(Cipher::Cbc8 { iv, padded })
 }
 
 fn block_len(kind: KeyKind) -> usize {
     match kind {
-        KeyKind::Local(_) => SMALL_BLOCK,
+        KeyKind::TripleDes | KeyKind::Local(_) => SMALL_BLOCK,
         _ => BLOCK,
     }
 }
@@ -220,12 +220,8 @@ pub(crate) fn step(cipher: Cipher, decrypts: bool, input: &Input) -> Option<(Cip
         cipher if decrypts && tag_of(&cipher).is_some() => None,
         Cipher::Ecb { .. } => Some((Cipher::Ecb { padded: false }, blocks(BLOCK))),
         Cipher::Cbc { iv, .. } => Some((Cipher::Cbc { iv, padded: false }, blocks(BLOCK))),
-        Cipher::Local(Mode::Cbc8 { iv, .. }) => {
-            Some((Cipher::Local(Mode::Cbc8 { iv, padded: false }), blocks(SMALL_BLOCK)))
-        }
-        Cipher::RsaPkcs1
-        | Cipher::RsaOaep(_)
-        | Cipher::Local(Mode::RsaOaep { .. } | Mode::Xts { .. }) => None,
+        Cipher::Cbc8 { iv, .. } => Some((Cipher::Cbc8 { iv, padded: false }, blocks(SMALL_BLOCK))),
+        Cipher::RsaPkcs1 | Cipher::RsaOaep { .. } | Cipher::Local(Mode::Xts { .. }) => None,
         cipher => Some((cipher, len)),
     }
     .filter(|(_, len)| *len > input.given)
@@ -235,9 +231,8 @@ pub(crate) fn step(cipher: Cipher, decrypts: bool, input: &Input) -> Option<(Cip
 pub(crate) fn tag_of(cipher: &Cipher) -> Option<usize> {
     match cipher {
         Cipher::Gcm { tag, .. }
-        | Cipher::Local(Mode::Ccm { tag, .. } | Mode::ChaChaPoly { tag, .. }) => {
-            Some(usize::from(*tag))
-        }
+        | Cipher::Ccm { tag, .. }
+        | Cipher::Local(Mode::ChaChaPoly { tag, .. }) => Some(usize::from(*tag)),
         _ => None,
     }
 }
@@ -268,10 +263,7 @@ fn rsa(asked: &CryptographicParameters) -> Result<Cipher, OpError> {
             let hash = asked.hashing_algorithm.map_or(Ok(Hash::Sha1), hash_of)?;
             let mask = asked.mask_generator_hashing_algorithm.map_or(Ok(hash), hash_of)?;
             let label = asked.p_source.clone().unwrap_or_default();
-            Ok(match mask == hash && label.is_empty() {
-                true => Cipher::RsaOaep(hash),
-                false => Cipher::Local(Mode::RsaOaep { hash, mask, label }),
-            })
+            Ok(Cipher::RsaOaep { hash, mask, label })
         }
         Some(PaddingMethod::Pkcs1V1_5) => Ok(Cipher::RsaPkcs1),
         _ => Err(bad("RSA needs the Padding Method OAEP or PKCS1v1.5")),

@@ -135,9 +135,7 @@ impl Subject {
             {
                 Some(KeyKind::Local(local::Algorithm::ChaCha20))
             }
-            (ObjectType::SymmetricKey, Some(Algorithm::Des3)) if raw => {
-                Some(KeyKind::Local(local::Algorithm::TripleDes))
-            }
+            (ObjectType::SymmetricKey, Some(Algorithm::Des3)) if raw => Some(KeyKind::TripleDes),
             (ObjectType::SymmetricKey, Some(Algorithm::Blowfish)) if raw => {
                 Some(KeyKind::Local(local::Algorithm::Blowfish))
             }
@@ -391,15 +389,10 @@ pub(crate) fn pair_kind(algorithm: Algorithm, bits: Option<i32>) -> Option<KeyKi
     })
 }
 
-/// A kind of secret key that tokens make and use.
-pub(crate) fn secret_kind(algorithm: Algorithm) -> Option<KeyKind> {
+/// A kind of secret key that tokens make and use, and what not every token does with it.
+pub(crate) fn secret_kind(algorithm: Algorithm) -> Option<(KeyKind, Option<Action>)> {
     match algorithm {
-        Algorithm::Aes => Some(KeyKind::Aes),
-        // Tokens are not asked for SHA-3.
-        Algorithm::HmacSha3_224
-        | Algorithm::HmacSha3_256
-        | Algorithm::HmacSha3_384
-        | Algorithm::HmacSha3_512 => None,
-        algorithm => hmac_hash(algorithm).map(|_| KeyKind::Hmac),
+        Algorithm::Aes => Some((KeyKind::Aes, None)),
+        algorithm => hmac_hash(algorithm).map(|hash| (KeyKind::Hmac, Some(Action::Mac(hash)))),
     }
 }

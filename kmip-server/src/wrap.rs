@@ -1,11 +1,12 @@
 //! Keys wrapped by other keys of the same client: AES key wrap of RFC 3394 (NIST Key Wrap) and of
-//! RFC 5649 (with padding). Enter through [`wrap`] and [`unwrap`].
+//! RFC 5649 (with padding), in the token like any other use of a key. Enter through [`wrap`] and
+//! [`unwrap`].
 
-use aes_kw::{
-    AesKw, AesKwp, KeyInit,
-    aes::{Aes128, Aes192, Aes256},
+use km_core::{
+    material::ClearBytes,
+    objects::{Object, ObjectError, ObjectState},
+    usage::{Action, Cipher, KeyKind},
 };
-use km_core::{material::ClearBytes, objects::ObjectError, objects::ObjectState};
 use kmip::{
     Field, SecretBytes,
     attribute::{Attribute, AttributeRef, UniqueIdentifier},
@@ -24,6 +25,7 @@ use crate::{
     error::OpError,
     material::{self, Brought, Given},
     meta::Meta,
+    places::Places,
     usage,
 };
 
@@ -32,23 +34,14 @@ const WRAP: i32 = 0x10;
 /// Cryptographic Usage Mask: Unwrap Key.
 const UNWRAP: i32 = 0x20;
 
-/// The two modes this server has.
-#[derive(Clone, Copy)]
-enum Mode {
-    Plain,
-    Padded,
-}
-
-impl Mode {
-    /// What a client asks for; nothing asks for the plain one.
-    fn of(key: &KeyInformation) -> Result<Self, OpError> {
-        match key.parameters.as_ref().and_then(|parameters| parameters.block_cipher_mode) {
-            None | Some(BlockCipherMode::NistKeyWrap) => Ok(Self::Plain),
-            Some(BlockCipherMode::AesKeyWrapPadding) => Ok(Self::Padded),
-            Some(mode) => Err(refused(&format!(
-                "keys are wrapped in NIST Key Wrap and AES Key Wrap Padding, not in {mode:?}"
-            ))),
-        }
+/// The mode a client asks for; nothing asks for the plain one.
+fn mode(key: &KeyInformation) -> Result<Cipher, OpError> {
+    match key.parameters.as_ref().and_then(|parameters| parameters.block_cipher_mode) {
+        None | Some(BlockCipherMode::NistKeyWrap) => Ok(Cipher::KeyWrap { padded: false }),
+        Some(BlockCipherMode::AesKeyWrapPadding) => Ok(Cipher::KeyWrap { padded: true }),
+        Some(mode) => Err(refused(&format!(
+            "keys are wrapped in NIST Key Wrap and AES Key Wrap Padding, not in {mode:?}"
+        ))),
     }
 }
 
@@ -76,7 +69,7 @@ pub(crate) async fn wrap(
     attributes: &[Attribute],
 ) -> Result<Given, OpError> {
     let info = encrypting(wanted.method, wanted.encryption.as_ref(), wanted.mac.is_some())?;
-    let mode = Mode::of(info)?;
+    let mode = mode(info)?;
     if given.wrapping.is_some() {
         return Err(OpError::Illegal("the key is wrapped already".to_owned()));
     }
@@ -88,7 +81,8 @@ pub(crate) async fn wrap(
         true => bytes_of(given.value, &names)?,
         false => encoded(cx, given.value, &names, attributes),
     };
-    let wrapped = SecretBytes::new(key.expose(|key| encrypt(mode, key, &plain))?);
+    let done = act(cx, &key, &Action::Encrypt(mode), &plain.into()).await?;
+    let wrapped = done.expose(SecretBytes::copy_from);
     let value = match bare {
         true => material::plain(KeyMaterial::Bytes(wrapped)),
         false => KeyValue::Bytes(wrapped),
@@ -143,7 +137,7 @@ pub(crate) async fn unwrap(
     given: Given,
 ) -> Result<Given, OpError> {
     let info = encrypting(data.method, data.encryption.as_ref(), data.mac.is_some())?;
-    let mode = Mode::of(info)?;
+    let mode = mode(info)?;
     let key = key(cx, &info.id, UNWRAP).await?;
     let wrapped = match &given.value {
         KeyValue::Plain { material: KeyMaterial::Bytes(bytes), .. } | KeyValue::Bytes(bytes) => {
@@ -151,14 +145,17 @@ pub(crate) async fn unwrap(
         }
         KeyValue::Plain { .. } => return Err(refused("a wrapped key is a byte string")),
     };
-    let clear = wrapped.expose(|wrapped| key.expose(|key| decrypt(mode, key, wrapped)))?;
+    let wrapped = wrapped.expose(ClearBytes::copy_from);
+    let clear = act(cx, &key, &Action::Decrypt(mode), &wrapped).await?;
     let value = match data.encoding {
         Some(EncodingOption::NoEncoding) => {
-            material::plain(KeyMaterial::Bytes(SecretBytes::new(clear)))
+            material::plain(KeyMaterial::Bytes(clear.expose(SecretBytes::copy_from)))
         }
         _ => {
-            let item = ttlv::parse(&clear, &ttlv::Limits::default());
-            let value = item.and_then(|item| KeyValue::read(&item));
+            let value = clear.expose(|clear| {
+                let item = ttlv::parse(clear, &ttlv::Limits::default());
+                item.and_then(|item| KeyValue::read(&item))
+            });
             value.map_err(|_| {
                 OpError::BadData("what was wrapped is no Key Value in TTLV".to_owned())
             })?
@@ -174,14 +171,19 @@ pub(crate) async fn unwrapped(cx: &Context<'_>, brought: Brought) -> Result<Brou
     material::take(material::with_block(&brought.meta, given)?, cx.now)
 }
 
-/// The bytes of a wrapping key of the caller that may be used for `usage`.
-async fn key(
+/// In the token, where it can.
+async fn act(
     cx: &Context<'_>,
-    id: &UniqueIdentifier,
-    usage: i32,
-) -> Result<std::sync::Arc<ClearBytes>, OpError> {
-    // Wrapping runs here; an operator may forbid cryptography outside the token.
-    cx.objects().check_process().map_err(usage::used)?;
+    key: &Object,
+    action: &Action,
+    input: &ClearBytes,
+) -> Result<ClearBytes, OpError> {
+    let _place = Places::take(cx, 1).await?;
+    cx.objects().use_key(key, KeyKind::Aes, action, input).await.map_err(usage::used)
+}
+
+/// A wrapping key of the caller that may be used for `usage`.
+async fn key(cx: &Context<'_>, id: &UniqueIdentifier, usage: i32) -> Result<Object, OpError> {
     let uid = cx.resolve(Some(id.clone()))?;
     cx.check_right(&uid)?;
     let found = cx.objects().get(cx.caller.tenant(), &uid).await;
@@ -213,145 +215,5 @@ async fn key(
         ObjectState::Deactivated | ObjectState::Compromised if usage == UNWRAP => {}
         _ => return Err(OpError::Lifecycle(format!("key {uid} is not active; activate it first"))),
     }
-    Ok(cx.objects().open(&object).await?)
-}
-
-const SEMIBLOCK: usize = 8;
-
-fn encrypt(mode: Mode, key: &[u8], plain: &[u8]) -> Result<Wiped, OpError> {
-    let whole = plain.len() >= 2 * SEMIBLOCK && plain.len().is_multiple_of(SEMIBLOCK);
-    if plain.is_empty() || (matches!(mode, Mode::Plain) && !whole) {
-        let text = "NIST Key Wrap takes 16, 24, 32 … bytes; use AES Key Wrap Padding";
-        return Err(OpError::BadData(text.to_owned()));
-    }
-    let mut out = Wiped::zeros(plain.len().next_multiple_of(SEMIBLOCK) + SEMIBLOCK);
-    macro_rules! with {
-        ($cipher:ty) => {
-            match mode {
-                Mode::Plain => AesKw::<$cipher>::new_from_slice(key)
-                    .ok()
-                    .and_then(|kw| kw.wrap_key(plain, &mut out).ok().map(<[u8]>::len)),
-                Mode::Padded => AesKwp::<$cipher>::new_from_slice(key)
-                    .ok()
-                    .and_then(|kw| kw.wrap_key(plain, &mut out).ok().map(<[u8]>::len)),
-            }
-        };
-    }
-    let len = match key.len() {
-        16 => with!(Aes128),
-        24 => with!(Aes192),
-        32 => with!(Aes256),
-        _ => None,
-    };
-    out.truncate(len.ok_or_else(|| OpError::BadData("the key is not wrapped".to_owned()))?);
-    Ok(out)
-}
-
-fn decrypt(mode: Mode, key: &[u8], wrapped: &[u8]) -> Result<Wiped, OpError> {
-    let least = if matches!(mode, Mode::Plain) { 3 } else { 2 };
-    let mut out = Wiped::zeros(wrapped.len());
-    macro_rules! with {
-        ($cipher:ty) => {
-            match mode {
-                Mode::Plain => AesKw::<$cipher>::new_from_slice(key)
-                    .ok()
-                    .and_then(|kw| kw.unwrap_key(wrapped, &mut out).ok().map(<[u8]>::len)),
-                Mode::Padded => AesKwp::<$cipher>::new_from_slice(key)
-                    .ok()
-                    .and_then(|kw| kw.unwrap_key(wrapped, &mut out).ok().map(<[u8]>::len)),
-            }
-        };
-    }
-    let len = match key.len() {
-        16 => with!(Aes128),
-        24 => with!(Aes192),
-        32 => with!(Aes256),
-        _ => None,
-    };
-    let text = "the key does not unwrap: it was changed, or wrapped by another key or mode";
-    out.truncate(
-        len.filter(|_| wrapped.len() >= least * SEMIBLOCK)
-            .ok_or_else(|| OpError::BadData(text.to_owned()))?,
-    );
-    Ok(out)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn bytes(hex: &str) -> Vec<u8> {
-        let digits = hex.as_bytes().chunks(2);
-        digits
-            .map(|two| u8::from_str_radix(std::str::from_utf8(two).unwrap(), 16).unwrap())
-            .collect()
-    }
-
-    /// Mode, key, plain and wrapped.
-    const VECTORS: [(Mode, &str, &str, &str); 5] = [
-        // RFC 3394, 4.1.
-        (
-            Mode::Plain,
-            "000102030405060708090A0B0C0D0E0F",
-            "00112233445566778899AABBCCDDEEFF",
-            "1FA68B0A8112B447AEF34BD8FB5A7B829D3E862371D2CFE5",
-        ),
-        // RFC 3394, 4.2.
-        (
-            Mode::Plain,
-            "000102030405060708090A0B0C0D0E0F1011121314151617",
-            "00112233445566778899AABBCCDDEEFF",
-            "96778B25AE6CA435F92B5B97C050AED2468AB8A17AD84E5D",
-        ),
-        // RFC 3394, 4.6.
-        (
-            Mode::Plain,
-            "000102030405060708090A0B0C0D0E0F101112131415161718191A1B1C1D1E1F",
-            "00112233445566778899AABBCCDDEEFF000102030405060708090A0B0C0D0E0F",
-            "28C9F404C4B810F4CBCCB35CFB87F8263F5786E2D80ED326CBC7F0E71A99F43BFB988B9B7A02DD21",
-        ),
-        // RFC 5649, 6, both.
-        (
-            Mode::Padded,
-            "5840df6e29b02af1ab493b705bf16ea1ae8338f4dcc176a8",
-            "c37b7e6492584340bed12207808941155068f738",
-            "138bdeaa9b8fa7fc61f97742e72248ee5ae6ae5360d1ae6a5f54f373fa543b6a",
-        ),
-        (
-            Mode::Padded,
-            "5840df6e29b02af1ab493b705bf16ea1ae8338f4dcc176a8",
-            "466f7250617369",
-            "afbeb0f07dfbf5419200f2ccb50bb24f",
-        ),
-    ];
-
-    #[test]
-    fn known_answers_of_rfc_3394_and_rfc_5649() {
-        for (mode, key, plain, wrapped) in VECTORS {
-            let (key, plain, wrapped) = (bytes(key), bytes(plain), bytes(wrapped));
-            assert_eq!(*encrypt(mode, &key, &plain).unwrap(), wrapped);
-            assert_eq!(*decrypt(mode, &key, &wrapped).unwrap(), plain);
-            for at in 0..wrapped.len() {
-                let mut changed = wrapped.clone();
-                changed[at] ^= 1;
-                assert!(decrypt(mode, &key, &changed).is_err(), "byte {at} was changed");
-            }
-        }
-    }
-
-    #[test]
-    fn odd_lengths_are_refused_or_padded() {
-        let key = [1; 32];
-        for len in [0, 1, 7, 8, 15, 17] {
-            assert!(encrypt(Mode::Plain, &key, &vec![7; len]).is_err(), "{len}");
-        }
-        for len in [1, 8, 9, 31] {
-            let wrapped = encrypt(Mode::Padded, &key, &vec![7; len]).unwrap();
-            assert_eq!(*decrypt(Mode::Padded, &key, &wrapped).unwrap(), vec![7; len]);
-        }
-        for len in [0, 8, 15] {
-            assert!(decrypt(Mode::Plain, &key, &vec![7; len]).is_err(), "{len}");
-            assert!(decrypt(Mode::Padded, &key, &vec![7; len]).is_err(), "{len}");
-        }
-    }
+    Ok(object)
 }

@@ -46,6 +46,8 @@ pub struct Options {
     pub hsm: HashMap<&'static str, String>,
     /// `key_size_bits` of both modules.
     pub module_key_bits: Option<u32>,
+    /// KMIP operations that the application sae-x is confined to, as a list in TOML.
+    pub sae_x_operations: Option<&'static str>,
     /// Environment for both KMs.
     pub env: Vec<(String, String)>,
 }
@@ -59,6 +61,7 @@ impl Default for Options {
             tables: String::new(),
             hsm: HashMap::new(),
             module_key_bits: None,
+            sae_x_operations: None,
             env: Vec::new(),
         }
     }
@@ -147,6 +150,10 @@ impl Network {
                     1,
                 );
                 text = text.replace("[[SAE]]", "[[sae]]");
+            }
+            if let Some(operations) = options.sae_x_operations {
+                let id = "id = \"sae-x\"\n";
+                text = text.replacen(id, &format!("{id}operations = {operations}\n"), 1);
             }
             if !options.tables.is_empty() {
                 text = text.replacen("[[sae]]", &format!("{}\n[[sae]]", options.tables), 1);

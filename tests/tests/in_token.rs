@@ -10,10 +10,11 @@ use kmip::{
     attribute::{Attribute, Attributes, CryptographicParameters},
     client,
     enums::{
-        BlockCipherMode, CryptographicAlgorithm as Algorithm, DerivationMethod, HashingAlgorithm,
-        KeyFormatType, ObjectType, RevocationReasonCode, SplitKeyMethod, ValidityIndicator,
+        BlockCipherMode, CryptographicAlgorithm as Algorithm, DerivationMethod, EncodingOption,
+        HashingAlgorithm, KeyFormatType, KeyWrapType, ObjectType, RevocationReasonCode,
+        SplitKeyMethod, ValidityIndicator, WrappingMethod,
     },
-    object::{KeyBlock, Object},
+    object::{KeyBlock, KeyInformation, KeyWrappingSpecification, Object},
     op,
     ttlv::Value,
 };
@@ -27,6 +28,7 @@ const ENCRYPT_DECRYPT: i32 = 0xC;
 const SIGN: i32 = 0x1;
 const VERIFY: i32 = 0x2;
 const MAC: i32 = 0x80;
+const WRAP_UNWRAP: i32 = 0x30;
 const CLEAR: [u8; 32] = *b"the same bytes for all the tests";
 
 fn active() -> Attribute {
@@ -123,6 +125,37 @@ async fn rekeyed(app: &Kmip, id: &str, changes: &[Attribute]) -> Result<String, 
     }
 }
 
+/// A key that never leaves the token wraps the key `id`, and what it wrapped comes back with it.
+async fn wraps(app: &Kmip, id: &str) {
+    let kek = made(app, Algorithm::Aes, WRAP_UNWRAP).await;
+    let clear = material(&app.ask(client::get(id)).await.unwrap()).unwrap();
+    for mode in [BlockCipherMode::NistKeyWrap, BlockCipherMode::AesKeyWrapPadding] {
+        let parameters =
+            CryptographicParameters { block_cipher_mode: Some(mode), ..Default::default() };
+        let wanted = KeyWrappingSpecification {
+            method: WrappingMethod::Encrypt,
+            encryption: Some(KeyInformation {
+                id: kek.as_str().into(),
+                parameters: Some(parameters),
+            }),
+            mac: None,
+            attribute_names: Vec::new(),
+            encoding: Some(EncodingOption::NoEncoding),
+        };
+        let request =
+            op::get::Request { key_wrapping_specification: Some(wanted), ..client::get(id) };
+        let answer = app.ask(request).await.unwrap();
+        let Answer::Get(wrapped) = answer else { panic!("{answer:?}") };
+        let request = op::register::Request::new(wrapped.object, Attributes::default());
+        let answer = app.ask(request).await.unwrap();
+        let Answer::Register(brought) = answer else { panic!("{answer:?}") };
+        let key_wrap_type = Some(KeyWrapType::NotWrapped);
+        let request = op::get::Request { key_wrap_type, ..client::get(&brought.id) };
+        let back = material(&app.ask(request).await.unwrap());
+        assert_eq!(back.as_ref(), Some(&clear), "{mode:?}");
+    }
+}
+
 async fn sample(network: &Network, line: &str) -> bool {
     network.metrics_text(North).await.lines().any(|found| found.starts_with(line))
 }
@@ -161,6 +194,7 @@ async fn a_key_that_never_leaves_the_token_is_made_again_there() {
     let (_, said) = monitor_get(network.site(North).monitor, "/readyz").await.unwrap();
     let line = said.lines().find(|line| line.starts_with("keys in token: ")).unwrap();
     assert!(["aes", "ec", "hmac", "seal-objects"].iter().all(|name| line.contains(name)), "{said}");
+    wraps(&app, &open.id).await;
 }
 
 /// ECDH with a pair that lives elsewhere: what is agreed on is the same there, and may stay inside.

@@ -134,6 +134,19 @@ async fn tls_1_2_works_on_fronts_only() {
     link.saw(HandshakeFailure::Protocol).await;
 }
 
+/// As appliances do that are given an address, and PyKMIP always.
+#[tokio::test]
+async fn clients_that_name_no_server_are_served() {
+    let pki = Pki::new();
+    let server = front(&pki).await;
+    for tls12 in [true, false] {
+        let mut config = ClientConfig::clone(&custom(&pki, true, tls12));
+        config.enable_sni = false;
+        let served = talk(&server, Arc::new(config)).await.unwrap();
+        assert!(served.starts_with("[true"), "TLS 1.2: {tls12}");
+    }
+}
+
 #[tokio::test]
 async fn a_km_link_needs_the_hybrid_exchange_and_its_alpn() {
     let pki = Pki::new();

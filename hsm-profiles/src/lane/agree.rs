@@ -4,8 +4,9 @@
 
 use cryptoki::error::Error;
 use cryptoki::mechanism::elliptic_curve::{EcKdf, Ecdh1DeriveParams};
+use cryptoki::mechanism::misc::ExtractParams;
 use cryptoki::mechanism::{Mechanism, MechanismType};
-use cryptoki::object::{Attribute, ObjectHandle};
+use cryptoki::object::{Attribute, KeyType, ObjectClass, ObjectHandle};
 use km_core::hsm::{HsmError, MadeKey, TokenKey};
 use km_core::material::ClearBytes;
 use km_core::usage::agree::{point, secret_bytes};
@@ -26,30 +27,41 @@ impl Lane {
         public: &[u8],
     ) -> Result<ClearBytes, OpError> {
         let len = full(kind)?;
-        self.read_agreed(handle, point(kind, public).map_err(OpError::Answer)?, len)
+        let point = point(kind, public).map_err(OpError::Answer)?;
+        self.read_agreed(handle, point, Part { len, of: len })
     }
 
-    /// The first `len` bytes as the token cuts them.
     fn read_agreed(
         &self,
         handle: ObjectHandle,
         point: &[u8],
-        len: usize,
+        part: Part,
     ) -> Result<ClearBytes, OpError> {
-        let mut template = secret_template();
-        template.push(value_len(len));
-        let secret = self.derived(handle, point, &template)?;
-        taken(self.session()?, secret, len)
+        let secret = self.derived(handle, point, part, secret_template())?;
+        taken(self.session()?, secret, part.len)
     }
 
+    /// The first bytes of the secret as the token cuts them: it extracts them from the whole, where it
+    /// has a mechanism for that, and else makes a shorter key.
     fn derived(
         &self,
         handle: ObjectHandle,
         point: &[u8],
-        template: &[Attribute],
+        part: Part,
+        mut template: Vec<Attribute>,
     ) -> Result<ObjectHandle, Error> {
-        let parameters = Ecdh1DeriveParams::new(EcKdf::null(), point);
-        self.session()?.derive_key(&Mechanism::Ecdh1Derive(parameters), handle, template)
+        let session = self.session()?;
+        let ecdh = Mechanism::Ecdh1Derive(Ecdh1DeriveParams::new(EcKdf::null(), point));
+        template.push(value_len(part.len));
+        if part.len == part.of || self.check_mechanism(&EXTRACT).is_err() {
+            return session.derive_key(&ecdh, handle, &template);
+        }
+        let sensitive = template.contains(&Attribute::Sensitive(true));
+        let whole = session.derive_key(&ecdh, handle, &whole_secret(part.of, sensitive))?;
+        let start = Mechanism::ExtractKeyFromKey(ExtractParams::new(0));
+        let made = session.derive_key(&start, whole, &template);
+        session.destroy_object(whole)?;
+        made
     }
 
     /// Makes a key of `kind` of the first `bits` of what `base` and `public` agree on. It leaves the
@@ -74,11 +86,10 @@ impl Lane {
         let handle = self.at_hand(base)?;
         let point = point(base.kind, public).map_err(OpError::Answer)?;
         if len < whole {
-            self.check_cut(base.kind, handle, len)?;
+            self.check_cut(base.kind, handle, Part { len, of: whole })?;
         }
-        let mut template = self.template(kind, Extractable::Yes);
-        template.push(value_len(len));
-        let derived = match self.derived(handle, point, &template) {
+        let (part, template) = (Part { len, of: whole }, self.template(kind, Extractable::Yes));
+        let derived = match self.derived(handle, point, part, template) {
             Err(error) => return Err(self.judge_use(error, base.kind, handle, &Action::Agree)),
             Ok(derived) => derived,
         };
@@ -88,24 +99,50 @@ impl Lane {
         Ok(MadeKey { sealed: done?, public: None })
     }
 
-    /// Tokens do not agree on which end of the secret a shorter key is: KMIP has its start. Tried with
-    /// a pair that is nobody's.
+    /// Whether what the token cuts is the start of the secret, as KMIP has it: the standard has tokens
+    /// drop the start of what is too long. Tried with a pair that is nobody's.
     fn check_cut(
         &mut self,
         kind: KeyKind,
         handle: ObjectHandle,
-        len: usize,
+        part: Part,
     ) -> Result<(), OpError> {
         let other = process::make(kind, 0).map_err(OpError::Answer)?.public;
         let whole = self.agreed(kind, handle, &other);
         let whole = whole.map_err(|error| self.judged(error))?;
         let point = point(kind, &other).map_err(OpError::Answer)?;
-        let cut = self.read_agreed(handle, point, len);
-        match whole.slice(0..len) == Some(cut.map_err(|error| self.judged(error))?) {
+        let cut = self.read_agreed(handle, point, part);
+        match whole.slice(0..part.len) == Some(cut.map_err(|error| self.judged(error))?) {
             true => Ok(()),
-            false => Err(unsupported("the token cuts a secret at its start".to_owned())),
+            false => Err(unsupported(
+                "the token keeps the end of a secret, and has no CKM_EXTRACT_KEY_FROM_KEY"
+                    .to_owned(),
+            )),
         }
     }
+}
+
+/// The first `len` bytes of a secret of `of` bytes.
+#[derive(Clone, Copy)]
+struct Part {
+    len: usize,
+    of: usize,
+}
+
+const EXTRACT: MechanismType = MechanismType::EXTRACT_KEY_FROM_KEY;
+
+/// A secret to take a part of, which is as sensitive.
+fn whole_secret(len: usize, sensitive: bool) -> Vec<Attribute> {
+    vec![
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::KeyType(KeyType::GENERIC_SECRET),
+        Attribute::Token(false),
+        Attribute::Private(true),
+        Attribute::Sensitive(sensitive),
+        Attribute::Extractable(true),
+        Attribute::Derive(true),
+        value_len(len),
+    ]
 }
 
 /// Bytes of what is agreed on by `kind`.

@@ -7,6 +7,7 @@ use km_core::hsm::{HsmError, TokenKey};
 use km_core::material::ClearBytes;
 use km_core::usage::private::{Parts, parts, pkcs8, public_half};
 use km_core::usage::{KeyKind, der};
+use wiped::Wiped;
 use zeroize::Zeroize;
 
 use super::judge::unsupported;
@@ -33,6 +34,10 @@ impl Lane {
         if kind == KeyKind::Hmac && clear.len() < least {
             return Err(unsupported(format!("HMAC keys of the token have {least} bytes or more")));
         }
+        let clear = match kind {
+            KeyKind::TripleDes => three_keys(clear),
+            _ => clear,
+        };
         let public = match kind.is_pair() {
             true => Some(clear.expose(|bytes| public_of(kind, bytes))?),
             false => None,
@@ -116,6 +121,19 @@ impl Lane {
             OpError::Close(HsmError::Unavailable(why)) => unsupported(why),
             other => other,
         }
+    }
+}
+
+/// Triple DES with two keys is that with three of which the third is the first.
+fn three_keys(clear: ClearBytes) -> ClearBytes {
+    match (clear.len(), clear.slice(0..8)) {
+        (16, Some(first)) => {
+            let mut all = Wiped::with_capacity(24);
+            clear.expose(|bytes| all.append(bytes));
+            first.expose(|bytes| all.append(bytes));
+            all.into()
+        }
+        _ => clear,
     }
 }
 

@@ -6,7 +6,7 @@ use cryptoki::object::ObjectHandle;
 use km_core::hsm::HsmError;
 use km_core::usage::{Action, Cipher, Hash, KeyKind, process};
 
-use super::action::plain;
+use super::table::plain;
 use super::using::TRIAL;
 use super::{Lane, OpError};
 use crate::fault::{Fault, classify};
@@ -49,14 +49,14 @@ impl Lane {
         let (one, back) = match action {
             Action::Encrypt(cipher) => (Action::Encrypt(plain(cipher)), None),
             // Without the public key nothing can be encrypted to it.
-            Action::Decrypt(Cipher::RsaPkcs1 | Cipher::RsaOaep(_)) => return Ok(()),
+            Action::Decrypt(Cipher::RsaPkcs1 | Cipher::RsaOaep { .. }) => return Ok(()),
             Action::Decrypt(cipher) => {
                 let plain = plain(cipher);
                 (Action::Encrypt(plain.clone()), Some(Action::Decrypt(plain)))
             }
             Action::Sign(scheme) => (Action::Sign(*scheme), None),
             Action::Mac(hash) => (Action::Mac(*hash), None),
-            Action::Agree => (Action::Agree, None),
+            Action::Agree | Action::Derive { .. } => (action.clone(), None),
         };
         let input = match action {
             Action::Sign(scheme) => vec![TRIAL[0]; scheme.hash().map_or(TRIAL.len(), Hash::len)],

@@ -28,7 +28,7 @@ impl Lane {
             KeyKind::Ed25519 => Mechanism::EccEdwardsKeyPairGen,
             KeyKind::MlDsa(_) => Mechanism::MlDsaKeyPairGen,
             KeyKind::X25519 => Mechanism::EccMontgomeryKeyPairGen,
-            KeyKind::Local(_) => {
+            KeyKind::TripleDes | KeyKind::Local(_) => {
                 return Err(unsupported("no token is asked for it".to_owned()));
             }
         };

@@ -14,11 +14,13 @@ use cryptoki::mechanism::MechanismType;
 use cryptoki::object::{Attribute, KeyType, ObjectClass, ObjectHandle};
 use km_core::hsm::{HsmError, MadeKey, Sealed, TokenKey};
 use km_core::material::ClearBytes;
+use km_core::usage::derive::Derivation;
 use km_core::usage::{Action, Cipher, Hash, KeyKind, Scheme, der, public};
 use lru::LruCache;
 use serde::{Deserialize, Serialize};
 
 use super::judge::unsupported;
+use super::table::needs;
 use super::{Lane, OpError};
 use crate::kek;
 use crate::profile::{Kind, Role, Wrap, WrapForm};
@@ -99,9 +101,11 @@ impl Lane {
         input: &ClearBytes,
     ) -> Result<ClearBytes, OpError> {
         self.forget()?;
-        self.check_mechanism(&super::action::mechanism_of(key.kind, action)?)?;
-        if key.kind == KeyKind::X25519 {
-            self.check_mechanism(&MechanismType::ECC_MONTGOMERY_KEY_PAIR_GEN)?;
+        for mechanism in needs(key.kind, action)? {
+            self.check_mechanism(&mechanism)?;
+        }
+        if let Action::Derive { how: Derivation::Pbkdf2 { hash, salt, iterations }, len } = action {
+            return self.by_password(key, (*hash, salt, *iterations), *len as usize);
         }
         let handle = self.at_hand(key)?;
         let done = input.expose(|input| self.act(key.kind, handle, action, input));
@@ -142,7 +146,7 @@ impl Lane {
     }
 
     pub(super) fn check_mechanism(&self, mechanism: &MechanismType) -> Result<(), OpError> {
-        match self.mechanisms.contains(mechanism) {
+        match self.connection.mechanisms.contains(mechanism) {
             true => Ok(()),
             false => Err(unsupported(format!("the token has no {mechanism}"))),
         }
@@ -326,6 +330,7 @@ impl Lane {
             KeyKind::Ec(_) => Action::Sign(Scheme::Ecdsa(hash)),
             KeyKind::Ed25519 => Action::Sign(Scheme::Ed25519),
             KeyKind::X25519 => Action::Agree,
+            KeyKind::TripleDes => Action::Encrypt(Cipher::Cbc8 { iv: [0; 8], padded: false }),
             KeyKind::Local(_) => {
                 return Err(unsupported("no token is asked for it".to_owned()));
             }
@@ -356,6 +361,7 @@ impl Lane {
         let (class, key_type) = match kind {
             KeyKind::Aes => (ObjectClass::SECRET_KEY, KeyType::AES),
             KeyKind::Hmac | KeyKind::Local(_) => (ObjectClass::SECRET_KEY, KeyType::GENERIC_SECRET),
+            KeyKind::TripleDes => (ObjectClass::SECRET_KEY, KeyType::DES3),
             KeyKind::Rsa => (ObjectClass::PRIVATE_KEY, KeyType::RSA),
             KeyKind::Ec(_) => (ObjectClass::PRIVATE_KEY, KeyType::EC),
             KeyKind::Ed25519 => (ObjectClass::PRIVATE_KEY, KeyType::EC_EDWARDS),
@@ -370,16 +376,20 @@ impl Lane {
             Attribute::Sensitive(true),
             Attribute::Extractable(extractable == Extractable::Yes),
         ];
+        let has = |mechanism| self.connection.mechanisms.contains(&mechanism);
         match kind {
-            KeyKind::Aes => {
+            KeyKind::Aes | KeyKind::TripleDes => {
                 template.extend([Attribute::Encrypt(true), Attribute::Decrypt(true)]);
             }
-            KeyKind::Hmac => template.push(Attribute::Sign(true)),
+            KeyKind::Hmac => {
+                template.push(Attribute::Sign(true));
+                template.extend(has(MechanismType::HKDF_DERIVE).then_some(Attribute::Derive(true)));
+            }
             KeyKind::Rsa => template.extend([Attribute::Sign(true), Attribute::Decrypt(true)]),
             KeyKind::Ec(_) => {
-                let agrees = self.mechanisms.contains(&MechanismType::ECDH1_DERIVE);
                 template.push(Attribute::Sign(true));
-                template.extend(agrees.then_some(Attribute::Derive(true)));
+                template
+                    .extend(has(MechanismType::ECDH1_DERIVE).then_some(Attribute::Derive(true)));
             }
             KeyKind::Ed25519 | KeyKind::MlDsa(_) => template.push(Attribute::Sign(true)),
             KeyKind::X25519 => template.push(Attribute::Derive(true)),

@@ -19,6 +19,7 @@ mod templates;
 
 pub use keys::{Import, Keys, OaepHash, Omitted, Wrap, WrapForm};
 pub use login::{Login, LoginUser, PinForm};
+pub(crate) use names::mechanism;
 pub use names::{Code, MechanismName};
 pub use seal::{IvOnOpen, IvSource, KeyUse, Protection, Seal, SealBy};
 pub use templates::{Flag, Kind, Role, Template, Trusted};

@@ -129,7 +129,7 @@ impl std::fmt::Display for MechanismName {
 /// Any number as a mechanism. cryptoki 0.12 makes no value for those it does not know, such as
 /// `CKM_AES_KEY_WRAP_KWP`.
 #[allow(unsafe_code)]
-fn mechanism(number: CK_MECHANISM_TYPE) -> MechanismType {
+pub(crate) const fn mechanism(number: CK_MECHANISM_TYPE) -> MechanismType {
     // SAFETY: MechanismType is #[repr(transparent)] over CK_MECHANISM_TYPE, and documented so for
     // exactly this purpose; every number is a valid value of both.
     unsafe { std::mem::transmute::<CK_MECHANISM_TYPE, MechanismType>(number) }

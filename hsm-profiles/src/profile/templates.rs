@@ -95,7 +95,7 @@ impl Kind {
             KeyKind::Ed25519 => Self::Ed25519,
             KeyKind::MlDsa(_) => Self::MlDsa,
             KeyKind::X25519 => Self::X25519,
-            KeyKind::Local(_) => return None,
+            KeyKind::TripleDes | KeyKind::Local(_) => return None,
         })
     }
 }

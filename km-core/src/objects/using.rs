@@ -9,7 +9,6 @@ use crate::{
     material::ClearBytes,
     usage::{
         Action, KeyKind, KeyUse,
-        derive::{Derivation, derive},
         process::{self, MadePair},
     },
     vault::{Kind, MadeObject, SealedObject},
@@ -52,7 +51,13 @@ impl Objects {
             Err(HsmError::Unsupported(_)) => {
                 self.check_process()?;
                 let key = self.open(object).await?;
-                let done = process::act(kind, action, &key, input)?;
+                let done = match action {
+                    Action::Derive { .. } => {
+                        let (action, nothing) = (action.clone(), ClearBytes::from_vec(Vec::new()));
+                        off_thread(move || process::act(kind, &action, &key, &nothing)).await?
+                    }
+                    _ => process::act(kind, action, &key, input)?,
+                };
                 used(Custody::HostTransient);
                 Ok(done)
             }
@@ -123,42 +128,30 @@ impl Objects {
         done.inspect_err(|error| self.vault.note_refusal(Kind::Object, &object.uid, error))
     }
 
-    /// Derives `len` bytes from the key of `object` in this process, where it may see the key and
-    /// the operator allows it.
-    ///
-    /// # Errors
-    /// As [`Objects::check_process`] and [`derive`].
-    pub async fn derive_in_process(
-        &self,
-        object: &Object,
-        how: Derivation,
-        len: usize,
-    ) -> Result<ClearBytes, ObjectError> {
-        self.check_process()?;
-        let key = self.open(object).await?;
-        off_thread(move || derive(&how, &key, len)).await
-    }
-
     /// Makes the key of the object `new` inside the token, of what the private key of `object` and
     /// `public` agree on: the first bytes of it. To be stored with [`Objects::create_sealed`].
     ///
     /// # Errors
     /// As [`Objects::use_key`] with [`Action::Agree`]; [`HsmError::Unsupported`] inside
-    /// [`ObjectError::Hsm`] also when the token keeps no such keys to itself.
+    /// [`ObjectError::Hsm`] also when the token keeps no such keys to itself, or does not do `trial`
+    /// with the new one.
     pub async fn agree_in_token(
         &self,
         (object, agreed_by): (&Object, KeyKind),
         public: &[u8],
-        (uid, owner): (&str, &str),
-        (kind, bits): (KeyKind, u32),
+        new: (&str, &str),
+        (kind, bits, trial): (KeyKind, u32, Option<Action>),
     ) -> Result<SealedObject, ObjectError> {
         let sealed = object.sealed.as_ref();
         let sealed = sealed.ok_or_else(|| ObjectError::Destroyed(object.uid.clone()))?;
         let identity = (object.uid.as_str(), object.owner.as_str());
         let base = self.vault.token_key(identity, sealed, (sealing(object, sealed), agreed_by));
-        let made = self.vault.agree_object(&base.await?, public, (uid, owner), (kind, bits)).await;
+        let made = self.vault.agree_object(&base.await?, public, new, (kind, bits)).await;
         let made =
             made.inspect_err(|error| self.vault.note_refusal(Kind::Object, &object.uid, error))?;
+        if let Some(trial) = trial {
+            self.vault.prove_object(new, &made, kind, trial).await?;
+        }
         self.vault.custodies().used(AGREEMENT, custody_of(sealed));
         Ok(made)
     }
@@ -180,18 +173,22 @@ impl Objects {
     }
 
     /// Makes the key of an object to be in the token, which it never leaves; to be stored with
-    /// [`Objects::create_sealed`].
+    /// [`Objects::create_sealed`]. The token must do `trial` with it: tokens differ in which keys they
+    /// take for an HMAC.
     ///
     /// # Errors
     /// [`HsmError::Unsupported`] inside [`ObjectError::Hsm`] when the token makes no such keys.
     pub async fn make_in_token(
         &self,
-        uid: &str,
-        owner: &str,
-        kind: KeyKind,
-        bits: u32,
+        new: (&str, &str),
+        (kind, bits): (KeyKind, u32),
+        trial: Option<Action>,
     ) -> Result<MadeObject, ObjectError> {
-        Ok(self.vault.make_object(uid, owner, kind, bits).await?)
+        let made = self.vault.make_object(new.0, new.1, kind, bits).await?;
+        if let Some(trial) = trial {
+            self.vault.prove_object(new, &made.sealed, kind, trial).await?;
+        }
+        Ok(made)
     }
 
     /// Makes a key pair in this process, where the operator allows it.

@@ -41,7 +41,7 @@ pub(super) fn algorithm(kind: KeyKind) -> Option<Vec<u8>> {
         KeyKind::Ed25519 => ED25519.to_vec(),
         KeyKind::X25519 => X25519.to_vec(),
         KeyKind::MlDsa(set) => ml_dsa(set).to_vec(),
-        KeyKind::Aes | KeyKind::Hmac | KeyKind::Local(_) => return None,
+        KeyKind::Aes | KeyKind::Hmac | KeyKind::TripleDes | KeyKind::Local(_) => return None,
     })
 }
 

@@ -1,15 +1,16 @@
-//! Derivations that need the bytes of the base key, in this process. Enter through [`derive`].
+//! Derivations that take the base key itself, and how this process does them. Enter through [`derive`].
 
 use std::num::NonZeroU32;
 
 use aws_lc_rs::{hkdf, pbkdf2};
+use serde::{Deserialize, Serialize};
 use wiped::Wiped;
 
 use super::Hash;
 use crate::{hsm::HsmError, material::ClearBytes};
 
 /// A derivation with its public parameters.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Derivation {
     /// The hash of the key.
     Hash(Hash),
@@ -47,12 +48,12 @@ impl hkdf::KeyType for Bytes {
 /// # Errors
 /// [`HsmError::Input`] when the derivation does not give so many bytes, [`HsmError::Unsupported`]
 /// for hashes it is not had with.
-pub fn derive(how: &Derivation, key: &ClearBytes, len: usize) -> Result<ClearBytes, HsmError> {
+pub fn derive(how: &Derivation, key: &[u8], len: usize) -> Result<ClearBytes, HsmError> {
     let too_long = || HsmError::Input(format!("the derivation does not give {len} bytes"));
     let mut derived = Wiped::zeros(len);
     match how {
         Derivation::Hash(hash) => {
-            let whole = Wiped::new(key.expose(|key| hash.of(key)));
+            let whole = Wiped::new(hash.of(key));
             derived.copy_from_slice(whole.get(..len).ok_or_else(too_long)?);
         }
         Derivation::Pbkdf2 { hash, salt, iterations } => {
@@ -63,7 +64,7 @@ pub fn derive(how: &Derivation, key: &ClearBytes, len: usize) -> Result<ClearByt
                 Hash::Sha512 => pbkdf2::PBKDF2_HMAC_SHA512,
                 _ => return Err(without("PBKDF2")),
             };
-            key.expose(|key| pbkdf2::derive(algorithm, *iterations, salt, key, &mut derived));
+            pbkdf2::derive(algorithm, *iterations, salt, key, &mut derived);
         }
         Derivation::Hkdf { hash, salt, info } => {
             let algorithm = match hash {
@@ -73,11 +74,10 @@ pub fn derive(how: &Derivation, key: &ClearBytes, len: usize) -> Result<ClearByt
                 Hash::Sha512 => hkdf::HKDF_SHA512,
                 _ => return Err(without("HKDF")),
             };
-            let expanded = key.expose(|key| {
-                let extracted = hkdf::Salt::new(algorithm, salt).extract(key);
-                extracted.expand(&[info], Bytes(len))?.fill(&mut derived)
-            });
-            expanded.map_err(|_| too_long())?;
+            let extracted = hkdf::Salt::new(algorithm, salt).extract(key);
+            let info = [&info[..]];
+            let expanded = extracted.expand(&info, Bytes(len)).map_err(|_| too_long())?;
+            expanded.fill(&mut derived).map_err(|_| too_long())?;
         }
     }
     Ok(derived.into())

@@ -9,6 +9,7 @@ pub mod agree;
 pub mod der;
 pub mod derive;
 pub mod kem;
+pub mod key_wrap;
 pub mod local;
 pub mod private;
 pub mod process;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use sha3::{Digest, Sha3_224};
 
 use crate::material::ClearBytes;
+use derive::Derivation;
 
 /// What a key is, as far as using it goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -40,6 +42,8 @@ pub enum KeyKind {
     Local(local::Algorithm),
     /// ML-DSA private key (FIPS 204).
     MlDsa(DsaSet),
+    /// Triple DES with two or three keys, for what exists already.
+    TripleDes,
 }
 
 impl KeyKind {
@@ -54,12 +58,13 @@ impl KeyKind {
             Self::X25519 => "x25519",
             Self::Local(_) => "local",
             Self::MlDsa(_) => "ml-dsa",
+            Self::TripleDes => "triple-des",
         }
     }
 
     /// Whether it is a private key, which has a public half.
     pub fn is_pair(self) -> bool {
-        !matches!(self, Self::Aes | Self::Hmac | Self::Local(_))
+        !matches!(self, Self::Aes | Self::Hmac | Self::TripleDes | Self::Local(_))
     }
 }
 
@@ -213,10 +218,51 @@ pub enum Cipher {
         /// Bytes of the tag: 12 to 16.
         tag: u8,
     },
+    /// Cipher feedback of whole blocks (CFB128); data of any length.
+    Cfb {
+        /// Initialization vector.
+        iv: [u8; 16],
+    },
+    /// Output feedback; data of any length.
+    Ofb {
+        /// Initialization vector.
+        iv: [u8; 16],
+    },
+    /// Authenticated by a CBC-MAC; the tag stands at the end of the ciphertext.
+    Ccm {
+        /// Nonce of 7, 12 or 13 bytes.
+        #[serde(with = "serde_bytes")]
+        nonce: Vec<u8>,
+        /// Associated data.
+        #[serde(with = "serde_bytes")]
+        aad: Vec<u8>,
+        /// Bytes of the tag: 8, 12 or 16.
+        tag: u8,
+    },
+    /// AES key wrap: see [`key_wrap`].
+    KeyWrap {
+        /// RFC 5649, for any length, in place of RFC 3394.
+        padded: bool,
+    },
+    /// Cipher block chaining where blocks have 8 bytes: Triple DES and Blowfish.
+    Cbc8 {
+        /// Initialization vector.
+        iv: [u8; 8],
+        /// PKCS #5 padding.
+        padded: bool,
+    },
     /// RSA with PKCS #1 version 1.5 padding.
     RsaPkcs1,
-    /// RSA with OAEP, the same hash in its mask generator, and an empty label.
-    RsaOaep(Hash),
+    /// RSA with OAEP.
+    RsaOaep {
+        /// Hash of the label.
+        hash: Hash,
+        /// Hash of the mask generator.
+        mask: Hash,
+        /// Label (P Source).
+        #[serde(with = "serde_bytes")]
+        label: Vec<u8>,
+    },
     /// Any other; no token is asked for it.
     Local(local::Mode),
 }
@@ -265,6 +311,13 @@ pub enum Action {
     /// Another's public key (SubjectPublicKeyInfo in DER) to the secret that both keys share; see
     /// [`agree`].
     Agree,
+    /// Nothing to bytes that depend on the key.
+    Derive {
+        /// By what.
+        how: Derivation,
+        /// How many bytes.
+        len: u32,
+    },
 }
 
 /// One action and what it is done to.

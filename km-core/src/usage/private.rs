@@ -98,7 +98,7 @@ pub fn parts(kind: KeyKind, bytes: &[u8]) -> Option<Parts<'_>> {
             SEQUENCE => seed(Reader(whole(SEQUENCE, inner)?).take(OCTETS)?),
             _ => None,
         },
-        KeyKind::Aes | KeyKind::Hmac | KeyKind::Local(_) => None,
+        KeyKind::Aes | KeyKind::Hmac | KeyKind::TripleDes | KeyKind::Local(_) => None,
     }
 }
 

@@ -28,8 +28,7 @@ use sha3::{Sha3_224, Sha3_256, Sha3_384, Sha3_512};
 use wiped::Wiped;
 
 use super::{
-    Action, Cipher, Curve, DsaSet, Hash, KeyKind, Scheme, agree, der,
-    local::{self, Mode},
+    Action, Cipher, Curve, DsaSet, Hash, KeyKind, Scheme, agree, der, derive, key_wrap, local,
     private,
     public::{Salt, salt_kind},
     rsa,
@@ -61,13 +60,15 @@ pub fn act(
 ) -> Result<ClearBytes, HsmError> {
     key.expose(|key| {
         input.expose(|input| match (kind, action) {
-            (KeyKind::Rsa, Action::Decrypt(Cipher::Local(Mode::RsaOaep { hash, mask, label }))) => {
-                rsa::oaep_decrypt((*hash, *mask, label), key, input)
-            }
-            (_, Action::Encrypt(Cipher::Local(mode))) => local::encrypt(kind, mode, key, input),
-            (_, Action::Decrypt(Cipher::Local(mode))) => local::decrypt(kind, mode, key, input),
             (KeyKind::Aes, Action::Encrypt(cipher)) => encrypt(cipher, key, input),
             (KeyKind::Aes, Action::Decrypt(cipher)) => decrypt(cipher, key, input),
+            (KeyKind::TripleDes | KeyKind::Local(_), Action::Encrypt(cipher)) => {
+                local::encrypt(kind, cipher, key, input)
+            }
+            (KeyKind::TripleDes | KeyKind::Local(_), Action::Decrypt(cipher)) => {
+                local::decrypt(kind, cipher, key, input)
+            }
+            (_, Action::Derive { how, len }) => derive::derive(how, key, *len as usize),
             (KeyKind::Hmac, Action::Mac(hash)) => Ok(mac(*hash, key, input)),
             (KeyKind::Rsa, Action::Decrypt(cipher)) => rsa_decrypt(cipher, key, input),
             (KeyKind::Rsa, Action::Sign(scheme)) => rsa_sign(*scheme, key, input),
@@ -137,7 +138,7 @@ pub fn make(kind: KeyKind, bits: u32) -> Result<MadePair, HsmError> {
                 public: der::ml_dsa_public(set, pair.public_key().as_ref()),
             })
         }
-        KeyKind::Aes | KeyKind::Hmac | KeyKind::Local(_) => {
+        KeyKind::Aes | KeyKind::Hmac | KeyKind::TripleDes | KeyKind::Local(_) => {
             Err(cannot("this kind of key is no pair"))
         }
     }
@@ -242,7 +243,8 @@ fn encrypt(cipher: &Cipher, key: &[u8], input: &[u8]) -> Result<ClearBytes, HsmE
             let whole = bytes.len();
             bytes.truncate(whole - usize::from(GCM_TAG.saturating_sub(*tag)));
         }
-        _ => return Err(cannot("an AES key is no RSA key")),
+        Cipher::KeyWrap { padded } => return key_wrap::wrap(*padded, key, input),
+        _ => return local::encrypt(KeyKind::Aes, cipher, key, input),
     }
     Ok(bytes.into())
 }
@@ -283,7 +285,8 @@ fn decrypt(cipher: &Cipher, key: &[u8], input: &[u8]) -> Result<ClearBytes, HsmE
             }
             gcm_key(key)?.open_in_place(nonce, Aad::from(aad), &mut bytes).map_err(failed)?.len()
         }
-        _ => return Err(cannot("an AES key is no RSA key")),
+        Cipher::KeyWrap { padded } => return key_wrap::unwrap(*padded, key, input),
+        _ => return local::decrypt(KeyKind::Aes, cipher, key, input),
     };
     bytes.truncate(len);
     Ok(bytes.into())
@@ -400,9 +403,9 @@ fn rsa_decrypt(cipher: &Cipher, key: &[u8], input: &[u8]) -> Result<ClearBytes, 
             let key = Pkcs1PrivateDecryptingKey::new(private).map_err(failed)?;
             key.decrypt(input, &mut clear).map_err(failed)?.len()
         }
-        Cipher::RsaOaep(hash) => {
-            let Some(algorithm) = oaep(*hash) else {
-                return rsa::oaep_decrypt((*hash, *hash, &[]), key, input);
+        Cipher::RsaOaep { hash, mask, label } => {
+            let Some(algorithm) = oaep(*hash).filter(|_| mask == hash && label.is_empty()) else {
+                return rsa::oaep_decrypt((*hash, *mask, label), key, input);
             };
             let key = OaepPrivateDecryptingKey::new(private).map_err(failed)?;
             key.decrypt(algorithm, input, &mut clear, None).map_err(failed)?.len()

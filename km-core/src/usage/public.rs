@@ -8,7 +8,6 @@ use aws_lc_rs::{
 
 use super::{
     Cipher, Curve, DsaSet, Hash, KeyKind, Scheme, der,
-    local::Mode,
     process::{fitted, oaep},
     rsa,
 };
@@ -164,9 +163,6 @@ fn algorithm(
 /// As [`verify`]; [`HsmError::Input`] also when the input is too long for the key.
 pub fn encrypt(cipher: &Cipher, key: &[u8], input: &[u8]) -> Result<Vec<u8>, HsmError> {
     let cannot = |what: &str| HsmError::Unsupported(what.to_owned());
-    if let Cipher::Local(Mode::RsaOaep { hash, mask, label }) = cipher {
-        return rsa::oaep_encrypt((*hash, *mask, label), key, input);
-    }
     let info = der::rsa_info(key);
     let public = PublicEncryptingKey::from_der(&info)
         .or_else(|_| PublicEncryptingKey::from_der(key))
@@ -178,9 +174,9 @@ pub fn encrypt(cipher: &Cipher, key: &[u8], input: &[u8]) -> Result<Vec<u8>, Hsm
             let key = Pkcs1PublicEncryptingKey::new(public).map_err(too_long)?;
             key.encrypt(input, &mut sealed).map_err(too_long)?.len()
         }
-        Cipher::RsaOaep(hash) => {
-            let Some(algorithm) = oaep(*hash) else {
-                return rsa::oaep_encrypt((*hash, *hash, &[]), key, input);
+        Cipher::RsaOaep { hash, mask, label } => {
+            let Some(algorithm) = oaep(*hash).filter(|_| mask == hash && label.is_empty()) else {
+                return rsa::oaep_encrypt((*hash, *mask, label), key, input);
             };
             let key = OaepPublicEncryptingKey::new(public).map_err(too_long)?;
             key.encrypt(algorithm, input, &mut sealed, None).map_err(too_long)?.len()

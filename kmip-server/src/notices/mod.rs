@@ -9,8 +9,9 @@
 //! | `line` | over which connection an application is told, and how often it is tried |
 //! | `message` | a notice to the requests that say it |
 //!
-//! What waits to be told is in the memory of this process: nothing is told of what happened while it
-//! was down. Key bytes never wait: they are read when they are sent. With several KMs of a cluster each
+//! Telling is best effort. What waits to be told is in the memory of this process and goes with it, and
+//! nothing is told of what happened while it was down: an application that was not told asks for the State
+//! when it is back, as it must after its own absence anyway. Key bytes never wait: they are read when they are sent. With several KMs of a cluster each
 //! tells what it did itself, and each what a date brought.
 
 mod due;

@@ -99,9 +99,9 @@ pub(super) async fn key_in_token(
     algorithm: Algorithm,
     len: usize,
 ) -> Result<Option<SealedObject>, OpError> {
-    let Some(kind) = usage::secret_kind(algorithm) else { return Ok(None) };
+    let Some((kind, trial)) = usage::secret_kind(algorithm) else { return Ok(None) };
     let (owner, bits) = (cx.caller.tenant().as_str(), u32::try_from(len * 8).unwrap_or(0));
-    match cx.objects().make_in_token(uid, owner, kind, bits).await {
+    match cx.objects().make_in_token((uid, owner), (kind, bits), trial).await {
         Err(ObjectError::Hsm(HsmError::Unsupported(_))) => {
             cx.objects().check_process().map_err(usage::used)?;
             Ok(None)

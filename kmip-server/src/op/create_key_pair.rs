@@ -237,7 +237,7 @@ impl Plan {
             || self.private.is_secret()
             || (objects.is_token_only() && !self.private.is_to_leave());
         if self.only_inside || (inside && matches!(self.private.format, None | Some(MADE))) {
-            match objects.make_in_token(id, owner, self.kind, bits).await {
+            match objects.make_in_token((id, owner), (self.kind, bits), None).await {
                 Ok(made) => {
                     let public = made.public.ok_or_else(|| {
                         OpError::Internal("the token made a pair without a public key".to_owned())

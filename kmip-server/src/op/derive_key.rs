@@ -171,7 +171,9 @@ async fn derive(
             return Err(OpError::CannotUse(text));
         }
     };
-    cx.objects().derive_in_process(&base.object, how, len).await.map_err(usage::used)
+    let action = Action::Derive { how, len: u32::try_from(len).unwrap_or(u32::MAX) };
+    let kind = if base.meta.in_token { base.kind()? } else { KeyKind::Hmac };
+    base.act(cx, kind, &action, &ClearBytes::from_vec(Vec::new())).await
 }
 
 /// HMAC with the base key. A key made in the token for something else is not used so.

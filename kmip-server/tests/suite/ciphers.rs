@@ -1,4 +1,4 @@
-//! Ciphers that no token is asked for: known answers, and keys of more than one hash.
+//! Ciphers beyond the usual, done outside the token: known answers, and keys of more than one hash.
 
 use kmip::{
     SecretBytes, Version,

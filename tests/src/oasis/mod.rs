@@ -67,7 +67,10 @@ fn media_type(case: &str) -> Option<&'static str> {
 
 /// Runs all of `cases` against one key manager started for them.
 pub async fn replay(cases: &[PathBuf], exceptions: &Exceptions) -> Report {
-    let network = Network::north_alone(Options::default()).await;
+    // Some cases are of a client that may not do what it asks for.
+    let sae_x_operations = Some(r#"["RNGRetrieve", "Query", "DiscoverVersions"]"#);
+    let options = Options { sae_x_operations, ..Options::default() };
+    let network = Network::north_alone(options).await;
     let client = network.kmip_client(End::North, "sae-n1");
     let mut report = Report::default();
     let (mut family_before, mut made) = (String::new(), false);
@@ -86,7 +89,10 @@ pub async fn replay(cases: &[PathBuf], exceptions: &Exceptions) -> Report {
             (None, Ok(text)) => {
                 let https =
                     |kind| Way::Https(Box::new(network.kmip_https(End::North, "sae-n1", kind)));
-                let way = media_type(&name).map_or(Way::Socket(&client), https);
+                let other =
+                    exceptions.client(&name).map(|sae| network.kmip_client(End::North, sae));
+                let client = other.as_ref().unwrap_or(&client);
+                let way = media_type(&name).map_or(Way::Socket(client), https);
                 match run::case(&way, &text, &mut made).await {
                     Ok(()) => Verdict::Passed,
                     Err(why) => Verdict::Failed(why),

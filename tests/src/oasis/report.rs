@@ -41,6 +41,9 @@ pub struct Exceptions {
     not_applicable: BTreeMap<String, String>,
     #[serde(default)]
     expected_failures: BTreeMap<String, String>,
+    /// Who asks, where it is not the usual client.
+    #[serde(default)]
+    clients: BTreeMap<String, String>,
 }
 
 impl Exceptions {
@@ -53,6 +56,10 @@ impl Exceptions {
 
     pub fn not_applicable(&self, case: &str) -> Option<&str> {
         self.not_applicable.get(case).map(String::as_str)
+    }
+
+    pub fn client(&self, case: &str) -> Option<&str> {
+        self.clients.get(case).map(String::as_str)
     }
 
     pub fn expected_failure(&self, case: &str) -> Option<&str> {
