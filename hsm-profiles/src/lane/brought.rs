@@ -31,13 +31,21 @@ impl Lane {
         }
         let (kind, least) = (key.kind, keys.hmac_bytes);
         let clear = self.open_sealed(&key.aad, &key.sealed)?;
-        if kind == KeyKind::Hmac && clear.len() < least {
-            return Err(unsupported(format!("HMAC keys of the token have {least} bytes or more")));
-        }
         let clear = match kind {
             KeyKind::TripleDes => three_keys(clear),
             _ => clear,
         };
+        // Not left to the token: what it says of a key of an odd length may be anything.
+        let fits = match (kind, clear.len()) {
+            (KeyKind::Aes, len) => matches!(len, 16 | 24 | 32),
+            (KeyKind::TripleDes, len) => len == 24,
+            (KeyKind::Hmac, len) => len >= least.max(1),
+            _ => true,
+        };
+        if !fits {
+            let text = format!("keys of {} bytes are not for the token", clear.len());
+            return Err(unsupported(text));
+        }
         let public = match kind.is_pair() {
             true => Some(clear.expose(|bytes| public_of(kind, bytes))?),
             false => None,
