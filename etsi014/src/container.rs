@@ -25,7 +25,9 @@ pub const MAX_KEYS: usize = 65_536;
 const HEAD: &[u8] = br#"{"keys":["#;
 const BEFORE_NAME: &[u8] = br#"{"key_ID":""#;
 const BEFORE_KEY: &[u8] = br#"","key":""#;
-const AFTER_KEY: &[u8] = br#""}"#;
+const AFTER_KEY: &[u8] = br#"""#;
+const BEFORE_EXTENSION: &[u8] = br#","key_extension":"#;
+const AFTER: &[u8] = b"}";
 const TAIL: &[u8] = b"]}";
 
 /// Keys with their identifiers, in order. No `Clone`; `Debug` says only how many.
@@ -108,22 +110,35 @@ pub struct ContainerWriter {
     out: Wiped,
     left: usize,
     key_bytes: usize,
+    extension_bytes: usize,
 }
 
 impl ContainerWriter {
     /// Room for `keys` keys of at most `key_bytes` bytes each.
     pub fn new(keys: usize, key_bytes: usize) -> Self {
-        let marks = BEFORE_NAME.len() + BEFORE_KEY.len() + AFTER_KEY.len() + 1;
-        let each = marks + MAX_KEY_NAME + base64_len(key_bytes);
+        Self::with_extensions(keys, key_bytes, 0)
+    }
+
+    /// The same, each key with at most so many bytes of `key_extension`.
+    pub fn with_extensions(keys: usize, key_bytes: usize, extension_bytes: usize) -> Self {
+        let marks = BEFORE_NAME.len() + BEFORE_KEY.len() + AFTER_KEY.len() + AFTER.len() + 1;
+        let extension = BEFORE_EXTENSION.len() + extension_bytes;
+        let each = marks + MAX_KEY_NAME + base64_len(key_bytes) + extension;
         let room = HEAD.len() + keys * each + TAIL.len();
         let mut out = Wiped::with_capacity(room);
         out.append(HEAD);
-        Self { out, left: keys, key_bytes }
+        Self { out, left: keys, key_bytes, extension_bytes }
     }
 
     /// Appends a key.
     pub fn push(&mut self, name: &KeyName, key: &[u8]) -> Result<(), Full> {
-        if self.left == 0 || key.len() > self.key_bytes {
+        self.push_with(name, key, "")
+    }
+
+    /// Appends a key, and the JSON text of its `key_extension` if that is not empty.
+    pub fn push_with(&mut self, name: &KeyName, key: &[u8], extension: &str) -> Result<(), Full> {
+        let fits = key.len() <= self.key_bytes && extension.len() <= self.extension_bytes;
+        if self.left == 0 || !fits {
             return Err(Full);
         }
         self.left -= 1;
@@ -138,6 +153,11 @@ impl ContainerWriter {
         // The room is exact, the one way this can fail.
         Base64::encode(key, &mut self.out[start..]).map_err(|_| Full)?;
         self.out.append(AFTER_KEY);
+        if !extension.is_empty() {
+            self.out.append(BEFORE_EXTENSION);
+            self.out.append(extension.as_bytes());
+        }
+        self.out.append(AFTER);
         Ok(())
     }
 
@@ -313,6 +333,7 @@ mod tests {
         for size in [50, 49, 48] {
             writer.push(&name, &vec![7; size]).unwrap();
         }
+        assert_eq!(writer.push(&name, &[7]), Err(Full));
         assert_eq!(writer.out.capacity(), room);
         let json = writer.finish();
         assert_eq!(json.capacity(), room);

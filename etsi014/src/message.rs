@@ -60,16 +60,20 @@ impl KeyRequest {
 }
 
 /// The keys a slave asks of dec_keys.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct KeyIds {
     /// At least one after [`KeyIds::parse`]; at most [`MAX_KEYS`].
     pub names: Vec<KeyName>,
+    /// Options of a vendor (`key_IDs_extension`); what is no object is skipped.
+    pub extension: Map<String, Value>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct KeyIdsBody<'a> {
     #[serde(rename = "key_IDs", deserialize_with = "entries")]
     entries: Cow<'a, [KeyIdEntry]>,
+    #[serde(rename = "key_IDs_extension", default, skip_serializing_if = "Option::is_none")]
+    extension: Option<Value>,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -86,13 +90,22 @@ impl KeyIds {
         if body.entries.is_empty() {
             return Err(FormatError::plain("key IDs", "key_IDs is empty"));
         }
-        Ok(Self { names: body.entries.into_owned().into_iter().map(|e| e.name).collect() })
+        let extension = match body.extension {
+            Some(Value::Object(options)) => options,
+            _ => Map::new(),
+        };
+        let names = body.entries.into_owned().into_iter().map(|e| e.name).collect();
+        Ok(Self { names, extension })
     }
 
     /// The JSON text.
     pub fn to_json(&self) -> Vec<u8> {
         let entry = |name: &KeyName| KeyIdEntry { name: name.clone() };
-        let body = KeyIdsBody { entries: self.names.iter().map(entry).collect() };
+        let extension = Some(&self.extension).filter(|options| !options.is_empty());
+        let body = KeyIdsBody {
+            entries: self.names.iter().map(entry).collect(),
+            extension: extension.cloned().map(Value::Object),
+        };
         serde_json::to_vec(&body).unwrap_or_default()
     }
 }

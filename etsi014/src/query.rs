@@ -59,7 +59,7 @@ impl KeyIds {
         }
         let text = decode(text).ok_or_else(|| bad("key_ID is not URL-encoded"))?;
         let name = KeyName::parse(&text).ok_or_else(|| bad("key_ID is not a UUID"))?;
-        Ok(Self { names: vec![name] })
+        Ok(Self { names: vec![name], ..Self::default() })
     }
 }
 

@@ -126,6 +126,42 @@ async fn etsi014_extension_optional_is_ignored() {
     assert_eq!(network.sae("n1").enc("s1", wanted).await.len(), 1);
 }
 
+/// As KMIP tells it; and nobody who does not ask sees more than the standard has.
+#[tokio::test]
+async fn etsi014_extension_tells_the_way_of_each_key_to_whoever_asks() {
+    let network = Network::stocked(1, BLOCK).await;
+    let (master, slave) = (network.sae("n1"), network.sae("s1"));
+    let way = json!({ "qkm-grade": "its-relay", "qkm-link": "link-1" });
+    let option = |on: Value| json!([{ "qkm-provenance": on }]);
+    for (asked, told) in [
+        (json!({ "extension_mandatory": option(json!(true)) }), Some(&way)),
+        (json!({ "extension_optional": option(json!(true)), "number": 2 }), Some(&way)),
+        (json!({ "extension_mandatory": option(json!(false)) }), None),
+        (json!({}), None),
+    ] {
+        let (status, body) = master.post("s1/enc_keys", &asked.to_string()).await;
+        assert_eq!(status, 200, "{body}");
+        let keys = keys_of(&body);
+        let named: Vec<Value> = ids(&keys).iter().map(|id| json!({ "key_ID": id })).collect();
+        let mut wanted = json!({ "key_IDs": named });
+        if told.is_some() {
+            wanted["key_IDs_extension"] = json!({ "qkm-provenance": true });
+        }
+        let (status, same) = slave.post("n1/dec_keys", &wanted.to_string()).await;
+        assert_eq!(status, 200, "{same}");
+        assert!(keys_of(&same) == keys);
+        for answer in [body, same] {
+            for key in answer["keys"].as_array().unwrap() {
+                assert_eq!(key.get("key_extension"), told);
+                assert_eq!(key.as_object().unwrap().len(), 2 + usize::from(told.is_some()));
+            }
+        }
+    }
+    let wrong = json!({ "extension_mandatory": option(json!("yes")) }).to_string();
+    let (status, body) = master.post("s1/enc_keys", &wrong).await;
+    assert_eq!((status, &body["message"]), (400, &json!(etsi014::text::MANDATORY_NOT_MET)));
+}
+
 #[tokio::test]
 async fn etsi014_key_ids_are_read_in_any_spelling() {
     let network = Network::stocked(1, BLOCK).await;

@@ -10,6 +10,7 @@ pub mod audit;
 pub mod block;
 pub mod cabinet;
 pub mod clock;
+pub mod copies;
 pub mod custody;
 pub mod epoch;
 pub mod hsm;

@@ -424,7 +424,10 @@ impl Supply {
             for pool in term.pools.values() {
                 pool.sweep();
                 let erasing = pool.clone();
-                tokio::spawn(async move { erasing.destroy_erased().await });
+                tokio::spawn(async move {
+                    erasing.destroy_erased().await;
+                    erasing.retire_past().await;
+                });
                 let low = |grade: &Grade| {
                     let (own, peer) = (pool.own_bytes_of(*grade), pool.peer_bytes_of(*grade));
                     own < (own + peer) / OWN_SHARE

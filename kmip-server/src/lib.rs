@@ -16,6 +16,7 @@
 //! | `op` | one file per operation |
 //! | `find` | an identifier to an object, also when it is a pool key not collected yet |
 //! | `qkd` | pool keys that become managed objects |
+//! | `copies` | objects that the relay copies to and from other clusters |
 //! | `meta`, `wanted`, `shown`, `terms` | attributes: as stored, asked for, answered, searched |
 //! | `house` | what a tenant has set for its new objects |
 //! | `certificate`, `certifier` | what certificates say about themselves; who issues them to whom |
@@ -45,6 +46,7 @@ mod change;
 mod cipher;
 mod connection;
 mod context;
+mod copies;
 mod error;
 mod find;
 mod formats;

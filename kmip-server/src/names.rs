@@ -43,7 +43,7 @@ pub(crate) fn of(attribute: &Attribute) -> Option<&str> {
     }
 }
 
-async fn is_taken(
+pub(crate) async fn is_taken(
     objects: &Objects,
     owner: &SaeId,
     name: &str,

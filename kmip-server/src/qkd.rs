@@ -37,16 +37,8 @@ const GROUP: &str = "qkd/";
 pub(crate) const NAMESPACE: &str = "qkd014";
 /// Vendor attributes of this server start so; clients cannot set them.
 pub(crate) const VENDOR_PREFIX: &str = "qkm-";
-/// Grade of the key's way here.
-pub(crate) const VENDOR_GRADE: &str = "qkm-grade";
 /// Whether the key has always been inside the token, or is in this process's memory while used.
 pub(crate) const VENDOR_CUSTODY: &str = "qkm-custody";
-/// The QKD link the key comes from.
-pub(crate) const VENDOR_LINK: &str = "qkm-link";
-/// The clusters the key came over, each with the cipher of the hop to it.
-pub(crate) const VENDOR_PATH: &str = "qkm-path";
-/// What the key was combined with on its way.
-pub(crate) const VENDOR_COMBINED: &str = "qkm-combined";
 /// Encrypt and Decrypt: what a slave may do with a key nobody gave a usage for.
 const USAGE: i32 = 0x4 | 0x8;
 const DEFAULT_BITS: i32 = 256;

@@ -3,8 +3,7 @@
 
 use km_core::{
     objects::{Object, ObjectState},
-    provenance::{CombineMethod, Hop, HopCipher, Origin, Provenance},
-    usage::kem::KemSet,
+    provenance::Origin,
     vault::SealedObject,
 };
 use kmip::{
@@ -22,7 +21,7 @@ use crate::{
     error::OpError,
     meta::{Meta, sha256},
     numbering, op,
-    qkd::{VENDOR_COMBINED, VENDOR_CUSTODY, VENDOR_GRADE, VENDOR_LINK, VENDOR_PATH},
+    qkd::VENDOR_CUSTODY,
 };
 
 /// How long a lease of an object lasts, in seconds.
@@ -182,89 +181,6 @@ fn origin(object: &Object, meta: &Meta, list: &mut Vec<Attribute>) {
         let custody = if meta.in_token { "in-token" } else { "host-transient" };
         list.push(vendor(VENDOR_CUSTODY, custody));
     }
-    let way = &object.provenance;
-    // Relayed keys too, whose bits were born elsewhere.
-    if matches!(way.origin, Origin::Qkd(_)) || !way.path.is_empty() {
-        list.push(vendor(VENDOR_GRADE, way.grade().as_str()));
-    }
-    let links = links(way);
-    if !links.is_empty() {
-        list.push(vendor(VENDOR_LINK, &links));
-    }
-    if !way.path.is_empty() {
-        list.push(vendor(VENDOR_PATH, &paths(way)));
-    }
-    if let Some(with) = &way.combined {
-        let method = match with.method {
-            CombineMethod::Xor => "xor",
-            CombineMethod::CatKdf => "catkdf",
-        };
-        let kem = match with.kem {
-            KemSet::MlKem768 => "ml-kem-768",
-            KemSet::MlKem1024 => "ml-kem-1024",
-        };
-        list.push(vendor(VENDOR_COMBINED, &format!("{kem} by {method}")));
-    }
-}
-
-/// The QKD links the bits were born on; those of a split key, each once, as in `l1; l2`.
-fn links(way: &Provenance) -> String {
-    let mut links: Vec<&str> = Vec::new();
-    for origin in std::iter::once(&way.origin).chain(way.split.iter().map(|share| &share.origin)) {
-        if let Origin::Qkd(link) = origin
-            && !links.contains(&link.as_str())
-        {
-            links.push(link.as_str());
-        }
-    }
-    links.join("; ")
-}
-
-/// Every way the bits came over: of a split key several, as in `west (otp), south (otp); east (otp), south
-/// (otp)`.
-fn paths(way: &Provenance) -> String {
-    let others = way.split.iter().map(|share| path(&share.path));
-    std::iter::once(path(&way.path)).chain(others).collect::<Vec<_>>().join("; ")
-}
-
-/// As in `west (otp), south (aes-256-gcm)`.
-fn path(hops: &[Hop]) -> String {
-    let hop = |hop: &Hop| {
-        let cipher = match hop.cipher {
-            HopCipher::Otp => "otp",
-            HopCipher::Shared => "shared",
-            HopCipher::OtpComputational => "otp-computational",
-            HopCipher::Aes256Gcm => "aes-256-gcm",
-            HopCipher::KmLink => "km-link",
-        };
-        format!("{} ({cipher})", hop.to)
-    };
-    hops.iter().map(hop).collect::<Vec<_>>().join(", ")
-}
-
-#[cfg(test)]
-mod tests {
-    use km_core::ids::{ClusterId, LinkId};
-
-    use super::*;
-
-    #[test]
-    fn a_way_is_told_hop_by_hop() {
-        let hop = |to: &str, cipher| Hop { to: ClusterId::parse(to).unwrap(), cipher };
-        let way = [hop("west", HopCipher::Shared), hop("south", HopCipher::Aes256Gcm)];
-        assert_eq!(path(&way), "west (shared), south (aes-256-gcm)");
-    }
-
-    #[test]
-    fn of_a_split_key_every_way_is_told() {
-        let hop = |to: &str| Hop { to: ClusterId::parse(to).unwrap(), cipher: HopCipher::Otp };
-        let share = |link: &str, middle: &str| {
-            let origin = Origin::Qkd(LinkId::parse(link).unwrap());
-            Provenance::relayed(origin, vec![hop(middle), hop("south")])
-        };
-        let split = Provenance::split([share("l1", "west"), share("l2", "east")]).unwrap();
-        assert_eq!(paths(&split), "west (otp), south (otp); east (otp), south (otp)");
-        assert_eq!(links(&split), "l1; l2");
-        assert_eq!(links(&share("l1", "west")), "l1");
-    }
+    let told = object.provenance.told();
+    list.extend(told.into_iter().map(|(name, text)| vendor(name, &text)));
 }

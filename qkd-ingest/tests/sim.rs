@@ -92,7 +92,7 @@ impl Lab {
 
     async fn dec(&self, keys: &KeyContainer) -> (u16, Wiped) {
         let names = keys.iter().map(|(name, _)| name.clone()).collect();
-        let json = Wiped::new(KeyIds { names }.to_json());
+        let json = Wiped::new(KeyIds { names, ..KeyIds::default() }.to_json());
         self.b.post(&path::build("km a", Method::DecKeys), json).await.unwrap()
     }
 }
@@ -278,7 +278,7 @@ async fn a_restart_drops_connections_and_forgets() {
     link_status(&lab.b).await;
     lab.handle.switch(Fault::Restart { end: End::B });
     let names = made.iter().map(|(name, _)| name.clone()).collect();
-    let json = || Wiped::new(KeyIds { names: Vec::clone(&names) }.to_json());
+    let json = || Wiped::new(KeyIds { names: Vec::clone(&names), ..KeyIds::default() }.to_json());
     let dec = path::build("km a", Method::DecKeys);
     let status = match lab.b.post(&dec, json()).await {
         Ok((status, _)) => status,

@@ -7,7 +7,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use km_core::{block::MAX_BLOCK, ledger::Ledger, module::ModuleKey, pool::DURABLE_DEADLINE};
+use km_core::{
+    block::MAX_BLOCK,
+    copies::{CopyError, Placed},
+    ledger::Ledger,
+    module::ModuleKey,
+    pool::DURABLE_DEADLINE,
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     sync::{mpsc, oneshot},
@@ -16,6 +22,7 @@ use tokio::{
 use transport::Shutdown;
 
 use crate::{
+    copies,
     frame::{Assigned, Frame, FrameError, Frames, Hello, MAX_LIST, Rejection},
     handle::{Command, WAITING},
     hop::{
@@ -81,6 +88,8 @@ struct Driver<'a> {
     done: mpsc::UnboundedSender<Done>,
     commands: mpsc::Sender<Command>,
     asked: HashMap<u64, oneshot::Sender<Assigned>>,
+    /// By pad.
+    offered: HashMap<String, oneshot::Sender<Result<Placed, CopyError>>>,
     kem: kem::Pair,
     /// Until the link is up.
     link_key: Option<LinkKey>,
@@ -154,7 +163,7 @@ impl<'a> Driver<'a> {
         let (tasks, mut writing) = (JoinSet::new(), JoinSet::new());
         let (writer, chunks) = mpsc::channel(WAITING);
         writing.spawn(write_all(write, chunks));
-        let (asked, out) = (HashMap::new(), Vec::new());
+        let (asked, offered, out) = (HashMap::new(), HashMap::new(), Vec::new());
         let next_request = 0;
         let driver = Self {
             peer,
@@ -164,6 +173,7 @@ impl<'a> Driver<'a> {
             done,
             commands,
             asked,
+            offered,
             kem: kem::Pair::default(),
             link_key: None,
             next_request,
@@ -302,6 +312,11 @@ impl<'a> Driver<'a> {
                 let request = self.request(answer);
                 Frame::Lend { request, span }.encode(&mut self.out);
             }
+            Command::Offer(offer, answer) => {
+                self.offered.retain(|_, waiting| !waiting.is_closed());
+                self.offered.insert(offer.pad.clone(), answer);
+                Frame::Offer(offer).encode(&mut self.out);
+            }
         }
     }
 
@@ -415,6 +430,16 @@ impl<'a> Driver<'a> {
                 Action::NotOpened(why) => self.not_opened(why),
                 Action::Supply(ask) => {
                     self.peer.relay.supply(self.peer.config.cluster.clone(), ask);
+                }
+                Action::Offered(offer) => {
+                    // Not cut off with the connection: what is being stored is stored.
+                    tokio::spawn(copies::take(self.peer.clone(), self.done.clone(), *offer));
+                }
+                Action::Placed { pad, placed } => {
+                    if let Some(waiting) = self.offered.remove(&pad) {
+                        // Whoever asked may have given up.
+                        let _ = waiting.send(placed);
+                    }
                 }
                 Action::Answered { name, answer } => {
                     self.peer.relay.answered(&self.peer.config.cluster, name, answer);

@@ -2,6 +2,7 @@
 //! the message in postcard. Enter through [`Frame::encode`] and [`Frames`].
 
 use km_core::{
+    copies::{CopyError, Placed},
     ids::{ClusterId, MAX_BLOCK_NUMBER, PoolTag},
     ledger::Ledger,
     module::MAX_MODULE_ID,
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     agreement::{MAX_KEYS, Tag},
+    copies::{MAX_PAD_NAME, Offer},
     hop::{HopAnswer, HopFrame, SupplyAsk, TransferName},
     kems::Combined,
 };
@@ -224,6 +226,15 @@ pub enum Frame {
     Account(Ledger),
     /// Supply the exclusive or of keys you share with us and with another.
     Supply(SupplyAsk),
+    /// An object for an application of yours, hidden by bits that came by relay.
+    Offer(Box<Offer>),
+    /// Answer to `Offer`, once it is durable here.
+    Placed {
+        /// The offer's pad.
+        pad: String,
+        /// What became of it.
+        placed: Result<Placed, CopyError>,
+    },
 }
 
 /// Bytes that are no frame. The connection cannot go on.
@@ -297,6 +308,8 @@ impl Frame {
             Frame::Hop(frame) => frame.within_bounds(),
             Frame::HopAnswer { answer, .. } => answer.within_bounds(),
             Frame::Supply(ask) => ask.within_bounds(),
+            Frame::Offer(offer) => offer.within_bounds(),
+            Frame::Placed { pad, .. } => pad.len() <= MAX_PAD_NAME,
             Frame::Assign { run, .. } | Frame::RunEnded { run, .. } => run.sound(),
             _ => true,
         }

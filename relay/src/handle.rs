@@ -10,6 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use km_core::{
+    copies::{CopyError, Placed},
     material::ClearBytes,
     pad::{PadSpan, PadUse},
     peer::{AssignError, GivenBlock, PeerLink},
@@ -19,12 +20,15 @@ use km_core::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
+    copies::Offer,
     frame::{Assigned, Frame},
     hop::{HopFault, HopFrame, HopHead, Lock, link_key::LinkKey},
 };
 
 /// Longest wait for the peer's answer to an assignment.
 const ASSIGN_WITHIN: Duration = Duration::from_secs(3);
+/// Longest wait for the peer to store an object.
+const PLACE_WITHIN: Duration = Duration::from_secs(10);
 /// Messages waiting for the connection; beyond it the link counts as slow.
 pub(crate) const WAITING: usize = 1024;
 
@@ -32,6 +36,7 @@ pub(crate) const WAITING: usize = 1024;
 pub(crate) enum Command {
     Assign(RunSpec, oneshot::Sender<Assigned>),
     Lend(PadSpan, oneshot::Sender<Assigned>),
+    Offer(Box<Offer>, oneshot::Sender<Result<Placed, CopyError>>),
     Send(Frame),
 }
 
@@ -113,6 +118,19 @@ impl Handle {
         self.hops.fetch_add(1, Relaxed);
         self.hop_bytes.fetch_add(material.len() as u64, Relaxed);
         Ok(())
+    }
+
+    /// Offers an object and waits what becomes of it.
+    pub(crate) async fn offer(&self, offer: Offer) -> Result<Placed, CopyError> {
+        let (answer, answered) = oneshot::channel();
+        let away = |why: &str| CopyError::Unavailable(why.to_owned());
+        let sent = self.send(Command::Offer(Box::new(offer), answer));
+        sent.map_err(|error| away(&error.to_string()))?;
+        match tokio::time::timeout(PLACE_WITHIN, answered).await {
+            Ok(Ok(placed)) => placed,
+            Ok(Err(_)) => Err(away("the connection broke before the answer")),
+            Err(_) => Err(away("no answer in time")),
+        }
     }
 
     /// Sends if it can.

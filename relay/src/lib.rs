@@ -7,6 +7,7 @@
 //! - [`combine`]: bits of a block with the secret of an ML-KEM exchange; [`kems`]: those exchanges.
 //! - [`feed`]: how much is relayed, and when.
 //! - [`hop`]: relay of keys over several links.
+//! - [`copies`]: single objects that go to the peer by name.
 //! - `channels`: the classical channels of one link.
 //! - `driver`: the socket around a session; `work`: what it leaves to tasks beside it.
 //! - [`Links`]: the sockets around it, one task for each peer. Enter here.
@@ -15,6 +16,7 @@ pub mod agreement;
 mod blocks;
 mod channels;
 pub mod combine;
+pub mod copies;
 mod driver;
 pub mod feed;
 pub mod frame;

@@ -14,11 +14,13 @@ use std::{
 
 use km_core::{
     clock::now_ms,
-    ids::{ClusterId, LinkId},
+    copies::{Copies, CopyError, Placed},
+    ids::{ClusterId, LinkId, SaeId},
     module::ModuleSource,
     pool::Pool,
+    provenance::Provenance,
     random::Random,
-    route::Routes,
+    route::{CipherPolicy, Route, Routes},
     supply::Supply,
 };
 use serde::Serialize;
@@ -36,10 +38,11 @@ use crate::{
     channels::Channels,
     combine::Combine,
     driver,
+    feed::Mode,
     frame::Frame,
     handle::Handle,
     hop::{
-        engine::{Relay, RelayView},
+        engine::{Relay, RelayView, Scheme},
         link_key::Exported,
         neighbour::Neighbour,
         source::{RelayConfig, RelayModule, RelaySource},
@@ -85,6 +88,22 @@ impl PeerConfig {
         match self.qkd_links.as_slice() {
             [] => by_relay,
             links => Some(Feed::Qkd(links.to_vec())),
+        }
+    }
+
+    /// How bits come that both ends hold, for what is not of the pool: as the pool is fed, or straight out
+    /// of the pool that a QKD link feeds.
+    fn pads(&self) -> Option<RelayConfig> {
+        let direct = || RelayConfig {
+            route: Route::new(vec![self.cluster.clone()], CipherPolicy::default()).ok(),
+            cipher: CipherPolicy::default(),
+            scheme: Scheme::FirstKey,
+            mode: Mode::Manual,
+            ways: 1,
+        };
+        match self.qkd_links.is_empty() {
+            true => self.relay.clone(),
+            false => Some(direct()),
         }
     }
 
@@ -154,6 +173,9 @@ pub(crate) struct Peer {
     pub(crate) supply: Arc<Supply>,
     pub(crate) pool: Arc<Pool>,
     pub(crate) source: Option<Arc<dyn ModuleSource>>,
+    /// Brings bits that hide single objects, and finds those that the other end brought.
+    pub(crate) pads: Option<Arc<RelaySource>>,
+    pub(crate) copies: Option<Arc<dyn Copies>>,
     pub(crate) handle: Arc<Handle>,
     pub(crate) relay: Arc<Relay>,
     pub(crate) counters: Counters,
@@ -173,18 +195,21 @@ pub struct Links {
     tls: Arc<rustls::ClientConfig>,
     peers: Vec<Arc<Peer>>,
     relay: Arc<Relay>,
+    copies: Option<Arc<dyn Copies>>,
     directory: Directory<usize>,
 }
 
 impl Links {
     /// Connects each peer's pool to its link. Peers without a pool in `supply` are left out.
     ///
-    /// `random` makes keys to be relayed where a peer's relay says so; `routes` tells the ways.
+    /// `random` makes keys to be relayed where a peer's relay says so; `routes` tells the ways; `copies`
+    /// takes objects that are copied here one by one.
     pub fn new(
         supply: &Arc<Supply>,
         tls: Arc<rustls::ClientConfig>,
         random: Arc<Random>,
         routes: Arc<dyn Routes>,
+        copies: Option<Arc<dyn Copies>>,
         peers: Vec<(PeerConfig, Option<Arc<dyn ModuleSource>>)>,
     ) -> Arc<Self> {
         let connected: Vec<_> =
@@ -196,11 +221,19 @@ impl Links {
         });
         let relay = Relay::new(supply.here().clone(), random, routes, neighbours);
         let directory = Directory::default();
-        let mut links = Self { tls, peers: Vec::new(), relay: relay.clone(), directory };
+        let mut links = Self {
+            tls,
+            peers: Vec::new(),
+            relay: relay.clone(),
+            copies: copies.clone(),
+            directory,
+        };
         for (config, source, pool, handle) in connected {
+            let settings = config.pads();
+            let pads = settings.map(|s| RelaySource::new(relay.clone(), pool.clone(), s));
             let source = source.or_else(|| {
-                let settings = config.relay.clone()?;
-                let source = RelaySource::new(relay.clone(), pool.clone(), settings);
+                let source = pads.clone().filter(|_| config.relay.is_some())?;
+                pool.hears_demand();
                 Some(Arc::new(RelayModule(source)) as Arc<dyn ModuleSource>)
             });
             links.directory.add(config.identity.clone(), links.peers.len());
@@ -210,6 +243,8 @@ impl Links {
                 supply: supply.clone(),
                 pool,
                 source,
+                pads,
+                copies: copies.clone(),
                 handle,
                 relay: relay.clone(),
                 counters: Counters::default(),
@@ -264,6 +299,34 @@ impl Links {
             false => peer.handle.send_best_effort(Frame::Order(bytes)),
         }
         true
+    }
+
+    /// Copies the object `name` to the application `to` at another cluster, over the link to that cluster:
+    /// the object's identifier, what became of it, and how the copy came there.
+    ///
+    /// # Errors
+    /// Those of [`Copies::leaving`] and of the other end.
+    pub async fn copy(
+        &self,
+        name: &str,
+        to: &SaeId,
+    ) -> Result<(String, Placed, Provenance), CopyError> {
+        let copies = self
+            .copies
+            .as_ref()
+            .ok_or_else(|| CopyError::Refused("this key manager has no objects".to_owned()))?;
+        let leaving = copies.leaving(name, to).await?;
+        let (uid, cluster) = (leaving.copy.uid.clone(), leaving.cluster.clone());
+        let peer = self.peers.iter().find(|peer| peer.config.cluster == cluster);
+        let peer = peer.cloned().ok_or_else(|| {
+            CopyError::Refused(format!("{cluster}, where {to} is, is no peer of this key manager"))
+        })?;
+        // Not given up half-way when nobody waits any more: pad would be burned.
+        let sending = tokio::spawn(async move { peer.send_copy(leaving).await });
+        let stopped = |_| CopyError::Unavailable("the relay is stopping".to_owned());
+        let (placed, way) = sending.await.map_err(stopped)??;
+        tracing::info!(uid, %to, %cluster, grade = way.grade().as_str(), "an object was copied");
+        Ok((uid, placed, way))
     }
 
     /// What passes through this KM, and what it brought.

@@ -9,6 +9,7 @@
 use std::time::{Duration, Instant};
 
 use km_core::{
+    copies::{CopyError, Placed},
     ids::{ClusterId, LinkId, PoolTag},
     ledger::Ledger,
     material::ClearBytes,
@@ -24,6 +25,7 @@ use crate::{
     agreement::Raw,
     blocks::Blocks,
     combine::Combine,
+    copies::Offer,
     frame::{Assigned, Frame, Hello, Rejection},
     hop::{
         HopAnswer, HopFault, HopFrame, HopHead, SupplyAsk, TransferName, link_key::LinkKey,
@@ -170,6 +172,15 @@ pub enum Action {
     /// The peer asks for keys that this KM shares with it and with another; then it is told like any other
     /// batch.
     Supply(SupplyAsk),
+    /// The peer offers an object: make it durable, then answer `Placed`.
+    Offered(Box<Offer>),
+    /// The peer says what became of an object.
+    Placed {
+        /// The offer's pad.
+        pad: String,
+        /// What became of it.
+        placed: Result<Placed, CopyError>,
+    },
     /// The peer says what became of relayed keys.
     Answered {
         /// The batch.
@@ -383,6 +394,8 @@ impl Session {
             Frame::Hop(frame) => self.hop(*frame),
             Frame::Account(account) => vec![Action::PeerAccount(account)],
             Frame::HopAnswer { name, answer } => vec![Action::Answered { name, answer }],
+            Frame::Offer(offer) => vec![Action::Offered(offer)],
+            Frame::Placed { pad, placed } => vec![Action::Placed { pad, placed }],
             Frame::Supply(ask) => match &self.start.feed {
                 Some(Feed::Qkd(_)) => vec![Action::Supply(ask)],
                 _ => Vec::new(),

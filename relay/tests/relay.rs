@@ -57,10 +57,25 @@ async fn passes(hops: usize, cipher: CipherPolicy, scheme: Scheme, expected: &[H
             }
         }
     }
+    let names = net.plan.clusters.clone();
+    net.until("every link has pad both ways", |net| {
+        let enough = |at: usize, far: usize| net.kms[at].pool(names[far]).own_bytes() > 1024;
+        (0..hops).all(|at| enough(at, at + 1) && enough(at + 1, at))
+    })
+    .await;
+    // A single object goes the same way, and back. One that may claim more than the least is hidden as well
+    // as it can be.
+    for (from, to) in [(0, hops), (hops, 0)] {
+        let qkd = Origin::Qkd(LinkId::parse("elsewhere").unwrap());
+        let best = [&[Shared], &vec![Otp; hops - 1][..]].concat();
+        assert_eq!(net.copy(from, to, qkd).await, (best, Grade::ItsRelay));
+        let (ciphers, grade) = net.copy(from, to, Origin::HsmRng).await;
+        assert_eq!((&ciphers[..], grade), (expected, Grade::Computational));
+    }
     net.stop_and_audit().await;
 }
 
-use HopCipher::{Aes256Gcm, KmLink, Otp, Shared};
+use HopCipher::{Aes256Gcm, KmLink, Otp, OtpComputational, Shared};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_of_the_first_hop_is_passed_on() {
@@ -341,6 +356,13 @@ async fn a_cluster_without_qkd_is_filled_over_its_km_link() {
                 assert_eq!((ciphers, seen.grade()), (expected.clone(), Grade::Computational));
             }
         }
+    }
+    for (from, to, expected) in
+        [(1, 2, vec![KmLink]), (0, 2, vec![Shared, OtpComputational]), (0, 1, vec![Shared])]
+    {
+        let qkd = Origin::Qkd(LinkId::parse("elsewhere").unwrap());
+        let grade = if to == 1 { Grade::ItsRelay } else { Grade::Computational };
+        assert_eq!(net.copy(from, to, qkd).await, (expected, grade));
     }
     net.stop_and_audit().await;
 }

@@ -162,7 +162,7 @@ impl Km {
         let client = transport::client_config(tls, Profile::KmLink).unwrap();
         let module: Arc<dyn ModuleSource> = Arc::new(Module(fibre.clone()));
         let (random, routes) = (Arc::new(Random::of_token(hsm)), Arc::new(RouteBoard::default()));
-        let links = Links::new(&supply, client, random, routes, vec![(peer, Some(module))]);
+        let links = Links::new(&supply, client, random, routes, None, vec![(peer, Some(module))]);
         Self { _machine: machine, records, pool, supply, links }
     }
 

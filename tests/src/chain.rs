@@ -21,7 +21,7 @@ use transport::{
 use wiped::Wiped;
 
 use crate::{
-    clients::{self, Etsi014},
+    clients::{self, Etsi014, Kmip},
     network::{base_port, monitor_get, program},
 };
 
@@ -68,8 +68,8 @@ struct Site {
     pin_file: PathBuf,
     label: String,
     tls: TlsFiles,
-    /// KM link, ETSI 014, monitor, admin.
-    ports: [SocketAddr; 4],
+    /// KM link, ETSI 014, monitor, admin, KMIP.
+    ports: [SocketAddr; 5],
 }
 
 pub struct Chain {
@@ -239,7 +239,7 @@ impl Chain {
             quoted(pin_file),
             ports[2],
         );
-        for (front, port) in [("km_link", 0), ("etsi014", 1), ("admin", 3)] {
+        for (front, port) in [("kmip", 4), ("km_link", 0), ("etsi014", 1), ("admin", 3)] {
             text += &format!("[{front}]\nlisten = \"{}\"\n{}", ports[port], tls(own));
         }
         text += &format!("operators = [\"cn:operator\"]\n\n[operator]\n{}\n", tls(&self.operator));
@@ -345,9 +345,16 @@ impl Chain {
 
     /// Runs a command of the program with a KM's configuration and token.
     pub fn qkm(&self, at: usize, command: &[&str]) -> std::process::Output {
+        self.qkm_begun(at, command).wait_with_output().expect("the program runs")
+    }
+
+    /// The same, while it runs.
+    pub fn qkm_begun(&self, at: usize, command: &[&str]) -> Child {
         let mut qkm = Command::new(program());
         qkm.args(command).arg("--config").arg(self.config(NAMES[at]));
-        qkm.env(CONF_VARIABLE, &self.sites[at].conf).output().expect("the program runs")
+        qkm.env(CONF_VARIABLE, &self.sites[at].conf);
+        qkm.stdout(Stdio::piped()).stderr(Stdio::piped());
+        qkm.spawn().expect("the program starts")
     }
 
     pub async fn ready(&self, at: usize) {
@@ -361,6 +368,11 @@ impl Chain {
     /// The application of one cluster at its KM.
     pub fn etsi(&self, at: usize) -> Etsi014 {
         Etsi014::new(&self.sites[at].ports[1].to_string(), &self.applications[at])
+    }
+
+    /// The same over KMIP.
+    pub fn kmip(&self, at: usize) -> Kmip {
+        Kmip::new(&self.sites[at].ports[4].to_string(), &self.applications[at])
     }
 
     /// What the operators' API of a KM answers; null while it does not.
@@ -413,14 +425,19 @@ impl Chain {
         }
     }
 
+    /// What a KM has logged.
+    pub fn log(&self, at: usize) -> String {
+        let log = self.dir.path().join(format!("{}.log", NAMES[at]));
+        std::fs::read_to_string(log).unwrap_or_default()
+    }
+
     /// Waits for a condition; panics with the KMs' last words when it does not come.
     pub async fn until(&self, what: &str, mut holds: impl AsyncFnMut() -> bool) {
         let deadline = Instant::now() + READY;
         while !holds().await {
             if Instant::now() > deadline {
-                for name in &NAMES[..self.plan.clusters] {
-                    let log = self.dir.path().join(format!("{name}.log"));
-                    let log = std::fs::read_to_string(log).unwrap_or_default();
+                for (at, name) in NAMES[..self.plan.clusters].iter().enumerate() {
+                    let log = self.log(at);
                     let lines: Vec<&str> = log.lines().collect();
                     println!("-- {name}\n{}", lines[lines.len().saturating_sub(15)..].join("\n"));
                 }

@@ -1,14 +1,16 @@
 //! `kill -9` of a KM in the middle of a relay, of its source and of its destination, at random moments
-//! under load. Nothing is delivered twice, nothing differs, nothing acknowledged is lost, and the
-//! accounts balance, also between the two ends of each link.
+//! under load, also while single objects are copied. Nothing is delivered twice, nothing differs, nothing
+//! acknowledged is lost, and the accounts balance, also between the two ends of each link.
 //!
 //! 6 kills here; `QKM_KILLS=100` (`make kill`) for the full run. `QKM_SEED` repeats a run.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{process::Child, sync::atomic::Ordering::Relaxed, time::Duration};
 
+use kmip::{client, enums::CryptographicAlgorithm, op::Answer};
 use qkm_tests::{
     chain::{Chain, Far, Plan, SAES},
+    clients::material,
     promises::{Dice, Load, from_env, pair_worker},
 };
 use serde_json::Value;
@@ -37,6 +39,8 @@ async fn killing_source_middle_or_destination_of_a_relay_loses_and_repeats_nothi
     let mut first = 0;
     for kill in 0..kills {
         tokio::time::sleep(Duration::from_millis(30 + dice.roll(1500))).await;
+        let (id, copying) = copy_begun(&chain).await;
+        tokio::time::sleep(Duration::from_millis(dice.roll(150))).await;
         // Of three kills each has another victim.
         if kill % 3 == 0 {
             first = dice.roll(3);
@@ -47,6 +51,7 @@ async fn killing_source_middle_or_destination_of_a_relay_loses_and_repeats_nothi
         chain.start_km(victim);
         chain.ready(victim).await;
         goes_on(&chain, &relayed).await;
+        copied_once(&chain, &id, copying).await;
     }
     for load in [&relayed, &direct] {
         load.over.store(true, Relaxed);
@@ -62,6 +67,28 @@ async fn killing_source_middle_or_destination_of_a_relay_loses_and_repeats_nothi
     let (issued, collected, doubtful) = (told.issued.len(), told.collected, told.doubtful.len());
     println!("{issued} relayed keys issued, {collected} collected, {doubtful} in doubt");
     assert!(collected > kills, "the load was a load");
+}
+
+/// A key of the first cluster's application that is being copied to the last.
+async fn copy_begun(chain: &Chain) -> (String, Child) {
+    let create = client::create(CryptographicAlgorithm::Aes, 256, 0xC, []);
+    let Answer::Create(created) = chain.kmip(0).ask(create).await.expect("a key") else { panic!() };
+    let id = created.id.to_string();
+    let copying = chain.qkm_begun(0, &["key", "copy", &id, "--to", SAES[2]]);
+    (id, copying)
+}
+
+/// Whoever was killed: asked for again, the copy is there, and it was there if that was said before.
+async fn copied_once(chain: &Chain, id: &str, copying: Child) {
+    let done = copying.wait_with_output().expect("it ends");
+    let get = async |at: usize| chain.kmip(at).ask(client::get(id)).await;
+    if done.status.success() {
+        assert!(get(2).await.is_ok(), "what was said to be there is there");
+    }
+    let again = ["key", "copy", id, "--to", SAES[2]];
+    chain.until("a copy", async || chain.qkm(0, &again).status.success()).await;
+    let [ours, theirs] = [get(0).await, get(2).await].map(|got| material(&got.expect("the key")));
+    assert!(ours.is_some() && ours == theirs, "the copy has the same bytes");
 }
 
 async fn goes_on(chain: &Chain, load: &Load) {

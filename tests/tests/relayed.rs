@@ -1,8 +1,17 @@
-//! What an operator sees of relay at the command line, with real processes: orders, the accounts of both
-//! ends of each link, and the way of a key.
+//! What an operator sees of relay at the command line, with real processes: orders, single objects that are
+//! copied, the accounts of both ends of each link, and the way of a key.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use qkm_tests::chain::{Chain, Far, Plan, SAES};
+use kmip::{
+    attribute::{Attribute, Name},
+    client,
+    enums::CryptographicAlgorithm,
+    op::Answer,
+};
+use qkm_tests::{
+    chain::{Chain, Far, Plan, SAES},
+    clients::material,
+};
 
 fn said(chain: &Chain, at: usize, arguments: &[&str]) -> String {
     let done = chain.qkm(at, arguments);
@@ -64,6 +73,8 @@ async fn operators_order_relay_trace_its_keys_and_balance_the_accounts_of_the_ne
         assert!(place(done) > places[places.len() - 1], "{trace}");
     }
 
+    copies_a_named_object(&chain).await;
+
     chain.set_sims_paused(true).await;
     for at in 0..chain.clusters() {
         chain
@@ -76,5 +87,35 @@ async fn operators_order_relay_trace_its_keys_and_balance_the_accounts_of_the_ne
                 rows.iter().all(|row| row.contains(&"agree"))
             })
             .await;
+    }
+}
+
+/// A key that an application has at one cluster only is copied to a partner where there is no QKD link to.
+async fn copies_a_named_object(chain: &Chain) {
+    let name = Attribute::Name(Name::text("payroll"));
+    let create = client::create(CryptographicAlgorithm::Aes, 256, 0xC, [name]);
+    let Answer::Create(created) = chain.kmip(0).ask(create).await.unwrap() else { panic!() };
+    let id = created.id.to_string();
+    let theirs = chain.kmip(2).ask(client::get(&id)).await;
+    assert!(theirs.is_err(), "it is not there yet");
+    for (name, told) in [("payroll", "has it now"), (&id, "had it already")] {
+        let done = said(chain, 0, &["key", "copy", name, "--to", SAES[2]]);
+        assert!(done.contains(told) && done.contains(&id), "{done}");
+        assert!(done.contains("grade computational"), "what an HSM drew is not of QKD: {done}");
+    }
+    let ours = material(&chain.kmip(0).ask(client::get(&id)).await.unwrap()).unwrap();
+    let theirs = material(&chain.kmip(2).ask(client::get(&id)).await.unwrap()).unwrap();
+    assert_eq!(ours, theirs);
+    let trace = said(chain, 2, &["key", "trace", &id]);
+    for told in ["HsmRng", "b", "Shared", "Otp", "computational", SAES[2]] {
+        assert!(trace.contains(told), "no {told:?} in\n{trace}");
+    }
+    assert!(
+        !trace.contains(&ours) && !chain.log(0).contains(&ours) && !chain.log(2).contains(&ours)
+    );
+    for (name, to, code) in [("nothing", SAES[2], "A003"), ("payroll", "sae-z", "A003")] {
+        let refused = chain.qkm(0, &["key", "copy", name, "--to", to]);
+        let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && why.contains(code), "{why}");
     }
 }

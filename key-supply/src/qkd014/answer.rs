@@ -16,6 +16,8 @@ use km_core::{
 use transport::http::{BodyError, secret_body};
 use wiped::Wiped;
 
+use super::way;
+
 pub(super) type Answer = Response<Full<Bytes>>;
 
 const KEYS_AWAY: &str = "keys cannot be supplied now because the link to the other KME, the HSM \
@@ -94,13 +96,16 @@ fn answer(status: StatusCode, json: Option<Wiped>) -> Answer {
     answer
 }
 
-/// The key container (clause 6.3), in one buffer.
-pub(super) fn container(keys: &[SuppliedKey]) -> Result<Wiped, Refusal> {
+/// The key container (clause 6.3), in one buffer; `told`: with the way of each key.
+pub(super) fn container(keys: &[SuppliedKey], told: bool) -> Result<Wiped, Refusal> {
     let longest = keys.iter().map(|key| key.bytes.len()).max().unwrap_or(0);
-    let mut writer = ContainerWriter::new(keys.len(), longest);
-    for key in keys {
+    let ways = if told { way::extensions(keys) } else { Vec::new() };
+    let longest_way = ways.iter().map(|way| way.len()).max().unwrap_or(0);
+    let mut writer = ContainerWriter::with_extensions(keys.len(), longest, longest_way);
+    for (at, key) in keys.iter().enumerate() {
         let name = KeyName::from(key.id.uuid());
-        let fits = key.bytes.expose(|bytes| writer.push(&name, bytes));
+        let way = ways.get(at).map_or("", |way| way);
+        let fits = key.bytes.expose(|bytes| writer.push_with(&name, bytes, way));
         // The writer was made for exactly these keys.
         fits.map_err(|full| unavailable(full.to_string()))?;
     }

@@ -6,10 +6,11 @@ use km_core::{ids::SaeId, pool::SuppliedKey, run::MAX_SLAVES, supply::Supply};
 use super::{
     answer::Refusal,
     pair::{self, Master},
+    way,
 };
 
-/// Names of mandatory extensions that are granted: none so far.
-const EXTENSIONS: [&str; 0] = [];
+/// Names of mandatory extensions that are granted.
+const EXTENSIONS: [&str; 1] = [way::OPTION];
 
 pub(super) async fn enc_keys(
     supply: &Supply,

@@ -2,6 +2,7 @@
 //!
 //! - `pair`: who asks, and whether these two may share keys; without it no operation runs.
 //! - `status`, `enc_keys`, `dec_keys`: one operation each.
+//! - `way`: how keys came to be, where a request asks for it.
 //! - `answer`: every answer and refusal as HTTP, in one place.
 
 mod answer;
@@ -9,6 +10,7 @@ mod dec_keys;
 mod enc_keys;
 mod pair;
 mod status;
+mod way;
 
 use std::{
     convert::Infallible,
@@ -141,9 +143,10 @@ impl Etsi014 {
                     Method::GET => KeyRequest::from_query(query)?,
                     _ => KeyRequest::parse(&read_body(body, MAX_BODY, BODY_DEADLINE).await?)?,
                 };
+                let told = way::asked(&wanted)?;
                 let keys = enc_keys::enc_keys(supply, &pair, &wanted).await?;
                 self.counters.issued.fetch_add(keys.len() as u64, Relaxed);
-                answer::container(&keys)
+                answer::container(&keys, told)
             }
             (Operation::DecKeys, method @ (Method::GET | Method::POST)) => {
                 let pair = Slave::of(supply, caller, &named)?;
@@ -156,7 +159,7 @@ impl Etsi014 {
                 };
                 let keys = dec_keys::dec_keys(supply, &pair, &wanted).await?;
                 self.counters.collected.fetch_add(keys.len() as u64, Relaxed);
-                answer::container(&keys)
+                answer::container(&keys, way::asked_by_slave(&wanted))
             }
             (Operation::Status, _) => Err(Refusal::Method { allowed: "GET" }),
             (Operation::EncKeys | Operation::DecKeys, _) => {

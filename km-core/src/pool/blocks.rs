@@ -68,7 +68,6 @@ impl Pool {
                 return Err(PoolError::Block(number, "was used before, or is too large"));
             }
             tables.kept.extend(object.map(|name| (number, name)));
-            tables.past.block(known);
             let payload_key = keys::payload(self.tag, number);
             let payload = self.records.encode(&payload_key, &sealed);
             let high_key = keys::high(self.tag);
@@ -78,6 +77,7 @@ impl Pool {
                 records: vec![(payload_key, Some(payload)), (high_key, Some(high))],
                 ledger: Ledger { absorbed: bits(len) + tag, tag, ..Ledger::default() },
             };
+            self.remember_block(&mut tables, &known, &mut change);
             self.put_block(&mut tables, number, state, &mut change);
             self.journal.append(change)
         };

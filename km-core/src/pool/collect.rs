@@ -12,6 +12,7 @@ use super::{
     OpenRun, Pool, PoolError, SuppliedKey,
     issue::spoiled,
     keys,
+    past::Ended,
     tables::{Collecting, Tables},
 };
 use crate::{
@@ -242,7 +243,8 @@ impl Pool {
         let key = keys::run(id);
         if run.finished() {
             if let Some(run) = tables.collecting.remove(&id) {
-                tables.past.collected(run.spec, run.collected, now_ms());
+                let (spec, collected) = (run.spec, run.collected);
+                self.remember_run(tables, Ended { spec, handed_out: None, collected }, change);
             }
             change.records.push((key, None));
             self.erase_if_finished(tables, id.block.number, change);

@@ -8,7 +8,9 @@ use std::{
     time::Instant,
 };
 
-use super::{OpenRun, Pool, PoolError, SuppliedKey, keys, order::Place, tables::Tables};
+use super::{
+    OpenRun, Pool, PoolError, SuppliedKey, keys, order::Place, past::Ended, tables::Tables,
+};
 use crate::{
     clock::now_ms,
     hsm::HsmError,
@@ -97,7 +99,7 @@ impl Pool {
             }
             Err(error) => {
                 match unknown_to_peer(&error) {
-                    true => self.close_run(&mut self.tables(), &spec, 0),
+                    true => self.close_run(&mut self.tables(), &spec, 0, Some(0)),
                     false => self.finish(&spec, 0),
                 }
                 Err(self.judged(spec.id.block.number, error))
@@ -224,17 +226,21 @@ impl Pool {
 
     fn finish(&self, spec: &RunSpec, handed_out: u16) {
         let mut tables = self.tables();
-        if tables.issuing.contains_key(&spec.id) {
-            tables.past.handed_out(spec, handed_out, now_ms());
-        }
-        self.close_run(&mut tables, spec, handed_out);
+        self.close_run(&mut tables, spec, handed_out, Some(handed_out));
         drop(tables);
         if let Some(peer) = self.peer.get() {
             peer.run_ended(spec, handed_out);
         }
     }
 
-    pub(super) fn close_run(&self, tables: &mut Tables, spec: &RunSpec, handed_out: u16) {
+    /// `known`: how many of its keys were handed out, where somebody knows.
+    pub(super) fn close_run(
+        &self,
+        tables: &mut Tables,
+        spec: &RunSpec,
+        handed_out: u16,
+        known: Option<u16>,
+    ) {
         if tables.issuing.remove(&spec.id).is_none() {
             return;
         }
@@ -243,6 +249,8 @@ impl Pool {
         change.ledger.delivered = bits(delivered);
         change.ledger.burned = bits(spec.bytes() - delivered);
         change.records.push((keys::run(spec.id), None));
+        let ended = Ended { spec: spec.clone(), handed_out: known, collected: Vec::new() };
+        self.remember_run(tables, ended, &mut change);
         self.erase_if_finished(tables, spec.id.block.number, &mut change);
         self.journal.append(change);
     }

@@ -13,6 +13,8 @@ const RUN: &[u8] = b"run/";
 pub(super) const LEDGER: &[u8] = b"ledger/";
 const HIGH: &[u8] = b"high/";
 const PAD: &[u8] = b"pad/";
+const PAST_BLOCK: &[u8] = b"past/block/";
+const PAST_RUN: &[u8] = b"past/run/";
 
 fn join(prefix: &[u8], rest: &[u8]) -> Vec<u8> {
     [prefix, rest].concat()
@@ -55,6 +57,31 @@ pub(super) fn run(id: RunId) -> Vec<u8> {
 /// All runs of a pool.
 pub(super) fn runs(tag: PoolTag) -> Vec<u8> {
     of_pool(RUN, tag)
+}
+
+/// What is remembered of a block.
+pub(super) fn past_block(id: BlockId) -> Vec<u8> {
+    of_block(PAST_BLOCK, id.pool, id.number)
+}
+
+/// All that is remembered of blocks of a pool.
+pub(super) fn past_blocks(tag: PoolTag) -> Vec<u8> {
+    of_pool(PAST_BLOCK, tag)
+}
+
+/// What is remembered of a run.
+pub(super) fn past_run(id: RunId) -> Vec<u8> {
+    join(&past_runs_of(id.block), &id.offset.to_be_bytes())
+}
+
+/// All that is remembered of runs of a block.
+pub(super) fn past_runs_of(id: BlockId) -> Vec<u8> {
+    of_block(PAST_RUN, id.pool, id.number)
+}
+
+/// All that is remembered of runs of a pool.
+pub(super) fn past_runs(tag: PoolTag) -> Vec<u8> {
+    of_pool(PAST_RUN, tag)
 }
 
 /// The record of a span for the relay.

@@ -9,6 +9,7 @@
 //! - `burn`: everything at once, of an older copy of the store.
 //! - `pads`: spans of blocks for the relay.
 //! - `reseal`: blocks under a new KEK.
+//! - `past`: what became of blocks and runs lately.
 //! - `wanted`: what is missing, for the relay that feeds the pool.
 //! - `trace`: what is known about one key, for operators.
 //!
@@ -305,7 +306,7 @@ impl Pool {
             tracing::info!(block = %spec.id.block, keys = spec.count, "burning a run left open");
             let mut tables = self.tables();
             tables.issuing.insert(spec.id, spec.clone());
-            self.close_run(&mut tables, &spec, 0);
+            self.close_run(&mut tables, &spec, 0, None);
         }
         let lent: Vec<PadSpan> = self.tables().lent.values().copied().collect();
         for span in lent {

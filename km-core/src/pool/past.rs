@@ -1,100 +1,128 @@
-//! What became of keys and blocks lately, for operators: in memory, since this KM opened the pool. No key
-//! bits.
+//! What became of keys and blocks lately, for operators: records beside the others of the pool, in the same
+//! commits. No key bits. The oldest are retired, many at a time.
 
-use std::collections::VecDeque;
+use std::ops::Bound;
 
-use super::trace::RunTrace;
+use serde::{Deserialize, Serialize};
+
+use super::{Pool, keys, tables::Tables, trace::RunTrace};
 use crate::{
     block::BlockHeader,
+    clock::now_ms,
+    journal::Change,
     key_id::Slice,
+    records::RecordError,
     run::{Bitmap, RunSpec},
+    store::{Commit, MAX_OPS, MAX_RANGE},
 };
 
-/// Blocks and runs remembered; of the oldest nothing is known any more.
+/// Blocks and runs remembered, of those with the highest numbers; of others nothing is known any more.
 const MOST_BLOCKS: usize = 1024;
 const MOST_RUNS: usize = 4096;
-
-#[derive(Default)]
-pub(super) struct Past {
-    blocks: VecDeque<BlockHeader>,
-    runs: VecDeque<Ended>,
-}
+/// Records beyond these before the oldest are looked for.
+const SLACK: usize = 512;
 
 /// A run that ended here.
-struct Ended {
-    spec: RunSpec,
-    /// At the end that handed its keys out: how many.
-    handed_out: Option<u16>,
+#[derive(Serialize, Deserialize)]
+pub(super) struct Ended {
+    pub(super) spec: RunSpec,
+    /// At the end that handed its keys out: how many, where that is known.
+    pub(super) handed_out: Option<u16>,
     /// At the other: which keys each slave collected.
-    collected: Vec<Bitmap>,
+    pub(super) collected: Vec<Bitmap>,
+}
+
+/// An [`Ended`] as stored.
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    ended: Ended,
     at_ms: u64,
 }
 
-impl Past {
-    /// A block came.
-    pub(super) fn block(&mut self, header: BlockHeader) {
-        keep(&mut self.blocks, header, MOST_BLOCKS);
+impl Pool {
+    /// A block comes.
+    pub(super) fn remember_block(
+        &self,
+        tables: &mut Tables,
+        header: &BlockHeader,
+        change: &mut Change,
+    ) {
+        let key = keys::past_block(header.id);
+        let value = self.records.encode(&key, header);
+        change.records.push((key, Some(value)));
+        tables.remembered += 1;
     }
 
-    /// A run ended at the end that handed out so many of its keys.
-    pub(super) fn handed_out(&mut self, spec: &RunSpec, count: u16, at_ms: u64) {
-        let (spec, handed_out) = (spec.clone(), Some(count));
-        let ended = Ended { spec, handed_out, collected: Vec::new(), at_ms };
-        keep(&mut self.runs, ended, MOST_RUNS);
+    /// A run ends.
+    pub(super) fn remember_run(&self, tables: &mut Tables, ended: Ended, change: &mut Change) {
+        let key = keys::past_run(ended.spec.id);
+        let value = self.records.encode(&key, &Entry { ended, at_ms: now_ms() });
+        change.records.push((key, Some(value)));
+        tables.remembered += 1;
     }
 
-    /// A run ended at the end whose applications collect.
-    pub(super) fn collected(&mut self, spec: RunSpec, collected: Vec<Bitmap>, at_ms: u64) {
-        keep(&mut self.runs, Ended { spec, handed_out: None, collected, at_ms }, MOST_RUNS);
+    pub(super) async fn past_header(
+        &self,
+        number: u64,
+    ) -> Result<Option<BlockHeader>, RecordError> {
+        let id = crate::ids::BlockId { pool: self.tag, number };
+        self.records.get(&keys::past_block(id)).await
     }
 
-    pub(super) fn header(&self, number: u64) -> Option<&BlockHeader> {
-        self.blocks.iter().rev().find(|header| header.id.number == number)
+    /// What became of the run a key was in.
+    pub(super) async fn past_run(&self, slice: Slice) -> Result<Option<RunTrace>, RecordError> {
+        let mut found = None;
+        let of_block = keys::past_runs_of(slice.block);
+        self.records
+            .each(&of_block, |_, Entry { ended, at_ms }: Entry| {
+                let Some(index) = ended.spec.index_of(slice) else { return };
+                let slaves = ended.spec.slaves.iter().zip(&ended.collected);
+                let collected =
+                    slaves.filter(|(_, keys)| keys.has(index)).map(|(sae, _)| sae.clone());
+                found = Some(RunTrace {
+                    handed_out: ended.handed_out.map(|count| index < count),
+                    collected_by: collected.collect(),
+                    ended_ms: Some(at_ms),
+                    ..RunTrace::of(&ended.spec)
+                });
+            })
+            .await?;
+        Ok(found)
     }
 
-    pub(super) fn run(&self, slice: Slice) -> Option<RunTrace> {
-        let mut latest = self.runs.iter().rev();
-        let (ended, index) = latest.find_map(|ended| Some((ended, ended.spec.index_of(slice)?)))?;
-        let slaves = ended.spec.slaves.iter().zip(&ended.collected);
-        let collected = slaves.filter(|(_, keys)| keys.has(index)).map(|(sae, _)| sae.clone());
-        Some(RunTrace {
-            handed_out: ended.handed_out.map(|count| index < count),
-            collected_by: collected.collect(),
-            ended_ms: Some(ended.at_ms),
-            ..RunTrace::of(&ended.spec)
-        })
+    /// Removes the oldest of what is remembered, where there is too much. Call about once a second.
+    pub async fn retire_past(&self) {
+        {
+            let mut tables = self.tables();
+            if tables.remembered < SLACK {
+                return;
+            }
+            tables.remembered = 0;
+        }
+        let kinds =
+            [(keys::past_blocks(self.tag), MOST_BLOCKS), (keys::past_runs(self.tag), MOST_RUNS)];
+        for (prefix, most) in kinds {
+            if let Err(error) = self.retire(&prefix, most).await {
+                tracing::warn!(%error, "old traces of keys stay for now");
+            }
+        }
     }
-}
 
-fn keep<T>(all: &mut VecDeque<T>, new: T, most: usize) {
-    if all.len() >= most {
-        all.pop_front();
-    }
-    all.push_back(new);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        ids::{BlockId, PoolTag, SaeId},
-        run::RunId,
-    };
-
-    #[test]
-    fn of_many_runs_the_last_are_known() {
-        let run = |number: u64| {
-            let block = BlockId { pool: PoolTag::from_bits(1), number };
-            let (master, slave) = (SaeId::parse("m").unwrap(), SaeId::parse("s").unwrap());
-            let id = RunId { block, offset: 64 };
-            RunSpec { id, key_len: 32, count: 2, master, slaves: vec![slave] }
-        };
-        let mut past = Past::default();
-        let all = MOST_RUNS as u64 + 10;
-        (0..all).for_each(|number| past.handed_out(&run(number), 1, number));
-        assert_eq!(past.run(run(9).slice(0)), None);
-        let known = |number: u64, index| past.run(run(number).slice(index)).unwrap();
-        assert_eq!((known(10, 0).handed_out, known(10, 0).ended_ms), (Some(true), Some(10)));
-        assert_eq!(known(all - 1, 1).handed_out, Some(false), "it was burned");
+    async fn retire(&self, prefix: &[u8], most: usize) -> Result<(), RecordError> {
+        let store = self.records.store();
+        let (mut all, mut after) = (Vec::new(), Bound::Unbounded);
+        loop {
+            let page = store.range(prefix, after, MAX_RANGE).await?;
+            let Some(last) = page.last() else { break };
+            after = Bound::Excluded(last.key.clone());
+            all.extend(page.into_iter().map(|record| record.key));
+        }
+        all.truncate(all.len().saturating_sub(most));
+        for oldest in all.chunks(MAX_OPS) {
+            let commit = oldest.iter().cloned().fold(Commit::new(), Commit::delete);
+            // Whatever becomes of it: what is there still is found the next time.
+            store.commit(commit).await?;
+        }
+        Ok(())
     }
 }

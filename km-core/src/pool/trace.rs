@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Pool, keys};
+use super::{DURABLE_DEADLINE, Pool, keys};
 use crate::{
     block::{BlockHeader, Phase, SealedBlock},
     ids::{ClusterId, SaeId},
@@ -24,9 +24,9 @@ pub struct KeyTrace {
     pub length: u16,
     /// Where it stands.
     pub state: KeyState,
-    /// The applications it was assigned to, and what became of it; of the last 4,096 runs since start.
+    /// The applications it was assigned to, and what became of it; of runs that ended the last 4,096.
     pub run: Option<RunTrace>,
-    /// The block's public metadata, while the block is stored; of the last 1,024 since start.
+    /// The block's public metadata, while it is stored; of others the last 1,024.
     pub header: Option<BlockHeader>,
 }
 
@@ -71,11 +71,18 @@ impl Pool {
     /// What is known about `id`, which must be of this pool.
     pub async fn trace(&self, id: KeyId) -> Result<KeyTrace, RecordError> {
         let slice = id.slice();
-        let (state, run) = self.place(slice);
+        let (state, mut run) = self.place(slice);
+        // What ended just now may not be in the store yet.
+        let _ = tokio::time::timeout(DURABLE_DEADLINE, self.settled()).await;
+        if run.is_none() {
+            run = self.past_run(slice).await?;
+        }
         let number = slice.block.number;
         let block: Option<SealedBlock> = self.records.get(&keys::payload(self.tag, number)).await?;
-        let known = || self.tables().past.header(number).cloned();
-        let header = block.map(|block| block.header().clone()).or_else(known);
+        let header = match block {
+            Some(block) => Some(block.header().clone()),
+            None => self.past_header(number).await?,
+        };
         Ok(KeyTrace {
             peer: self.config.peer.clone(),
             block: number,
@@ -93,7 +100,7 @@ impl Pool {
         let Some(block) = tables.block(number) else {
             let never = number > tables.high;
             let state = if never { KeyState::NeverHere } else { KeyState::Erased };
-            return (state, tables.past.run(slice));
+            return (state, None);
         };
         if let Some((run, index)) = tables.find_collecting(slice) {
             let run = &tables.collecting[&run];
@@ -117,7 +124,7 @@ impl Pool {
             Phase::Stored if slice.offset >= block.cursor => KeyState::Unassigned,
             Phase::Stored => KeyState::Spent,
         };
-        (state, tables.past.run(slice))
+        (state, None)
     }
 }
 

@@ -75,7 +75,7 @@ async fn request(
     batch: &[KeyName],
     gathered: &mut Gathered,
 ) -> Result<(), ModuleError> {
-    let body = KeyIds { names: batch.to_vec() }.to_json();
+    let body = KeyIds { names: batch.to_vec(), ..KeyIds::default() }.to_json();
     let read = |answer: Answer| read(module, &answer, batch, gathered);
     let result = module.collecting.ask(&module.dec_path, Some(body), read).await;
     if let Err(ModuleError::Protocol(_)) = &result {

@@ -1,10 +1,16 @@
-//! `GET /v1/keys/{id}`: what is known about one key, never its bytes.
+//! `GET /v1/keys/{id}`: what is known about one key, never its bytes; `POST /v1/keys/{name}/copies/{sae}`:
+//! an object goes by relay to an application at another cluster.
 
-use km_core::{key_id::KeyId, objects::Object, pool::KeyState, provenance::Provenance};
+use km_core::{
+    copies::CopyError, ids::SaeId, key_id::KeyId, objects::Object, pool::KeyState,
+    provenance::Provenance,
+};
 use serde_json::{Value, json};
+use tracing::info;
+use transport::PeerIdentity;
 
 use super::problem::Problem;
-use crate::serve::Node;
+use crate::serve::{Links, Node};
 
 /// A pool key and the managed objects it became, or any other managed object.
 pub(super) async fn show(node: &Node, segment: &str) -> Result<Value, Problem> {
@@ -25,6 +31,21 @@ pub(super) async fn show(node: &Node, segment: &str) -> Result<Value, Problem> {
         shown["objects"] = Value::Array(objects);
     }
     Ok(shown)
+}
+
+/// Copies an object to an application at another cluster; any operator may.
+pub(super) async fn copy(
+    links: &Links,
+    name: &str,
+    to: &str,
+    peer: &PeerIdentity,
+) -> Result<Value, Problem> {
+    let decoded = etsi014::path::decode(name).zip(etsi014::path::decode(to));
+    let (name, to) = decoded.ok_or_else(|| Problem::no_such_key(name))?;
+    let to = SaeId::parse(&to).map_err(|error| CopyError::NotFound(error.to_string()))?;
+    let (id, placed, way) = links.copy(&name, &to).await?;
+    info!(operator = %peer, %id, %to, "an object is copied by relay");
+    Ok(json!({ "id": id, "to": to, "placed": placed, "provenance": provenance(&way) }))
 }
 
 async fn in_pool(node: &Node, key: KeyId) -> Result<Option<Value>, Problem> {

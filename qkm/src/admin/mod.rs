@@ -1,7 +1,7 @@
 //! The operators' API over HTTPS: pools, links, single keys. Enter through [`start`].
 //!
 //! JSON, errors as problem details (RFC 9457). It never has key bytes to show. Operators read, order
-//! keys by relay, and make backups; custodians may also change the KEK epochs, and make authorities.
+//! keys by relay, have objects copied to other clusters, and make backups; custodians may also change the KEK epochs, and make authorities.
 
 mod authorities;
 mod backup;
@@ -169,6 +169,9 @@ impl Api {
             }
             ["v1", "nodes", name, "revoke"] => room()?.revoke(name, custodian()?, peer).await,
             ["v1", "pools", far, "feed", bytes] => self.feed(far, bytes, peer),
+            ["v1", "keys", name, "copies", to] => {
+                keys::copy(&self.inside.links, name, to, peer).await
+            }
             ["v1", "ca", name] => {
                 let (inside, ca) = (&self.inside, self.kmip_ca.as_ref());
                 authorities::make(inside, ca, name, &body, custodian()?, peer).await

@@ -1,7 +1,7 @@
 //! Errors of the admin API as problem details (RFC 9457).
 
 use hyper::StatusCode;
-use km_core::{epoch::EpochError, objects::ObjectError, records::RecordError};
+use km_core::{copies::CopyError, epoch::EpochError, objects::ObjectError, records::RecordError};
 use serde_json::{Value, json};
 
 use crate::fault::Code;
@@ -52,8 +52,8 @@ impl Problem {
 
     pub(crate) fn wrong_method() -> Self {
         let detail = "POST goes to /v1/hsm/epochs, /v1/ca/NAME, /v1/store/backups, \
-                      /v1/nodes/NAME/{invite,drain,undrain,revoke} and /v1/pools/PEER/feed/BYTES; all \
-                      else is GET";
+                      /v1/nodes/NAME/{invite,drain,undrain,revoke}, /v1/pools/PEER/feed/BYTES and \
+                      /v1/keys/NAME/copies/SAE; all else is GET";
         Self::new(StatusCode::METHOD_NOT_ALLOWED, Code::A004, detail)
     }
 
@@ -119,6 +119,17 @@ impl From<EpochError> for Problem {
             EpochError::Hsm(_) | EpochError::Missing { .. } | EpochError::Unknown => {
                 (StatusCode::SERVICE_UNAVAILABLE, Code::E003)
             }
+        };
+        Self::new(status, code, error.to_string())
+    }
+}
+
+impl From<CopyError> for Problem {
+    fn from(error: CopyError) -> Self {
+        let (status, code) = match error {
+            CopyError::NotFound(_) => (StatusCode::NOT_FOUND, Code::A003),
+            CopyError::Refused(_) => (StatusCode::CONFLICT, Code::A006),
+            CopyError::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, Code::A007),
         };
         Self::new(status, code, error.to_string())
     }

@@ -83,6 +83,24 @@ pub(super) fn feed(args: &AdminArgs, peer: &str, bytes: u64) -> Result<Exit, Fai
     Ok(Exit::Done)
 }
 
+pub(super) fn copy(args: &AdminArgs, name: &str, to: &str) -> Result<Exit, Failure> {
+    let [name, to_path] = [name, to].map(etsi014::path::encode);
+    let path = format!("/v1/keys/{name}/copies/{to_path}");
+    let answer = send(&args.config.config, None, Request::Post(&path))?;
+    match args.output {
+        Output::Json => print(&pretty(&answer)),
+        Output::Table => {
+            let there = match text(&answer["placed"]).as_str() {
+                "there" => "had it already",
+                _ => "has it now",
+            };
+            let grade = text(&answer["provenance"]["grade"]);
+            print(&format!("{to} {there}, as {} (grade {grade})", text(&answer["id"])));
+        }
+    }
+    Ok(Exit::Done)
+}
+
 pub(super) fn links(args: &AdminArgs) -> Result<Exit, Failure> {
     let answer = send(&args.config.config, None, Request::Get("/v1/links"))?;
     let counts = ["connections", "agreed", "mismatched", "given_up", "in_flight", "tampered"];

@@ -253,6 +253,19 @@ enum KeyCommand {
         #[command(flatten)]
         admin: AdminArgs,
     },
+    /// Copy an object to an application at another cluster, by relay, under the same identifier.
+    ///
+    /// The object is one of an application that is paired with the other one. The copy is stored there
+    /// when this ends; done again, it is found to be there.
+    Copy {
+        /// Its Unique Identifier or Name.
+        name: String,
+        /// The application that is to have it.
+        #[arg(long, value_name = "SAE")]
+        to: String,
+        #[command(flatten)]
+        admin: AdminArgs,
+    },
     /// Show the way of a key, step by step: module, hops, combination, block, delivery; never its bytes.
     Trace {
         /// Its identifier: ETSI 014 key_ID or KMIP Unique Identifier.
@@ -305,6 +318,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Route(RouteCommand::Unpin(between)) => controller::unpin(&between),
         Command::Controller(command) => controller::run(command, &log),
         Command::Key(KeyCommand::Show { id, admin: args }) => admin::key(&args, &id),
+        Command::Key(KeyCommand::Copy { name, to, admin: args }) => admin::copy(&args, &name, &to),
         Command::Key(KeyCommand::Trace { id, admin: args }) => trace::key(&args, &id),
         Command::Hsm(hsm::HsmCommand::Epoch(command)) => hsm::epoch(&command),
         Command::Hsm(hsm::HsmCommand::Kek(command)) => hsm::kek(&command),

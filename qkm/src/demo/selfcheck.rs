@@ -121,8 +121,10 @@ pub(super) async fn etsi014_collect(
     let client = http(slave.files, &slave.etsi014.to_string())?;
     let path = path::build(master.sae, Method::DecKeys);
     let names: Vec<_> = issued.iter().map(|(name, _)| name.clone()).collect();
-    let (status, body) =
-        client.post(&path, Wiped::new(KeyIds { names }.to_json())).await.map_err(failed)?;
+    let (status, body) = client
+        .post(&path, Wiped::new(KeyIds { names, ..KeyIds::default() }.to_json()))
+        .await
+        .map_err(failed)?;
     if status == 503 {
         return Ok(false);
     }

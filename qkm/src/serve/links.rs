@@ -3,15 +3,17 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use km_core::{
-    ids::{ClusterId, LinkId},
+    copies::{Copies, CopyError, Placed},
+    ids::{ClusterId, LinkId, SaeId},
     module::ModuleSource,
+    provenance::Provenance,
 };
 use qkd_ingest::{LinkCondition, Module, ModuleConfig};
 use tokio::task::JoinSet;
 use transport::{PeerIdentity, Profile, ServerStream, Shutdown, client_config};
 
 use super::{
-    Control, Inside, Listening, Node,
+    Control, Inside, Listening,
     control::{self, Gate, Switch, Way},
     failures::of_tls,
 };
@@ -77,18 +79,15 @@ impl Links {
         Ok(Self { plan: Some(Plan { tls, peers }), km: RwLock::default(), modules })
     }
 
-    /// Connects the pools of `node` to their links and keeps these up in `tasks` until `shutdown`;
-    /// the relay goes by the routes of `control`.
-    pub(super) fn begin(
-        &self,
-        node: &Node,
-        control: &Control,
-        tasks: &mut JoinSet<()>,
-        shutdown: &Shutdown,
-    ) {
+    /// Connects the pools to their links and keeps these up in `tasks` until `shutdown`; the relay goes by
+    /// the routes of the controller.
+    pub(super) fn begin(&self, inside: &Inside, tasks: &mut JoinSet<()>, shutdown: &Shutdown) {
         let Some(Plan { tls, peers }) = &self.plan else { return };
+        let Inside { node, control, fronts, .. } = inside;
         let (supply, random, routes) = (&node.supply, node.random.clone(), control.board.clone());
-        let km = relay::Links::new(supply, tls.clone(), random, routes, peers.clone());
+        let copies: Arc<dyn Copies> = fronts.kmip.clone();
+        let (tls, peers) = (tls.clone(), peers.clone());
+        let km = relay::Links::new(supply, tls, random, routes, Some(copies), peers);
         tasks.spawn(km.clone().run(shutdown.clone()));
         *self.km.write().unwrap_or_else(PoisonError::into_inner) = Some(km);
     }
@@ -133,6 +132,16 @@ impl Links {
     /// Orders bytes by relay; whether relay feeds that pool.
     pub(crate) fn order(&self, peer: &ClusterId, bytes: u64) -> bool {
         self.km().is_some_and(|km| km.order(peer, bytes))
+    }
+
+    /// Copies an object to an application at another cluster; see [`relay::Links::copy`].
+    pub(crate) async fn copy(
+        &self,
+        name: &str,
+        to: &SaeId,
+    ) -> Result<(String, Placed, Provenance), CopyError> {
+        let away = || CopyError::Unavailable("this key manager keeps no links now".to_owned());
+        self.km().ok_or_else(away)?.copy(name, to).await
     }
 
     /// The relay as an operator sees it; absent when there are no peers.

@@ -63,7 +63,7 @@ fn begin(
     tasks: &mut JoinSet<()>,
     shutdown: &Shutdown,
 ) -> Result<(), Failure> {
-    inside.links.begin(&inside.node, &inside.control, tasks, shutdown);
+    inside.links.begin(inside, tasks, shutdown);
     Control::start(inside, config, tasks, shutdown)?;
     let (keeper, stop) = (inside.node.keeper.clone(), shutdown.clone());
     tasks.spawn(async move {

@@ -94,7 +94,6 @@ struct OnWay {
 
 impl RelaySource {
     pub(crate) fn new(relay: Arc<Relay>, pool: Arc<Pool>, config: RelayConfig) -> Arc<Self> {
-        pool.hears_demand();
         let to = pool.config().peer.clone();
         let feeder = Mutex::new(Feeder::new(config.mode.clone()));
         let (ration, on_way) = (Mutex::default(), AsyncMutex::default());
@@ -118,6 +117,26 @@ impl RelaySource {
             let (share, sent) = (self.feeder().sent(bytes, grade), Instant::now());
             on_way.push_back(OnWay { bytes, share, sent, task });
         }
+    }
+
+    /// `len` bytes for something else than the pool, which claim at least `grade` where that is more than
+    /// the least; the other end finds them under the key's identifier. They go on when nobody waits for
+    /// them.
+    pub(crate) async fn pad(
+        self: &Arc<Self>,
+        len: usize,
+        grade: Grade,
+    ) -> Result<ModuleKey, ModuleError> {
+        let allowed = lock(&self.ration).allowed(self.relay.ration(&self.to), Instant::now());
+        if allowed.is_some_and(|bytes| bytes < len as u64) {
+            let why = format!("the ration of {} is used up for now", self.to);
+            return Err(ModuleError::Unavailable(why));
+        }
+        lock(&self.ration).spent(len as u64);
+        let source = self.clone();
+        let bringing = tokio::spawn(async move { source.fetch(len, grade).await });
+        let stopping = |_| ModuleError::Unavailable("the relay is stopping".into());
+        bringing.await.map_err(stopping)?
     }
 
     /// Bytes to send now beside those on their way; 0: none.

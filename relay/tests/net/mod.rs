@@ -12,13 +12,15 @@ use std::{
 
 use async_trait::async_trait;
 use km_core::{
+    copies::{Copies, CopyError, Leaving, ObjectCopy, Placed},
     hsm::Hsm,
-    ids::{ClusterId, LinkId},
+    ids::{ClusterId, LinkId, SaeId},
     material::ClearBytes,
     module::{ModuleError, ModuleKey, ModuleSource},
+    objects::ObjectState,
     payload::Storage,
     pool::{self, Pool, PoolConfig},
-    provenance::{Grade, Provenance},
+    provenance::{Grade, HopCipher, Origin, Provenance},
     random::{QrngConfig, Random},
     records::Records,
     registry::Registry,
@@ -80,6 +82,50 @@ impl ModuleSource for Module {
     }
 
     async fn rest(&self) {}
+}
+
+/// Objects of a KM, by identifier. Each belongs to the cluster's application.
+pub struct Shelf {
+    here: &'static str,
+    pub objects: Mutex<BTreeMap<String, (Vec<u8>, Provenance)>>,
+}
+
+#[async_trait]
+impl Copies for Shelf {
+    async fn leaving(&self, name: &str, to: &SaeId) -> Result<Leaving, CopyError> {
+        let objects = self.objects.lock().unwrap();
+        let (bytes, provenance) =
+            objects.get(name).ok_or_else(|| CopyError::NotFound(name.to_owned()))?;
+        let copy = ObjectCopy {
+            uid: name.to_owned(),
+            from: sae(&format!("sae-{}", self.here)),
+            to: to.clone(),
+            state: ObjectState::Active,
+            provenance: provenance.clone(),
+            attributes: Vec::new(),
+        };
+        let clear = Arc::new(ClearBytes::copy_from(bytes));
+        let cluster = cluster(to.as_str().strip_prefix("sae-").unwrap());
+        Ok(Leaving { copy, clear, cluster, grade: Grade::Computational })
+    }
+
+    async fn arrived(
+        &self,
+        _: &ClusterId,
+        copy: ObjectCopy,
+        clear: ClearBytes,
+    ) -> Result<Placed, CopyError> {
+        let bytes = clear.expose(<[u8]>::to_vec);
+        let mut objects = self.objects.lock().unwrap();
+        match objects.get(&copy.uid) {
+            Some((known, _)) if *known == bytes => Ok(Placed::There),
+            Some(_) => Err(CopyError::Refused("another object".to_owned())),
+            None => {
+                objects.insert(copy.uid, (bytes, copy.provenance));
+                Ok(Placed::Stored)
+            }
+        }
+    }
 }
 
 fn link_id(link: usize) -> LinkId {
@@ -146,6 +192,7 @@ pub struct Km {
     pub records: Records,
     pub supply: Arc<Supply>,
     pub links: Arc<Links>,
+    pub shelf: Arc<Shelf>,
     pub routes: Arc<RouteBoard>,
     stop: ShutdownHandle,
 }
@@ -269,7 +316,8 @@ impl Net {
             None => Random::of_token(hsm),
         };
         let (random, routes) = (Arc::new(random), Arc::new(RouteBoard::default()));
-        let links = Links::new(&supply, client, random, routes.clone(), peers);
+        let shelf = Arc::new(Shelf { here: self.plan.clusters[at], objects: Mutex::default() });
+        let links = Links::new(&supply, client, random, routes.clone(), Some(shelf.clone()), peers);
         let (stop, shutdown) = Shutdown::pair();
         tokio::spawn(links.clone().run(shutdown.clone()));
         let (accepting, ending) = (links.clone(), shutdown.clone());
@@ -281,7 +329,7 @@ impl Net {
             move |stream, identity| accepting.clone().accept(stream, identity, ending.clone()),
             shutdown,
         ));
-        Km { machine, records, supply, links, routes, stop }
+        Km { machine, records, supply, links, shelf, routes, stop }
     }
 
     fn module(&self, link: usize) -> Arc<dyn ModuleSource> {
@@ -340,6 +388,22 @@ impl Net {
             assert!(began.elapsed() < PATIENCE, "waited in vain until {what}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// Copies an object from one cluster to another, twice, and the ciphers and the grade it has there.
+    pub async fn copy(&self, from: usize, to: usize, origin: Origin) -> (Vec<HopCipher>, Grade) {
+        let (here, there) = (&self.kms[from], &self.kms[to]);
+        let uid = format!("{origin:?} {from} {to}");
+        let object = (random(48), Provenance::local(origin));
+        here.shelf.objects.lock().unwrap().insert(uid.clone(), object.clone());
+        let app = sae(&format!("sae-{}", self.plan.clusters[to]));
+        for expected in [Placed::Stored, Placed::There] {
+            let (name, placed, _) = here.links.copy(&uid, &app).await.unwrap();
+            assert_eq!((name, placed), (uid.clone(), expected));
+        }
+        let (bytes, way) = there.shelf.objects.lock().unwrap()[&uid].clone();
+        assert_eq!((bytes, &way.origin), (object.0, &object.1.origin));
+        (way.path.iter().map(|hop| hop.cipher).collect(), way.grade())
     }
 
     /// Stops all in order, and checks each account against the records.

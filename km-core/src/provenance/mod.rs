@@ -1,6 +1,8 @@
 //! How key material came to be, and the one level that follows from it. Enter through
 //! [`Provenance::grade`]; a grade is derived, never set.
 
+pub mod told;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -214,6 +216,19 @@ impl Provenance {
     pub fn ways(&self) -> usize {
         1 + self.split.len()
     }
+    /// The value brought further, hidden by one-time pad that came over the way `pad`. It claims no more than
+    /// either; of several shares only the first way is told, for the value itself is known where it began.
+    pub fn carried(&self, pad: &Self) -> Self {
+        let path = self.path.iter().chain(&pad.path).cloned().collect();
+        let mut carried = Self::relayed(self.origin.clone(), path);
+        let least = self.grade().min(pad.grade());
+        if carried.grade() > least
+            && let Some(hop) = carried.path.get_mut(self.path.len())
+        {
+            hop.cipher = HopCipher::OtpComputational;
+        }
+        carried
+    }
     /// Every hop of every way.
     pub fn hops(&self) -> impl Iterator<Item = &Hop> {
         self.path.iter().chain(self.split.iter().flat_map(|share| &share.path))
@@ -265,6 +280,45 @@ mod tests {
         }
         assert!(!way(Otp).borne_out_by(&Provenance::relayed(Origin::HsmRng, Vec::new())));
         assert!(!way(Otp).borne_out_by(&Provenance { origin: Origin::Qrng, ..way(Otp) }));
+    }
+
+    #[test]
+    fn what_is_carried_further_claims_no_more_than_its_beginning_and_its_way() {
+        use HopCipher::{Aes256Gcm, Otp, OtpComputational, Shared};
+        let link = || Origin::Qkd(LinkId::parse("l1").unwrap());
+        let way = |origin, ciphers: &[HopCipher]| {
+            let to = ClusterId::parse("west").unwrap();
+            let hops = ciphers.iter().map(|cipher| Hop { to: to.clone(), cipher: *cipher });
+            Provenance::relayed(origin, hops.collect())
+        };
+        let ciphers = |way: &Provenance| way.path.iter().map(|hop| hop.cipher).collect::<Vec<_>>();
+        let derived = Combination { kem: KemSet::MlKem768, method: CombineMethod::CatKdf };
+        for (value, pad, grade, expected) in [
+            (way(link(), &[]), way(link(), &[Shared, Otp]), Grade::ItsRelay, vec![Shared, Otp]),
+            (
+                way(link(), &[Otp]),
+                way(link(), &[Shared, Aes256Gcm]),
+                Grade::Computational,
+                vec![Otp, Shared, Aes256Gcm],
+            ),
+            // The pad is no better than the generator it came from, nor the value than its derivation.
+            (
+                way(link(), &[]),
+                way(Origin::HsmRng, &[Otp, Otp]),
+                Grade::Computational,
+                vec![OtpComputational, Otp],
+            ),
+            (
+                Provenance { combined: Some(derived), ..way(link(), &[]) },
+                way(link(), &[Shared]),
+                Grade::Computational,
+                vec![OtpComputational],
+            ),
+            (way(Origin::HsmRng, &[]), way(link(), &[Shared]), Grade::Computational, vec![Shared]),
+        ] {
+            let carried = value.carried(&pad);
+            assert_eq!((carried.grade(), ciphers(&carried)), (grade, expected));
+        }
     }
 
     #[test]
