@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::{
+    books::Books,
     component::{BadStep, Component, Pair, State, Step},
     network::{ComponentView, EdgeView, Network},
     orders::Orders,
@@ -243,6 +244,11 @@ impl Controller {
             drain_bps: edge.drain_bps,
         };
         self.network.edges().into_iter().map(view).collect()
+    }
+
+    /// The accounts of all pools, as their ends last reported them.
+    pub fn books(&self) -> Books {
+        Books::of(self.network.books())
     }
 
     /// The best way of each pair that wants one and has one.

@@ -4,10 +4,12 @@
 //!
 //! - [`report`]: what a KM tells. [`component`]: the parts of the network and their four states.
 //! - `health`: what is wrong with a part, by the reports. `network`: parts, states, edges.
+//! - [`books`]: the accounts of all pools, and whether they fit.
 //! - [`orders`]: what operators ordered while it runs.
 //! - [`policy`]: what operators pin, forbid, prefer and ration. `cost`: what an edge costs.
 //! - `graph`: shortest and disjoint paths. `routing`: tables, and why a route changed.
 
+pub mod books;
 pub mod component;
 mod controller;
 mod cost;

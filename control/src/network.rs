@@ -9,7 +9,7 @@ use crate::{
     component::{BadStep, Component, Pair, State, Step},
     health::{self, Fault},
     orders::is_held,
-    report::{LinkReport, QkdReport, Report},
+    report::{Book, LinkReport, QkdReport, Report},
     settings::Settings,
 };
 
@@ -104,6 +104,19 @@ impl Network {
             }
         }
         self.held = held;
+    }
+
+    /// What the two ends of each pool say of it, from the lower end.
+    pub(crate) fn books(&self) -> BTreeMap<Pair, [Option<Book>; 2]> {
+        let mut all: BTreeMap<Pair, [Option<Book>; 2]> = BTreeMap::new();
+        for (cluster, heard) in &self.heard {
+            for link in &heard.report.links {
+                let pair = Pair::new(cluster, &link.peer);
+                let end = usize::from(pair.ends().0 != cluster);
+                all.entry(pair).or_default()[end] = link.book;
+            }
+        }
+        all
     }
 
     /// Takes a report in.

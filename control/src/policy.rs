@@ -1,9 +1,11 @@
-//! What operators ask of the routes (7.3): pin, forbid, prefer, ration, and the ciphers allowed.
+//! What operators ask of the routes (7.3): pin, forbid, prefer, ration, and the ciphers allowed; and when
+//! pools are fed by relay (6.2e).
 //! One rule a policy, perhaps at certain hours only.
 
 use std::{fmt, str::FromStr};
 
 use km_core::{
+    feeding::Mode,
     ids::ClusterId,
     route::{CipherPolicy, MAX_HOPS},
 };
@@ -39,6 +41,8 @@ pub enum Rule {
     Ration(Ration),
     /// Which hop ciphers are allowed.
     Cipher(CipherRule),
+    /// When pools are fed by relay.
+    Feed(FeedRule),
 }
 
 /// The way for keys between two clusters.
@@ -97,6 +101,17 @@ pub struct CipherRule {
     pub allow: CipherPolicy,
 }
 
+/// When a pool is fed by relay, whatever its KMs are set to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FeedRule {
+    /// The pool between these two only; absent: all that no other rule names.
+    #[serde(default)]
+    pub between: Option<[ClusterId; 2]>,
+    /// When.
+    pub when: Mode,
+}
+
 /// A part of each day, in UTC, as `09:00-21:00`; it may pass midnight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hours {
@@ -144,7 +159,7 @@ impl fmt::Display for Hours {
 #[error("{0}")]
 pub struct BadPolicy(&'static str);
 
-/// As written: one of the five.
+/// As written: one of the six.
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Written {
@@ -159,6 +174,8 @@ struct Written {
     #[serde(skip_serializing_if = "Option::is_none")]
     cipher: Option<CipherRule>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    feed: Option<FeedRule>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     hours: Option<String>,
 }
 
@@ -171,11 +188,12 @@ impl TryFrom<Written> for Policy {
             written.prefer.map(Rule::Prefer),
             written.ration.map(Rule::Ration),
             written.cipher.map(Rule::Cipher),
+            written.feed.map(Rule::Feed),
         ]
         .into_iter()
         .flatten();
         let (Some(rule), None) = (rules.next(), rules.next()) else {
-            return Err(BadPolicy("a policy has one of pin, forbid, prefer, ration, cipher"));
+            return Err(BadPolicy("a policy has one of pin, forbid, prefer, ration, cipher, feed"));
         };
         rule.check()?;
         Ok(Self { rule, hours: written.hours.map(|text| text.parse()).transpose()? })
@@ -201,6 +219,7 @@ impl From<Policy> for Written {
             Rule::Prefer(rule) => written.prefer = Some(rule),
             Rule::Ration(rule) => written.ration = Some(rule),
             Rule::Cipher(rule) => written.cipher = Some(rule),
+            Rule::Feed(rule) => written.feed = Some(rule),
         }
         written
     }
@@ -236,7 +255,9 @@ impl Rule {
                 }
             }
             Self::Ration(Ration { link, .. }) => two(link),
-            Self::Cipher(CipherRule { between, .. }) => between.as_ref().map_or(Ok(()), two),
+            Self::Cipher(CipherRule { between, .. }) | Self::Feed(FeedRule { between, .. }) => {
+                between.as_ref().map_or(Ok(()), two)
+            }
         }
     }
 }
@@ -319,16 +340,35 @@ impl<'a> Active<'a> {
 
     /// The ciphers allowed between two clusters.
     pub(crate) fn cipher(&self, pair: &Pair) -> CipherPolicy {
+        let last = self.last(pair, |rule| match rule {
+            Rule::Cipher(CipherRule { between, allow }) => Some((between, *allow)),
+            _ => None,
+        });
+        last.unwrap_or_default()
+    }
+
+    /// When the pool between two clusters is fed; `None` where no policy says so.
+    pub(crate) fn feed(&self, pair: &Pair) -> Option<Mode> {
+        self.last(pair, |rule| match rule {
+            Rule::Feed(FeedRule { between, when }) => Some((between, when.clone())),
+            _ => None,
+        })
+    }
+
+    /// What the last rule says that names the pair, or else the last that names none.
+    fn last<T>(
+        &self,
+        pair: &Pair,
+        says: impl Fn(&'a Rule) -> Option<(&'a Option<[ClusterId; 2]>, T)>,
+    ) -> Option<T> {
         let find = |of: Option<&Pair>| {
-            self.rules.iter().rev().find_map(|rule| match rule {
-                Rule::Cipher(rule) => {
-                    let named = rule.between.as_ref().map(|[a, b]| Pair::new(a, b));
-                    (named.as_ref() == of).then_some(rule.allow)
-                }
-                _ => None,
+            self.rules.iter().rev().find_map(|rule| {
+                let (between, said) = says(rule)?;
+                let named = between.as_ref().map(|[a, b]| Pair::new(a, b));
+                (named.as_ref() == of).then_some(said)
             })
         };
-        find(Some(pair)).or_else(|| find(None)).unwrap_or_default()
+        find(Some(pair)).or_else(|| find(None))
     }
 }
 

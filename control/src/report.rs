@@ -1,6 +1,9 @@
 //! What a KM tells the controller about itself, its KM links, QKD links and modules (6.1.3).
 
-use km_core::ids::{ClusterId, LinkId};
+use km_core::{
+    ids::{ClusterId, LinkId},
+    ledger::Ledger,
+};
 use serde::{Deserialize, Serialize};
 
 /// Most KM links in a report.
@@ -48,12 +51,26 @@ pub struct LinkReport {
     /// Bits used up since the pool was made, for whatever purpose.
     #[serde(default)]
     pub spent_bits: u64,
+    /// The pool's account and stock at one instant, as this end keeps them; absent: it did not say.
+    #[serde(default)]
+    pub book: Option<Book>,
     /// The QKD links that fill the pool, first choice first. None: no key comes from here.
     #[serde(default)]
     pub qkd: Vec<QkdReport>,
     /// There is no QKD between the two, and the KM link itself fills the pool.
     #[serde(default)]
     pub without_qkd: bool,
+}
+
+/// The account of a pool at one of its ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Book {
+    /// Where every bit went.
+    pub ledger: Ledger,
+    /// Bits found in blocks and runs.
+    pub stored_bits: u64,
+    /// Whether the other end said the same of the pad both spent; absent while the relay uses some.
+    pub ends_agree: Option<bool>,
 }
 
 /// One classical channel of a KM link.

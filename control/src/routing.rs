@@ -6,6 +6,7 @@ use std::{
 };
 
 use km_core::{
+    feeding::Mode,
     ids::ClusterId,
     route::{CipherPolicy, Route, RoutingTable, Ways},
 };
@@ -97,6 +98,7 @@ struct Found {
     disjoint: Vec<Path>,
     cipher: CipherPolicy,
     max_bits_per_s: Option<u64>,
+    feed: Option<Mode>,
 }
 
 /// What routes are computed from.
@@ -163,7 +165,8 @@ impl Router {
         }
         routes.truncate(basis.settings.routes);
         let disjoint = graph.disjoint(from, to, MOST_DISJOINT);
-        Found { routes, disjoint, cipher: basis.policies.cipher(pair), max_bits_per_s: None }
+        let (cipher, feed) = (basis.policies.cipher(pair), basis.policies.feed(pair));
+        Found { routes, disjoint, cipher, max_bits_per_s: None, feed }
     }
 
     /// Keeps to the way in use unless another is clearly better.
@@ -236,6 +239,7 @@ impl Found {
             routes: self.routes.iter().filter_map(route).collect(),
             disjoint: self.disjoint.iter().filter_map(route).collect(),
             max_bits_per_s: self.max_bits_per_s,
+            feed: self.feed.clone(),
         }
     }
 }

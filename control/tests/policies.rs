@@ -9,7 +9,7 @@ use control::{
     policy::{Forbid, Pin, Policy, Prefer, Ration, Rule},
     settings::Settings,
 };
-use km_core::route::CipherPolicy;
+use km_core::{feeding::Mode, route::CipherPolicy};
 
 const SQUARE: [(&str, &str); 4] = [("a", "b"), ("b", "d"), ("a", "c"), ("c", "d")];
 
@@ -98,6 +98,23 @@ fn disjoint_ways_share_no_trusted_node() {
     let table = net.controller.directions(&name("s")).table;
     let ways = table.disjoint(&name("t"));
     assert!(ways.len() == 2 && ways[0].is_disjoint(&ways[1]), "{ways:?}");
+}
+
+#[test]
+fn when_a_pool_is_fed_is_a_policy() {
+    let rule = |between, when| Rule::Feed(control::policy::FeedRule { between, when });
+    let feed = |net: &Net| {
+        let ends = [("a", "d"), ("d", "a")].map(|(from, to)| {
+            net.controller.directions(&name(from)).table.to[&name(to)].feed.clone()
+        });
+        assert_eq!(ends[0], ends[1], "both ends are told the same");
+        ends[0].clone()
+    };
+    assert_eq!(feed(&square(Vec::new())), None, "as the KMs are set");
+    let all = rule(None, Mode::OnDemand);
+    assert_eq!(feed(&square(vec![all.clone()])), Some(Mode::OnDemand));
+    let named = rule(Some(["d", "a"].map(name)), Mode::Rate(1000));
+    assert_eq!(feed(&square(vec![named, all])), Some(Mode::Rate(1000)));
 }
 
 #[test]

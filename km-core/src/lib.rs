@@ -13,6 +13,7 @@ pub mod clock;
 pub mod copies;
 pub mod custody;
 pub mod epoch;
+pub mod feeding;
 pub mod hsm;
 pub mod ids;
 pub mod journal;

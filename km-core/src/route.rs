@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ids::ClusterId, provenance::HopCipher};
+use crate::{feeding::Mode, ids::ClusterId, provenance::HopCipher};
 
 /// Most hops of a route.
 pub const MAX_HOPS: usize = 32;
@@ -146,6 +146,9 @@ pub struct Ways {
     /// Most bits to be relayed there in a second: a ration of scarce stock. Absent: no limit.
     #[serde(default)]
     pub max_bits_per_s: Option<u64>,
+    /// When a pool with that cluster is fed by relay; absent: as the KM's configuration says.
+    #[serde(default)]
+    pub feed: Option<Mode>,
 }
 
 /// All routes of one KM, as of one moment.

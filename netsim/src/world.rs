@@ -292,6 +292,7 @@ impl World {
                 stock_bits: bits(one.stock + other.stock),
                 taken_bits: bits(one.made + other.made),
                 spent_bits: bits(used(one) + used(other)),
+                book: None,
                 without_qkd,
                 qkd: if without_qkd { Vec::new() } else { vec![qkd] },
             }

@@ -156,6 +156,7 @@ fn report(here: &str) -> Report {
         stock_bits: 64 << 20,
         taken_bits: 64 << 20,
         spent_bits: 0,
+        book: None,
         without_qkd: false,
         qkd: vec![QkdReport {
             link: LinkId::parse(&format!("{a}-{b}")).unwrap(),

@@ -6,6 +6,7 @@
 
 use std::time::{Duration, Instant};
 
+pub use km_core::feeding::{Mode, Window};
 use km_core::{pool::Demand, provenance::Grade};
 
 /// Least bytes of one batch: below, agreement and sealing cost more than the keys are worth.
@@ -15,67 +16,6 @@ const MEMORY: Duration = Duration::from_secs(30);
 /// What a fixed rate may make up for after a pause.
 const BURST: Duration = Duration::from_secs(5);
 const DAY_MIN: u16 = 24 * 60;
-
-/// When keys are relayed.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Mode {
-    /// Only what is missing.
-    OnDemand,
-    /// Once fewer than `low` bytes are stored, until there are `high`.
-    Watermark {
-        /// Bytes.
-        low: u64,
-        /// Bytes.
-        high: u64,
-    },
-    /// So many bytes a second.
-    Rate(u64),
-    /// As much as is used up in `horizon`, but at least `least` bytes.
-    Adaptive {
-        /// How far ahead.
-        horizon: Duration,
-        /// Bytes.
-        least: u64,
-    },
-    /// Up to `high` bytes, at these times of day only.
-    Schedule {
-        /// Times of day.
-        windows: Vec<Window>,
-        /// Bytes.
-        high: u64,
-    },
-    /// Only what an operator orders.
-    Manual,
-}
-
-/// A time of day, UTC, in minutes after midnight; over midnight when it ends before it begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Window {
-    /// First minute.
-    pub from: u16,
-    /// First minute after it.
-    pub to: u16,
-}
-
-impl Window {
-    /// Reads `HH:MM-HH:MM`.
-    pub fn parse(text: &str) -> Option<Self> {
-        let minute = |text: &str| {
-            let (hours, minutes) = text.split_once(':')?;
-            let (hours, minutes): (u16, u16) = (hours.parse().ok()?, minutes.parse().ok()?);
-            (hours < 24 && minutes < 60).then_some(hours * 60 + minutes)
-        };
-        let (from, to) = text.split_once('-')?;
-        Some(Self { from: minute(from)?, to: minute(to)? })
-    }
-
-    fn holds(&self, minute: u16) -> bool {
-        match self.from <= self.to {
-            true => (self.from..self.to).contains(&minute),
-            false => minute >= self.from || minute < self.to,
-        }
-    }
-}
 
 /// The pool at one moment.
 #[derive(Clone, Copy, Debug, Default)]
@@ -110,6 +50,15 @@ impl Feeder {
     pub fn new(mode: Mode) -> Self {
         let demand = Demand::default();
         Self { mode, demand, filling: false, credit: 0.0, usage: 0.0, last: None }
+    }
+
+    /// Another mode counts from now on; whether it is another.
+    pub fn set_mode(&mut self, mode: &Mode) -> bool {
+        let other = self.mode != *mode;
+        if other {
+            (self.mode, self.filling, self.credit) = (mode.clone(), false, 0.0);
+        }
+        other
     }
 
     /// Somebody asked for more.
@@ -260,6 +209,17 @@ mod tests {
         feeder.failed(share);
         assert_eq!(feeder.wanted(stock(0), now, NOON), 3000);
         feeder.sent(3000, Grade::Computational);
+        assert_eq!(feeder.wanted(stock(0), now, NOON), 0);
+    }
+
+    #[test]
+    fn another_mode_counts_from_the_next_look_on() {
+        let (mut feeder, now) = (Feeder::new(Mode::Manual), Instant::now());
+        assert_eq!(feeder.wanted(stock(0), now, NOON), 0);
+        let full = Mode::Watermark { low: 1000, high: 9000 };
+        assert!(feeder.set_mode(&full) && !feeder.set_mode(&full));
+        assert_eq!(feeder.wanted(stock(0), now, NOON), 9000);
+        assert!(feeder.set_mode(&Mode::OnDemand));
         assert_eq!(feeder.wanted(stock(0), now, NOON), 0);
     }
 

@@ -6,13 +6,13 @@
 mod ends;
 mod net;
 
-use std::io::Write as _;
+use std::{io::Write as _, time::Duration};
 
-use ends::{bytes_of, ids_of, sae};
+use ends::{bytes_of, cluster, ids_of, sae};
 use km_core::{
     ids::LinkId,
     provenance::{EndTag, Grade, HopCipher, Origin},
-    route::CipherPolicy,
+    route::{CipherPolicy, Route, RoutingTable, Ways},
 };
 use net::{Net, Plan};
 use relay::{
@@ -327,7 +327,25 @@ async fn what_an_operator_orders_comes_and_no_more() {
         views.iter().all(|view| view.ends_agree == Some(true) && view.ledger.pad >= 8 * 100_000)
     };
     net.until("both ends of each link say the same of their pad", agree).await;
+    fed_as_the_table_says(&net).await;
     net.stop_and_audit().await;
+}
+
+/// What the controller says counts before what the KM was set to.
+async fn fed_as_the_table_says(net: &Net) {
+    let stored = |net: &Net| net.kms[0].pool("c").view().stored_bits / 8;
+    let full = stored(net) + (256 << 10);
+    let route = Route::new(["b", "c"].map(cluster).to_vec(), CipherPolicy::OtpOnly).unwrap();
+    let tell = |version, feed| {
+        let ways = Ways { routes: vec![route.clone()], feed, ..Ways::default() };
+        net.kms[0].routes.put(RoutingTable { version, to: [(cluster("c"), ways)].into() });
+    };
+    tell(1, Some(Mode::Watermark { low: full, high: full }));
+    net.until("the watermark is reached", |net| stored(net) >= full).await;
+    tell(2, Some(Mode::Watermark { low: full, high: 2 * full }));
+    tell(3, None);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(stored(net) < full + (256 << 10), "by hand again, as it was set");
 }
 
 /// The last cluster has no QKD: its KM link to the one before fills their pool, and that carries what

@@ -32,7 +32,7 @@ fn way(hops: &[&str]) -> Route {
 fn direct(net: &Net, version: u64, middles: &[&str], max_bits_per_s: Option<u64>) {
     for (at, far) in [(0, "d"), (3, "a")] {
         let routes: Vec<Route> = middles.iter().map(|middle| way(&[middle, far])).collect();
-        let ways = Ways { disjoint: routes.clone(), routes, max_bits_per_s };
+        let ways = Ways { disjoint: routes.clone(), routes, max_bits_per_s, feed: None };
         net.kms[at].routes.put(RoutingTable { version, to: [(cluster(far), ways)].into() });
     }
 }

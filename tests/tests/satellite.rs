@@ -1,5 +1,6 @@
 //! A satellite as a trusted node (9.4), with real processes: it passes one ground station, then the other,
-//! never both. It supplies the exclusive or of its keys with both, which the controller rations.
+//! never both. It supplies the exclusive or of its keys with both, which the controller rations, and says
+//! when to bring.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{
@@ -14,11 +15,15 @@ const RATION: u64 = 80_000;
 
 /// Two clusters on the ground, the satellite between.
 fn plan() -> Plan {
-    let lines = "cipher = \"otp-only\"\nscheme = \"supplied\"\nlow_kib = 1024\nhigh_kib = 1024";
+    let lines = "cipher = \"otp-only\"\nscheme = \"supplied\"\nmode = \"manual\"";
     Plan {
         far: vec![Far { from: 0, to: 2, lines }],
         passes: vec!["every_s = 12\nfor_s = 5", "every_s = 12\nfor_s = 5\nafter_s = 6"],
-        controller: Some("[[policy]]\nration = { link = [\"a\", \"b\"], bits_per_s = 80000 }\n"),
+        // The stations are set to wait for orders; the controller says otherwise.
+        controller: Some(
+            "[[policy]]\nration = { link = [\"a\", \"b\"], bits_per_s = 80000 }\n\
+             [[policy]]\nfeed = { between = [\"a\", \"c\"], when = { low_kib = 1024, high_kib = 1024 } }\n",
+        ),
         ..Plan::default()
     }
 }
@@ -49,10 +54,12 @@ async fn is_lit(chain: &Chain, link: usize) -> Option<bool> {
 async fn two_stations_share_keys_by_a_satellite_that_never_passes_both_and_is_rationed() {
     let chain = Chain::start(plan()).await;
     chain
-        .until("the ration is told", async || {
+        .until("the ration, and when to feed, are told", async || {
             let routes = chain.admin(0, "/v1/routes").await;
             routes["routes"].as_array().into_iter().flatten().any(|ways| {
-                ways["to"] == "c" && ways["max_bits_per_s"].as_u64().is_some_and(|b| b <= RATION)
+                ways["to"] == "c"
+                    && ways["feed"]["mode"] == "watermark"
+                    && ways["max_bits_per_s"].as_u64().is_some_and(|b| b <= RATION)
             })
         })
         .await;
@@ -86,6 +93,13 @@ async fn two_stations_share_keys_by_a_satellite_that_never_passes_both_and_is_ra
             assert_eq!(pool["balanced"], true, "{pool}");
         }
     }
+    let books = chain.qkm(0, &["pool", "ledger", "--network"]);
+    let told = String::from_utf8_lossy(&books.stdout).into_owned();
+    assert!(books.status.success(), "{told}{}", String::from_utf8_lossy(&books.stderr));
+    assert_eq!(told.matches("~").count(), 6, "both ends of three pools: {told}");
+    assert!(
+        told.contains("0 DIFFER, 0 do NOT BALANCE") && !told.contains("not reported by both; 1")
+    );
     let spent = chain.pool(1, 0).await["ledger"]["pad"].as_u64().unwrap();
     assert!(spent > 0, "the satellite spent keys of its own");
 }

@@ -116,6 +116,7 @@ impl Net {
                 stock_bits: link.stock,
                 taken_bits: 0,
                 spent_bits: link.spent,
+                book: None,
                 qkd: link.qkd.iter().map(qkd).collect(),
                 without_qkd: link.without_qkd,
             });

@@ -193,7 +193,7 @@ impl Api {
         let table = control.board.table();
         let to = table.to.iter().map(|(to, ways)| {
             json!({ "to": to, "routes": ways.routes, "disjoint": ways.disjoint,
-                "max_bits_per_s": ways.max_bits_per_s })
+                "max_bits_per_s": ways.max_bits_per_s, "feed": ways.feed })
         });
         json!({ "version": table.version, "controllers": control.seats(),
             "routes": to.collect::<Vec<_>>() })

@@ -131,7 +131,7 @@ pub(super) fn key(args: &AdminArgs, id: &str) -> Result<Exit, Failure> {
 /// The routes this KM goes by.
 pub(super) fn routes(args: &AdminArgs) -> Result<Exit, Failure> {
     let answer = send(&args.config.config, None, Request::Get("/v1/routes"))?;
-    let head = ["TO", "ROUTES, BEST FIRST", "DISJOINT", "MOST BITS/S"];
+    let head = ["TO", "ROUTES, BEST FIRST", "DISJOINT", "MOST BITS/S", "FED"];
     show(args.output, &answer, &head, "routes", |ways| {
         let each = |list: &Value| {
             let way = |route: &Value| {
@@ -143,7 +143,8 @@ pub(super) fn routes(args: &AdminArgs) -> Result<Exit, Failure> {
         };
         let (routes, disjoint) = (each(&ways["routes"]), each(&ways["disjoint"]));
         let most = text(&ways["max_bits_per_s"]);
-        vec![text(&ways["to"]), routes.join("; "), disjoint.len().to_string(), most]
+        let (to, fed) = (text(&ways["to"]), text(&ways["feed"]["mode"]));
+        vec![to, routes.join("; "), disjoint.len().to_string(), most, fed]
     })
 }
 

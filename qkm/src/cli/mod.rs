@@ -1,6 +1,7 @@
 //! The command line. Enter through [`run`]. `table` prints; one file for each group of commands.
 
 mod admin;
+mod books;
 mod ca;
 mod controller;
 mod hsm;
@@ -200,7 +201,14 @@ enum PoolCommand {
     /// STORED, or was spent as one-time PAD and hop keys, as keys of TAGs, DELIVERED, BURNED (given up) or
     /// REJECTED (the ends had different bits). In bits. ACCOUNT: whether that adds up. PEER'S PAD: what the
     /// other end says of its own. BOTH ENDS: whether that is the same; while pad is IN USE nobody can say.
-    Ledger(AdminArgs),
+    Ledger {
+        /// The accounts of both ends of all pools of the network, as the controller was told, their sum, and
+        /// where they do not fit; the exit status is 1 then.
+        #[arg(long)]
+        network: bool,
+        #[command(flatten)]
+        admin: AdminArgs,
+    },
     /// Order keys by relay for the pool with a cluster to which there is no QKD link.
     Feed {
         /// The cluster.
@@ -303,7 +311,8 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Config(ConfigCommand::Check { file }) => local::check(&file),
         Command::Config(ConfigCommand::Example) => local::example(),
         Command::Pool(PoolCommand::List(args)) => admin::pools(&args),
-        Command::Pool(PoolCommand::Ledger(args)) => admin::ledger(&args),
+        Command::Pool(PoolCommand::Ledger { network: false, admin: args }) => admin::ledger(&args),
+        Command::Pool(PoolCommand::Ledger { network: true, admin: args }) => books::run(&args),
         Command::Pool(PoolCommand::Feed { peer, keys, bits, admin }) => {
             admin::feed(&admin, &peer, u64::from(keys) * u64::from(bits.div_ceil(8)))
         }

@@ -415,7 +415,7 @@ pub(super) struct Relay {
     #[serde(default)]
     pub(super) scheme: Scheme,
     #[serde(default)]
-    pub(super) mode: Mode,
+    pub(super) mode: km_core::feeding::Kind,
     #[serde(default = "low_kib")]
     pub(super) low_kib: u64,
     #[serde(default = "high_kib")]
@@ -443,19 +443,6 @@ fn high_kib() -> u64 {
 
 fn horizon_s() -> u64 {
     60
-}
-
-/// When keys are relayed.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum Mode {
-    #[default]
-    Watermark,
-    OnDemand,
-    Rate,
-    Adaptive,
-    Schedule,
-    Manual,
 }
 
 /// Where relayed bits are born.

@@ -1,13 +1,11 @@
 //! `[[relay]]`: pools between clusters without a QKD link, fed over others; or, with an empty `via`, over
 //! their KM link.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
-use ::relay::{
-    combine::Combine,
-    feed::{Mode, Window},
-};
+use ::relay::combine::Combine;
 use km_core::{
+    feeding::{Mode, Written},
     ids::ClusterId,
     route::{CipherPolicy, Route},
     usage::kem::KemSet,
@@ -108,31 +106,9 @@ fn feed(
 }
 
 fn mode(entry: &file::Relay) -> Result<Mode, &'static str> {
-    let file::Relay { low_kib, high_kib, rate_bps, horizon_s, windows, .. } = entry;
-    if !(1..=1 << 20).contains(high_kib) || low_kib > high_kib {
-        return Err("high_kib must be 1 to 1048576, and low_kib not more than it");
-    }
-    let (low, high) = (low_kib << 10, high_kib << 10);
-    Ok(match entry.mode {
-        file::Mode::Watermark => Mode::Watermark { low, high },
-        file::Mode::OnDemand => Mode::OnDemand,
-        file::Mode::Manual => Mode::Manual,
-        file::Mode::Rate => match rate_bps {
-            Some(bits @ 8..=10_000_000_000) => Mode::Rate(bits / 8),
-            _ => return Err("mode = \"rate\" needs rate_bps, 8 to 10000000000 bits per second"),
-        },
-        file::Mode::Adaptive => match horizon_s {
-            1..=86_400 => Mode::Adaptive { horizon: Duration::from_secs(*horizon_s), least: low },
-            _ => return Err("horizon_s must be 1 to 86400"),
-        },
-        file::Mode::Schedule => {
-            let windows: Option<Vec<Window>> = windows.iter().map(|w| Window::parse(w)).collect();
-            match windows.filter(|windows| !windows.is_empty()) {
-                Some(windows) => Mode::Schedule { windows, high },
-                None => return Err("mode = \"schedule\" needs windows such as [\"22:00-06:00\"]"),
-            }
-        }
-    })
+    let file::Relay { mode, low_kib, high_kib, rate_bps, horizon_s, ref windows, .. } = *entry;
+    let windows = windows.clone();
+    Mode::try_from(Written { mode, low_kib, high_kib, rate_bps, horizon_s, windows })
 }
 
 /// How the blocks of a peer's pool are combined.

@@ -113,6 +113,7 @@ impl Api {
             (&Method::GET, ["v1", "edges"]) => Ok(self.room.edges()),
             (&Method::GET, ["v1", "routes"]) => Ok(self.room.routes()),
             (&Method::GET, ["v1", "events"]) => Ok(self.room.events()),
+            (&Method::GET, ["v1", "books"]) => Ok(self.room.books()),
             (&Method::GET, ["v1", "tables", cluster]) => {
                 let cluster = ClusterId::parse(cluster);
                 Ok(self.room.table(&cluster.map_err(|_| no_such_path(&path))?))
@@ -200,7 +201,7 @@ fn no_such_path(path: &str) -> Problem {
     let shown: String = path.chars().take(100).collect();
     let text = format!(
         "there is nothing at {shown:?} by this method; GET /v1/components, /v1/edges, /v1/routes, \
-         /v1/events, /v1/orders, /v1/tables/CLUSTER; POST /v1/components, /v1/pins, /v1/unpin"
+         /v1/events, /v1/books, /v1/orders, /v1/tables/CLUSTER; POST /v1/components, /v1/pins, /v1/unpin"
     );
     Problem::new(StatusCode::NOT_FOUND, Code::A004, text)
 }

@@ -159,7 +159,7 @@ mod tests {
             text + entry.unwrap_or(line) + "\n"
         });
         let config = ControllerConfig::parse(&all, &"example").unwrap();
-        assert_eq!((config.policies.len(), config.others.len()), (5, 1));
+        assert_eq!((config.policies.len(), config.others.len()), (6, 1));
     }
 
     #[test]

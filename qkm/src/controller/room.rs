@@ -240,6 +240,10 @@ impl Room {
         json!({ "routes": self.controller().routes() })
     }
 
+    pub(super) fn books(&self) -> Value {
+        json!(self.controller().books())
+    }
+
     pub(super) fn events(&self) -> Value {
         json!({ "events": self.controller().events().collect::<Vec<_>>() })
     }

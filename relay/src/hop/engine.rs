@@ -11,6 +11,7 @@ use std::{
 };
 
 use km_core::{
+    feeding::Mode,
     ids::ClusterId,
     material::ClearBytes,
     provenance::{Hop, Origin, Provenance},
@@ -155,6 +156,11 @@ impl Relay {
     /// Most bits in a second that may be relayed to a cluster.
     pub(crate) fn ration(&self, to: &ClusterId) -> Option<u64> {
         self.routes.table().to.get(to).and_then(|ways| ways.max_bits_per_s)
+    }
+
+    /// When the pool with a cluster is fed, where the controller says so.
+    pub(crate) fn feeding(&self, to: &ClusterId) -> Option<Mode> {
+        self.routes.table().to.get(to).and_then(|ways| ways.feed.clone())
     }
 
     /// Brings `len` bytes of key material to the end of `route`.

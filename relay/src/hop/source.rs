@@ -43,7 +43,7 @@ pub struct RelayConfig {
     pub cipher: CipherPolicy,
     /// Where the bits are born.
     pub scheme: Scheme,
-    /// When it is fed.
+    /// When it is fed while no controller says otherwise.
     pub mode: Mode,
     /// Over how many ways without a common node each key is split by exclusive or; 1: it is not.
     pub ways: usize,
@@ -148,7 +148,11 @@ impl RelaySource {
         }
         let consumed = (view.ledger.absorbed - view.stored_bits) / 8;
         let now = Instant::now();
+        let told = self.relay.feeding(&self.to);
         let mut feeder = self.feeder();
+        if feeder.set_mode(told.as_ref().unwrap_or(&self.config.mode)) {
+            tracing::info!(to = %self.to, mode = ?told, "the pool is fed another way");
+        }
         feeder.add(self.pool.take_demand());
         let wanted = feeder.wanted(Stock { stored, consumed }, now, now_ms());
         let allowed = lock(&self.ration).allowed(self.relay.ration(&self.to), now);

@@ -1,6 +1,6 @@
 //! What this KM tells the controller. Nothing in it is secret from operators.
 
-use control::report::{ChannelReport, Light, LinkReport, QkdReport, Report};
+use control::report::{Book, ChannelReport, Light, LinkReport, QkdReport, Report};
 use km_core::{pool::PoolView, route::Routes};
 use qkd_ingest::{LinkCondition, Module};
 
@@ -25,6 +25,11 @@ pub(super) fn gather(inside: &Inside) -> Report {
             stock_bits: view.stored_bits,
             taken_bits,
             spent_bits: taken_bits.saturating_sub(view.stored_bits),
+            book: Some(Book {
+                ledger: view.ledger,
+                stored_bits: view.stored_bits,
+                ends_agree: view.ends_agree,
+            }),
             qkd,
             without_qkd: of_link.is_some_and(|link| link.without_qkd),
         }
