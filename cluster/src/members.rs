@@ -13,6 +13,7 @@ use std::{
 use km_core::{
     clock::now_ms,
     epoch,
+    peer::Fingerprint,
     records::{RecordError, Records},
     store::{Commit, MAX_RANGE, Outcome, Store, StoreError},
 };
@@ -28,9 +29,6 @@ const OUT: &[u8] = b"member/out/";
 const GONE: &[u8] = b"member/gone/";
 /// Invitations that were not used, at most.
 const MOST_INVITES: usize = 256;
-
-/// A certificate, by its SHA-256.
-pub type Fingerprint = [u8; 32];
 
 /// Whoever shows a certain certificate may join as this KM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

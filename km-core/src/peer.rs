@@ -10,6 +10,9 @@ use crate::{
     run::RunSpec,
 };
 
+/// A certificate, by its SHA-256.
+pub type Fingerprint = [u8; 32];
+
 /// Why the peer did not take a run. The run is burned here in any case, and but for
 /// [`AssignError::Unavailable`] the peer has not taken it.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]

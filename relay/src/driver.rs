@@ -12,6 +12,7 @@ use km_core::{
     copies::{CopyError, Placed},
     ledger::Ledger,
     module::ModuleKey,
+    peer::Fingerprint,
     pool::DURABLE_DEADLINE,
 };
 use tokio::{
@@ -62,6 +63,8 @@ pub(crate) enum LinkError {
     Stuck,
     #[error("a newer connection took its place")]
     Replaced,
+    #[error("the peer says that this very key manager was taken out of its cluster")]
+    TakenOut,
     #[error("the store here does not confirm what the greeting is made of; see its alarm")]
     NotSettled,
 }
@@ -75,7 +78,9 @@ impl LinkError {
             Self::Frame(FrameError::Version(_)) => false,
             Self::Frame(_) => true,
             Self::Session(error) => matches!(error, SessionError::Protocol(_)),
-            Self::Silent | Self::Stuck | Self::Replaced | Self::NotSettled => false,
+            Self::Silent | Self::Stuck | Self::Replaced | Self::TakenOut | Self::NotSettled => {
+                false
+            }
         }
     }
 }
@@ -83,6 +88,8 @@ impl LinkError {
 struct Driver<'a> {
     peer: &'a Arc<Peer>,
     turn: u64,
+    /// The peer's certificate.
+    shown: Fingerprint,
     session: Session,
     tasks: JoinSet<()>,
     done: mpsc::UnboundedSender<Done>,
@@ -103,7 +110,7 @@ struct Driver<'a> {
 pub(crate) async fn run<S>(
     peer: &Arc<Peer>,
     stream: S,
-    exported: Option<Exported>,
+    (shown, exported): (Fingerprint, Option<Exported>),
     turn: u64,
     shutdown: &Shutdown,
 ) -> Result<(), LinkError>
@@ -117,7 +124,7 @@ where
     let (read, write) = tokio::io::split(stream);
     let (done, reports) = mpsc::unbounded_channel();
     let (commands, commanded) = mpsc::channel(WAITING);
-    let (mut driver, hello) = Driver::start(peer, turn, write, done, commands);
+    let (mut driver, hello) = Driver::start(peer, (turn, shown), write, done, commands);
     driver.take_keys(exported);
     let ended = match driver.carry_out(hello) {
         Ok(()) => driver.pump(read, reports, commanded, shutdown).await,
@@ -130,7 +137,7 @@ where
 impl<'a> Driver<'a> {
     fn start<W>(
         peer: &'a Arc<Peer>,
-        turn: u64,
+        (turn, shown): (u64, Fingerprint),
         write: W,
         done: mpsc::UnboundedSender<Done>,
         commands: mpsc::Sender<Command>,
@@ -168,6 +175,7 @@ impl<'a> Driver<'a> {
         let driver = Self {
             peer,
             turn,
+            shown,
             session,
             tasks,
             done,
@@ -205,6 +213,7 @@ impl<'a> Driver<'a> {
         let peer = self.peer;
         let (keys, mut taken) = mpsc::channel(1);
         let mut keys = Some(keys);
+        let mut gone = peer.gone.subscribe();
         let mut frames = Frames::default();
         let mut buffer = vec![0; READ_BYTES];
         let mut tick = tokio::time::interval(TICK);
@@ -253,6 +262,7 @@ impl<'a> Driver<'a> {
                     }
                     self.tick()?;
                 }
+                Ok(()) = gone.changed(), if self.session.is_up() => self.tell_gone(),
                 () = peer.replaced.notified() => return Err(LinkError::Replaced),
                 () = shutdown.requested() => {
                     // What the pool said last, such as which runs are over, still leaves.
@@ -390,6 +400,7 @@ impl<'a> Driver<'a> {
                     self.peer.handle.attach(self.turn, self.commands.clone(), key);
                     self.peer.set_up(true);
                     pool.tell_pads();
+                    self.tell_gone();
                 }
                 Action::Borrow { request, span } => {
                     let borrowing = work::borrow(self.peer, self.done.clone(), request, span);
@@ -418,6 +429,12 @@ impl<'a> Driver<'a> {
                     self.spawn_whole(opening);
                 }
                 Action::Order(bytes) => pool.order(bytes),
+                Action::Bar(certificates) => {
+                    pool.bar(&certificates);
+                    if pool.is_barred(&self.shown) {
+                        return Err(LinkError::TakenOut);
+                    }
+                }
                 Action::PeerAccount(account) => self.peer_account(account),
                 Action::PadsKnown(spans) => pool.pads_known(&spans),
                 Action::Opened { head, material } => {
@@ -447,6 +464,14 @@ impl<'a> Driver<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Which KMs of this cluster were taken out.
+    fn tell_gone(&mut self) {
+        let gone: Vec<Fingerprint> = self.peer.gone.borrow().iter().copied().collect();
+        for some in gone.chunks(MAX_LIST) {
+            Frame::Gone(some.to_vec()).encode(&mut self.out);
+        }
     }
 
     fn peer_account(&self, account: Ledger) {

@@ -7,7 +7,7 @@ use km_core::{
     ledger::Ledger,
     module::MAX_MODULE_ID,
     pad::{PadSpan, PadUse},
-    peer::GivenBlock,
+    peer::{Fingerprint, GivenBlock},
     provenance::{Grade, MAX_SHARES, Provenance},
     route::MAX_HOPS,
     run::{RunId, RunSpec},
@@ -235,6 +235,9 @@ pub enum Frame {
         /// What became of it.
         placed: Result<Placed, CopyError>,
     },
+    /// SHA-256 of the certificates of key managers that the sender's cluster took out: nobody who shows one
+    /// speaks for it any more. At most [`MAX_LIST`].
+    Gone(Vec<Fingerprint>),
 }
 
 /// Bytes that are no frame. The connection cannot go on.
@@ -310,6 +313,7 @@ impl Frame {
             Frame::Supply(ask) => ask.within_bounds(),
             Frame::Offer(offer) => offer.within_bounds(),
             Frame::Placed { pad, .. } => pad.len() <= MAX_PAD_NAME,
+            Frame::Gone(certificates) => certificates.len() <= MAX_LIST,
             Frame::Assign { run, .. } | Frame::RunEnded { run, .. } => run.sound(),
             _ => true,
         }

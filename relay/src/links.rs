@@ -5,6 +5,7 @@
 //! time: a new one ends the old one first.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -17,6 +18,7 @@ use km_core::{
     copies::{Copies, CopyError, Placed},
     ids::{ClusterId, LinkId, SaeId},
     module::ModuleSource,
+    peer::Fingerprint,
     pool::Pool,
     provenance::Provenance,
     random::Random,
@@ -26,7 +28,7 @@ use km_core::{
 use serde::Serialize;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::{Mutex, Notify, RwLock},
+    sync::{Mutex, Notify, RwLock, watch},
     task::JoinSet,
 };
 use transport::{
@@ -187,6 +189,8 @@ pub(crate) struct Peer {
     pub(crate) replaced: Notify,
     /// Which connection is the newest; only that one may go on.
     pub(crate) turns: AtomicU64,
+    /// Certificates of KMs that this cluster took out.
+    pub(crate) gone: watch::Sender<BTreeSet<Fingerprint>>,
     channels: Channels,
 }
 
@@ -252,6 +256,7 @@ impl Links {
                 storing: Arc::default(),
                 replaced: Notify::new(),
                 turns: AtomicU64::new(0),
+                gone: watch::Sender::default(),
             }));
         }
         Arc::new(links)
@@ -285,8 +290,26 @@ impl Links {
             tracing::warn!(%from, alarm = "km-link-refused", "not a peer that should dial this KM");
             return;
         };
+        if peer.pool.is_barred(identity.sha256()) {
+            let peer = &peer.config.cluster;
+            tracing::warn!(%from, %peer, shows = %identity, alarm = "km-link-refused",
+                "this key manager was taken out of its cluster");
+            return;
+        }
         let exported = Exported::of(stream.get_ref().1, false);
-        peer.serve(stream, exported, &shutdown).await;
+        peer.serve(stream, (*identity.sha256(), exported), &shutdown).await;
+    }
+
+    /// Tells all peers which KMs this cluster took out, by their certificates, now and whenever a
+    /// link comes up.
+    pub fn tell_gone(&self, certificates: &BTreeSet<Fingerprint>) {
+        for peer in &self.peers {
+            peer.gone.send_if_modified(|known| {
+                let news = known != certificates;
+                known.clone_from(certificates);
+                news
+            });
+        }
     }
 
     /// Orders `bytes` for the pool with `peer`, by hand; it comes when the relay can bring it. Whether
@@ -389,7 +412,7 @@ impl Peer {
     async fn serve<S>(
         self: &Arc<Self>,
         stream: S,
-        exported: Option<Exported>,
+        (shown, exported): (Fingerprint, Option<Exported>),
         shutdown: &Shutdown,
     ) -> bool
     where
@@ -402,7 +425,7 @@ impl Peer {
             return false;
         }
         self.counters.connections.fetch_add(1, Relaxed);
-        if let Err(error) = driver::run(self, stream, exported, turn, shutdown).await {
+        if let Err(error) = driver::run(self, stream, (shown, exported), turn, shutdown).await {
             tracing::warn!(peer = %self.config.cluster, %error, "KM link connection ended");
             if error.shows_tampering() {
                 self.tampered("the connection carried what the peer did not send");
@@ -437,11 +460,11 @@ async fn keep_up(peer: Arc<Peer>, tls: Arc<rustls::ClientConfig>, shutdown: Shut
         let channel = peer.channels.current();
         let (mut was_up, began) = (false, Instant::now());
         match dial(&peer, channel, &tls).await {
-            Ok(stream) => {
+            Ok((stream, shown)) => {
                 peer.channels.works(channel);
                 // A peer that takes the connection and refuses us is not asked ten times a second.
                 let exported = Exported::of(stream.get_ref().1, true);
-                was_up = peer.serve(stream, exported, &shutdown).await;
+                was_up = peer.serve(stream, (shown, exported), &shutdown).await;
                 if was_up {
                     pause = FIRST_PAUSE;
                 }
@@ -479,6 +502,8 @@ enum DialError {
     NoAddress,
     #[error("the certificate at {0} is not the one configured as `identity` of this peer")]
     WrongIdentity(String),
+    #[error("who answers at {0} was taken out of its cluster")]
+    TakenOut(String),
 }
 
 impl DialError {
@@ -488,7 +513,7 @@ impl DialError {
         match self {
             Self::WrongIdentity(_) => true,
             Self::Connect(ConnectError::Tls { source, .. }) => altered(source),
-            Self::Connect(_) | Self::NoAddress => false,
+            Self::Connect(_) | Self::NoAddress | Self::TakenOut(_) => false,
         }
     }
 }
@@ -513,12 +538,15 @@ async fn dial(
     peer: &Peer,
     channel: usize,
     tls: &Arc<rustls::ClientConfig>,
-) -> Result<transport::TlsClientStream, DialError> {
+) -> Result<(transport::TlsClientStream, Fingerprint), DialError> {
     let address = peer.config.addresses.get(channel).ok_or(DialError::NoAddress)?;
     let client = TlsClient::new(address, None, tls.clone())?;
     let (stream, identity) = client.connect(DIAL_WITHIN).await?;
-    match identity.matches(&peer.config.identity) {
-        true => Ok(stream),
-        false => Err(DialError::WrongIdentity(address.clone())),
+    if !identity.matches(&peer.config.identity) {
+        return Err(DialError::WrongIdentity(address.clone()));
+    }
+    match peer.pool.is_barred(identity.sha256()) {
+        true => Err(DialError::TakenOut(address.clone())),
+        false => Ok((stream, *identity.sha256())),
     }
 }

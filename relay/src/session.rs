@@ -15,7 +15,7 @@ use km_core::{
     material::ClearBytes,
     module::{ModuleError, ModuleKey},
     pad::{Pad, PadSpan, PadUse},
-    peer::GivenBlock,
+    peer::{Fingerprint, GivenBlock},
     provenance::{Grade, Provenance},
     run::{RunId, RunSpec},
     usage::kem::KemSet,
@@ -158,6 +158,8 @@ pub enum Action {
     },
     /// An operator at the other end orders so many bytes.
     Order(u64),
+    /// The peer's cluster took out the KMs that show these certificates.
+    Bar(Vec<Fingerprint>),
     /// The peer's account of the pool.
     PeerAccount(Ledger),
     /// Relayed keys came and were opened; the head's path has this hop in it.
@@ -390,6 +392,7 @@ impl Session {
                 Vec::new()
             }
             Frame::Order(bytes) => vec![Action::Order(bytes)],
+            Frame::Gone(certificates) => vec![Action::Bar(certificates)],
             Frame::PadsKnown(spans) => vec![Action::PadsKnown(spans)],
             Frame::Hop(frame) => self.hop(*frame),
             Frame::Account(account) => vec![Action::PeerAccount(account)],

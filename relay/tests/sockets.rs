@@ -7,7 +7,7 @@
 mod ends;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddr,
     sync::{Arc, Mutex, atomic::AtomicBool, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
@@ -129,7 +129,7 @@ impl Proxy {
 
 /// One KM: its pool, and its link.
 struct Km {
-    _machine: Machine,
+    machine: Machine,
     records: Records,
     pool: Arc<Pool>,
     supply: Arc<Supply>,
@@ -163,7 +163,7 @@ impl Km {
         let module: Arc<dyn ModuleSource> = Arc::new(Module(fibre.clone()));
         let (random, routes) = (Arc::new(Random::of_token(hsm)), Arc::new(RouteBoard::default()));
         let links = Links::new(&supply, client, random, routes, None, vec![(peer, Some(module))]);
-        Self { _machine: machine, records, pool, supply, links }
+        Self { machine, records, pool, supply, links }
     }
 
     async fn assert_balanced(&self) {
@@ -180,6 +180,8 @@ struct Network {
     south: Km,
     proxy: Proxy,
     fibre: Arc<Fibre>,
+    /// The certificates of north and south.
+    shown: [[u8; 32]; 2],
     stop_north: ShutdownHandle,
     _stop_south: ShutdownHandle,
     _dirs: Vec<tempfile::TempDir>,
@@ -220,6 +222,7 @@ impl Network {
             true => TlsFiles { ca: ca.ca(), ..issue(&other_ca, "north") },
             false => issue(&ca, "north"),
         };
+        let shown = [&north_tls, &south_tls].map(|tls| tls.fingerprint().unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let proxy = Proxy::to(listener.local_addr().unwrap()).await;
         let fibre = Arc::new(Fibre::default());
@@ -249,7 +252,7 @@ impl Network {
             move |stream, identity| links.clone().accept(stream, identity, ending.clone()),
             shutdown,
         ));
-        Self { north, south, proxy, fibre, stop_north, _stop_south: stop_south, _dirs: dirs }
+        Self { north, south, proxy, fibre, shown, stop_north, _stop_south: stop_south, _dirs: dirs }
     }
 
     fn up(&self) -> bool {
@@ -390,6 +393,39 @@ async fn a_server_with_another_identity_is_left() {
 #[tokio::test]
 async fn a_peer_of_another_ca_is_refused() {
     never_up(Identities { foreign_north: true, ..RIGHT }).await;
+}
+
+/// A cluster says which of its KMs it took out; nobody who shows their certificates is its KM any more, at
+/// either end of a link, over a restart too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_taken_out_of_the_other_cluster_is_refused() {
+    let network = Network::start(RIGHT).await;
+    network.until("the link is up", Network::up).await;
+    let (north, south) = (&network.north, &network.south);
+    let gone = BTreeSet::from([[7; 32], network.shown[0]]);
+    // It says so of another, and then of itself.
+    north.links.tell_gone(&BTreeSet::from([[7; 32]]));
+    network.until("it is heard", |net| net.south.pool.is_barred(&[7; 32])).await;
+    assert!(network.up());
+    north.links.tell_gone(&gone);
+    network.until("it is left", |net| !net.up()).await;
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    let refused = |net: &Network| !net.up() && net.south.links.status()[0].connections == 1;
+    assert!(refused(&network), "it dialled again and was let in");
+
+    south.pool.settled().await;
+    let (config, vault) = (south.pool.config().clone(), Vault::new(south.machine.hsm.clone()));
+    let pool = Pool::open(config, south.records.clone(), vault).await.unwrap();
+    assert!(gone.iter().all(|certificate| pool.is_barred(certificate)));
+
+    // The end that dials looks too.
+    let network = Network::start(RIGHT).await;
+    network.until("the link is up", Network::up).await;
+    network.south.links.tell_gone(&BTreeSet::from([network.shown[1]]));
+    network.until("it is left", |net| !net.up()).await;
+    let dialled = network.proxy.came.lock().unwrap().len();
+    network.until("it is dialled", |n| n.proxy.came.lock().unwrap().len() > dialled + 1).await;
+    assert_eq!(network.north.links.status()[0].connections, 1);
 }
 
 /// Keys of a run that an orderly stop ends do not wait at the other end until they expire.

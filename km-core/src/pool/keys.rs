@@ -15,6 +15,7 @@ const HIGH: &[u8] = b"high/";
 const PAD: &[u8] = b"pad/";
 const PAST_BLOCK: &[u8] = b"past/block/";
 const PAST_RUN: &[u8] = b"past/run/";
+const BARRED: &[u8] = b"barred/";
 
 fn join(prefix: &[u8], rest: &[u8]) -> Vec<u8> {
     [prefix, rest].concat()
@@ -108,4 +109,9 @@ pub(super) fn pool_in(key: &[u8]) -> Option<PoolTag> {
 /// The highest block number ever used.
 pub(super) fn high(tag: PoolTag) -> Vec<u8> {
     of_pool(HIGH, tag)
+}
+
+/// Certificates that the other end took out.
+pub(super) fn barred(tag: PoolTag) -> Vec<u8> {
+    of_pool(BARRED, tag)
 }

@@ -1,6 +1,7 @@
 //! The pool of one pair of clusters at one of its ends. Enter through [`Pool::open`].
 //!
 //! - `tables`: what is in memory, and the one place its counters change.
+//! - `barred`: who does not speak for the peer any more.
 //! - `blocks`: taking blocks in, confirming, giving, erasing.
 //! - `issue`: leasing runs from blocks this end owns.
 //! - `kept`: blocks kept inside the token.
@@ -16,6 +17,7 @@
 //! Every change is made in `tables` and appended to the journal under one lock, so what is
 //! durable is always a prefix of what happened.
 
+mod barred;
 mod blocks;
 mod burn;
 mod collect;
@@ -31,6 +33,7 @@ mod trace;
 mod wanted;
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -55,7 +58,7 @@ use crate::{
     material::ClearBytes,
     pad::{PadRecord, PadSpan, PadUse},
     payload::Storage,
-    peer::{AssignError, PeerLink},
+    peer::{AssignError, Fingerprint, PeerLink},
     provenance::{Grade, Provenance},
     records::{RecordError, Records},
     run::{RunRecord, RunSpec, Side},
@@ -192,6 +195,7 @@ pub struct Pool {
     tables: Mutex<Tables>,
     order: Arc<order::Order>,
     peer: OnceLock<Arc<dyn PeerLink>>,
+    barred: Mutex<BTreeSet<Fingerprint>>,
     /// The other end's `key_ttl` in milliseconds, once it said so.
     peer_key_ttl: AtomicU64,
     peer_ledger: Mutex<Option<Ledger>>,
@@ -279,6 +283,7 @@ impl Pool {
             return Err(RecordError::damaged(&keys::ledger(tag), what));
         }
         tables.kept = kept::names(&records, tag, &tables).await?;
+        let barred: Option<BTreeSet<Fingerprint>> = records.get(&keys::barred(tag)).await?;
         let account = Account { ledger, version };
         let fence = config.fence.clone();
         let journal = Journal::start(records.clone(), keys::ledger(tag), account, fence);
@@ -291,6 +296,7 @@ impl Pool {
             tables: Mutex::new(tables),
             order: Arc::default(),
             peer: OnceLock::new(),
+            barred: Mutex::new(barred.unwrap_or_default()),
             peer_key_ttl: AtomicU64::new(u64::MAX),
             peer_ledger: Mutex::default(),
             ends_differ: AtomicBool::new(false),
