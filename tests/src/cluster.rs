@@ -181,6 +181,15 @@ impl Cluster {
         });
     }
 
+    /// Gives another KM at north the token of the first.
+    pub fn share_token(&mut self, km: usize) {
+        let at = km.checked_sub(1).expect("not the first");
+        self.layout.more[at].softhsm_conf = self.layout.north.softhsm_conf.clone();
+        let text = std::fs::read_to_string(&self.layout.north.config).expect("a configuration");
+        let first: toml::Value = toml::from_str(&text).expect("TOML");
+        self.edit(km, |config| config["hsm"] = first["hsm"].clone());
+    }
+
     /// Changes the configuration of a KM.
     pub fn edit(&self, km: usize, change: impl FnOnce(&mut toml::Value)) {
         let file = &self.site(km).config;
@@ -395,6 +404,22 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         end(self.sim.take());
         self.kms.iter_mut().for_each(|km| end(km.take()));
+        if std::thread::panicking() {
+            self.keep_logs();
+        }
+    }
+}
+
+impl Cluster {
+    /// What the KMs said, for whoever looks into a test that failed.
+    fn keep_logs(&self) {
+        let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/faults/logs");
+        let _ = std::fs::create_dir_all(&kept);
+        for km in 0..=SOUTH {
+            let log = format!("{}.log", self.site(km).name);
+            let _ = std::fs::copy(self.layout.dir.join(&log), kept.join(&log));
+        }
+        eprintln!("the logs of the key managers are in {}", kept.display());
     }
 }
 

@@ -76,22 +76,30 @@ pub struct Load {
 }
 
 /// Small and seeded, so that a failing run can be repeated.
-pub struct Dice(u64);
+pub struct Dice {
+    seed: u64,
+    state: u64,
+}
 
 impl Dice {
     /// By `QKM_SEED`, or another one for each process.
     pub fn seeded() -> Self {
         let seed = from_env("QKM_SEED").unwrap_or_else(|| std::process::id().into());
         println!("QKM_SEED={seed}");
-        Self(seed | 1)
+        Self { seed, state: seed | 1 }
+    }
+
+    /// What it began with.
+    pub fn seed(&self) -> u64 {
+        self.seed
     }
 
     pub fn roll(&mut self, below: u64) -> u64 {
         // xorshift64* (Vigna 2016); good enough to choose moments.
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % below
+        self.state ^= self.state >> 12;
+        self.state ^= self.state << 25;
+        self.state ^= self.state >> 27;
+        (self.state.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % below
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use qkm_tests::{
-    cluster::{CLOCK, Cluster, MEMBERS, NORTH},
+    cluster::{CLOCK, Cluster, MEMBERS, NORTH, SOUTH},
     network::program,
     promises::{Dice, Load},
 };
@@ -93,20 +93,47 @@ pub(crate) fn other_build() -> Option<PathBuf> {
     Some(other)
 }
 
-/// Does it, and mends it; the longest time in which no key was issued at north, as its applications see it.
+/// What a fault cost.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cost {
+    /// The longest time in which no key was issued at north, as its applications see it.
+    pub(crate) pause: Duration,
+    /// Where the KM that leads was killed: how another one came to do its work.
+    pub(crate) moves: Option<Moves>,
+}
+
+/// How long after the death of the KM that led.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moves {
+    /// A block was agreed over the KM link.
+    pub(crate) link: Duration,
+    /// A key was taken from the QKD module.
+    pub(crate) ingest: Duration,
+}
+
+/// Does it, and mends it.
 pub(crate) async fn inject(
     cluster: &mut Cluster,
     fault: Fault,
     load: &Load,
     dice: &mut Dice,
-) -> Duration {
+) -> Cost {
     let leader = leader(cluster).await;
     let follower = (leader + 1 + dice.roll(2) as usize) % NORTH;
     let engine_leader = cluster.engine.leader().unwrap_or(0);
     let member = dice.roll(MEMBERS as u64) as usize;
+    if fault == Fault::KillLeader {
+        make_room(cluster, follower).await;
+    }
     load.watch_service();
+    let mut moves = None;
     match fault {
-        Fault::KillLeader => kill(cluster, leader, load).await,
+        Fault::KillLeader => {
+            cluster.kill(leader);
+            moves = Some(work_moves(cluster).await);
+            served_again(cluster, load).await;
+            cluster.run(leader);
+        }
         Fault::KillFollower => kill(cluster, follower, load).await,
         Fault::StopLeader => {
             cluster.stop(leader);
@@ -154,7 +181,51 @@ pub(crate) async fn inject(
         cluster.ready(km).await;
     }
     served_again(cluster, load).await;
-    load.longest_pause()
+    Cost { pause: load.longest_pause(), moves }
+}
+
+/// A full pool takes no keys from its module: uses some up.
+async fn make_room(cluster: &Cluster, km: usize) {
+    let (near, far) = (cluster.calm(km, "sae-n1"), cluster.calm(SOUTH, "sae-s1"));
+    for _ in 0..4 {
+        let drawn = near.get("/api/v1/keys/sae-s1/enc_keys?number=64&size=32768").await;
+        let keys = drawn.map(|said| said.keys()).unwrap_or_default();
+        let ids: Vec<&str> = keys.iter().map(|(id, _)| id.as_str()).collect();
+        if !ids.is_empty() {
+            // Those that are not collected would fill it too.
+            let _ = far.dec("sae-n1", &ids).await;
+        }
+    }
+}
+
+/// Waits until another KM has the link, and takes keys from the module.
+async fn work_moves(cluster: &Cluster) -> Moves {
+    let struck = Instant::now();
+    // What was on its way still comes.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let agreed = async || cluster.metric(SOUTH, "qkm_link_blocks_agreed_total").await;
+    let taken = async || {
+        let mut all = 0.0;
+        for km in 0..NORTH {
+            all += cluster.metric(km, "qkm_qkd_keys_taken_total").await;
+        }
+        all
+    };
+    let before = (agreed().await, taken().await);
+    let (mut link, mut ingest) = (None, None);
+    cluster
+        .until("the link and the module are another's", async || {
+            if ingest.is_none() && taken().await > before.1 {
+                ingest = Some(struck.elapsed());
+            }
+            if link.is_none() && agreed().await > before.0 {
+                link = Some(struck.elapsed());
+            }
+            link.is_some() && ingest.is_some()
+        })
+        .await;
+    let never = struck.elapsed();
+    Moves { link: link.unwrap_or(never), ingest: ingest.unwrap_or(never) }
 }
 
 async fn kill(cluster: &mut Cluster, km: usize, load: &Load) {

@@ -35,9 +35,9 @@ async fn no_fault_of_a_km_or_an_engine_member_loses_or_doubles_a_key() {
     let faults = from_env("QKM_CLUSTER_FAULTS").map_or(kinds.len() / 2, |faults| faults as usize);
     let mut dice = Dice::seeded();
     println!("{faults} faults");
+    let mut report = Report::of(faults, dice.seed());
     let mut cluster = Cluster::start().await;
     let (load, registers, workers) = start_load(&cluster);
-    let mut report = Report::default();
     let first = dice.roll(kinds.len() as u64) as usize;
     for number in 0..faults {
         let pause = std::time::Duration::from_millis(100 + dice.roll(400));
@@ -47,12 +47,12 @@ async fn no_fault_of_a_km_or_an_engine_member_loses_or_doubles_a_key() {
             false => any(&kinds, &mut dice),
         };
         let began = std::time::Instant::now();
-        let pause = inject(&mut cluster, fault, &load, &mut dice).await;
-        println!(
-            "{number} {fault:?}: no key for {pause:?}; all is well after {:?}",
-            began.elapsed()
-        );
-        report.add(fault, pause);
+        report.begins(fault);
+        report.write(&load, &registers);
+        let cost = inject(&mut cluster, fault, &load, &mut dice).await;
+        println!("{number} {fault:?}: {cost:?}; all is well after {:?}", began.elapsed());
+        report.add(fault, cost);
+        report.burned(&cluster).await;
     }
     load.over.store(true, Relaxed);
     for worker in workers {
@@ -61,9 +61,9 @@ async fn no_fault_of_a_km_or_an_engine_member_loses_or_doubles_a_key() {
     objects_are_as_they_were(&cluster, &load).await;
     nothing_is_given_again(&cluster, &load).await;
     let balanced = accounts_balance(&cluster).await;
-    let leader = cluster.leader().await.expect("one leads");
-    let burned = [cluster.burned(leader).await, cluster.burned(SOUTH).await];
-    report.write(&load, &registers, burned);
+    report.burned(&cluster).await;
+    report.write(&load, &registers);
+    println!("{:#}", report.told(&load, &registers));
     load.all_was_kept();
     assert!(balanced, "an account does not balance");
     report.was_under_load(&load, &registers);
