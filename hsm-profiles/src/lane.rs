@@ -34,7 +34,7 @@ mod seal;
 mod table;
 mod using;
 
-pub(crate) use kem::Pairs;
+pub(crate) use kem::{Pairs, secret_template, taken, value};
 use using::AtHand;
 pub(crate) use using::Forgotten;
 

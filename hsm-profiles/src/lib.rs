@@ -8,6 +8,7 @@
 //! | `library` | one loaded library per path and process |
 //! | [`examine`] | what a token is and can do, without using it for data |
 //! | `keys` | keys into the token and out of it |
+//! | [`parcels`], `hybrid` | KEKs from token to token |
 //! | `slot`, `kek` | the token by label or serial, its mechanisms, its keys |
 //! | `link` | the login, and how it comes back |
 //! | `token`, `here` | the door to all abilities; a token whose library this process loads |
@@ -29,6 +30,7 @@ mod fault;
 pub mod fuzzing;
 mod health;
 mod here;
+mod hybrid;
 mod kek;
 mod keys;
 mod lane;

@@ -1,5 +1,5 @@
 //! KEKs that go from token to token, by hand: wrapped by RSA-OAEP under a public key whose private half
-//! the receiving token made and never shows. The receiving end is [`receiver`] and [`take`], which need
+//! the receiving token made and never shows, and where that token has ML-KEM by this as well (`hybrid`). The receiving end is [`receiver`] and [`take`], which need
 //! no key manager; the giving end is [`km_core::hsm::Hsm::create_kek_for`].
 //!
 //! A KEK can be wrapped only while it is made, as an object of the session, which a crash takes along.
@@ -13,6 +13,7 @@ use km_core::hsm::{HsmError, KekId, KekInfo, KekParcel, KekReceiver, KekUse, Wra
 use km_core::usage::Hash;
 
 use crate::config::TokenConfig;
+use crate::hybrid;
 use crate::kek::{self, KEK_ID_BYTES, KekSet, Usage};
 use crate::lane::{OpError, with_oaep};
 use crate::library;
@@ -86,7 +87,8 @@ impl Place<'_> {
         match &shown.map_err(|e| told("the token makes no pair to take KEKs by", &e))?[..] {
             [Attribute::Modulus(modulus), Attribute::PublicExponent(exponent)] => {
                 let (modulus, exponent) = (modulus.clone(), exponent.clone());
-                Ok(KekReceiver { modulus, exponent, hash: self.profile.keys.oaep() })
+                let kem = hybrid::receiver(self).map_err(|error| answered(error, NOT_SHOWN))?;
+                Ok(KekReceiver { modulus, exponent, hash: self.profile.keys.oaep(), kem })
             }
             _ => Err(HsmError::Unsupported("the token does not show its public key".to_owned())),
         }
@@ -107,6 +109,8 @@ impl Place<'_> {
         let private = find(self.session, ObjectClass::PRIVATE_KEY, &self.pair_label());
         let private = private.map_err(|e| told(NOT_SHOWN, &e))?;
         let private = private.ok_or_else(|| refused("this token never asked for a KEK"))?;
+        let parcel = hybrid::open(self, parcel)
+            .map_err(|e| answered(e, "the token does not open the ML-KEM layer"))?;
         // Of a parcel that was taken in half: the giver has destroyed its own.
         let cleared = kek::clear_wrapping(self.session, self.prefix, info.number);
         cleared
@@ -225,8 +229,11 @@ pub(crate) fn give(
         receivers.iter().map(|receiver| public(session, receiver)).collect::<Result<_, _>>()?;
     let mut kept = Vec::new();
     let gift = Gift { session, profile, prefix, number, receivers, publics: &publics };
-    let made = gift.make(&mut kept).and_then(|made| {
+    let made = gift.make(&mut kept).and_then(|mut made| {
         publics.iter().try_for_each(|public| session.destroy_object(*public))?;
+        let layers = receivers.iter().zip(&mut made.1);
+        let closed = layers.map(|(receiver, parcel)| hybrid::close(receiver, parcel));
+        closed.collect::<Result<(), _>>().map_err(OpError::Answer)?;
         Ok(made)
     });
     if made.is_err() {
@@ -253,7 +260,7 @@ impl Gift<'_> {
     /// Adds to `kept` what stays in the token.
     fn make(&self, kept: &mut Vec<ObjectHandle>) -> Result<(KekInfo, Vec<KekParcel>), OpError> {
         let Self { session, profile, prefix, number, receivers, publics } = *self;
-        let mut parcels = vec![KekParcel { number, keys: Vec::new() }; receivers.len()];
+        let mut parcels = vec![KekParcel { number, keys: Vec::new(), kem: None }; receivers.len()];
         let wraps = (format!("{prefix}w-{number}"), Role::Wrapping, Usage::Wraps);
         let seals = (format!("{prefix}{number}"), Role::Sealing, profile.seal.usage());
         let mut sealing = Vec::new();
@@ -300,7 +307,7 @@ fn kek_use(role: Role, usage: Usage) -> KekUse {
     }
 }
 
-fn find(
+pub(crate) fn find(
     session: &Session,
     class: ObjectClass,
     label: &[u8],
@@ -332,7 +339,7 @@ fn oaep<T>(hash: Hash, run: impl FnOnce(&Mechanism) -> Result<T, Error>) -> Resu
     with_oaep((hash, hash, &[]), run)
 }
 
-fn answered(error: OpError, what: &str) -> HsmError {
+pub(crate) fn answered(error: OpError, what: &str) -> HsmError {
     match error {
         OpError::Answer(error) | OpError::Close(error) => error,
         OpError::Token(error) => told(what, &error),
@@ -343,6 +350,6 @@ fn told(what: &str, error: &Error) -> HsmError {
     HsmError::Unsupported(format!("{what}: {}", code(error)))
 }
 
-fn refused(what: &str) -> HsmError {
+pub(crate) fn refused(what: &str) -> HsmError {
     HsmError::Refused(what.to_owned())
 }

@@ -71,8 +71,10 @@ fn a_kek_goes_to_another_token_and_stays_inside_both() {
             let receiver = parcels::receiver(south.clone()).unwrap();
             assert_eq!(parcels::receiver(south.clone()).unwrap(), receiver, "one pair for all");
             let other = parcels::receiver(west.clone()).unwrap();
+            assert_eq!(receiver.kem, None, "the token has no ML-KEM");
             let (kek, made) = north.create_kek_for(0, &[receiver, other]).await.unwrap();
             let [parcel, for_west] = &made[..] else { panic!("{made:?}") };
+            assert!(parcel.kem.is_none() && for_west.kem.is_none());
             assert_eq!((kek.number, parcel.number), (2, 2));
             let mut changed = parcel.clone();
             changed.keys[0].id[7] ^= 1;

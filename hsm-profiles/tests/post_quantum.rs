@@ -10,9 +10,13 @@ mod hsm;
 
 use std::sync::Arc;
 
-use common::{Room, has_post_quantum, runtime, with_token, with_token_of};
-use hsm_profiles::soft::SoftToken;
-use km_core::hsm::{Custody, Hsm, HsmError};
+use common::{
+    Room, has_post_quantum, init_command, library, runtime, with_token, with_token_of,
+    worker_program,
+};
+use hsm_profiles::soft::{SoftToken, provision};
+use hsm_profiles::{PinSource, Token, TokenConfig, TokenSelector};
+use km_core::hsm::{Custody, Hsm, HsmError, KekReceiver};
 use km_core::material::ClearBytes;
 use km_core::usage::kem::KemSet;
 use km_core::vault::Vault;
@@ -29,6 +33,64 @@ fn encapsulated_secrets_are_those_of_the_library_kryoptic() {
         "encapsulated_secrets_are_those_of_the_library_kryoptic",
         one_secret,
     );
+}
+
+#[test]
+fn a_kek_comes_by_ml_kem_as_well() {
+    with_token("a_kek_comes_by_ml_kem_as_well", two_layers);
+}
+
+/// A token of another product, in a worker process of its own.
+async fn other(room: &Room) -> Arc<Token> {
+    let (product, dir) = (SoftToken::Kryoptic, room.dir.join("south"));
+    std::fs::create_dir(&dir).unwrap();
+    let mut init = init_command();
+    init.env("QKM_TOKEN_LIBRARY", library(product));
+    let made = provision(product, &dir, "south", init).unwrap();
+    let (token, pin) = (TokenSelector::Label("south".into()), PinSource::File(made.pin_file));
+    let config = TokenConfig {
+        library: Some(library(product)),
+        env: [(product.conf_variable().to_owned(), made.conf.display().to_string())].into(),
+        ..TokenConfig::new(product.profile(), token, pin)
+    };
+    Token::start(TokenConfig { create_kek: true, ..config }, worker_program()).await.unwrap()
+}
+
+/// Where the token that receives has ML-KEM, a KEK on its way to it is in a second layer, and nothing opens
+/// that was changed in either.
+fn two_layers(room: Room) {
+    let inside = has_post_quantum(SoftToken::Kryoptic);
+    let north = room.open();
+    runtime().block_on(async {
+        let south = other(&room).await;
+        let receiver = south.kek_receiver().await.unwrap();
+        assert_eq!(receiver.kem.is_some(), inside);
+        assert_eq!(south.kek_receiver().await.unwrap(), receiver, "one pair for all");
+        let alone = KekReceiver { kem: None, ..receiver.clone() };
+        let (kek, made) = north.create_kek_for(0, &[receiver, alone.clone()]).await.unwrap();
+        let [parcel, by_rsa] = &made[..] else { panic!("{made:?}") };
+        assert_eq!((parcel.kem.is_some(), by_rsa.kem.is_some()), (inside, false));
+        let layer = if inside { 16 } else { 0 };
+        assert_eq!(parcel.keys[0].key.len(), by_rsa.keys[0].key.len() + layer);
+
+        let mut wrong = vec![parcel.clone(); 4];
+        wrong[0].keys.iter_mut().for_each(|key| key.key[9] ^= 1);
+        wrong[1].kem = Some(vec![7; KemSet::MlKem1024.ciphertext_bytes()]);
+        // Bound by the second layer, and it cannot be left out.
+        wrong[2].number += 7;
+        wrong[3].kem = None;
+        for wrong in &wrong[..if inside { 4 } else { 2 }] {
+            let refused = south.take_kek(wrong).await;
+            assert!(matches!(refused, Err(HsmError::Refused(_))), "{refused:?}");
+        }
+        assert_eq!(south.take_kek(parcel).await.unwrap(), kek);
+        let (next, made) = north.create_kek_for(0, &[alone]).await.unwrap();
+        let clear = ClearBytes::copy_from(b"sealed under it");
+        let sealed = north.seal(b"aad", &clear).await.unwrap();
+        // Said aloud, and taken.
+        assert_eq!(south.take_kek(&made[0]).await.unwrap(), next);
+        assert_eq!(south.open(b"aad", &sealed).await.unwrap(), clear);
+    });
 }
 
 fn one_secret(room: Room) {

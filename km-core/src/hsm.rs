@@ -38,6 +38,17 @@ pub struct KekReceiver {
     pub exponent: Vec<u8>,
     /// Of RSA-OAEP, also for the mask.
     pub hash: Hash,
+    /// A public key of ML-KEM-1024 that the token made too, where it has that.
+    #[serde(with = "serde_bytes")]
+    pub kem: Option<Vec<u8>>,
+}
+
+/// What protects a KEK on its way to a token: with ML-KEM, both.
+pub fn wrapping(with_kem: bool) -> &'static str {
+    match with_kem {
+        true => "RSA-OAEP and ML-KEM-1024",
+        false => "RSA-OAEP",
+    }
 }
 
 /// The keys of an epoch, wrapped for one token. Whoever takes it must know who made it: anybody can
@@ -48,6 +59,10 @@ pub struct KekParcel {
     pub number: u64,
     /// The KEK, and the key that wraps keys of applications where the token that made it does that.
     pub keys: Vec<WrappedKek>,
+    /// The ciphertext of ML-KEM that opens a second layer around what RSA-OAEP wrapped; absent when there is
+    /// none.
+    #[serde(with = "serde_bytes")]
+    pub kem: Option<Vec<u8>>,
 }
 
 /// One key of a [`KekParcel`].
@@ -58,7 +73,7 @@ pub struct WrappedKek {
     pub id: Vec<u8>,
     /// What it does.
     pub usage: KekUse,
-    /// By RSA-OAEP.
+    /// By RSA-OAEP; see [`KekParcel::kem`].
     #[serde(with = "serde_bytes")]
     pub key: Vec<u8>,
 }

@@ -163,7 +163,7 @@ fn parameters(set: KemSet) -> MlKemParameterSetType {
 }
 
 /// A secret that may be read once, and is destroyed then.
-pub(super) fn secret_template() -> Vec<Attribute> {
+pub(crate) fn secret_template() -> Vec<Attribute> {
     vec![
         Attribute::Class(ObjectClass::SECRET_KEY),
         Attribute::KeyType(KeyType::GENERIC_SECRET),
@@ -174,7 +174,7 @@ pub(super) fn secret_template() -> Vec<Attribute> {
 }
 
 /// The value of a secret of `expected` bytes, which is destroyed.
-pub(super) fn taken(
+pub(crate) fn taken(
     session: &Session,
     secret: ObjectHandle,
     expected: usize,
@@ -190,7 +190,7 @@ pub(super) fn taken(
     }
 }
 
-fn value(session: &Session, handle: ObjectHandle) -> Result<Vec<u8>, OpError> {
+pub(crate) fn value(session: &Session, handle: ObjectHandle) -> Result<Vec<u8>, OpError> {
     match session.get_attributes(handle, &[AttributeType::Value])?.into_iter().next() {
         Some(Attribute::Value(bytes)) => Ok(bytes),
         _ => Err(OpError::Answer(HsmError::Unsupported(

@@ -20,10 +20,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{Epoch, EpochError, EpochPolicy, EpochState, Epochs, locked, table};
 use crate::{
-    hsm::{Hsm, HsmError, KekId, KekInfo, KekParcel, KekReceiver},
+    hsm::{Hsm, HsmError, KekId, KekInfo, KekParcel, KekReceiver, wrapping},
     material::ClearBytes,
     records::{RecordError, Records},
-    store::{Commit, MAX_RANGE, Outcome, Store, StoreError},
+    store::{Check, Commit, MAX_RANGE, Outcome, Store, StoreError},
     vault::{RECORD_KEY, Vault, VaultError},
 };
 
@@ -31,6 +31,8 @@ const RECEIVER: &[u8] = b"share/receiver/";
 const PARCEL: &[u8] = b"share/parcel/";
 const OLD_RECORD_KEY: &[u8] = b"share/record-key/";
 const NEXT: &[u8] = b"share/next";
+/// Written whenever a token is added.
+const SET: &[u8] = b"share/set";
 /// Longest name of a KM.
 const MAX_NAME: usize = 64;
 /// Most tokens that share KEKs: their parcels fit into one commit.
@@ -45,13 +47,19 @@ pub(super) const TRIES: u32 = 3;
 #[derive(Serialize, Deserialize)]
 struct Next(u64);
 
-/// Records to be written: keys and values.
-pub(super) type Puts = Vec<(Vec<u8>, Vec<u8>)>;
+/// What the commit of an epoch brings along.
+#[derive(Clone, Default)]
+pub(super) struct Brings {
+    /// Records: keys and values.
+    pub(super) puts: Vec<(Vec<u8>, Vec<u8>)>,
+    /// That no token more takes KEKs since they were wrapped: it would lack this one for ever.
+    pub(super) set: Option<Check>,
+}
 
 /// A KEK that was made, and what the commit of its epoch has to bring.
 pub(super) struct Made {
     pub(super) kek: KekInfo,
-    pub(super) brings: Puts,
+    pub(super) brings: Brings,
     /// For the tokens that were named, in order.
     pub(super) parcels: Vec<KekParcel>,
 }
@@ -204,6 +212,17 @@ impl Epochs {
         Ok((epoch, parcel))
     }
 
+    /// All that waits for the token of `name`. Whoever joins needs it: another may have joined at the same
+    /// time, and the record key be under the epoch that began for that one.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn waiting_for(&self, name: &str) -> Result<Vec<KekParcel>, EpochError> {
+        let mut parcels = Vec::new();
+        self.records.each(&parcels_of(name), |_, parcel| parcels.push(parcel)).await?;
+        Ok(parcels)
+    }
+
     /// The token of `name` gets no key of an epoch that begins after this, and one does.
     ///
     /// # Errors
@@ -213,6 +232,15 @@ impl Epochs {
         remove_receiver(&self.records, name).await?;
         let (epoch, _) = self.begin(who, &[]).await?;
         Ok(epoch)
+    }
+
+    /// How the token of each KM that has one of its own takes KEKs: see [`wrapping`].
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn wrappings(&self) -> Result<BTreeMap<String, &'static str>, EpochError> {
+        let receivers = receivers(&self.records).await?.into_iter();
+        Ok(receivers.map(|(name, at)| (name, wrapping(at.kem.is_some()))).collect())
     }
 
     /// Tells the others how this token takes KEKs.
@@ -236,10 +264,15 @@ impl Epochs {
 
     /// Makes a KEK, for the tokens of the other KMs as well, and for those of `more`.
     pub(super) async fn make_kek(&self, more: &[KekReceiver]) -> Result<Made, EpochError> {
+        let set = match &self.share {
+            Some(_) => Some(set_as_it_is(&self.records).await?),
+            None => None,
+        };
         let others = self.others().await?;
         if others.is_empty() && more.is_empty() {
             let kek = self.hsm.create_kek().await?;
-            return Ok(Made { kek, brings: Vec::new(), parcels: Vec::new() });
+            let brings = Brings { puts: Vec::new(), set };
+            return Ok(Made { kek, brings, parcels: Vec::new() });
         }
         let from = match others.is_empty() {
             true => 0,
@@ -249,17 +282,19 @@ impl Epochs {
             more.iter().chain(others.iter().map(|(_, r)| r)).cloned().collect();
         let (kek, mut parcels) = self.hsm.create_kek_for(from, &all).await?;
         let for_others = parcels.split_off(more.len().min(parcels.len()));
-        let mut brings = Vec::new();
+        let mut puts = Vec::new();
         for ((name, _), parcel) in others.iter().zip(&for_others) {
+            let (wrapping, number) = (wrapping(parcel.kem.is_some()), parcel.number);
+            tracing::info!(node = name, epoch = number, wrapping, "a KEK goes to another token");
             let key = parcel_key(name, parcel.number);
             let value = self.records.encode(&key, parcel);
-            brings.push((key, value));
+            puts.push((key, value));
         }
         if !others.is_empty() {
             let stored = self.records.store().get(RECORD_KEY).await.map_err(RecordError::from)?;
-            brings.extend(stored.map(|record| (old_key(kek.number), record.value)));
+            puts.extend(stored.map(|record| (old_key(kek.number), record.value)));
         }
-        Ok(Made { kek, brings, parcels })
+        Ok(Made { kek, brings: Brings { puts, set }, parcels })
     }
 
     /// A number that no other KM makes a KEK of.
@@ -415,8 +450,25 @@ async fn put_receiver(
     if known.as_ref() == Some(receiver) {
         return Ok(());
     }
+    if known.is_some_and(|known| known.kem.is_some()) && receiver.kem.is_none() {
+        tracing::warn!(
+            node = name,
+            alarm = "kek-without-ml-kem",
+            "its token took KEKs by ML-KEM as well, and asks for RSA-OAEP alone now"
+        );
+    }
     let value = records.encode(&key, receiver);
-    done(records.store().commit(Commit::new().put(key, value)).await)
+    let commit = Commit::new().put(key, value).put(SET, records.encode(SET, &()));
+    done(records.store().commit(commit).await)
+}
+
+/// That no token was added.
+async fn set_as_it_is(records: &Records) -> Result<Check, EpochError> {
+    let found = records.store().get(SET).await.map_err(RecordError::from)?;
+    Ok(match found {
+        Some(found) => Check::Is(SET.to_vec(), found.version),
+        None => Check::Absent(SET.to_vec()),
+    })
 }
 
 async fn remove_receiver(records: &Records, name: &str) -> Result<(), EpochError> {

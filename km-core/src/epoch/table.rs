@@ -7,14 +7,15 @@ use std::{
 };
 
 use super::{
-    Epoch, EpochError, EpochState, EpochStep, Epochs, MOST_AT_ONCE, Sealing, locked, sharing::Puts,
+    Epoch, EpochError, EpochState, EpochStep, Epochs, MOST_AT_ONCE, Sealing, locked,
+    sharing::Brings,
 };
 use crate::{
     audit::{self, Deed},
     clock::now_ms,
     hsm::{Hsm, HsmError, KekInfo},
     records::{RecordError, Records},
-    store::{Commit, MAX_OPS, Outcome, Record, Version},
+    store::{Check, Commit, MAX_OPS, Outcome, Record, Version},
     vault::RECORD_KEY,
 };
 
@@ -34,11 +35,11 @@ impl Epochs {
     /// Makes the table fit the KEKs of the token. Call it while `changing` is held. Another KM of the
     /// token and the store may do so at the same time.
     pub(super) async fn take_in(&self, who: &str) -> Result<(), EpochError> {
-        self.take_in_with(who, Vec::new()).await
+        self.take_in_with(who, Brings::default()).await
     }
 
     /// As [`Epochs::take_in`]; the commit of a new epoch `brings` these records along.
-    pub(super) async fn take_in_with(&self, who: &str, brings: Puts) -> Result<(), EpochError> {
+    pub(super) async fn take_in_with(&self, who: &str, brings: Brings) -> Result<(), EpochError> {
         let mut tries = MOST_AT_ONCE;
         loop {
             match self.try_take_in(who, brings.clone()).await {
@@ -48,16 +49,16 @@ impl Epochs {
         }
     }
 
-    async fn try_take_in(&self, who: &str, mut brings: Puts) -> Result<(), EpochError> {
+    async fn try_take_in(&self, who: &str, mut brings: Brings) -> Result<(), EpochError> {
         self.read_again().await?;
         let mut keks = self.hsm.keks().await?;
         let among_tokens = self.is_among_tokens().await?;
         // Under a profile that seals in another way an older KEK may seal: the newest must. And one that
         // was made and not told of is in no other token.
         let seals = keks.last().is_none_or(|last| last.id == self.hsm.current_kek());
-        let untold = among_tokens && brings.is_empty() && self.is_untold(&keks);
+        let untold = among_tokens && brings.puts.is_empty() && self.is_untold(&keks);
         if !seals || untold {
-            brings.extend(self.make_kek(&[]).await?.brings);
+            brings = self.make_kek(&[]).await?.brings;
             keks = self.hsm.keks().await?;
         }
         if self.destroy_own(&keks).await? {
@@ -104,8 +105,8 @@ impl Epochs {
         let fresh = if changed.contains_key(&active.number) { active.seals } else { 0 };
         if !changed.is_empty() {
             tracing::info!(epoch = active.number, kek = %active.kek.0, %who, "KEK epoch begins");
-            deeds.extend(brings);
-            self.save(changed.into_values().collect(), deeds).await?;
+            deeds.extend(brings.puts);
+            self.save_if(changed.into_values().collect(), deeds, brings.set).await?;
         }
         self.activate(&active, fresh);
         Ok(())
@@ -136,7 +137,18 @@ impl Epochs {
         epochs: Vec<Epoch>,
         deeds: Vec<(Vec<u8>, Vec<u8>)>,
     ) -> Result<(), EpochError> {
-        let mut commit = Commit { puts: deeds, ..Commit::default() };
+        self.save_if(epochs, deeds, None).await
+    }
+
+    /// The same, if `set` still holds.
+    async fn save_if(
+        &self,
+        epochs: Vec<Epoch>,
+        deeds: Vec<(Vec<u8>, Vec<u8>)>,
+        set: Option<Check>,
+    ) -> Result<(), EpochError> {
+        let checks = set.into_iter().collect();
+        let mut commit = Commit { puts: deeds, checks, ..Commit::default() };
         for epoch in &epochs {
             let key = key_of(epoch.number);
             commit = match self.row(epoch.number) {

@@ -93,7 +93,8 @@ impl Hsm for SoftHsm {
     }
 
     async fn kek_receiver(&self) -> Result<KekReceiver, HsmError> {
-        Ok(KekReceiver { modulus: self.pair.clone(), exponent: vec![3], hash: Hash::Sha256 })
+        let (modulus, hash) = (self.pair.clone(), Hash::Sha256);
+        Ok(KekReceiver { modulus, exponent: vec![3], hash, kem: None })
     }
 
     async fn create_kek_for(
@@ -109,7 +110,7 @@ impl Hsm for SoftHsm {
             aead(&receiver.modulus).seal_in_place_append_tag(nonce, aad, &mut key).unwrap();
             let id = made.id.0.clone().into_bytes();
             let keys = vec![WrappedKek { id, usage: KekUse::Encrypts, key }];
-            KekParcel { number: made.number, keys }
+            KekParcel { number: made.number, keys, kem: None }
         };
         Ok((made.clone(), receivers.iter().map(wrap).collect()))
     }

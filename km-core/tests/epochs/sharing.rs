@@ -130,6 +130,27 @@ async fn two_tokens_never_have_different_keks_of_one_number() {
         create(km, uid).await;
         assert_eq!(open(&other.objects, uid).await, [7; 32]);
     }
+
+    // Two more join at the same moment, each by another KM.
+    let more = [SoftHsm::empty(), SoftHsm::empty()];
+    let receivers = [more[0].kek_receiver().await.unwrap(), more[1].kek_receiver().await.unwrap()];
+    let joining = (n1.epochs.admit("n3", &receivers[0]), n2.epochs.admit("n4", &receivers[1]));
+    let (one, two) = tokio::join!(joining.0, joining.1);
+    assert!(one.is_ok() && two.is_ok(), "{one:?} {two:?}");
+    for km in [&n1, &n2] {
+        km.epochs.receive().await.unwrap();
+        km.keeper.move_record_key().await.unwrap();
+    }
+    for (token, name) in more.iter().zip(["n3", "n4"]) {
+        for parcel in n1.epochs.waiting_for(name).await.unwrap() {
+            token.take_kek(&parcel).await.unwrap();
+        }
+    }
+    create(&n1, "c").await;
+    for (token, name) in more.iter().zip(["n3", "n4"]) {
+        let km = start(&machine, token, name).await.unwrap();
+        assert_eq!(open(&km.objects, "c").await, [7; 32], "{name}");
+    }
 }
 
 #[tokio::test]
@@ -165,6 +186,17 @@ async fn who_was_removed_has_the_keys_of_no_later_epoch() {
     let (kept, _) = n1.objects.get(&sae("n1"), "after").await.unwrap();
     let removed = Objects::new(n1.records.clone(), Vault::new(joining.clone()));
     assert!(removed.open(&kept).await.is_err());
+
+    // It joins again, with the token it had.
+    let receiver = joining.kek_receiver().await.unwrap();
+    let (_, parcel) = n1.epochs.admit("n2", &receiver).await.unwrap();
+    joining.take_kek(&parcel).await.unwrap();
+    n1.keeper.pass().await.unwrap();
+    let n2 = start(&machine, &joining, "n2").await.unwrap();
+    assert_eq!(open(&n2.objects, "after").await, [7; 32]);
+    n1.epochs.rotate("n1").await.unwrap();
+    create(&n1, "later").await;
+    assert_eq!(open(&n2.objects, "later").await, [7; 32]);
 }
 
 /// Whoever can write to the store can wrap a KEK of his own for a public key that stands in it.

@@ -21,10 +21,15 @@ pub(super) async fn list(inside: &Inside) -> Result<Value, Problem> {
     let Some(roster) = &inside.node.roster else { return Err(Problem::alone()) };
     let nodes: Vec<Node> = roster.list().await?;
     let decided = inside.node.membership.as_ref().map(Membership::decided).unwrap_or_default();
+    let keks = inside.node.keeper.epochs().wrappings().await?;
     let never = decided.members.keys().filter(|name| nodes.iter().all(|node| node.name != **name));
     let never = never.map(|name| json!({ "name": name, "alive": false, "leads": false }));
     let seen = nodes.iter().map(|node| json!(node));
-    let nodes: Vec<Value> = seen.chain(never).map(|node| with(node, &decided)).collect();
+    let mut nodes: Vec<Value> = seen.chain(never).map(|node| with(node, &decided)).collect();
+    for node in &mut nodes {
+        node["kek_wrapping"] =
+            node["name"].as_str().and_then(|name| keks.get(name).copied()).into();
+    }
     let engine = inside.health.engine();
     let newest = engine.iter().filter_map(|member| Some(member.state.as_ref().ok()?.applied)).max();
     let member = |Member { address, state }: &Member| match state {

@@ -9,7 +9,7 @@ use std::{
 
 use clap::Subcommand;
 use hsm_profiles::parcels;
-use km_core::hsm::{KekParcel, KekReceiver};
+use km_core::hsm::{KekParcel, KekReceiver, wrapping};
 use km_core::usage::Hash;
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -81,7 +81,11 @@ pub(in crate::cli) fn run(command: &KekCommand) -> Result<Exit, Failure> {
                 return Err(Failure::new(Code::H004, text));
             }
             let kek = parcels::take(token.token_config()?, &parcel).map_err(|e| of_hsm(&e))?;
-            say(&format!("the token holds KEK {} of epoch {}\n", kek.id.0, kek.number));
+            let by = wrapping(parcel.kem.is_some());
+            say(&format!(
+                "the token holds KEK {} of epoch {}, which came by {by}\n",
+                kek.id.0, kek.number
+            ));
         }
     }
     Ok(Exit::Done)

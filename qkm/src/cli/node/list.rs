@@ -13,7 +13,7 @@ use crate::fault::{Exit, Failure};
 
 pub(super) fn list(args: &AdminArgs) -> Result<Exit, Failure> {
     let answer = nodes(args)?;
-    let head = ["NODE", "DESK", "STATE", "READY", "SAID", "STORE", "BUILD"];
+    let head = ["NODE", "DESK", "STATE", "READY", "SAID", "STORE", "KEKS BY", "BUILD"];
     admin::show(args.output, &answer, &head, "nodes", |node| {
         let (role, ready) = state(node);
         let store = node["store_ms"].as_u64().map_or_else(String::new, |ms| format!("{ms} ms"));
@@ -24,6 +24,7 @@ pub(super) fn list(args: &AdminArgs) -> Result<Exit, Failure> {
             ready.to_owned(),
             ago(&node["told_ms"]),
             store,
+            text(&node["kek_wrapping"]),
             text(&node["build"]),
         ]
     })?;

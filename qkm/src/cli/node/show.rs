@@ -23,6 +23,8 @@ pub(super) fn show(name: &str, args: &AdminArgs) -> Result<Exit, Failure> {
         "revoked": node["revoked"],
         "joined": node["joined_ms"].as_u64().map(|_| ago(&node["joined_ms"])),
         "certificate": node["certificate"],
+        "link_certificate": node["link_certificate"],
+        "kek_wrapping": node["kek_wrapping"],
         "lease_ms": answer["lease_ms"],
         "said": ago(&node["told_ms"]),
         "runs_for": ago(&node["started_ms"]),
