@@ -27,6 +27,7 @@ const INVITE: &[u8] = b"member/invite/";
 const MEMBER: &[u8] = b"member/km/";
 const OUT: &[u8] = b"member/out/";
 const GONE: &[u8] = b"member/gone/";
+const DUE: &[u8] = b"member/due/";
 /// Invitations that were not used, at most.
 const MOST_INVITES: usize = 256;
 
@@ -57,6 +58,8 @@ pub struct Decisions {
     pub out: BTreeSet<String>,
     /// Certificates that nobody accepts.
     pub gone: BTreeSet<Fingerprint>,
+    /// Names of those since whose end no KEK epoch is known to have begun.
+    pub due: BTreeSet<String>,
 }
 
 /// The decisions of a cluster, in its store.
@@ -137,6 +140,9 @@ impl Members {
                 } else if key.starts_with(OUT) {
                     self.0.decode::<()>(key, &found.value)?;
                     all.out.insert(text(OUT));
+                } else if key.starts_with(DUE) {
+                    self.0.decode::<()>(key, &found.value)?;
+                    all.due.insert(text(DUE));
                 } else if let Some(Ok(gone)) = key.strip_prefix(GONE).map(TryInto::try_into) {
                     self.0.decode::<()>(key, &found.value)?;
                     all.gone.insert(gone);
@@ -156,7 +162,8 @@ impl Members {
     pub async fn add(&self, name: &str, certificate: Fingerprint) -> Result<(), RecordError> {
         let member = Member { certificate: Some(certificate), joined_ms: now_ms(), rests: false };
         let before = self.get(name).await?.certificate;
-        let commit = self.without(Commit::new(), before).delete(Self::mark(name));
+        let commit = before.map(|before| self.without(Commit::new(), before)).unwrap_or_default();
+        let commit = commit.delete(Self::mark(name)).delete(of(DUE, name.as_bytes()));
         self.put(commit, of(MEMBER, name.as_bytes()), &member).await
     }
 
@@ -169,25 +176,38 @@ impl Members {
         self.put(Commit::new(), of(MEMBER, name.as_bytes()), &member).await
     }
 
-    /// Takes `name` out with its certificates, `shown` among them, and its lead, all at once.
+    /// Takes `name` out with its certificates, those `shown` among them, and its lead, all at once. A KEK
+    /// epoch is due then, until [`Members::settled`].
     ///
     /// # Errors
     /// Those of the store. When it is not known, it may be done again.
-    pub async fn revoke(&self, name: &str, shown: Option<Fingerprint>) -> Result<(), RecordError> {
+    pub async fn revoke(&self, name: &str, shown: &[Fingerprint]) -> Result<(), RecordError> {
         let known = self.get(name).await?.certificate;
-        let commit = self.without(self.without(Commit::new(), known), shown);
+        let all = shown.iter().copied().chain(known).collect::<BTreeSet<_>>();
+        let commit = all.into_iter().fold(Commit::new(), |commit, one| self.without(commit, one));
         // From here on nobody wraps a KEK for it.
         let commit = commit.delete(epoch::receiver_key(name));
         let commit = lead::depose(&self.0, name, commit).await?;
-        self.put(commit, Self::mark(name), &()).await
+        let due = of(DUE, name.as_bytes());
+        let value = self.0.encode(&due, &());
+        self.put(commit.put(due, value), Self::mark(name), &()).await
+    }
+
+    /// A KEK epoch began whose keys `name` does not get.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn settled(&self, name: &str) -> Result<(), RecordError> {
+        // Whatever becomes of it: another epoch would begin.
+        self.store().commit(Commit::new().delete(of(DUE, name.as_bytes()))).await?;
+        Ok(())
     }
 
     async fn get(&self, name: &str) -> Result<Member, RecordError> {
         Ok(self.0.get(&of(MEMBER, name.as_bytes())).await?.unwrap_or_default())
     }
 
-    fn without(&self, commit: Commit, certificate: Option<Fingerprint>) -> Commit {
-        let Some(certificate) = certificate else { return commit };
+    fn without(&self, commit: Commit, certificate: Fingerprint) -> Commit {
         let key = of(GONE, &certificate);
         let value = self.0.encode(&key, &());
         commit.put(key, value)

@@ -33,6 +33,8 @@ pub struct Condition {
     pub drained: bool,
     /// SHA-256 of the certificate that it shows to the others, in hexadecimal.
     pub certificate: String,
+    /// That of the certificate it shows to other clusters, if it has any.
+    pub link_certificate: Option<String>,
     /// How long its last write to the store took, in milliseconds; `None`: it failed.
     pub store_ms: Option<u64>,
 }

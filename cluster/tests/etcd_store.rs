@@ -16,13 +16,19 @@ use std::{
 };
 
 use async_trait::async_trait;
-use cluster::{EtcdConfig, EtcdStore};
+use cluster::{EtcdConfig, EtcdStore, members::Members};
 use etcd::Engine as Etcd;
-use km_core::store::{
-    Commit, Outcome, SqliteStore, Store, StoreError,
-    suite::{Engine, store_suite},
+use km_core::{
+    clock::now_ms,
+    material::ClearBytes,
+    records::Records,
+    store::{
+        Commit, Outcome, SqliteStore, Store, StoreError,
+        suite::{Engine, store_suite},
+    },
 };
 use tempfile::TempDir;
+use transport::TlsFiles;
 
 struct Shared {
     etcd: Etcd,
@@ -139,7 +145,21 @@ async fn reads_and_commits_of_many_go_together() {
     assert_eq!(contested.value, key(*of_contested[0]));
 }
 
-/// A certificate is a user with rights to one prefix, and has no others.
+/// Has root of the engine do these.
+fn as_root(etcd: &Etcd, root: &TlsFiles, commands: &[&str]) {
+    for command in commands {
+        let command: Vec<&str> = command.split(' ').collect();
+        let (done, said) = etcd.etcdctl(root, &command);
+        // Debian's release makes the role of that name by itself.
+        assert!(
+            done || said.contains("already exists") || said.contains("root"),
+            "{command:?}: {said}"
+        );
+    }
+}
+
+/// A certificate is a user with rights to one prefix, and has no others. Another key manager joins as a user
+/// of its own, and without it does nothing more.
 #[tokio::test]
 async fn a_key_manager_works_with_rights_to_its_prefix_alone() {
     let etcd = Etcd::start(1);
@@ -153,15 +173,7 @@ async fn a_key_manager_works_with_rights_to_its_prefix_alone() {
         "user grant-role km north",
         "auth enable",
     ];
-    for command in setup {
-        let command: Vec<&str> = command.split(' ').collect();
-        let (done, said) = etcd.etcdctl(&root, &command);
-        // Debian's release makes the role of that name by itself.
-        assert!(
-            done || said.contains("already exists") || said.contains("root"),
-            "{command:?}: {said}"
-        );
-    }
+    as_root(&etcd, &root, &setup);
     let store = EtcdStore::open(&config(&etcd, "/qkm/north/")).await.unwrap();
     let session = store.session(Duration::from_secs(60)).await.unwrap();
     let commit = Commit::new().absent("k").put("k", "v").fenced(session);
@@ -171,6 +183,38 @@ async fn a_key_manager_works_with_rights_to_its_prefix_alone() {
     assert_eq!(store.commit(commit).await, Ok(Outcome::Conflict));
     let elsewhere = EtcdStore::open(&config(&etcd, "/qkm/south/")).await.unwrap_err();
     assert!(elsewhere.to_string().contains("must be allowed"), "{elsewhere}");
+
+    let files = etcd.issue("km2");
+    let own = EtcdConfig { files, ..config(&etcd, "/qkm/north/") };
+    assert!(EtcdStore::open(&own).await.is_err(), "nobody made its user");
+    let grant = ["user add km2 --no-password", "user grant-role km2 north"];
+    as_root(&etcd, &root, &grant);
+    let second = EtcdStore::open(&own).await.unwrap();
+    second.write_while_absent(Members::mark("n2"));
+    let key = ClearBytes::copy_from(&[1; 32]);
+    let [one, two] = [store, second].map(|store| Members::new(Records::new(Arc::new(store), &key)));
+    let (invited, soon) = ([7; 32], now_ms() + 60_000);
+    one.invite(&invited, "n2", soon).await.unwrap();
+    assert_eq!(one.accept(&invited).await.unwrap().as_deref(), Some("n2"));
+    assert_eq!(one.accept(&invited).await.unwrap(), None, "once");
+    one.add("n2", [8; 32]).await.unwrap();
+    two.rest("n2", true).await.unwrap();
+    assert!(one.all().await.unwrap().members["n2"].rests);
+
+    one.revoke("n2", &[[8; 32], [9; 32]]).await.unwrap();
+    let decided = two.all().await.unwrap();
+    assert_eq!(decided.gone, BTreeSet::from([[8; 32], [9; 32]]));
+    assert_eq!((decided.out.len(), decided.due), (1, BTreeSet::from(["n2".to_owned()])));
+    assert!(two.rest("n2", false).await.is_err(), "it writes nothing");
+    one.settled("n2").await.unwrap();
+    assert_eq!(one.all().await.unwrap().due, BTreeSet::new());
+    as_root(&etcd, &root, &["user delete km2"]);
+    assert!(two.all().await.is_err(), "nor does it read, over the connection it has");
+    as_root(&etcd, &root, &grant);
+    one.add("n2", [10; 32]).await.unwrap();
+    let decided = two.all().await.unwrap();
+    assert!(!decided.members["n2"].rests && decided.out.is_empty(), "it begins anew");
+    two.rest("n2", true).await.unwrap();
 }
 
 /// Every commit that was acknowledged is there, whatever member dies, and writing goes on.
@@ -224,7 +268,6 @@ async fn acknowledged_commits_survive_the_death_of_any_member() {
     println!("longest pause of commits after the death of the leading member: {longest:?}");
 }
 
-/// What was put back has a revision that was answered before: the store that is open says so.
 /// The engine judges, so it does not matter what the store has seen.
 #[tokio::test]
 async fn a_store_writes_only_while_its_mark_is_absent() {
@@ -247,6 +290,7 @@ async fn a_store_writes_only_while_its_mark_is_absent() {
     assert!(matches!(barred.commit(write("5")).await, Ok(Outcome::Committed(_))));
 }
 
+/// What was put back has a revision that was answered before: the store that is open says so.
 #[tokio::test]
 async fn a_snapshot_put_back_under_an_open_store_is_noticed() {
     let mut etcd = Etcd::start(1);

@@ -181,15 +181,6 @@ impl Cluster {
         });
     }
 
-    /// Gives another KM at north the token of the first.
-    pub fn share_token(&mut self, km: usize) {
-        let at = km.checked_sub(1).expect("not the first");
-        self.layout.more[at].softhsm_conf = self.layout.north.softhsm_conf.clone();
-        let text = std::fs::read_to_string(&self.layout.north.config).expect("a configuration");
-        let first: toml::Value = toml::from_str(&text).expect("TOML");
-        self.edit(km, |config| config["hsm"] = first["hsm"].clone());
-    }
-
     /// Changes the configuration of a KM.
     pub fn edit(&self, km: usize, change: impl FnOnce(&mut toml::Value)) {
         let file = &self.site(km).config;

@@ -5,7 +5,7 @@
 use std::{
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use cluster::EtcdStore;
@@ -20,7 +20,8 @@ use qkm_tests::{
     promises::ENCRYPT_DECRYPT,
 };
 use serde_json::Value;
-use transport::TlsFiles;
+use tokio::io::AsyncReadExt;
+use transport::{Profile, TlsClient, TlsFiles};
 
 /// A KM at north by itself, with an authority for others.
 async fn founder() -> Cluster {
@@ -37,16 +38,34 @@ async fn founder() -> Cluster {
     }
     for km in 0..3 {
         cluster.edit(km, |config| {
-            for table in ["node", "admin"] {
+            for table in ["node", "admin", "km_link"] {
                 config[table]["ca"] = bundle.display().to_string().into();
             }
             config["node"].as_table_mut().unwrap().insert("authority".into(), "nodes".into());
+            if km > 0 {
+                for file in ["certificate", "key"] {
+                    config["km_link"][file] = config["node"][file].clone();
+                }
+            }
         });
     }
-    cluster.stop(0);
-    cluster.run(0);
-    cluster.ready(0).await;
+    cluster.edit(SOUTH, |config| config["km_link"]["ca"] = bundle.display().to_string().into());
+    for km in [0, SOUTH] {
+        cluster.stop(km);
+        cluster.run(km);
+        cluster.ready(km).await;
+    }
     cluster
+}
+
+/// Whether south talks to whoever shows this certificate over a KM link.
+async fn south_talks(cluster: &Cluster, shown: &TlsFiles) -> bool {
+    let tls = transport::client_config(shown, Profile::KmLink).unwrap();
+    let address = cluster.site(SOUTH).km_link.to_string();
+    let client = TlsClient::new(&address, None, tls).unwrap();
+    let (mut stream, _) = client.connect(Duration::from_secs(5)).await.unwrap();
+    let read = tokio::time::timeout(Duration::from_secs(5), stream.read_u8()).await;
+    read.expect("it greets or closes").is_ok()
 }
 
 fn by_custodian(cluster: &Cluster, km: usize, command: &[&str]) -> (i32, String) {
@@ -133,18 +152,34 @@ async fn key_managers_join_rest_and_are_taken_out() {
     let waiting = cluster.etsi(SOUTH, "sae-s1").enc("sae-n1", 4).await.unwrap().keys();
     let ids: Vec<&str> = waiting.iter().map(|(id, _)| id.as_str()).collect();
 
-    for km in [1, 2] {
-        let invited = token(&cluster, km - 1, km);
-        let text = std::fs::read_to_string(&invited).unwrap();
+    // Two at once, each of them with a token that was tampered with first.
+    let invited = [1, 2].map(|km| token(&cluster, 0, km));
+    for (km, invited) in [1, 2].into_iter().zip(&invited) {
+        let text = std::fs::read_to_string(invited).unwrap();
         let mut changed: Value = serde_json::from_str(&text).unwrap();
         changed["server"] = "00".repeat(32).into();
-        std::fs::write(&invited, changed.to_string()).unwrap();
-        let (code, said) = join(&cluster, km, &invited);
+        std::fs::write(invited, changed.to_string()).unwrap();
+        let (code, said) = join(&cluster, km, invited);
         assert!(code != 0 && said.contains("expected sha256:0000"), "{code} {said}");
-        std::fs::write(&invited, &text).unwrap();
-        let (code, said) = join(&cluster, km, &invited);
-        assert!(code == 0 && said.contains("joined"), "{code} {said}");
-
+        std::fs::write(invited, &text).unwrap();
+    }
+    std::thread::scope(|scope| {
+        let joining: Vec<_> = [1, 2]
+            .into_iter()
+            .zip(&invited)
+            .map(|(km, invited)| {
+                scope.spawn({
+                    let cluster = &cluster;
+                    move || join(cluster, km, invited)
+                })
+            })
+            .collect();
+        for joining in joining {
+            let (code, said) = joining.join().unwrap();
+            assert!(code == 0 && said.contains("joined"), "{code} {said}");
+        }
+    });
+    for (km, invited) in [1, 2].into_iter().zip(&invited) {
         // The same token a second time, by somebody with a copy of everything.
         let kept = std::fs::read_to_string(&cluster.site(km).config).unwrap();
         cluster.edit(km, |config| {
@@ -153,12 +188,15 @@ async fn key_managers_join_rest_and_are_taken_out() {
                 config["node"][file] = other.into();
             }
         });
-        let (code, said) = join(&cluster, km, &invited);
+        let (code, said) = join(&cluster, km, invited);
         assert!(code == 4 && said.contains("QKM-J001"), "{code} {said}");
         std::fs::write(&cluster.site(km).config, kept).unwrap();
-
         cluster.run(km);
+    }
+    for km in [1, 2] {
         cluster.troubled(km, "still sealed under").await;
+    }
+    for km in [1, 2] {
         cluster.ready(km).await;
         assert_eq!(get(&cluster, km, &object).await, bytes, "what others made before it came");
     }
@@ -207,6 +245,17 @@ async fn drained(cluster: &mut Cluster) {
     cluster.ready(leader).await;
 }
 
+/// The exit code of a KM that ends by itself.
+async fn ended(cluster: &mut Cluster, km: usize) -> Option<i32> {
+    for _ in 0..100 {
+        if cluster.ended(km).is_some() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    cluster.ended(km)
+}
+
 /// One that stands still is taken out, and finds out when it goes on.
 async fn revoked(cluster: &mut Cluster) {
     let name = cluster.site(2).name.clone();
@@ -218,6 +267,7 @@ async fn revoked(cluster: &mut Cluster) {
     let answered =
         async |desk: &str| clients::http(desk, &shown).post("/", Vec::new().into()).await;
     assert_eq!(answered(&desk).await.unwrap().0, 400, "its certificate is accepted");
+    assert!(south_talks(cluster, &shown).await, "and by other clusters");
     assert!(opens_the_store(cluster, 2));
     let before = epochs(cluster, 0).len();
 
@@ -233,13 +283,11 @@ async fn revoked(cluster: &mut Cluster) {
         let desk = cluster.site(km).desk.unwrap().to_string();
         cluster.until("its certificate is refused", async || answered(&desk).await.is_err()).await;
     }
-    for _ in 0..100 {
-        if cluster.ended(2).is_some() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-    assert_eq!(cluster.ended(2), Some(4), "it ends, and says that it was refused");
+    let told = Instant::now();
+    cluster.until("other clusters hear", async || !south_talks(cluster, &shown).await).await;
+    println!("another cluster refuses it after {:?} more", told.elapsed());
+    assert!(told.elapsed() < Duration::from_secs(5));
+    assert_eq!(ended(cluster, 2).await, Some(4), "it ends, and says that it was refused");
     let (code, said) = cluster.qkm(2, &["serve"]);
     assert!(code == 4 && said.contains("QKM-J002"), "{code} {said}");
     assert_eq!(node(cluster, 0, 2)["revoked"], true);

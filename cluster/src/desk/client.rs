@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use km_core::{
     ids::SaeId,
     key_id::KeyId,
+    peer::Fingerprint,
     pool::SuppliedKey,
     supply::{Desk, Level, SupplyError},
 };
@@ -24,10 +25,7 @@ use transport::{
 };
 
 use super::wire::{self, Answer, KIND, MAX_ANSWER, Request};
-use crate::{
-    lead::{Pulse, Seat},
-    members::Fingerprint,
-};
+use crate::lead::{Pulse, Seat};
 
 /// Connections to the one that leads; requests beyond wait for each other.
 const CONNECTIONS: usize = 8;

@@ -14,6 +14,7 @@ use hyper::{
 use km_core::{
     ids::SaeId,
     key_id::KeyId,
+    peer::Fingerprint,
     supply::{Supply, SupplyError},
 };
 use transport::{
@@ -24,7 +25,6 @@ use transport::{
 use tokio::sync::watch;
 
 use super::wire::{self, Answer, KIND, MAX_REQUEST, Request};
-use crate::members::Fingerprint;
 
 const BODY_WITHIN: Duration = Duration::from_secs(5);
 

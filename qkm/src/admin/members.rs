@@ -1,10 +1,17 @@
 //! `/v1/nodes`: KMs join a cluster that shares a store, rest, and are taken out. Any of them lets others in
 //! and takes others out; custodians invite and decide.
 
+use std::collections::BTreeSet;
+
 use authority::{Authority, BadRequest, Leaf, Span, Uses};
-use cluster::members::Fingerprint;
+use cluster::roster;
 use hyper::StatusCode;
-use km_core::{clock::now_ms, hsm::KekReceiver, usage::Hash};
+use km_core::{
+    clock::now_ms,
+    hsm::{KekParcel, KekReceiver},
+    peer::Fingerprint,
+    usage::Hash,
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tracing::warn;
@@ -17,7 +24,7 @@ use super::{
 use crate::{
     config::Shared,
     fault::Code,
-    serve::{Inside, Membership},
+    serve::{Inside, Membership, membership},
 };
 
 /// Longest time an invitation holds, in minutes.
@@ -113,24 +120,28 @@ impl<'a> Room<'a> {
         let span = Span { from: now_ms() / 1000 - SKEW, ..Span::days(now_ms() / 1000, DAYS) };
         let certificate = authority.issue(&leaf.map_err(of_request)?, span).await?;
         self.membership.members.add(&name, fingerprint(&certificate)?).await?;
-        let parcel = match receiver {
+        let parcels = match receiver {
             Some(receiver) => self.share_with(&name, receiver).await?,
-            None => Value::Null,
+            None => Vec::new(),
         };
         let chain = [authority::pem(&certificate), authority.pem()].concat();
-        Ok(json!({ "name": name, "certificate": chain, "ca": ca, "parcel": parcel }))
+        Ok(json!({ "name": name, "certificate": chain, "ca": ca, "parcels": parcels }))
     }
 
     /// A new epoch, whose keys the token of `name` gets.
-    async fn share_with(&self, name: &str, receiver: KekReceiver) -> Result<Value, Problem> {
+    async fn share_with(
+        &self,
+        name: &str,
+        receiver: KekReceiver,
+    ) -> Result<Vec<KekParcel>, Problem> {
         let (keeper, name) = (self.inside.node.keeper.clone(), name.to_owned());
-        let parcel = through(async move {
-            let (_, parcel) = keeper.epochs().admit(&name, &receiver).await?;
+        let parcels = through(async move {
+            keeper.epochs().admit(&name, &receiver).await?;
             // Nothing can be read without it.
             keeper.move_record_key().await?;
-            Ok(parcel)
+            keeper.epochs().waiting_for(&name).await
         });
-        Ok(json!(parcel.await?))
+        parcels.await
     }
 
     /// `POST …/{name}/revoke`: the KM gets nothing any more.
@@ -143,18 +154,17 @@ impl<'a> Room<'a> {
         if name == self.shared.seat.node {
             return Err(refused("a key manager does not take itself out: ask another one"));
         }
-        let shown = self.known(name).await?;
+        let Shown { own, with } = self.shown(name).await?;
         warn!(custodian = %who, certificate = %peer, node = name, "a key manager is taken out");
-        self.membership.members.revoke(name, shown).await?;
-        let keeper = self.inside.node.keeper.clone();
+        self.membership.members.revoke(name, &own).await?;
+        // Should this key manager end here, the one that leads goes on with it.
+        let (keeper, members) = (self.inside.node.keeper.clone(), self.membership.members.clone());
         self.membership.look(keeper.epochs()).await;
         let (gone, who) = (name.to_owned(), who.to_string());
-        let made = through(async move {
-            let made = keeper.epochs().expel(&gone, &who).await?;
-            keeper.move_record_key().await?;
-            Ok(made)
-        });
-        Ok(json!({ "name": name, "epoch": made.await?.number }))
+        let made =
+            through(async move { membership::without(&keeper, &members, &gone, &who).await })
+                .await?;
+        Ok(json!({ "name": name, "epoch": made.number, "shares_certificate_with": with }))
     }
 
     /// `POST …/{name}/drain` and `…/undrain`.
@@ -165,29 +175,38 @@ impl<'a> Room<'a> {
         who: Custodian,
         peer: &PeerIdentity,
     ) -> Result<Value, Problem> {
-        self.known(name).await?;
+        self.shown(name).await?;
         warn!(custodian = %who, certificate = %peer, node = name, rests, "who is to work is changed");
         self.membership.members.rest(name, rests).await?;
         Ok(json!({ "name": name, "rests": rests }))
     }
 
-    /// The certificate that a KM of this name says it shows.
-    async fn known(&self, name: &str) -> Result<Option<Fingerprint>, Problem> {
-        let nodes = self.nodes().await?;
-        let node = nodes.iter().find(|node| node.name == name);
-        let decided = self.membership.members.all().await?;
-        match node.is_some() || decided.members.contains_key(name) {
-            true => Ok(node
-                .and_then(|node| hex::decode(&node.condition.certificate).ok()?.try_into().ok())),
-            false => {
-                let shown: String = name.chars().take(64).collect();
-                let detail = format!("no key manager {shown:?} ever shared this store");
-                Err(Problem::new(StatusCode::NOT_FOUND, Code::S010, detail))
+    /// The certificates of a KM of this name.
+    async fn shown(&self, name: &str) -> Result<Shown, Problem> {
+        let (nodes, decided) = (self.nodes().await?, self.membership.members.all().await?);
+        if nodes.iter().all(|node| node.name != name) && !decided.members.contains_key(name) {
+            let shown: String = name.chars().take(64).collect();
+            let detail = format!("no key manager {shown:?} ever shared this store");
+            return Err(Problem::new(StatusCode::NOT_FOUND, Code::S010, detail));
+        }
+        let mut all = Shown::default();
+        for node in nodes.iter().filter(|node| node.name == name) {
+            all.own = certificates(node);
+        }
+        for node in nodes.iter().filter(|node| node.name != name) {
+            let theirs = match decided.out.contains(&node.name) {
+                true => BTreeSet::new(),
+                false => certificates(node).into_iter().collect(),
+            };
+            if all.own.iter().any(|own| theirs.contains(own)) {
+                all.own.retain(|own| !theirs.contains(own));
+                all.with.push(node.name.clone());
             }
         }
+        Ok(all)
     }
 
-    async fn nodes(&self) -> Result<Vec<cluster::roster::Node>, Problem> {
+    async fn nodes(&self) -> Result<Vec<roster::Node>, Problem> {
         match &self.inside.node.roster {
             Some(roster) => Ok(roster.list().await?),
             None => Ok(Vec::new()),
@@ -211,6 +230,21 @@ impl<'a> Room<'a> {
         let found = Authority::open(&self.inside.node.objects, name).await?;
         found.ok_or_else(|| refused(&format!("there is no authority {name}: `qkm ca make {name}`")))
     }
+}
+
+/// What a KM shows to others.
+#[derive(Default)]
+struct Shown {
+    /// Its certificates that no other KM has.
+    own: Vec<Fingerprint>,
+    /// Who has one of its others: to refuse that would cut these off.
+    with: Vec<String>,
+}
+
+fn certificates(node: &roster::Node) -> Vec<Fingerprint> {
+    let roster::Condition { certificate, link_certificate, .. } = &node.condition;
+    let both = [Some(certificate), link_certificate.as_ref()].into_iter().flatten();
+    both.filter_map(|shown| hex::decode(shown).ok()?.try_into().ok()).collect()
 }
 
 enum Rule<'a> {

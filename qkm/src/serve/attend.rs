@@ -26,6 +26,7 @@ pub(super) async fn attend(inside: Arc<Inside>, shutdown: Shutdown) {
         troubles: inside.health.reasons(&inside.node),
         drained: membership.is_drained(inside.node.supply.leads()),
         certificate: membership.certificate.clone(),
+        link_certificate: membership.link_certificate.clone(),
         store_ms: inside.health.store_ms(),
     };
     loop {

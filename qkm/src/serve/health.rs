@@ -123,7 +123,9 @@ impl Health {
             why.map(|why| format!("warning: etcd at {}: {why}", member.address))
         });
         let full = node.cabinet.view().nearly_full();
-        let others = self.nodes(None).into_iter().filter_map(|other| {
+        let out = node.membership.as_ref().map(|of| of.decided().out).unwrap_or_default();
+        let others = self.nodes(None).into_iter().filter(|other| !out.contains(&other.name));
+        let others = others.filter_map(|other| {
             let why = match (other.alive, other.condition.troubles.is_empty()) {
                 (false, _) => "is away".to_owned(),
                 (true, true) => return None,

@@ -1,15 +1,19 @@
 //! Links to other key managers and to our QKD modules. Enter through [`Links::new`].
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use km_core::{
     copies::{Copies, CopyError, Placed},
     ids::{ClusterId, LinkId, SaeId},
     module::ModuleSource,
+    peer::Fingerprint,
     provenance::Provenance,
 };
 use qkd_ingest::{LinkCondition, Module, ModuleConfig};
-use tokio::task::JoinSet;
+use tokio::{sync::watch, task::JoinSet};
 use transport::{PeerIdentity, Profile, ServerStream, Shutdown, client_config};
 
 use super::{
@@ -89,6 +93,9 @@ impl Links {
         let (tls, peers) = (tls.clone(), peers.clone());
         let km = relay::Links::new(supply, tls, random, routes, Some(copies), peers);
         tasks.spawn(km.clone().run(shutdown.clone()));
+        if let Some(membership) = &node.membership {
+            tasks.spawn(tell_gone(km.clone(), membership.gone(), shutdown.clone()));
+        }
         *self.km.write().unwrap_or_else(PoisonError::into_inner) = Some(km);
     }
 
@@ -152,6 +159,23 @@ impl Links {
     /// The KM links as an operator sees them.
     pub(crate) fn status(&self) -> Vec<relay::LinkView> {
         self.km().map(|km| km.status()).unwrap_or_default()
+    }
+}
+
+/// Tells the peers which KMs of this cluster are taken out, until `shutdown`.
+async fn tell_gone(
+    km: Arc<relay::Links>,
+    mut gone: watch::Receiver<BTreeSet<Fingerprint>>,
+    shutdown: Shutdown,
+) {
+    loop {
+        let now = gone.borrow_and_update().clone();
+        km.tell_gone(&now);
+        tokio::select! {
+            Ok(()) = gone.changed() => {}
+            () = shutdown.requested() => return,
+            else => return,
+        }
     }
 }
 

@@ -1,20 +1,28 @@
 //! What the cluster has decided of this KM, and the keys its token is to hold: looked at all the time.
 //! Enter through [`Membership::open`]. [`serve_fronts`] keeps the fronts open while it is to work.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use cluster::{
     EtcdStore,
-    members::{ALL, Decisions, Fingerprint, Members},
+    members::{ALL, Decisions, Members},
 };
-use km_core::{epoch::Epochs, records::Records};
+use km_core::{
+    epoch::{Epoch, EpochError, Epochs, Keeper},
+    peer::Fingerprint,
+    records::Records,
+};
 use tokio::{sync::watch, task::JoinSet};
 use tracing::{error, info, warn};
 use transport::Shutdown;
 
 use super::{Inside, failures::of_record};
 use crate::{
-    config::{Config, Shared},
+    config::{Config, Front, Shared},
     fault::{Code, Failure},
 };
 
@@ -22,6 +30,8 @@ use crate::{
 const EVERY: Duration = Duration::from_secs(1);
 /// Longest wait for the store.
 const WAIT: Duration = Duration::from_secs(5);
+/// How long whoever took a KM out has to begin an epoch.
+const OWED: Duration = Duration::from_secs(5);
 /// Pause before the fronts are tried again.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -31,6 +41,8 @@ pub(crate) struct Membership {
     name: String,
     /// Of the certificate it shows, in hexadecimal.
     pub(crate) certificate: String,
+    /// Of that of its KM links.
+    pub(crate) link_certificate: Option<String>,
     decided: watch::Sender<Decisions>,
     gone: watch::Sender<BTreeSet<Fingerprint>>,
     /// Why it is not to work.
@@ -57,8 +69,10 @@ impl Membership {
         }
         let gone = watch::Sender::new(decided.gone.clone());
         let (decided, idle) = (watch::Sender::new(decided), watch::Sender::new(None));
-        let (certificate, open) = (certificate(shared)?, watch::Sender::new(false));
-        Ok(Self { members, name, certificate, decided, gone, idle, open })
+        let (certificate, open) = (certificate("[node]", &shared.desk)?, watch::Sender::new(false));
+        let link = config.km_link.as_ref();
+        let link_certificate = link.map(|link| self::certificate("[km_link]", link)).transpose()?;
+        Ok(Self { members, name, certificate, link_certificate, decided, gone, idle, open })
     }
 
     /// Why this KM is not to work.
@@ -128,14 +142,47 @@ impl Membership {
         self.idle.send_if_modified(|known| differs(known, idle));
     }
 
-    /// Looks, and takes what is there for the token, until `shutdown`.
-    pub(super) async fn watch(&self, epochs: Arc<Epochs>, shutdown: Shutdown) {
-        let mut news = None;
+    /// Whoever took a KM out begins an epoch at once; where that one ended in between, this one does.
+    async fn pay(&self, keeper: &Arc<Keeper>, owed: &mut BTreeMap<String, Instant>) {
+        let due = self.decided().due;
+        owed.retain(|name, _| due.contains(name));
+        for name in due {
+            let since = owed.entry(name.clone()).or_insert_with(Instant::now);
+            if since.elapsed() < OWED {
+                continue;
+            }
+            match without(keeper, &self.members, &name, "the one that leads").await {
+                Ok(made) => {
+                    warn!(
+                        node = name,
+                        epoch = made.number,
+                        "a key manager is taken out: epoch begins"
+                    )
+                }
+                Err(error) => {
+                    warn!(node = name, %error, alarm = "epoch-overdue", "a new KEK epoch is due")
+                }
+            }
+        }
+    }
+
+    /// Looks, takes what is there for the token, and while this KM `leads` has the epochs begin that another
+    /// one owes, until `shutdown`.
+    pub(super) async fn watch(
+        &self,
+        keeper: &Arc<Keeper>,
+        leads: impl Fn() -> bool,
+        shutdown: Shutdown,
+    ) {
+        let (epochs, mut news, mut owed) = (keeper.epochs(), None, BTreeMap::new());
         loop {
             if let Err(error) = epochs.receive().await {
                 warn!(%error, alarm = "kek-not-taken", "the keys of a new epoch are not in the token");
             }
-            self.look(&epochs).await;
+            self.look(epochs).await;
+            if leads() {
+                self.pay(keeper, &mut owed).await;
+            }
             if news.is_none() {
                 news = self.members.store().watch(ALL).await.ok();
             }
@@ -153,6 +200,19 @@ impl Membership {
     }
 }
 
+/// A new epoch, whose keys the token of `name` does not get, and the record key under it.
+pub(crate) async fn without(
+    keeper: &Arc<Keeper>,
+    members: &Members,
+    name: &str,
+    who: &str,
+) -> Result<Epoch, EpochError> {
+    let made = keeper.epochs().expel(name, who).await?;
+    keeper.move_record_key().await?;
+    members.settled(name).await?;
+    Ok(made)
+}
+
 fn differs<T: PartialEq>(known: &mut T, now: T) -> bool {
     let news = *known != now;
     *known = now;
@@ -163,10 +223,9 @@ fn taken_out(name: &str) -> Failure {
     Failure::new(Code::J002, format!("the key manager {name} was taken out of its cluster"))
 }
 
-/// SHA-256 of the certificate that the others see.
-fn certificate(shared: &Shared) -> Result<String, Failure> {
-    let files = shared.desk.tls();
-    let shown = files.fingerprint().map_err(|e| super::of_tls("[node]", &e))?;
+/// SHA-256 of the certificate that is shown there.
+fn certificate(table: &'static str, front: &Front) -> Result<String, Failure> {
+    let shown = front.tls().fingerprint().map_err(|e| super::of_tls(table, &e))?;
     Ok(hex::encode(shown))
 }
 

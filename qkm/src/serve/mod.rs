@@ -17,7 +17,7 @@ mod failures;
 mod fronts;
 mod health;
 mod links;
-mod membership;
+pub(crate) mod membership;
 mod node;
 mod term;
 
@@ -115,7 +115,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
 /// Looks what the others decided of this KM, until `shutdown`.
 async fn watch_membership(node: Arc<Node>, shutdown: Shutdown) {
     if let Some(membership) = &node.membership {
-        membership.watch(node.keeper.epochs().clone(), shutdown).await;
+        membership.watch(&node.keeper, || node.supply.leads(), shutdown).await;
     }
 }
 

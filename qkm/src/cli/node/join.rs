@@ -7,7 +7,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use km_core::hsm::{KekParcel, KekReceiver};
+use km_core::hsm::{KekParcel, KekReceiver, wrapping};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use transport::{IdentityRule, TlsFiles, pki, pki::San};
@@ -33,8 +33,8 @@ struct Joined {
     certificate: String,
     /// The authorities of the others, in PEM.
     ca: String,
-    /// For the token; absent when it has the KEKs.
-    parcel: Option<KekParcel>,
+    /// For the token; none when it has the KEKs.
+    parcels: Vec<KekParcel>,
 }
 
 pub(super) fn join(token: &Path, config_file: &Path, has_keks: bool) -> Result<Exit, Failure> {
@@ -53,6 +53,9 @@ pub(super) fn join(token: &Path, config_file: &Path, has_keks: bool) -> Result<E
     };
     finish(&joined, shared, config_file)?;
     fs::remove_file(&kept).map_err(|e| of(&kept, &e))?;
+    if let Some(parcel) = joined.parcels.last() {
+        print(&format!("the KEK came by {}", wrapping(parcel.kem.is_some())));
+    }
     print(&format!(
         "{} joined; its certificate is {}. Start it: it is ready once nothing is sealed under the KEK \
          epochs from before",
@@ -119,12 +122,14 @@ fn finish(joined: &Joined, shared: &Shared, config_file: &Path) -> Result<(), Fa
             write_new(file, 0o644, text.as_bytes())?;
         }
     }
-    let Some(parcel) = &joined.parcel else { return Ok(()) };
     let room = tempfile::tempdir().map_err(|e| of(certificate, &e))?;
-    let file = room.path().join("kek");
-    write_new(&file, 0o600, &serde_json::to_vec(parcel).unwrap_or_default())?;
-    let fingerprint = kek_fingerprint(parcel);
-    kek(&[Path::new("take"), &file], &["--fingerprint", &fingerprint], config_file)
+    for parcel in &joined.parcels {
+        let file = room.path().join(parcel.number.to_string());
+        write_new(&file, 0o600, &serde_json::to_vec(parcel).unwrap_or_default())?;
+        let fingerprint = kek_fingerprint(parcel);
+        kek(&[Path::new("take"), &file], &["--fingerprint", &fingerprint], config_file)?;
+    }
+    Ok(())
 }
 
 /// How the token takes KEKs. The vendor's library runs in a process of its own.

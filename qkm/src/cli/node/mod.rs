@@ -58,7 +58,8 @@ pub(super) enum NodeCommand {
     /// Make the key manager of this configuration one of a cluster, before it is started.
     ///
     /// Makes the key of [node] and a key pair in the HSM; gets the certificate of [node], [node] ca if
-    /// it is not there, and the KEK of a new epoch, which the cluster wraps for the HSM (RSA-OAEP). KEKs
+    /// it is not there, and the KEK of a new epoch, which the cluster wraps for the HSM: by RSA-OAEP, and by
+    /// ML-KEM as well where the HSM has it (`qkm node list` says which). KEKs
     /// of earlier epochs cannot leave the HSMs they are in: what they seal is sealed anew, and the new
     /// key manager is ready when that is done. The token is used up by the first request, even if the answer is lost: then
     /// ask for another. Broken off after the answer, the same command goes on without it.
@@ -89,10 +90,10 @@ pub(super) enum NodeCommand {
     },
     /// Take a key manager out of the cluster, for ever or until it joins again.
     ///
-    /// The others accept its certificate no more, and cut its connections; it ends, and writes nothing
-    /// even if it was paused; a new KEK epoch begins, whose KEK it does not get, and what is stored is
-    /// sealed anew. Whoever has broken into it may know what it knew: take its user away from etcd. Ask
-    /// another key manager; should that one fail in between, ask again.
+    /// The others accept its certificate no more, and cut its connections, and other clusters hear of it; it
+    /// ends, and writes nothing even if it was paused; a new KEK epoch begins, whose KEK it does not get, and
+    /// what is stored is sealed anew. Whoever has broken into it may know what it knew: take its user away
+    /// from etcd first. Ask another key manager.
     Revoke {
         /// Its name.
         name: String,
