@@ -51,7 +51,7 @@ faults:
 	@scripts/setup.sh tests
 	previous=$(if $(PREVIOUS),$$(scripts/previous.sh $(PREVIOUS) $(RELEASED))) && \
 	QKM_PREVIOUS=$$previous QKM_CLUSTER_FAULTS=$(or $(FAULTS),500) \
-		$(CARGO) test $(RELEASED) --locked -p qkm-tests --test cluster -- --nocapture
+		$(CARGO) test $(RELEASED) --locked -p qkm-tests --test cluster -- --nocapture --test-threads=1
 
 ## Every fault of the HSM library at every function the KM calls (`make test` does a choice).
 hsm-faults:

@@ -111,6 +111,26 @@ async fn a_lost_gift_arrives_with_the_next_greeting() {
     pair.assert_settled_and_balanced().await;
 }
 
+/// The runs in which it was used up never came: nothing but the greeting tells the end that gave it.
+#[tokio::test]
+async fn a_gift_used_up_unseen_is_burned_with_the_next_greeting() {
+    let mut pair = Pair::new().await;
+    pair.admit_random(NORTH, 640).await;
+    pair.admit_random(NORTH, 640).await;
+    pair.north().pool.give(1, Grade::Computational).await.unwrap();
+    assert_eq!(pair.south().pool.own_bytes(), 640);
+    pair.south().wire.set_chaos(Chaos { lose: 100, ..Chaos::default() });
+    while pair.south().pool.own_bytes() > 0 {
+        assert!(!use_some(&pair, SOUTH, &mut BTreeSet::new()).await);
+    }
+    let blocks = |pair: &Pair| [NORTH, SOUTH].map(|at| pair.ends[at].pool.view().blocks);
+    assert_eq!(blocks(&pair), [2, 1]);
+    pair.crash(SOUTH).await;
+    assert_eq!(blocks(&pair), [1, 1]);
+    assert!(use_some(&pair, NORTH, &mut BTreeSet::new()).await);
+    pair.assert_settled_and_balanced().await;
+}
+
 /// Near empty, each end asks the other all the time: the last blocks stay where they are.
 #[tokio::test]
 async fn an_end_gives_at_most_half_of_what_it_has_more() {

@@ -146,14 +146,14 @@ impl<'a> Driver<'a> {
         W: AsyncWrite + Send + Unpin + 'static,
     {
         let pool = &peer.pool;
-        let mut unconfirmed = pool.unconfirmed();
-        unconfirmed.truncate(MAX_LIST);
+        let mut doubtful = pool.doubtful();
+        doubtful.truncate(MAX_LIST);
         let here = pool.config().here.clone();
         let hello = Hello {
             cluster: here.clone(),
             pool: pool.tag(),
             highest: pool.highest_block(),
-            unconfirmed,
+            doubtful,
             floor: pool.floor(),
             given: pool.given_blocks(),
             key_ttl_ms: pool.config().key_ttl.as_millis() as u64,
@@ -370,7 +370,7 @@ impl<'a> Driver<'a> {
                 }
                 Action::Admit(agreed) => work::admit(self.peer, &self.done, agreed),
                 Action::Confirmed(numbers) => pool.confirm(&numbers),
-                Action::Burn(numbers) => pool.burn_unconfirmed(&numbers),
+                Action::Burn(numbers) => pool.burn_lacking(&numbers),
                 Action::Refused { number, bytes, why } => self.refused(number, bytes, why),
                 Action::TellKnown(numbers) => {
                     let (have, lack) = numbers.iter().partition(|n| pool.has_block(**n));

@@ -82,8 +82,8 @@ pub struct Hello {
     pub pool: PoolTag,
     /// Highest block number ever used at this end.
     pub highest: u64,
-    /// Blocks of which this end does not know whether the other kept them; at most [`MAX_LIST`].
-    pub unconfirmed: Vec<u64>,
+    /// Blocks of which this end does not know whether the other has them; at most [`MAX_LIST`].
+    pub doubtful: Vec<u64>,
     /// This end assigns from none of its own blocks below this any more.
     pub floor: u64,
     /// Untouched blocks this end gave to the other; at most [`MAX_LIST`].
@@ -115,7 +115,7 @@ pub struct Proposal {
 pub enum Frame {
     /// First message each way.
     Hello(Hello),
-    /// Answer to `Hello::unconfirmed`: which of these blocks this end has, and which not.
+    /// Answer to `Hello::doubtful`: which of these blocks this end has, and which not.
     Known {
         /// Blocks this end has.
         have: Vec<u64>,
@@ -287,7 +287,7 @@ impl Frame {
                     && hello.floor <= MAX_BLOCK_NUMBER + 1
                     && hello.given.len() <= MAX_LIST
                     && hello.key_ttl_ms >= MIN_KEY_TTL_MS
-                    && listed(&hello.unconfirmed)
+                    && listed(&hello.doubtful)
             }
             Frame::Known { have, lack } => listed(have) && listed(lack),
             Frame::Propose(proposal) => {

@@ -467,7 +467,7 @@ impl Session {
         self.greeted = true;
         self.blocks.start_after(hello.highest);
         let settle = [
-            Action::TellKnown(hello.unconfirmed),
+            Action::TellKnown(hello.doubtful),
             Action::TakeGiven(hello.given),
             Action::PeerFloor(hello.floor),
             Action::PeerKeyTtl(Duration::from_millis(hello.key_ttl_ms)),

@@ -86,7 +86,7 @@ fn session(at: usize, node: Option<&Node>, now: Instant) -> (Session, Vec<Action
         cluster: cluster_here.clone(),
         pool,
         highest,
-        unconfirmed: agreed.map(|(number, _)| *number).collect(),
+        doubtful: agreed.map(|(number, _)| *number).collect(),
         floor: 0,
         given: Vec::new(),
         key_ttl_ms: 60_000,

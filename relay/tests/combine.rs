@@ -201,7 +201,7 @@ fn a_secret_that_differs_is_noticed_before_it_is_used() {
             cluster: cluster(here),
             pool,
             highest: 0,
-            unconfirmed: Vec::new(),
+            doubtful: Vec::new(),
             floor: 0,
             given: Vec::new(),
             key_ttl_ms: 60_000,

@@ -55,9 +55,9 @@ fn run() -> impl Strategy<Value = RunSpec> {
 
 fn hello() -> impl Strategy<Value = Frame> {
     (name(), number(), number(), vec(number(), 0..50), given(), MIN_KEY_TTL_MS..).prop_map(
-        |(cluster, highest, floor, unconfirmed, given, key_ttl_ms)| {
+        |(cluster, highest, floor, doubtful, given, key_ttl_ms)| {
             let (cluster, pool) = (ClusterId::parse(&cluster).unwrap(), PoolTag::from_bits(9));
-            Frame::Hello(Hello { cluster, pool, highest, unconfirmed, floor, given, key_ttl_ms })
+            Frame::Hello(Hello { cluster, pool, highest, doubtful, floor, given, key_ttl_ms })
         },
     )
 }
@@ -167,12 +167,12 @@ fn what_is_out_of_bounds_is_refused() {
         let provenance = Provenance::direct(LinkId::parse("l").unwrap());
         Frame::Propose(Proposal { number, owner, provenance, combined: None, keys, tag: [0; 16] })
     };
-    let greeting = |highest, unconfirmed, key_ttl_ms| {
+    let greeting = |highest, doubtful, key_ttl_ms| {
         let (cluster, pool) = (ClusterId::parse("n").unwrap(), PoolTag::from_bits(1));
         let (floor, given) = (0, vec![]);
-        Frame::Hello(Hello { cluster, pool, highest, unconfirmed, floor, given, key_ttl_ms })
+        Frame::Hello(Hello { cluster, pool, highest, doubtful, floor, given, key_ttl_ms })
     };
-    let hello = |highest, unconfirmed| greeting(highest, unconfirmed, MIN_KEY_TTL_MS);
+    let hello = |highest, doubtful| greeting(highest, doubtful, MIN_KEY_TTL_MS);
     let key = |len: usize| ("k".repeat(len), 32u16);
     let long = vec![1; MAX_LIST + 1];
     let assign = |run| Frame::Assign { request: 1, run };
@@ -293,7 +293,7 @@ fn fuzz_seeds_hold_every_message() {
     let block = GivenBlock { number: 3, transfers: 1 };
     let cluster = ClusterId::parse("north").unwrap();
     let pool = PoolTag::from_bits(7);
-    let (highest, unconfirmed, floor, given) = (5, vec![4, 5], 2, vec![block]);
+    let (highest, doubtful, floor, given) = (5, vec![4, 5], 2, vec![block]);
     let key_ttl_ms = 86_400_000;
     let provenance = Provenance::direct(LinkId::parse("link").unwrap());
     let span = PadSpan { id: sound_run().id, len: 64 };
@@ -303,7 +303,7 @@ fn fuzz_seeds_hold_every_message() {
     let seeds = [
         (
             "hello",
-            Frame::Hello(Hello { cluster, pool, highest, unconfirmed, floor, given, key_ttl_ms }),
+            Frame::Hello(Hello { cluster, pool, highest, doubtful, floor, given, key_ttl_ms }),
         ),
         ("known", Frame::Known { have: vec![4], lack: vec![5] }),
         (

@@ -38,7 +38,7 @@ fn pair(feed: &Feed) -> [Session; 2] {
             cluster: here.clone(),
             pool,
             highest: 0,
-            unconfirmed: Vec::new(),
+            doubtful: Vec::new(),
             floor: 0,
             given: Vec::new(),
             key_ttl_ms: 60_000,

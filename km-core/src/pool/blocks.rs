@@ -92,18 +92,34 @@ impl Pool {
         self.tables().blocks().contains_key(&number)
     }
 
-    /// Blocks of which it is not known whether the other end kept them.
+    /// Blocks of which the other end has not said yet that it kept them.
     pub fn unconfirmed(&self) -> Vec<u64> {
         let tables = self.tables();
         let agreed = tables.blocks().iter().filter(|(_, s)| s.phase == Phase::Agreed);
         agreed.map(|(number, _)| *number).collect()
     }
 
+    /// Blocks of which it is not known whether the other end has them: [`Pool::unconfirmed`], and those
+    /// that are its own to assign from. It may have used them up in runs that never came here; nothing
+    /// else would ever erase them, and they would take the room of new ones.
+    pub fn doubtful(&self) -> Vec<u64> {
+        let mut doubtful = self.unconfirmed();
+        let tables = self.tables();
+        let theirs = tables
+            .blocks()
+            .iter()
+            .filter(|(_, state)| state.owner == self.config.peer && state.phase != Phase::Agreed);
+        doubtful.extend(theirs.map(|(number, _)| *number));
+        doubtful
+    }
+
     /// The other end has stored these blocks; idempotent.
     pub fn confirm(&self, numbers: &[u64]) {
         let mut tables = self.tables();
         for number in numbers {
-            self.step_block(&mut tables, *number, Step::Confirm);
+            if tables.block(*number).is_some_and(|state| state.phase == Phase::Agreed) {
+                self.step_block(&mut tables, *number, Step::Confirm);
+            }
         }
         drop(tables);
         self.changed.notify_waiters();
@@ -114,13 +130,15 @@ impl Pool {
         self.step_block(&mut self.tables(), number, Step::Hold);
     }
 
-    /// The other end does not have these blocks and never will: burns them. Only blocks that are
-    /// not confirmed can be burned this way.
-    pub fn burn_unconfirmed(&self, numbers: &[u64]) {
+    /// The other end does not have these blocks and never will: burns what is left of them here. A
+    /// confirmed block of ours stays; the next assignment tells.
+    pub fn burn_lacking(&self, numbers: &[u64]) {
         let mut tables = self.tables();
         for number in numbers {
-            let agreed = tables.block(*number).filter(|state| state.phase == Phase::Agreed);
-            let Some(state) = agreed else { continue };
+            let lost = |state: &BlockState| {
+                state.phase == Phase::Agreed || state.owner == self.config.peer
+            };
+            let Some(state) = tables.block(*number).filter(lost) else { continue };
             tracing::info!(block = number, "burning a block the other end does not have");
             let mut change = Change::default();
             self.burn_rest(&mut tables, *number, state, &mut change);

@@ -213,16 +213,16 @@ impl Pair {
     /// What both ends say to each other when a connection is made: [`relay`]'s greeting.
     pub fn greet(&self) {
         let pools = [&self.ends[0].pool, &self.ends[1].pool];
-        let said = pools.map(|pool| (pool.unconfirmed(), pool.given_blocks(), pool.floor()));
-        for (at, (unconfirmed, given, floor)) in said.into_iter().enumerate() {
+        let said = pools.map(|pool| (pool.doubtful(), pool.given_blocks(), pool.floor()));
+        for (at, (doubtful, given, floor)) in said.into_iter().enumerate() {
             let (me, far) = (pools[at], pools[1 - at]);
             let (have, lack): (Vec<u64>, Vec<u64>) =
-                unconfirmed.into_iter().partition(|number| far.has_block(*number));
+                doubtful.into_iter().partition(|number| far.has_block(*number));
             far.take_given(&given);
             far.peer_floor(floor);
             far.peer_key_ttl(me.config().key_ttl);
             me.confirm(&have);
-            me.burn_unconfirmed(&lack);
+            me.burn_lacking(&lack);
             me.tell_pads();
         }
     }
