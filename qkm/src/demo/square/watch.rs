@@ -91,27 +91,29 @@ impl<'a> Watch<'a> {
         self.until("all four links in service", live).await
     }
 
-    /// The middle node of the way from north to south, once all links are there.
+    /// The one middle node of the way from north to south, once all links are there.
     pub(super) async fn settled(&self) -> Result<String, Failure> {
         self.all_live().await?;
         self.until("ways from north to south and to the village", async || {
-            let (way, other) = (self.way_to("south").await?, self.way_to("village").await?);
-            Ok((!way.is_empty() && !other.is_empty()).then_some(way))
+            let (way, other) = (self.hops_to("south").await?, self.hops_to("village").await?);
+            // A way that goes round by the village is from before all links were there.
+            let direct = <[String; 2]>::try_from(way).ok().filter(|_| !other.is_empty());
+            Ok(direct.map(|[middle, _]| middle))
         })
         .await
     }
 
     /// The middle node of the best way from north to south, by what north's KM follows.
     pub(super) async fn way(&self) -> Result<String, Failure> {
-        self.way_to("south").await
+        Ok(self.hops_to("south").await?.into_iter().next().unwrap_or_default())
     }
 
-    async fn way_to(&self, far: &str) -> Result<String, Failure> {
+    async fn hops_to(&self, far: &str) -> Result<Vec<String>, Failure> {
         let routes = self.ask(&self.admin, "/v1/routes").await?;
-        let all = routes["routes"].as_array().into_iter().flatten();
-        let there = all.into_iter().find(|ways| ways["to"] == far);
-        let hop = there.map(|ways| ways["routes"][0]["hops"][0].clone());
-        Ok(hop.as_ref().and_then(Value::as_str).unwrap_or_default().to_owned())
+        let mut all = routes["routes"].as_array().into_iter().flatten();
+        let there = all.find(|ways| ways["to"] == far).map(|ways| &ways["routes"][0]["hops"]);
+        let hops = there.and_then(Value::as_array).into_iter().flatten();
+        Ok(hops.filter_map(Value::as_str).map(str::to_owned).collect())
     }
 
     /// Waits until north's KM follows that controller.
@@ -162,7 +164,7 @@ impl<'a> Watch<'a> {
     }
 
     /// A key for north and `far`, equal at both, that was relayed after this call, and how; by `way`
-    /// if one is named.
+    /// alone if one is named.
     pub(super) async fn fresh_key(
         &self,
         far: &'static str,
@@ -177,7 +179,7 @@ impl<'a> Watch<'a> {
             // Before they are collected: of a block used up at both ends nothing is left to tell.
             let mut found = None;
             for id in names(&issued) {
-                if let Some(by) = self.relayed_since(&id, began, way).await? {
+                if let Some(by) = self.relayed_since(&id, began, way.map(|way| [way, far])).await? {
                     found = Some((id, by));
                     break;
                 }
@@ -188,12 +190,12 @@ impl<'a> Watch<'a> {
         .await
     }
 
-    /// The hops and the grade of the pool key `id`, if it was relayed by `way` since `began`.
+    /// The hops and the grade of the pool key `id`, if it was relayed over `hops` since `began`.
     async fn relayed_since(
         &self,
         id: &str,
         began: u64,
-        way: Option<&str>,
+        hops: Option<[&str; 2]>,
     ) -> Result<Option<String>, Failure> {
         let shown = self.ask(&self.admin, &format!("/v1/keys/{id}")).await?;
         let key = &shown["pool_key"];
@@ -206,7 +208,7 @@ impl<'a> Watch<'a> {
         let fresh = key["received_ms"].as_u64().unwrap_or_default() >= began;
         let grade = key["provenance"]["grade"].as_str().unwrap_or_default();
         let by = format!("{} ({grade})", path.join(", "));
-        let there = way.is_none_or(|way| path.first() == Some(&way));
+        let there = hops.is_none_or(|hops| path == hops);
         Ok((fresh && there).then_some(by))
     }
 
