@@ -196,6 +196,8 @@ pub struct Pool {
     order: Arc<order::Order>,
     peer: OnceLock<Arc<dyn PeerLink>>,
     barred: Mutex<BTreeSet<Fingerprint>>,
+    /// Held while old traces are removed.
+    retiring: tokio::sync::Mutex<()>,
     /// The other end's `key_ttl` in milliseconds, once it said so.
     peer_key_ttl: AtomicU64,
     peer_ledger: Mutex<Option<Ledger>>,
@@ -297,6 +299,7 @@ impl Pool {
             order: Arc::default(),
             peer: OnceLock::new(),
             barred: Mutex::new(barred.unwrap_or_default()),
+            retiring: tokio::sync::Mutex::default(),
             peer_key_ttl: AtomicU64::new(u64::MAX),
             peer_ledger: Mutex::default(),
             ends_differ: AtomicBool::new(false),

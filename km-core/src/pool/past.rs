@@ -19,8 +19,18 @@ use crate::{
 /// Blocks and runs remembered, of those with the highest numbers; of others nothing is known any more.
 const MOST_BLOCKS: usize = 1024;
 const MOST_RUNS: usize = 4096;
-/// Records beyond these before the oldest are looked for.
+/// Records beyond these before the oldest are removed.
 const SLACK: usize = 512;
+
+/// How many records there are, once they were counted.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Remembered {
+    blocks: Option<usize>,
+    runs: Option<usize>,
+}
+
+/// Which of them.
+type Which = fn(&mut Remembered) -> &mut Option<usize>;
 
 /// A run that ended here.
 #[derive(Serialize, Deserialize)]
@@ -50,7 +60,7 @@ impl Pool {
         let key = keys::past_block(header.id);
         let value = self.records.encode(&key, header);
         change.records.push((key, Some(value)));
-        tables.remembered += 1;
+        tables.past.blocks = tables.past.blocks.map(|count| count + 1);
     }
 
     /// A run ends.
@@ -58,7 +68,7 @@ impl Pool {
         let key = keys::past_run(ended.spec.id);
         let value = self.records.encode(&key, &Entry { ended, at_ms: now_ms() });
         change.records.push((key, Some(value)));
-        tables.remembered += 1;
+        tables.past.runs = tables.past.runs.map(|count| count + 1);
     }
 
     pub(super) async fn past_header(
@@ -92,37 +102,56 @@ impl Pool {
 
     /// Removes the oldest of what is remembered, where there is too much. Call about once a second.
     pub async fn retire_past(&self) {
-        {
-            let mut tables = self.tables();
-            if tables.remembered < SLACK {
-                return;
-            }
-            tables.remembered = 0;
-        }
-        let kinds =
-            [(keys::past_blocks(self.tag), MOST_BLOCKS), (keys::past_runs(self.tag), MOST_RUNS)];
-        for (prefix, most) in kinds {
-            if let Err(error) = self.retire(&prefix, most).await {
+        // One that takes longer than a second goes on alone.
+        let Ok(_alone) = self.retiring.try_lock() else { return };
+        let kinds: [(Which, Vec<u8>, usize); 2] = [
+            (|past| &mut past.blocks, keys::past_blocks(self.tag), MOST_BLOCKS),
+            (|past| &mut past.runs, keys::past_runs(self.tag), MOST_RUNS),
+        ];
+        for (which, prefix, most) in kinds {
+            if let Err(error) = self.retire(which, &prefix, most).await {
                 tracing::warn!(%error, "old traces of keys stay for now");
             }
         }
     }
 
-    async fn retire(&self, prefix: &[u8], most: usize) -> Result<(), RecordError> {
-        let store = self.records.store();
-        let (mut all, mut after) = (Vec::new(), Bound::Unbounded);
-        loop {
-            let page = store.range(prefix, after, MAX_RANGE).await?;
-            let Some(last) = page.last() else { break };
-            after = Bound::Excluded(last.key.clone());
-            all.extend(page.into_iter().map(|record| record.key));
+    async fn retire(&self, which: Which, prefix: &[u8], most: usize) -> Result<(), RecordError> {
+        let known = *which(&mut self.tables().past);
+        let (count, slack) = match known {
+            Some(count) => (count, SLACK),
+            None => (self.count_of(prefix).await?, 1),
+        };
+        if known.is_none() {
+            *which(&mut self.tables().past) = Some(count);
         }
-        all.truncate(all.len().saturating_sub(most));
-        for oldest in all.chunks(MAX_OPS) {
-            let commit = oldest.iter().cloned().fold(Commit::new(), Commit::delete);
-            // Whatever becomes of it: what is there still is found the next time.
-            store.commit(commit).await?;
+        let mut excess = count.saturating_sub(most);
+        if excess < slack {
+            return Ok(());
+        }
+        let store = self.records.store();
+        while excess > 0 {
+            let oldest = store.range(prefix, Bound::Unbounded, excess.min(MAX_RANGE)).await?;
+            let gone = oldest.len();
+            for some in oldest.chunks(MAX_OPS) {
+                let keys = some.iter().map(|record| record.key.clone());
+                // Nobody else writes them, and nothing is checked.
+                store.commit(keys.fold(Commit::new(), Commit::delete)).await?;
+            }
+            let mut tables = self.tables();
+            let count = which(&mut tables.past);
+            *count = count.map(|count| count.saturating_sub(gone));
+            excess = if gone == 0 { 0 } else { excess.saturating_sub(gone) };
         }
         Ok(())
+    }
+
+    async fn count_of(&self, prefix: &[u8]) -> Result<usize, RecordError> {
+        let (mut count, mut after) = (0, Bound::Unbounded);
+        loop {
+            let page = self.records.store().range(prefix, after, MAX_RANGE).await?;
+            let Some(last) = page.last() else { return Ok(count) };
+            count += page.len();
+            after = Bound::Excluded(last.key.clone());
+        }
     }
 }

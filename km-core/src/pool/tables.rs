@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::Mutex as AsyncMutex;
 
-use super::OpenRun;
+use super::{OpenRun, past::Remembered};
 use crate::{
     block::BlockState,
     ids::{ClusterId, MAX_BLOCK_NUMBER},
@@ -123,8 +123,8 @@ pub(super) struct Tables {
     pub(super) doomed: Vec<String>,
     pub(super) issuing: BTreeMap<RunId, RunSpec>,
     pub(super) collecting: BTreeMap<RunId, Collecting>,
-    /// Records of what became of others since it was looked whether there are too many.
-    pub(super) remembered: usize,
+    /// What is remembered of others.
+    pub(super) past: Remembered,
     /// Spans of ours in use by the relay.
     pub(super) lent: BTreeMap<RunId, PadSpan>,
     /// Spans of ours that are through, until the peer knows.
@@ -151,7 +151,7 @@ impl Tables {
             doomed: Vec::new(),
             issuing: BTreeMap::new(),
             collecting: BTreeMap::new(),
-            remembered: usize::MAX / 2,
+            past: Remembered::default(),
             lent: BTreeMap::new(),
             through: BTreeMap::new(),
             borrowed: BTreeMap::new(),
