@@ -13,7 +13,6 @@ use km_core::{
     ledger::Ledger,
     module::ModuleKey,
     peer::Fingerprint,
-    pool::DURABLE_DEADLINE,
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -65,7 +64,9 @@ pub(crate) enum LinkError {
     Replaced,
     #[error("the peer says that this very key manager was taken out of its cluster")]
     TakenOut,
-    #[error("the store here does not confirm what the greeting is made of; see its alarm")]
+    #[error(
+        "the store here does not confirm what the greeting is made of, or another key manager leads; see its alarm"
+    )]
     NotSettled,
 }
 
@@ -117,10 +118,11 @@ pub(crate) async fn run<S>(
 where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
-    // The greeting says what this end has and gave away: facts only, even after a crash.
-    tokio::time::timeout(DURABLE_DEADLINE, peer.pool.settled())
-        .await
-        .map_err(|_| LinkError::NotSettled)?;
+    // The greeting says what this end has and gave away: facts only, even after a crash, and not of a KM
+    // that was paused while another led. What it lacks the other end burns.
+    if !matches!(peer.pool.is_true().await, Ok(true)) {
+        return Err(LinkError::NotSettled);
+    }
     let (read, write) = tokio::io::split(stream);
     let (done, reports) = mpsc::unbounded_channel();
     let (commands, commanded) = mpsc::channel(WAITING);
