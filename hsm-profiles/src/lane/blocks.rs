@@ -6,7 +6,7 @@ use cryptoki::object::ObjectHandle;
 use cryptoki::session::Session;
 use km_core::hsm::HsmError;
 use km_core::material::ClearBytes;
-use km_core::usage::key_wrap;
+use km_core::usage::key_wrap::{self, Block};
 
 use super::action::{as_long_as, misfit};
 use super::judge::unsupported;
@@ -88,8 +88,8 @@ impl Lane {
             Ok(()) => session.encrypt(&bare(mechanism), handle, plain)?,
             Err(_) => {
                 check_length(plain)?;
-                let block = |block: [u8; BLOCK]| {
-                    one_block(session.encrypt(&Mechanism::AesEcb, handle, &block)?)
+                let block = |block: &Block| {
+                    one_block(session.encrypt(&Mechanism::AesEcb, handle, &block[..])?)
                 };
                 key_wrap::wrap_by(padded, plain, block)?
             }
@@ -117,15 +117,15 @@ impl Lane {
         }
         check_length(wrapped)?;
         let block =
-            |block: [u8; BLOCK]| one_block(session.decrypt(&Mechanism::AesEcb, handle, &block)?);
+            |block: &Block| one_block(session.decrypt(&Mechanism::AesEcb, handle, &block[..])?);
         let clear = key_wrap::unwrap_by(padded, wrapped, block)?;
         clear.ok_or_else(|| OpError::Answer(key_wrap::changed()))
     }
 }
 
-fn one_block(made: Vec<u8>) -> Result<[u8; BLOCK], OpError> {
+fn one_block(made: Vec<u8>) -> Result<Block, OpError> {
     let made = ClearBytes::from_vec(as_long_as(BLOCK, made)?);
-    made.expose(|bytes| <[u8; BLOCK]>::try_from(bytes))
+    made.expose(|bytes| <[u8; BLOCK]>::try_from(bytes).map(Block::new))
         .map_err(|_| OpError::Close(HsmError::Unavailable("the token gave no block".to_owned())))
 }
 

@@ -6,9 +6,13 @@ use aes_kw::{
     aes::{Aes128, Aes192, Aes256},
 };
 use wiped::Wiped;
+use zeroize::Zeroizing;
 
 use super::process::{cannot, misfit};
 use crate::{hsm::HsmError, material::ClearBytes};
+
+/// A block on its way: half of it may be clear.
+pub type Block = Zeroizing<[u8; 16]>;
 
 const SEMIBLOCK: usize = 8;
 const ROUNDS: u64 = 6;
@@ -93,19 +97,19 @@ pub(super) fn unwrap(padded: bool, key: &[u8], wrapped: &[u8]) -> Result<ClearBy
 pub fn wrap_by<E>(
     padded: bool,
     plain: &[u8],
-    mut block: impl FnMut([u8; 16]) -> Result<[u8; 16], E>,
+    mut block: impl FnMut(&Block) -> Result<Block, E>,
 ) -> Result<Vec<u8>, E> {
     let mut bytes = Wiped::zeros(plain.len().next_multiple_of(SEMIBLOCK));
     bytes.iter_mut().zip(plain).for_each(|(to, from)| *to = *from);
     let mut first = if padded { PADDED | plain.len() as u64 } else { INITIAL };
     let (parts, _) = bytes.as_chunks_mut::<SEMIBLOCK>();
     if let [part] = parts {
-        (first, *part) = apart(block(joined(first, part))?);
+        (first, *part) = apart(&block(&joined(first, part))?);
     } else {
         for step in 0..ROUNDS * parts.len() as u64 {
             let at = step % parts.len() as u64;
             let Some(part) = parts.get_mut(at as usize) else { break };
-            (first, *part) = apart(block(joined(first, part))?);
+            (first, *part) = apart(&block(&joined(first, part))?);
             first ^= step + 1;
         }
     }
@@ -120,7 +124,7 @@ pub fn wrap_by<E>(
 pub fn unwrap_by<E>(
     padded: bool,
     wrapped: &[u8],
-    mut block: impl FnMut([u8; 16]) -> Result<[u8; 16], E>,
+    mut block: impl FnMut(&Block) -> Result<Block, E>,
 ) -> Result<Option<ClearBytes>, E> {
     let Some((start, rest)) = wrapped.split_first_chunk::<SEMIBLOCK>() else { return Ok(None) };
     let mut first = u64::from_be_bytes(*start);
@@ -128,12 +132,12 @@ pub fn unwrap_by<E>(
     bytes.copy_from_slice(rest);
     let (parts, _) = bytes.as_chunks_mut::<SEMIBLOCK>();
     if let [part] = parts {
-        (first, *part) = apart(block(joined(first, part))?);
+        (first, *part) = apart(&block(&joined(first, part))?);
     } else {
         for step in (0..ROUNDS * parts.len() as u64).rev() {
             let at = step % parts.len() as u64;
             let Some(part) = parts.get_mut(at as usize) else { break };
-            (first, *part) = apart(block(joined(first ^ (step + 1), part))?);
+            (first, *part) = apart(&block(&joined(first ^ (step + 1), part))?);
         }
     }
     let len = match padded {
@@ -151,12 +155,13 @@ pub fn unwrap_by<E>(
     }))
 }
 
-fn joined(first: u64, part: &[u8; SEMIBLOCK]) -> [u8; 16] {
-    (u128::from(first) << 64 | u128::from(u64::from_be_bytes(*part))).to_be_bytes()
+fn joined(first: u64, part: &[u8; SEMIBLOCK]) -> Block {
+    let block = u128::from(first) << 64 | u128::from(u64::from_be_bytes(*part));
+    Zeroizing::new(block.to_be_bytes())
 }
 
-fn apart(block: [u8; 16]) -> (u64, [u8; SEMIBLOCK]) {
-    let block = u128::from_be_bytes(block);
+fn apart(block: &Block) -> (u64, [u8; SEMIBLOCK]) {
+    let block = u128::from_be_bytes(**block);
     ((block >> 64) as u64, (block as u64).to_be_bytes())
 }
 
@@ -211,15 +216,12 @@ mod tests {
     ];
 
     /// One block in ECB.
-    fn one(
-        key: &[u8],
-        way: fn(Cipher) -> Action,
-    ) -> impl FnMut([u8; 16]) -> Result<[u8; 16], HsmError> {
+    fn one(key: &[u8], way: fn(Cipher) -> Action) -> impl FnMut(&Block) -> Result<Block, HsmError> {
         let key = ClearBytes::copy_from(key);
         move |block| {
-            let (ecb, block) = (Cipher::Ecb { padded: false }, ClearBytes::copy_from(&block));
+            let (ecb, block) = (Cipher::Ecb { padded: false }, ClearBytes::copy_from(&block[..]));
             let done = process::act(KeyKind::Aes, &way(ecb), &key, &block)?;
-            Ok(done.expose(|done| done.try_into().unwrap()))
+            Ok(Zeroizing::new(done.expose(|done| done.try_into().unwrap())))
         }
     }
 
