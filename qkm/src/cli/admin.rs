@@ -40,9 +40,11 @@ pub(super) fn pools(args: &AdminArgs) -> Result<Exit, Failure> {
     })
 }
 
+/// What an account tells, in order.
+pub(super) const ACCOUNT: [&str; 6] = ["absorbed", "pad", "tag", "delivered", "burned", "rejected"];
+
 pub(super) fn ledger(args: &AdminArgs) -> Result<Exit, Failure> {
     let answer = send(&args.config.config, None, Request::Get("/v1/pools"))?;
-    let columns = ["absorbed", "pad", "tag", "delivered", "burned", "rejected"];
     let head = [
         "PEER",
         "ABSORBED",
@@ -58,7 +60,7 @@ pub(super) fn ledger(args: &AdminArgs) -> Result<Exit, Failure> {
     ];
     show(args.output, &answer, &head, "pools", |pool| {
         let mut row = vec![text(&pool["peer"])];
-        row.extend(columns.iter().map(|name| text(&pool["ledger"][*name])));
+        row.extend(ACCOUNT.map(|name| text(&pool["ledger"][name])));
         row.push(text(&pool["stored_bits"]));
         let balanced = pool["balanced"] == Value::Bool(true);
         row.push(if balanced { "balanced" } else { "NOT BALANCED" }.to_owned());

@@ -8,14 +8,12 @@ use transport::{
 
 use super::{
     AdminArgs, Output,
-    admin::{Request, ask, print, show, text},
+    admin::{ACCOUNT, Request, ask, print, show, text},
 };
 use crate::{
     config::Config,
     fault::{Code, Exit, Failure},
 };
-
-const COLUMNS: [&str; 6] = ["absorbed", "pad", "tag", "delivered", "burned", "rejected"];
 
 /// Asks the first controller of this KM that answers, with the certificate of [operator].
 pub(super) fn run(args: &AdminArgs) -> Result<Exit, Failure> {
@@ -80,7 +78,7 @@ fn rows(pool: &Value) -> Vec<Vec<String>> {
     };
     let row = |(at, book): (&Value, &Value)| {
         let mut row = vec![between.clone(), text(at)];
-        row.extend(COLUMNS.map(|name| text(&book["ledger"][name])));
+        row.extend(ACCOUNT.map(|name| text(&book["ledger"][name])));
         row.extend([text(&book["stored_bits"]), verdict.to_owned()]);
         row
     };
@@ -90,7 +88,7 @@ fn rows(pool: &Value) -> Vec<Vec<String>> {
 fn sum(answer: &Value) -> String {
     let count =
         |verdict: &str| list(&answer["pools"]).filter(|pool| pool["verdict"] == verdict).count();
-    let total = COLUMNS.map(|name| format!("{name} {}", text(&answer["total"][name]))).join(", ");
+    let total = ACCOUNT.map(|name| format!("{name} {}", text(&answer["total"][name]))).join(", ");
     let stored = text(&answer["stored_bits"]);
     let [balanced, in_use, unknown] = ["balanced", "in-use", "unknown"].map(count);
     let [differ, unbalanced] = ["differ", "not-balanced"].map(count);
