@@ -320,6 +320,14 @@ impl Net {
         let links = Links::new(&supply, client, random, routes.clone(), Some(shelf.clone()), peers);
         let (stop, shutdown) = Shutdown::pair();
         tokio::spawn(links.clone().run(shutdown.clone()));
+        let (tended, over) = (supply.clone(), shutdown.clone());
+        // Without it all of a full pool may come to be one end's.
+        tokio::spawn(async move {
+            tokio::select! {
+                () = tended.tend() => {}
+                () = over.requested() => {}
+            }
+        });
         let (accepting, ending) = (links.clone(), shutdown.clone());
         tokio::spawn(transport::serve(
             listener,
