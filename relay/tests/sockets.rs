@@ -18,6 +18,7 @@ use ends::{Machine, bytes_of, cluster, config, ids_of, random, registry, sae};
 use km_core::{
     hsm::Hsm,
     ids::LinkId,
+    journal::Fence,
     material::ClearBytes,
     module::{ModuleError, ModuleKey, ModuleSource},
     pool::{self, Pool},
@@ -25,7 +26,7 @@ use km_core::{
     random::Random,
     records::Records,
     route::RouteBoard,
-    store::Store,
+    store::{Commit, Outcome, Store},
     supply::{Supply, SupplyError, SupplyLimits},
     vault::Vault,
 };
@@ -136,6 +137,14 @@ struct Km {
     links: Arc<Links>,
 }
 
+/// The KM that opens with this leads, until it is asked for again.
+async fn lead(machine: &Machine) -> Fence {
+    match machine.disk.commit(Commit::new().put("lead", "a KM")).await {
+        Ok(Outcome::Committed(version)) => Fence { key: b"lead".to_vec(), version },
+        other => panic!("{other:?}"),
+    }
+}
+
 impl Km {
     async fn new(
         at: usize,
@@ -152,6 +161,7 @@ impl Km {
         let records = Records::new(store, &key);
         let mut config = config(at, Duration::from_secs(600));
         config.max_stored = max_stored;
+        config.fence = Some(lead(&machine).await);
         let here = config.here.clone();
         let pool = Pool::open(config, records.clone(), vault).await.unwrap();
         let mut registry = registry();
@@ -456,6 +466,22 @@ async fn a_leader_with_a_larger_bound_does_not_fill_the_follower_beyond_its_own(
     // the eight that may come before it has stored the last of those.
     let stored = network.south.pool.view().stored_bits / 8;
     assert!((BOUND..=BOUND + (14 + 8) * 65_472).contains(&stored), "{stored} bytes");
+    network.south.assert_balanced().await;
+}
+
+/// A KM that was paused while another led has old tables: the other end would burn what they lack.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_no_longer_leads_greets_nobody() {
+    let network = Network::start(RIGHT).await;
+    network.until_quiet().await;
+    network.north.pool.settled().await;
+    lead(&network.north.machine).await;
+    network.proxy.cut();
+    network.until("it is left", |net| !net.up()).await;
+    let dialled = network.proxy.came.lock().unwrap().len();
+    network.until("it is dialled", |n| n.proxy.came.lock().unwrap().len() > dialled + 1).await;
+    let (north, south) = (&network.north.links.status()[0], &network.south.links.status()[0]);
+    assert!(!north.up && !south.up && network.south.pool.view().ledger.burned == 0);
     network.south.assert_balanced().await;
 }
 
