@@ -4,6 +4,8 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 # For tests: other people's clients and tools (see scripts/setup.sh).
 export QKM_VENV ?= $(abspath $(TARGET))/venv
 export PATH := $(PATH):$(abspath $(TARGET))/tools/usr/bin
+# Most tests wait most of the time: for timers, other processes, disks.
+export NEXTEST_TEST_THREADS ?= $(shell expr 2 '*' $$(nproc))
 
 .PHONY: demo test verify kill faults hsm-faults pq oasis bench fuzz simulate
 

@@ -24,7 +24,6 @@ mod simulation;
 
 use std::{
     io::{BufRead, BufReader},
-    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -37,7 +36,7 @@ use qkm_tests::{
         report::Report,
         scripts::{Echo, Enc, Kmip, Pair, create_one, encrypt_request, get_request, sign_request},
     },
-    network::{End, Network, Options},
+    network::{End, Network, Options, target_dir},
 };
 use transport::TlsFiles;
 
@@ -131,13 +130,7 @@ async fn main() {
     if wanted("simulation") {
         tokio::task::block_in_place(|| simulation::mesh(&mut bench.report));
     }
-    bench.report.write(&results_path());
-}
-
-fn results_path() -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
-    target.unwrap_or_else(beside).join("bench/results.json")
+    bench.report.write(&target_dir().join("bench/results.json"));
 }
 
 /// `--echo CERTIFICATE KEY CA`: this process is the echo server.

@@ -24,7 +24,7 @@ pub use etcd::Engine;
 
 use crate::{
     clients::{Etsi014, Kmip},
-    network::{monitor_get, program},
+    network::{monitor_get, program, target_dir},
     proxy::{IsCut, Proxy},
 };
 
@@ -404,7 +404,7 @@ impl Drop for Cluster {
 impl Cluster {
     /// What the KMs said, for whoever looks into a test that failed.
     fn keep_logs(&self) {
-        let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/faults/logs");
+        let kept = target_dir().join("faults/logs");
         let _ = std::fs::create_dir_all(&kept);
         for km in 0..=SOUTH {
             let log = format!("{}.log", self.site(km).name);
@@ -476,9 +476,7 @@ fn through(config: &Path, engine: &[String], ends: &[String]) {
 
 /// The library that sets the clock of one process, as `scripts/setup.sh tests` unpacks it.
 fn faketime() -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), PathBuf::from);
-    let libraries = target.join("tools/usr/lib");
+    let libraries = target_dir().join("tools/usr/lib");
     let found = std::fs::read_dir(&libraries).into_iter().flatten().flatten();
     let found = found.map(|of| of.path().join("faketime/libfaketimeMT.so.1"));
     let found = found.into_iter().find(|path| path.exists());

@@ -88,11 +88,15 @@ pub fn program() -> &'static Path {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let built = build.current_dir(&root).status().expect("cargo runs");
         assert!(built.success(), "the program under test does not build");
-        let target =
-            std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), PathBuf::from);
         let profile = if release { "release" } else { "debug" };
-        target.join(profile).join("qkm").canonicalize().expect("the built program")
+        target_dir().join(profile).join("qkm").canonicalize().expect("the built program")
     })
+}
+
+/// Where cargo builds, and `scripts/setup.sh` unpacks its tools.
+pub fn target_dir() -> PathBuf {
+    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(beside, PathBuf::from)
 }
 
 impl Network {

@@ -19,7 +19,7 @@ use kmip::{Answer, client, enums::CryptographicAlgorithm, op::get};
 use qkm_tests::{
     clients::{self, material},
     epochs::{epoch, listed},
-    network::{End::North, End::South, Network, Options, program},
+    network::{End::North, End::South, Network, Options, program, target_dir},
 };
 use serde_json::Value;
 
@@ -264,8 +264,8 @@ async fn a_token_of_another_product_comes_to_share_the_kek() {
     let network = Network::start(Options::default()).await;
     let dir = network.dir().join("standby");
     std::fs::create_dir(&dir).unwrap();
-    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/kryoptic/release");
-    let library = built.join("libkryoptic_pkcs11.so").canonicalize().unwrap();
+    let built = target_dir().join("tools/kryoptic/release/libkryoptic_pkcs11.so");
+    let library = built.canonicalize().unwrap();
     let mut init = Command::new(program());
     init.arg("demo-token").arg("--library").arg(&library);
     let made = provision(SoftToken::Kryoptic, &dir, "standby", init).unwrap();

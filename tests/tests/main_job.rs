@@ -7,13 +7,13 @@ use std::{
     process::{Command, Stdio},
 };
 
-use qkm_tests::network::{End, Network, Options};
+use qkm_tests::network::{End, Network, Options, target_dir};
 use serde_json::json;
 
 /// Python with PyKMIP and etsi-qkd-014-client; `make test` sets it up.
 fn python() -> PathBuf {
-    let beside = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/venv");
-    let venv = std::env::var_os("QKM_VENV").map_or_else(beside, PathBuf::from);
+    let venv =
+        std::env::var_os("QKM_VENV").map_or_else(|| target_dir().join("venv"), PathBuf::from);
     let python = venv.join("bin/python3");
     assert!(python.exists(), "{} is missing: run `make test`", python.display());
     python

@@ -5,7 +5,10 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use qkm_tests::oasis::{Exceptions, cases, folder, replay};
+use qkm_tests::{
+    network::target_dir,
+    oasis::{Exceptions, cases, folder, replay},
+};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -29,9 +32,7 @@ async fn main() -> ExitCode {
     let exceptions = Exceptions::of_repository();
     let report = replay(&found, &exceptions).await;
     println!("{report}");
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
-    report.write(&target.join("oasis")).expect("target/oasis can be written");
+    report.write(&target_dir().join("oasis")).expect("target/oasis can be written");
     let mended = report.mended(&exceptions);
     if !mended.is_empty() {
         eprintln!("they pass now, take them off tests/oasis.toml: {}", mended.join(" "));

@@ -1,9 +1,10 @@
 //! What a run found, as a table and in `target/faults/results.json`. Enter through [`Report::add`].
 
-use std::{collections::BTreeMap, path::Path, sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{collections::BTreeMap, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use qkm_tests::{
     cluster::{Cluster, SOUTH},
+    network::target_dir,
     promises::Load,
 };
 use serde_json::{Value, json};
@@ -102,7 +103,7 @@ impl Report {
 
     /// To be repeated: whenever a run ends, its figures are there. What is there is whole at any time.
     pub(crate) fn write(&self, load: &Load, registers: &Registers) {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/faults");
+        let dir = target_dir().join("faults");
         std::fs::create_dir_all(&dir).unwrap();
         let next = dir.join("results.json.next");
         std::fs::write(&next, format!("{:#}\n", self.told(load, registers))).unwrap();
