@@ -10,14 +10,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{PATIENCE, ends_within, program, signal};
+use common::{PATIENCE, ends_within, ports::base_port, program, signal};
 use rustix::process::Signal;
 
 /// A demonstration that has introduced itself, and what it said.
-fn demo(arguments: &[&str], base_port: u16) -> (Child, String) {
+fn demo(arguments: &[&str]) -> (Child, String) {
     let mut child = Command::new(program())
         .arg("demo")
-        .args(["--base-port", &base_port.to_string()])
+        .args(["--base-port", &base_port().to_string()])
         .args(arguments)
         .stdout(Stdio::piped())
         .spawn()
@@ -53,7 +53,7 @@ fn await_no_processes(dir: &Path) {
 fn it_checks_itself_and_erases_itself_on_ctrl_c() {
     let dir = tempfile::tempdir().unwrap();
     let room = dir.path().join("demo");
-    let (mut child, said) = demo(&["--dir", room.to_str().unwrap()], 21_400);
+    let (mut child, said) = demo(&["--dir", room.to_str().unwrap()]);
     assert!(said.starts_with("DEMO - SIMULATED QKD"), "{said}");
     for line in ["ETSI 014 key ", "KMIP     key ", "curl -s --cacert", "kmip-demo.py"] {
         assert!(said.contains(line), "{line:?} is not in\n{said}");
@@ -70,7 +70,7 @@ fn busy_ports_are_skipped_and_a_kept_directory_stays() {
     let dir = tempfile::tempdir().unwrap();
     let room = dir.path().join("demo");
     let _busy = std::net::TcpListener::bind("127.0.0.1:21450").unwrap();
-    let (mut child, said) = demo(&["--keep", room.to_str().unwrap()], 21_450);
+    let (mut child, said) = demo(&["--keep", room.to_str().unwrap()]);
     assert!(said.contains("https://127.0.0.1:21451"), "{said}");
     signal(&child, Signal::TERM);
     assert!(ends_within(&mut child, PATIENCE).success());
@@ -85,7 +85,7 @@ fn busy_ports_are_skipped_and_a_kept_directory_stays() {
 fn no_part_outlives_a_demonstration_that_is_killed() {
     let dir = tempfile::tempdir().unwrap();
     let room = dir.path().join("demo");
-    let (mut child, _) = demo(&["--dir", room.to_str().unwrap()], 21_500);
+    let (mut child, _) = demo(&["--dir", room.to_str().unwrap()]);
     assert_eq!(processes(&room), 4, "demo, simulator, two key managers");
     child.kill().unwrap();
     child.wait().unwrap();
@@ -104,7 +104,7 @@ fn three_key_managers_on_one_store_go_on_when_the_one_that_leads_is_killed() {
     let room = dir.path().join("demo");
     let (program, engine) = (room.to_str().unwrap(), etcd());
     let arguments = ["--cluster", "--etcd", engine.to_str().unwrap(), "--dir", program];
-    let (mut child, said) = demo(&arguments, 21_600);
+    let (mut child, said) = demo(&arguments);
     for line in
         ["north-1  gave", "north-2  gave", "north-3  gave", "it is killed", "gives keys again"]
     {

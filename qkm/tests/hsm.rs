@@ -138,7 +138,7 @@ fn tokens_are_listed_and_logged_in_to_once() {
 /// As a key manager is configured: profile, token and the library's own environment from the file.
 #[test]
 fn a_configuration_says_which_token() {
-    let network = common::Network::provisioned(27_900);
+    let network = common::Network::provisioned();
     let site = &network.layout.north;
     let config = site.config.to_str().unwrap();
     let variable = SoftToken::SoftHsm.conf_variable();
@@ -152,7 +152,7 @@ fn a_configuration_says_which_token() {
 /// Each with its own environment, library and PIN, and none takes another along.
 #[test]
 fn every_token_of_a_configuration_is_tried_in_a_process_of_its_own() {
-    let network = common::Network::provisioned(27_960);
+    let network = common::Network::provisioned();
     let (site, other) = (&network.layout.north, &network.layout.south);
     let config = site.config.to_str().unwrap();
     let variable = SoftToken::SoftHsm.conf_variable();

@@ -25,7 +25,7 @@ use transport::{
 
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_come_out_equal_at_both_ends_through_both_fronts() {
-    let network = Network::running(21_000).await;
+    let network = Network::running().await;
     let id = etsi014_pair(&network.layout).await.unwrap().unwrap();
     assert_eq!(uuid::Uuid::parse_str(&id).unwrap().get_version_num(), 8);
     let id = kmip_pair(&network.layout).await.unwrap();
@@ -39,7 +39,7 @@ async fn keys_come_out_equal_at_both_ends_through_both_fronts() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn operators_see_pools_links_and_keys_but_no_key_bytes() {
-    let network = Network::running(21_050).await;
+    let network = Network::running().await;
     let north = &network.layout.north;
     let id = etsi014_pair(&network.layout).await.unwrap().unwrap();
 
@@ -102,7 +102,7 @@ async fn issue(network: &Network) -> (String, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_admin_api_is_for_operators_only() {
-    let network = Network::running(21_100).await;
+    let network = Network::running().await;
     let north = &network.layout.north;
     let as_name = |files| {
         let tls = client_config(files, Profile::Front).unwrap();
@@ -131,7 +131,7 @@ async fn the_admin_api_is_for_operators_only() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_satisfy_promtool() {
-    let network = Network::running(21_150).await;
+    let network = Network::running().await;
     let lines = [
         "qkm_ready{cluster=\"north\"} 1",
         "qkm_hsm_ready{token=\"north\"} 1",
@@ -165,7 +165,7 @@ async fn metrics_satisfy_promtool() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_ends_in_order_and_burns_nothing_on_doubt() {
-    let mut network = Network::running(21_200).await;
+    let mut network = Network::running().await;
     let mut north = network.north.take().unwrap();
     let before = pools(&network);
     signal(&north, Signal::TERM);
@@ -197,7 +197,7 @@ fn pools(network: &Network) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_names_what_is_wrong_and_knows_a_running_server() {
-    let mut network = Network::running(21_250).await;
+    let mut network = Network::running().await;
     let doctor = network.cli(&network.layout.north, &["doctor"]);
     let report = text(&doctor.stdout);
     assert_eq!(doctor.status.code(), Some(0), "{report}");
@@ -223,7 +223,7 @@ async fn doctor_names_what_is_wrong_and_knows_a_running_server() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_cannot_start_says_why() {
-    let network = Network::provisioned(21_300);
+    let network = Network::provisioned();
     let north = &network.layout.north;
     let taken = std::net::TcpListener::bind(north.etsi014).unwrap();
     let output = network.layout.serve_command(north).output().unwrap();
@@ -249,7 +249,7 @@ async fn a_server_that_cannot_start_says_why() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn children_stop_when_their_parent_goes_and_protect_themselves() {
-    let mut network = Network::running(21_350).await;
+    let mut network = Network::running().await;
     let mut south = network.south.take().unwrap();
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", south.id())).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
@@ -260,7 +260,7 @@ async fn children_stop_when_their_parent_goes_and_protect_themselves() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_hsm_worker_protects_itself_and_ends_with_its_key_manager() {
-    let mut network = Network::running(21_800).await;
+    let mut network = Network::running().await;
     let mut north = network.north.take().unwrap();
     let worker = PathBuf::from(format!("/proc/{}", worker_of(north.id())));
     let read = |name: &str| text(&std::fs::read(worker.join(name)).unwrap());
@@ -323,7 +323,7 @@ async fn reasons(site: &Site) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_cannot_write_makes_it_not_ready_until_it_can() {
-    let network = Network::running(21_650).await;
+    let network = Network::running().await;
     let north = &network.layout.north;
     let config = qkm::config::Config::load(&north.config).unwrap();
     // Who holds SQLite's write lock lets others read, and nobody write.
@@ -339,7 +339,7 @@ async fn a_store_that_cannot_write_makes_it_not_ready_until_it_can() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_token_makes_it_not_ready_but_alive() {
-    let network = Network::running(21_600).await;
+    let network = Network::running().await;
     let north = &network.layout.north;
     let tokens = north.softhsm_conf.with_file_name("softhsm");
     std::fs::rename(&tokens, tokens.with_extension("away")).unwrap();
@@ -353,7 +353,7 @@ async fn a_lost_token_makes_it_not_ready_but_alive() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_qrng_that_fails_its_health_test_makes_it_not_ready_until_it_is_well() {
-    let mut network = Network::provisioned(21_700);
+    let mut network = Network::provisioned();
     let north = &network.layout.north;
     let device = network.dir.path().join("qrng0");
     assert!(Command::new("mkfifo").arg(&device).status().unwrap().success());
@@ -417,7 +417,7 @@ fn with_little_to_lock(command: &Command) -> Command {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_cannot_lock_its_memory_warns_or_does_not_start() {
-    let mut network = Network::provisioned(21_750);
+    let mut network = Network::provisioned();
     let north = &network.layout.north;
     let serve = with_little_to_lock(&network.layout.serve_command(north));
     network.north = Some(common::spawn(serve, &network.log("north")));
@@ -445,7 +445,7 @@ async fn a_server_that_cannot_lock_its_memory_warns_or_does_not_start() {
 #[tokio::test(flavor = "multi_thread")]
 async fn kmip_commands_look_at_objects_and_print_no_key() {
     use std::os::unix::fs::PermissionsExt;
-    let network = Network::running(21_500).await;
+    let network = Network::running().await;
     let id = kmip_pair(&network.layout).await.unwrap();
     let site = &network.layout.north;
     let files = network.layout.application("sae-n1");

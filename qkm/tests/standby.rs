@@ -87,8 +87,8 @@ fn tls(files: &TlsFiles) -> String {
 }
 
 impl Standby {
-    async fn running(base_port: u16) -> Self {
-        let network = Network::provisioned(base_port);
+    async fn running() -> Self {
+        let network = Network::provisioned();
         let south = network.layout.south.km_link;
         let cables = [Cable::to(south).await, Cable::to(south).await];
         let (controller, second) = (free(), [free(), free()]);
@@ -229,7 +229,7 @@ impl Standby {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_qkd_link_takes_over_with_and_without_a_controller() {
-    let mut net = Standby::running(23_400).await;
+    let mut net = Standby::running().await;
     net.states(&[("qkd-link/demo-link", "in service"), ("qkd-link/demo-link-2", "standby")]).await;
     assert_eq!(net.taken("demo-link-2"), 0, "the first serves alone");
 
@@ -253,7 +253,7 @@ async fn a_standby_qkd_link_takes_over_with_and_without_a_controller() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_classical_channel_takes_over_when_one_is_cut() {
-    let net = Standby::running(23_440).await;
+    let net = Standby::running().await;
     // While the other KM starts either may be tried; in service is the one that answered.
     let channels = ["channel/north~south/0", "channel/north~south/1"];
     let (mut used, mut other, began) = (0, 1, Instant::now());

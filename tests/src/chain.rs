@@ -22,7 +22,8 @@ use wiped::Wiped;
 
 use crate::{
     clients::{self, Etsi014, Kmip},
-    network::{base_port, monitor_get, program},
+    network::{monitor_get, program},
+    ports::base_port,
 };
 
 const READY: Duration = Duration::from_secs(90);

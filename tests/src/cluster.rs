@@ -25,6 +25,7 @@ pub use etcd::Engine;
 use crate::{
     clients::{Etsi014, Kmip},
     network::{monitor_get, program, target_dir},
+    ports::base_port,
     proxy::{IsCut, Proxy},
 };
 
@@ -96,7 +97,7 @@ impl Cluster {
         engine.run_all();
         let dir = tempfile::Builder::new().prefix("qkm-cluster-").tempdir().expect("a directory");
         let options = qkm::demo::Options {
-            base_port: 32_000 + (std::process::id() % 8) as u16 * 64,
+            base_port: base_port(),
             program: Some(program().to_owned()),
             rate: Some(settings.rate.into()),
             max_stored_mib: settings.max_stored_mib,

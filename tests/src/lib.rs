@@ -19,5 +19,7 @@ pub mod history;
 pub mod load;
 pub mod network;
 pub mod oasis;
+#[path = "../../testkit/ports.rs"]
+pub mod ports;
 pub mod promises;
 pub mod proxy;

@@ -19,7 +19,10 @@ use tokio::{
 };
 use transport::TlsFiles;
 
-use crate::clients::{self, Etsi014, Kmip, KmipHttps};
+use crate::{
+    clients::{self, Etsi014, Kmip, KmipHttps},
+    ports::base_port,
+};
 
 const READY: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(50);
@@ -331,10 +334,10 @@ impl Network {
         self.metrics(at).await.get(name).copied().unwrap_or(0.0)
     }
 
-    /// Waits until at least this many 256-bit keys are stored at an end.
+    /// Waits until an end may hand out at least this many 256-bit keys.
     pub async fn stocked(&self, at: End, keys: u64) {
         self.until("the pool is stocked", || async {
-            self.metric(at, "qkm_pool_stored_bytes").await >= keys as f64 * 32.0
+            self.metric(at, "qkm_pool_own_bytes").await >= keys as f64 * 32.0
         })
         .await;
     }
@@ -369,11 +372,6 @@ fn end(child: Option<Child>) {
         let _ = child.kill();
         let _ = child.wait();
     }
-}
-
-/// A range of ports for each test process, below the ephemeral ones.
-pub(crate) fn base_port() -> u16 {
-    10_000 + (std::process::id() % 340) as u16 * 64
 }
 
 /// One GET of the monitor: plain HTTP on loopback.

@@ -102,6 +102,7 @@ async fn late_restarting_and_repeating_modules_lose_nothing_that_was_agreed() {
 
 /// Keys come out equal at both ends, and the accounts balance.
 async fn assert_served_and_balanced(network: &Network) {
+    network.stocked(End::North, 1000).await;
     let issued = network.etsi(End::North, "sae-n1").enc("sae-s1", 16).await.unwrap();
     assert_eq!(issued.status, 200, "{:?}", issued.body);
     let keys = issued.keys();

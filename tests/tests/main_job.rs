@@ -45,6 +45,7 @@ async fn pykmip_etsi_client_and_curl_get_equal_keys_at_both_ends() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_script_that_the_demo_prints_works() {
     let network = Network::start(Options::default()).await;
+    network.stocked(End::North, 1000).await;
     network.stocked(End::South, 1000).await;
     let output = Command::new(python()).arg(&network.layout().kmip_script).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);

@@ -120,8 +120,8 @@ fn search_files(dir: &Path, needles: &Needles, found: &mut Vec<String>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn delivered_keys_are_nowhere_on_disk_nor_in_a_core_dump_of_the_idle_process() {
     let network = Network::start(Options { max_stored_mib: 2, ..Options::default() }).await;
-    network.stocked(End::South, 30_000).await;
-    network.stocked(End::North, 30_000).await;
+    network.stocked(End::South, 20_000).await;
+    network.stocked(End::North, 20_000).await;
     let keys = delivered(&network).await;
     let needles = Needles::new(&keys);
     assert!(needles.found_in(&keys.concat()) >= 1000, "the search finds what is there");

@@ -1,6 +1,9 @@
 //! A demonstration network whose parts are processes of this test.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "../../../testkit/ports.rs"]
+pub mod ports;
+
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
@@ -9,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ports::base_port;
 use qkm::demo::{Layout, Options, Site, etsi014_pair, provision};
 use tempfile::TempDir;
 
@@ -36,17 +40,18 @@ pub struct Network {
 }
 
 impl Network {
-    /// Provisioned, nothing started. Each test has a range of ports of its own.
-    pub fn provisioned(base_port: u16) -> Self {
+    /// Provisioned, nothing started.
+    pub fn provisioned() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let options = Options { base_port, program: Some(program()), ..Options::default() };
+        let options =
+            Options { base_port: base_port(), program: Some(program()), ..Options::default() };
         let layout = provision(&dir.path().join("net"), &options).unwrap();
         Self { dir, layout, sim: None, north: None, south: None }
     }
 
     /// Running, with first keys in the pools.
-    pub async fn running(base_port: u16) -> Self {
-        let mut network = Self::provisioned(base_port);
+    pub async fn running() -> Self {
+        let mut network = Self::provisioned();
         network.sim = Some(spawn(network.layout.sim_command(), &network.log("sim")));
         network.north = Some(network.serve(&network.layout.north));
         network.south = Some(network.serve(&network.layout.south));
