@@ -5,15 +5,20 @@
 //! take from `malloc` is not covered: the PKCS#11 library clears its own, SQLite holds sealed data
 //! only.
 //!
+//! Below it is mimalloc: a KM under load takes a fifth to a third less processor time with it than with
+//! glibc's `malloc`, whose threads wait for each other (`make bench`, KMIP Get at 64 connections).
+//!
 //! Invariant: no byte of a freed block keeps its value, also when a block grows.
 #![allow(unsafe_code)]
 
 use std::{
-    alloc::{GlobalAlloc, Layout, System},
+    alloc::{GlobalAlloc, Layout},
     ptr,
 };
 
-/// The system's allocator, wiping on release.
+use mimalloc::MiMalloc as Heap;
+
+/// The heap, wiped on release.
 pub struct WipeAlloc;
 
 /// Overwrites `len` bytes at `block`, in a way the compiler cannot leave out.
@@ -28,31 +33,31 @@ unsafe fn wipe(block: *mut u8, len: usize) {
     unsafe { std::arch::asm!("/* {0} */", in(reg) block, options(nostack, preserves_flags)) };
 }
 
-// SAFETY: every method passes to `System` what it was given, or (realloc) does what the trait
+// SAFETY: every method passes to `Heap` what it was given, or (realloc) does what the trait
 // describes out of alloc and dealloc; memory is written only while it is allocated.
 unsafe impl GlobalAlloc for WipeAlloc {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller keeps the contract of this method, which is that of `System`.
-        unsafe { System.alloc(layout) }
+        // SAFETY: the caller keeps the contract of this method, which is that of `Heap`.
+        unsafe { Heap.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: as for `alloc`.
-        unsafe { System.alloc_zeroed(layout) }
+        unsafe { Heap.alloc_zeroed(layout) }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         // SAFETY: the caller gives up the block, which has `layout.size()` bytes.
         unsafe { wipe(block, layout.size()) };
         // SAFETY: the caller's block and layout, as for `alloc`.
-        unsafe { System.dealloc(block, layout) };
+        unsafe { Heap.dealloc(block, layout) };
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         // SAFETY: the caller promises that `new_size` rounded up to the alignment fits in isize.
         let new_layout = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
         // SAFETY: `new_size` is not zero, says the contract of realloc.
-        let fresh = unsafe { System.alloc(new_layout) };
+        let fresh = unsafe { Heap.alloc(new_layout) };
         if !fresh.is_null() {
             // SAFETY: both blocks are valid for the smaller of both sizes and do not overlap.
             unsafe { ptr::copy_nonoverlapping(block, fresh, layout.size().min(new_size)) };
