@@ -149,7 +149,8 @@ async fn run(
         let first = items.first().map(|item| (item.code, item.id.clone()));
         let items = std::mem::take(&mut items);
         let who = (&caller, delegate);
-        match later::submit(server, who, version, &header, (items, bytes)).await {
+        let submitted = later::submit(server, who, version, &header, (items, bytes));
+        match Box::pin(submitted).await {
             Ok(pending) => pending.iter().for_each(|item| response.item(item)),
             Err(error) => {
                 Counters::add(&server.counters.refused);
@@ -179,7 +180,7 @@ async fn run(
     let several = undo.is_none() && items.len() > 1;
     loop {
         if several {
-            together.begin(|| context(false), &mut items).await;
+            Box::pin(together.begin(|| context(false), &mut items)).await;
         }
         let next = together.next().await;
         let was_together = next.is_some();
@@ -220,9 +221,9 @@ async fn run(
         }
     }
     if let Some(undo) = undo
-        && undo.settle(&mut response, start).await
+        && Box::pin(undo.settle(&mut response, start)).await
     {
-        cx.tell().await;
+        Box::pin(cx.tell()).await;
     }
     (response.finish(), cx.roles)
 }
@@ -314,56 +315,68 @@ pub(crate) fn allowed(cx: &mut Context<'_>, item: RequestItem) -> Result<Operati
     Ok(item.operation?)
 }
 
+/// What is seldom asked for, and much, is in a box: every request moves, and overwrites, as much memory as
+/// the largest of the others takes.
 async fn dispatch(cx: &mut Context<'_>, operation: Operation) -> Result<Answer, OpError> {
     Ok(match operation {
         Operation::DiscoverVersions(r) => {
             op::discover_versions::discover_versions(cx, r).await?.into()
         }
-        Operation::Query(r) => op::query::query(cx, r).await?.into(),
+        Operation::Query(r) => Box::pin(op::query::query(cx, r)).await?.into(),
         Operation::Create(r) => op::create::create(cx, r).await?.into(),
-        Operation::Register(r) => op::register::register(cx, r).await?.into(),
+        Operation::Register(r) => Box::pin(op::register::register(cx, r)).await?.into(),
         Operation::Locate(r) => op::locate::locate(cx, r).await?.into(),
         Operation::Get(r) => op::get::get(cx, r).await?.into(),
         Operation::GetAttributes(r) => op::get_attributes::get_attributes(cx, r).await?.into(),
         Operation::GetAttributeList(r) => {
             op::get_attribute_list::get_attribute_list(cx, r).await?.into()
         }
-        Operation::AddAttribute(r) => op::add_attribute::add_attribute(cx, r).await?.into(),
+        Operation::AddAttribute(r) => {
+            Box::pin(op::add_attribute::add_attribute(cx, r)).await?.into()
+        }
         Operation::ModifyAttribute(r) => {
-            op::modify_attribute::modify_attribute(cx, r).await?.into()
+            Box::pin(op::modify_attribute::modify_attribute(cx, r)).await?.into()
         }
         Operation::DeleteAttribute(r) => {
-            op::delete_attribute::delete_attribute(cx, r).await?.into()
+            Box::pin(op::delete_attribute::delete_attribute(cx, r)).await?.into()
         }
-        Operation::SetAttribute(r) => op::set_attribute::set_attribute(cx, r).await?.into(),
+        Operation::SetAttribute(r) => {
+            Box::pin(op::set_attribute::set_attribute(cx, r)).await?.into()
+        }
         Operation::AdjustAttribute(r) => {
-            op::adjust_attribute::adjust_attribute(cx, r).await?.into()
+            Box::pin(op::adjust_attribute::adjust_attribute(cx, r)).await?.into()
         }
         Operation::Check(r) => op::check::check(cx, r).await?.into(),
         Operation::ObtainLease(r) => op::obtain_lease::obtain_lease(cx, r).await?.into(),
         Operation::GetUsageAllocation(r) => {
-            op::get_usage_allocation::get_usage_allocation(cx, r).await?.into()
+            Box::pin(op::get_usage_allocation::get_usage_allocation(cx, r)).await?.into()
         }
-        Operation::Activate(r) => op::activate::activate(cx, r).await?.into(),
-        Operation::Revoke(r) => op::revoke::revoke(cx, r).await?.into(),
-        Operation::Destroy(r) => op::destroy::destroy(cx, r).await?.into(),
-        Operation::Archive(r) => op::archive::archive(cx, r).await?.into(),
-        Operation::Recover(r) => op::recover::recover(cx, r).await?.into(),
-        Operation::ReKey(r) => op::rekey::rekey(cx, r).await?.into(),
-        Operation::ReKeyKeyPair(r) => op::rekey_key_pair::rekey_key_pair(cx, r).await?.into(),
-        Operation::Certify(r) => op::certify::certify(cx, r).await?.into(),
-        Operation::ReCertify(r) => op::recertify::recertify(cx, r).await?.into(),
-        Operation::Validate(r) => op::validate::validate(cx, r).await?.into(),
-        Operation::Import(r) => op::import::import(cx, r).await?.into(),
-        Operation::Export(r) => op::export::export(cx, r).await?.into(),
+        Operation::Activate(r) => Box::pin(op::activate::activate(cx, r)).await?.into(),
+        Operation::Revoke(r) => Box::pin(op::revoke::revoke(cx, r)).await?.into(),
+        Operation::Destroy(r) => Box::pin(op::destroy::destroy(cx, r)).await?.into(),
+        Operation::Archive(r) => Box::pin(op::archive::archive(cx, r)).await?.into(),
+        Operation::Recover(r) => Box::pin(op::recover::recover(cx, r)).await?.into(),
+        Operation::ReKey(r) => Box::pin(op::rekey::rekey(cx, r)).await?.into(),
+        Operation::ReKeyKeyPair(r) => {
+            Box::pin(op::rekey_key_pair::rekey_key_pair(cx, r)).await?.into()
+        }
+        Operation::Certify(r) => Box::pin(op::certify::certify(cx, r)).await?.into(),
+        Operation::ReCertify(r) => Box::pin(op::recertify::recertify(cx, r)).await?.into(),
+        Operation::Validate(r) => Box::pin(op::validate::validate(cx, r)).await?.into(),
+        Operation::Import(r) => Box::pin(op::import::import(cx, r)).await?.into(),
+        Operation::Export(r) => Box::pin(op::export::export(cx, r)).await?.into(),
         Operation::Interop(r) => op::interop::interop(cx, r).await?.into(),
         Operation::Log(r) => op::log::log(cx, r).await?.into(),
         Operation::Ping(r) => op::ping::ping(cx, r).await?.into(),
         Operation::SetEndpointRole(r) => {
             op::set_endpoint_role::set_endpoint_role(cx, r).await?.into()
         }
-        Operation::CreateSplitKey(r) => op::create_split_key::create_split_key(cx, r).await?.into(),
-        Operation::JoinSplitKey(r) => op::join_split_key::join_split_key(cx, r).await?.into(),
+        Operation::CreateSplitKey(r) => {
+            Box::pin(op::create_split_key::create_split_key(cx, r)).await?.into()
+        }
+        Operation::JoinSplitKey(r) => {
+            Box::pin(op::join_split_key::join_split_key(cx, r)).await?.into()
+        }
         use_of_a_key @ (Operation::Encrypt(_)
         | Operation::Decrypt(_)
         | Operation::Sign(_)
@@ -373,8 +386,10 @@ async fn dispatch(cx: &mut Context<'_>, operation: Operation) -> Result<Answer, 
         Operation::Hash(r) => op::hash::hash(cx, r).await?.into(),
         Operation::RngRetrieve(r) => op::rng_retrieve::rng_retrieve(cx, r).await?.into(),
         Operation::RngSeed(r) => op::rng_seed::rng_seed(cx, r).await?.into(),
-        Operation::CreateKeyPair(r) => op::create_key_pair::create_key_pair(cx, r).await?.into(),
-        Operation::DeriveKey(r) => op::derive_key::derive_key(cx, r).await?.into(),
+        Operation::CreateKeyPair(r) => {
+            Box::pin(op::create_key_pair::create_key_pair(cx, r)).await?.into()
+        }
+        Operation::DeriveKey(r) => Box::pin(op::derive_key::derive_key(cx, r)).await?.into(),
         Operation::Cancel(r) => op::cancel::cancel(cx, r).await?.into(),
         Operation::QueryAsynchronousRequests(r) => {
             op::query_asynchronous_requests::query_asynchronous_requests(cx, r).await?.into()
@@ -383,9 +398,13 @@ async fn dispatch(cx: &mut Context<'_>, operation: Operation) -> Result<Answer, 
         Operation::Logout(r) => op::logout::logout(cx, r).await?.into(),
         Operation::DelegatedLogin(r) => op::delegated_login::delegated_login(cx, r).await?.into(),
         Operation::Pkcs11(r) => op::pkcs11::pkcs11(cx, r).await?.into(),
-        Operation::SetDefaults(r) => op::set_defaults::set_defaults(cx, r).await?.into(),
-        Operation::SetConstraints(r) => op::set_constraints::set_constraints(cx, r).await?.into(),
-        Operation::GetConstraints(r) => op::get_constraints::get_constraints(cx, r).await?.into(),
+        Operation::SetDefaults(r) => Box::pin(op::set_defaults::set_defaults(cx, r)).await?.into(),
+        Operation::SetConstraints(r) => {
+            Box::pin(op::set_constraints::set_constraints(cx, r)).await?.into()
+        }
+        Operation::GetConstraints(r) => {
+            Box::pin(op::get_constraints::get_constraints(cx, r)).await?.into()
+        }
         // The first two are answered before they come here; the next two are for clients.
         Operation::Poll(_)
         | Operation::Process(_)

@@ -25,7 +25,7 @@ pub(crate) async fn object(
     let stored = key.to_string();
     match qkd::existing(cx.objects(), cx.caller.tenant(), &stored).await? {
         Some(found) => Ok(found),
-        None => qkd::collect(cx, key).await,
+        None => Box::pin(qkd::collect(cx, key)).await,
     }
 }
 

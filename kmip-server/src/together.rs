@@ -227,7 +227,7 @@ async fn act_alike(
     named.into_iter().map(outcome).collect()
 }
 
-/// The uses of a key; boxed apart from all other operations, which are many times as large.
+/// The uses of a key.
 pub(crate) async fn act(cx: &mut Context<'_>, operation: Operation) -> Result<Answer, OpError> {
     match operation {
         Operation::Encrypt(r) => uses::once(cx, r).await,
@@ -235,9 +235,9 @@ pub(crate) async fn act(cx: &mut Context<'_>, operation: Operation) -> Result<An
         Operation::Sign(r) => uses::once(cx, r).await,
         Operation::Mac(r) => uses::once(cx, r).await,
         Operation::SignatureVerify(r) => {
-            Ok(op::signature_verify::signature_verify(cx, r).await?.into())
+            Ok(Box::pin(op::signature_verify::signature_verify(cx, r)).await?.into())
         }
-        Operation::MacVerify(r) => Ok(op::mac_verify::mac_verify(cx, r).await?.into()),
+        Operation::MacVerify(r) => Ok(Box::pin(op::mac_verify::mac_verify(cx, r)).await?.into()),
         _ => Err(OpError::Operation),
     }
 }

@@ -108,7 +108,7 @@ impl Subject {
     /// Takes a protecting use of `bytes` bytes off the key's Usage Limits, if it has any.
     pub(crate) async fn spend(&self, cx: &Context<'_>, bytes: usize) -> Result<(), OpError> {
         match self.meta.limited {
-            true => usage_limits::spend_use(cx, &self.object.uid, bytes).await,
+            true => Box::pin(usage_limits::spend_use(cx, &self.object.uid, bytes)).await,
             false => Ok(()),
         }
     }
@@ -184,7 +184,7 @@ impl Subject {
 
     /// The bytes of a public key.
     pub(crate) async fn public_key(&self, cx: &Context<'_>) -> Result<Vec<u8>, OpError> {
-        Ok(cx.objects().open(&self.object).await?.expose(<[u8]>::to_vec))
+        Ok(Box::pin(cx.objects().open(&self.object)).await?.expose(<[u8]>::to_vec))
     }
 
     /// Why the key cannot be used so.

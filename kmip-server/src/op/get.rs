@@ -63,7 +63,7 @@ pub(crate) async fn give(
     }
     let mut given = Given::stored(&meta, &clear);
     if let (Some(data), Some(KeyWrapType::NotWrapped)) = (&given.wrapping, wish.wrap_type) {
-        given = wrap::unwrap(cx, &data.clone(), given).await?;
+        given = Box::pin(wrap::unwrap(cx, &data.clone(), given)).await?;
     }
     if let Some(wanted) = wish.format.filter(|wanted| *wanted != given.format) {
         if meta.wrapping.is_some() {
@@ -77,10 +77,11 @@ pub(crate) async fn give(
         let attributes: Vec<Attribute> = match wanted.attribute_names.is_empty() {
             true => Vec::new(),
             false => {
-                shown::with_digest(cx, &object).await?.into_iter().map(|i| i.attribute).collect()
+                let shown = Box::pin(shown::with_digest(cx, &object)).await?;
+                shown.into_iter().map(|i| i.attribute).collect()
             }
         };
-        given = wrap::wrap(cx, wanted, given, &attributes).await?;
+        given = Box::pin(wrap::wrap(cx, wanted, given, &attributes)).await?;
     }
     mark(cx, object, version, &meta).await?;
     material::with_block(&meta, given)
@@ -119,10 +120,17 @@ async fn mark(
     version: Version,
     meta: &Meta,
 ) -> Result<(), OpError> {
-    if !meta.fresh {
-        return Ok(());
+    match meta.fresh {
+        true => Box::pin(mark_first(cx, object, version)).await,
+        false => Ok(()),
     }
-    let (mut object, mut version) = (object, version);
+}
+
+async fn mark_first(
+    cx: &Context<'_>,
+    mut object: Object,
+    mut version: Version,
+) -> Result<(), OpError> {
     for _ in 0..TRIES {
         let mut changed = object.clone();
         Meta::change(&mut changed, |meta| meta.fresh = false);
