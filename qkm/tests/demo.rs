@@ -15,9 +15,13 @@ use rustix::process::Signal;
 
 /// A demonstration that has introduced itself, and what it said.
 fn demo(arguments: &[&str]) -> (Child, String) {
+    demo_from(base_port(), arguments)
+}
+
+fn demo_from(base_port: u16, arguments: &[&str]) -> (Child, String) {
     let mut child = Command::new(program())
         .arg("demo")
-        .args(["--base-port", &base_port().to_string()])
+        .args(["--base-port", &base_port.to_string()])
         .args(arguments)
         .stdout(Stdio::piped())
         .spawn()
@@ -69,9 +73,10 @@ fn it_checks_itself_and_erases_itself_on_ctrl_c() {
 fn busy_ports_are_skipped_and_a_kept_directory_stays() {
     let dir = tempfile::tempdir().unwrap();
     let room = dir.path().join("demo");
-    let _busy = std::net::TcpListener::bind("127.0.0.1:21450").unwrap();
-    let (mut child, said) = demo(&["--keep", room.to_str().unwrap()]);
-    assert!(said.contains("https://127.0.0.1:21451"), "{said}");
+    let busy = base_port();
+    let _busy = std::net::TcpListener::bind(("127.0.0.1", busy)).unwrap();
+    let (mut child, said) = demo_from(busy, &["--keep", room.to_str().unwrap()]);
+    assert!(said.contains(&format!("https://127.0.0.1:{}", busy + 1)), "{said}");
     signal(&child, Signal::TERM);
     assert!(ends_within(&mut child, PATIENCE).success());
     assert!(room.join("north/store/store.qkm").exists() && room.join("north.log").exists());
