@@ -13,19 +13,44 @@ use std::{
 use common::{PATIENCE, ends_within, ports::base_port, program, signal};
 use rustix::process::Signal;
 
+/// Killed on drop; its parts follow it.
+struct Demo(Child);
+
+impl std::ops::Deref for Demo {
+    type Target = Child;
+
+    fn deref(&self) -> &Child {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for Demo {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.0
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A demonstration that has introduced itself, and what it said.
-fn demo(arguments: &[&str]) -> (Child, String) {
+fn demo(arguments: &[&str]) -> (Demo, String) {
     demo_from(base_port(), arguments)
 }
 
-fn demo_from(base_port: u16, arguments: &[&str]) -> (Child, String) {
-    let mut child = Command::new(program())
+fn demo_from(base_port: u16, arguments: &[&str]) -> (Demo, String) {
+    let child = Command::new(program())
         .arg("demo")
         .args(["--base-port", &base_port.to_string()])
         .args(arguments)
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
+    let mut child = Demo(child);
     let mut said = String::new();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     while !said.contains("Ctrl-C stops") {

@@ -19,6 +19,19 @@ fn byte(seed: u8, index: usize) -> u8 {
     (index as u8).wrapping_mul(97).wrapping_add(seed) ^ 0x5A
 }
 
+const PAGE: u64 = 4096;
+
+/// For each page whether it was ever written: the heap reserves far more than it uses. To read a page makes it
+/// look as if it was.
+fn touched(from: u64, to: u64) -> Vec<bool> {
+    let pages = File::open("/proc/self/pagemap").unwrap();
+    let mut entries = vec![0u8; ((to - from) / PAGE * 8) as usize];
+    let got = pages.read_at(&mut entries, from / PAGE * 8).unwrap();
+    let (entries, _) = entries[..got].as_chunks::<8>();
+    // In memory, or in the swap.
+    entries.iter().map(|entry| u64::from_ne_bytes(*entry) >> 62 != 0).collect()
+}
+
 /// How often the pattern is in this process's writable memory.
 fn occurrences(seed: u8) -> usize {
     let memory = File::open("/proc/self/mem").unwrap();
@@ -30,12 +43,18 @@ fn occurrences(seed: u8) -> usize {
         let (range, mode) = (words.next().unwrap(), words.next().unwrap());
         let (from, to) = range.split_once('-').unwrap();
         let hex = |text| u64::from_str_radix(text, 16).unwrap();
-        let (mut at, end) = (hex(from), hex(to));
+        let (start, end) = (hex(from), hex(to));
         if !mode.starts_with("rw") {
             continue;
         }
+        let (mut at, touched) = (start, touched(start, end));
         while at < end {
             let want = buffer.len().min((end - at) as usize);
+            let pages = touched.iter().skip(((at - start) / PAGE) as usize);
+            if !pages.take(want / PAGE as usize + 1).any(|touched| *touched) {
+                at += want as u64;
+                continue;
+            }
             let Ok(got) = memory.read_at(&mut buffer[..want], at) else { break };
             let hit = |window: &&[u8]| window.iter().enumerate().all(|(i, b)| *b == byte(seed, i));
             let places = buffer[..got].windows(LEN).enumerate().filter(|(_, w)| hit(w));
