@@ -5,7 +5,7 @@
 
 mod turned;
 
-use std::io;
+use std::{io, pin::Pin};
 
 use kmip::ttlv;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -60,8 +60,8 @@ where
         let reply = match waited {
             Ok(len) => {
                 // In a box: a connection that waits must not hold the room of all operations.
-                let answer = batch::answer(server, &client, inbox.frame(len), outbox.take());
-                let reply = Box::pin(answer).await;
+                let (frame, buffer) = (inbox.frame(len), outbox.take());
+                let reply = boxed(|| batch::answer(server, &client, frame, buffer)).await;
                 inbox.done(len);
                 reply
             }
@@ -97,6 +97,13 @@ where
             return close(&mut stream, &mut deadline).await;
         }
     }
+}
+
+/// As `Box::pin`, but the future is made where it stays: it is 16 KiB, of which little is set at first, and a
+/// move copies all.
+#[inline(always)]
+fn boxed<F: Future>(make: impl FnOnce() -> F) -> Pin<Box<F>> {
+    Box::into_pin(Box::write(Box::new_uninit(), make()))
 }
 
 /// Ends the connection so that the last answer arrives: closing with unread bytes would reset it.
