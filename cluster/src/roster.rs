@@ -20,8 +20,9 @@ const CARDS: &[u8] = b"node/";
 /// How long a KM that tells nothing counts as there.
 const TTL: Duration = Duration::from_secs(10);
 
-/// What a KM says of itself.
+/// What a KM says of itself. KMs of other builds may say more, or less.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Condition {
     /// Version of its program.
     pub build: String,
@@ -44,7 +45,24 @@ struct Card {
     seat: Seat,
     session: u64,
     told_ms: u64,
+    /// By the names of its fields: while a cluster is upgraded, builds read each other's.
+    #[serde(with = "named")]
     condition: Condition,
+}
+
+/// JSON within a record.
+mod named {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
+
+    use super::Condition;
+
+    pub(super) fn serialize<S: Serializer>(it: &Condition, to: S) -> Result<S::Ok, S::Error> {
+        serde_json::to_string(it).map_err(ser::Error::custom)?.serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Condition, D::Error> {
+        serde_json::from_str(&String::deserialize(from)?).map_err(de::Error::custom)
+    }
 }
 
 /// A KM as the store has it.
@@ -133,5 +151,22 @@ impl Roster {
             });
         }
         Ok(nodes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cards_of_other_builds_are_read() {
+        let condition = |text: &str| serde_json::from_str::<Condition>(text).unwrap();
+        let newer = condition(r#"{"build":"2","drained":true,"mood":["new"]}"#);
+        assert_eq!(newer, Condition { build: "2".into(), drained: true, ..Condition::default() });
+        let here = Condition { store_ms: Some(3), troubles: vec!["slow".into()], ..newer };
+        let seat = Seat { node: "north-1".into(), desk: "localhost:1".into() };
+        let card = Card { seat, session: 1, told_ms: 2, condition: here.clone() };
+        let read: Card = postcard::from_bytes(&postcard::to_stdvec(&card).unwrap()).unwrap();
+        assert_eq!((read.condition, read.told_ms), (here, 2));
     }
 }
