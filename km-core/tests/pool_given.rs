@@ -7,7 +7,7 @@ mod common;
 
 use std::collections::BTreeSet;
 
-use common::{Chaos, NORTH, Pair, SOUTH, sae};
+use common::{Chaos, NORTH, Pair, SOUTH, ids_of, sae};
 use km_core::{peer::GivenBlock, provenance::Grade};
 
 const CHAOS: Chaos = Chaos { lose: 15, repeat: 30, delay: 30, seed: 0 };
@@ -109,6 +109,21 @@ async fn a_lost_gift_arrives_with_the_next_greeting() {
     assert_eq!(pair.south().pool.own_bytes(), 640);
     assert!(use_some(&pair, SOUTH, &mut BTreeSet::new()).await);
     pair.assert_settled_and_balanced().await;
+}
+
+/// A block that is used up, and whose keys wait to be collected, is nothing to be asked about.
+#[tokio::test]
+async fn only_blocks_with_something_left_are_asked_about() {
+    let mut pair = Pair::new().await;
+    pair.admit_random(NORTH, 640).await;
+    assert_eq!(pair.south().pool.doubtful().len(), 1);
+    let keys = pair.north().supply.issue(&sae("n1"), &[sae("s1")], 256, 20).await.unwrap();
+    let south = pair.south();
+    assert!(south.pool.doubtful().is_empty());
+    let number = keys[0].id.slice().block.number;
+    south.pool.burn_lacking(&[number]);
+    assert_eq!(south.supply.collect(&sae("s1"), None, &ids_of(&keys)).await.unwrap().len(), 20);
+    assert_eq!(south.pool.view().ledger.burned, 0);
 }
 
 /// The runs in which it was used up never came: nothing but the greeting tells the end that gave it.

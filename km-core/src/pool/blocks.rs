@@ -105,10 +105,10 @@ impl Pool {
     pub fn doubtful(&self) -> Vec<u64> {
         let mut doubtful = self.unconfirmed();
         let tables = self.tables();
-        let theirs = tables
-            .blocks()
-            .iter()
-            .filter(|(_, state)| state.owner == self.config.peer && state.phase != Phase::Agreed);
+        // One that is used up stays until its keys are collected, and there may be many of them.
+        let theirs = tables.blocks().iter().filter(|(_, state)| {
+            state.owner == self.config.peer && state.phase != Phase::Agreed && state.remaining() > 0
+        });
         doubtful.extend(theirs.map(|(number, _)| *number));
         doubtful
     }
@@ -136,7 +136,8 @@ impl Pool {
         let mut tables = self.tables();
         for number in numbers {
             let lost = |state: &BlockState| {
-                state.phase == Phase::Agreed || state.owner == self.config.peer
+                state.remaining() > 0
+                    && (state.phase == Phase::Agreed || state.owner == self.config.peer)
             };
             let Some(state) = tables.block(*number).filter(lost) else { continue };
             tracing::info!(block = number, "burning a block the other end does not have");
