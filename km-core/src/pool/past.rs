@@ -13,7 +13,7 @@ use crate::{
     key_id::Slice,
     records::RecordError,
     run::{Bitmap, RunSpec},
-    store::{Commit, MAX_OPS, MAX_RANGE},
+    store::{Commit, MAX_OPS, MAX_RANGE, Outcome},
 };
 
 /// Blocks and runs remembered, of those with the highest numbers; of others nothing is known any more.
@@ -135,7 +135,12 @@ impl Pool {
             for some in oldest.chunks(MAX_OPS) {
                 let keys = some.iter().map(|record| record.key.clone());
                 // Nobody else writes them, and nothing is checked.
-                store.commit(keys.fold(Commit::new(), Commit::delete)).await?;
+                let outcome = store.commit(keys.fold(Commit::new(), Commit::delete)).await?;
+                if !matches!(outcome, Outcome::Committed(_)) {
+                    // Perhaps they are still there: the next time they are counted.
+                    *which(&mut self.tables().past) = None;
+                    return Ok(());
+                }
             }
             let mut tables = self.tables();
             let count = which(&mut tables.past);
