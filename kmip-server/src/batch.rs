@@ -315,8 +315,8 @@ pub(crate) fn allowed(cx: &mut Context<'_>, item: RequestItem) -> Result<Operati
     Ok(item.operation?)
 }
 
-/// What is seldom asked for, and much, is in a box: every request moves, and overwrites, as much memory as
-/// the largest of the others takes.
+/// What is seldom asked for and large has a box of its own: the box of a request has room for the largest of
+/// the others, and all of it is overwritten when the request is answered.
 async fn dispatch(cx: &mut Context<'_>, operation: Operation) -> Result<Answer, OpError> {
     Ok(match operation {
         Operation::DiscoverVersions(r) => {
