@@ -52,7 +52,7 @@ async fn watch_links(square: &Square) -> Result<(), Failure> {
     say!("  north - east - south - west - north have QKD links; north and south have none");
     say!("  the village has no QKD at all, only KM links to east and west");
     say!("keys between north and south go by {way}:");
-    keys(&watch, &way).await?;
+    keys(&watch, &way, None).await?;
 
     // What was used may have left a link with few keys, and the way may have moved for that.
     let way = watch.settled().await?;
@@ -102,7 +102,7 @@ async fn lose_parts(square: &Square, children: &mut Children) -> Result<(), Fail
     // This one came to its routes by itself, and they need not be those of the other.
     let watch = Watch::new(square, 1)?;
     let way = watch.settled().await?;
-    keys(&watch, &way).await?;
+    keys(&watch, &way, None).await?;
 
     let Some(site) = square.sites().into_iter().find(|site| site.cluster == way) else {
         return Err(super::selfcheck::failed(format!("{way} is no middle node")));
@@ -115,7 +115,7 @@ async fn lose_parts(square: &Square, children: &mut Children) -> Result<(), Fail
 
     say!("the other controller is killed as well; keys go on by the routes there are");
     children.kill(CONTROLLERS[1]).await;
-    keys(&watch, &way).await?;
+    keys(&watch, &way, Some(cluster)).await?;
     say!("done: keys went on after every fault");
     Ok(())
 }
@@ -130,16 +130,17 @@ async fn moved(
     let (new, took) = watch.moved_from(old, why, struck).await?;
     let ms = took.as_millis();
     say!("  after {ms} ms the controller sends keys by {new} instead of {old} ({why})");
-    keys(watch, &new).await?;
+    keys(watch, &new, Some(old)).await?;
     Ok(new)
 }
 
-/// Fresh keys over both fronts, between the far corners and for the village.
-async fn keys(watch: &Watch<'_>, way: &str) -> Result<(), Failure> {
-    let (id, by) = watch.fresh_key("south", Some(way)).await?;
+/// Fresh keys over both fronts, between the far corners, not by the middle node `left`, and for the
+/// village.
+async fn keys(watch: &Watch<'_>, way: &str, left: Option<&str>) -> Result<(), Failure> {
+    let (id, by) = watch.fresh_key("south", Some(way), left).await?;
     say!("  ETSI 014 key {id} equal at both, relayed by {by}");
     say!("  KMIP     key {} equal at both", watch.kmip_key("south").await?);
-    let (id, by) = watch.fresh_key("village", None).await?;
+    let (id, by) = watch.fresh_key("village", None, None).await?;
     say!("  ETSI 014 key {id} equal at north and the village, relayed by {by}");
     Ok(())
 }

@@ -1,6 +1,9 @@
 //! Keys, routes and faults of the running square. Every wait has an end.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use km_core::clock::now_ms;
 use serde_json::Value;
@@ -163,23 +166,29 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// A key for north and `far`, equal at both, that was relayed after this call, and how; by `way`
-    /// alone if one is named.
+    /// A key for north and `far`, equal at both, that was relayed after this call, and how. With a way
+    /// named, by that one, or by one that north's KM came to follow since, for links run low by
+    /// themselves; but never by `left`.
     pub(super) async fn fresh_key(
         &self,
         far: &'static str,
         way: Option<&str>,
+        left: Option<&str>,
     ) -> Result<(String, String), Failure> {
         let began = now_ms();
         let [north, south] = self.ends(far)?;
+        let mut ways: Option<BTreeSet<String>> = way.map(|way| BTreeSet::from([way.to_owned()]));
         self.until(&format!("new keys for {far}"), async || {
+            if let Some(ways) = &mut ways {
+                ways.extend(Some(self.way().await?).filter(|way| Some(way.as_str()) != left));
+            }
             let Some(issued) = etsi014_issue(north, south, 16, 32_768).await? else {
                 return Ok(None);
             };
             // Before they are collected: of a block used up at both ends nothing is left to tell.
             let mut found = None;
             for id in names(&issued) {
-                if let Some(by) = self.relayed_since(&id, began, way.map(|way| [way, far])).await? {
+                if let Some(by) = self.relayed_since(&id, began, ways.as_ref(), far).await? {
                     found = Some((id, by));
                     break;
                 }
@@ -190,12 +199,14 @@ impl<'a> Watch<'a> {
         .await
     }
 
-    /// The hops and the grade of the pool key `id`, if it was relayed over `hops` since `began`.
+    /// The hops and the grade of the pool key `id`, if it was relayed to `far` since `began`, over one of
+    /// `ways` alone.
     async fn relayed_since(
         &self,
         id: &str,
         began: u64,
-        hops: Option<[&str; 2]>,
+        ways: Option<&BTreeSet<String>>,
+        far: &str,
     ) -> Result<Option<String>, Failure> {
         let shown = self.ask(&self.admin, &format!("/v1/keys/{id}")).await?;
         let key = &shown["pool_key"];
@@ -208,7 +219,8 @@ impl<'a> Watch<'a> {
         let fresh = key["received_ms"].as_u64().unwrap_or_default() >= began;
         let grade = key["provenance"]["grade"].as_str().unwrap_or_default();
         let by = format!("{} ({grade})", path.join(", "));
-        let there = hops.is_none_or(|hops| path == hops);
+        let there = ways
+            .is_none_or(|ways| matches!(*path, [way, last] if ways.contains(way) && last == far));
         Ok((fresh && there).then_some(by))
     }
 
