@@ -1,8 +1,8 @@
 //! The worker process. Enter through [`serve`].
 //!
 //! The session threads read the requests, and write the answers of a batch with one call: no thread
-//! stands between the socket and the token. The first thread only waits for the KM to close the
-//! socket. The process ends then, and when the KM's process ends.
+//! stands between the sockets and the token. The first thread only waits for the KM to close the
+//! socket of the requests. The process ends then, and when the KM's process ends.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -30,33 +30,37 @@ use crate::wire::{Inbox, Outbox};
 /// How soon the KM hears of a change that comes without an answer.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Serves one token over standard input, which must be the socket that the KM made.
+/// Serves one token over standard input and output, which must be the sockets that the KM made.
 ///
 /// Call it first thing in a process that does nothing else.
 ///
 /// # Errors
-/// When standard input is no such socket, or what comes over it is no message.
+/// When they are no such sockets, or what comes is no message.
 pub fn serve() -> io::Result<()> {
     close_others()?;
     // Should the KM's thread that started this process be gone already, the socket is closed.
     set_parent_process_death_signal(Some(Signal::KILL))?;
     ignore_stop_signals()?;
-    let mut socket = take_socket()?;
+    let (mut requests, mut answers) = take_sockets()?;
     let mut inbox = Inbox::default();
-    let Some(Asked::Open(config)) = receive(&mut socket, &mut inbox)? else {
+    let Some(Asked::Open(config)) = receive(&mut requests, &mut inbox)? else {
         return Err(wrong("the KM's first message is no configuration"));
     };
     match limit_memory(&config).and_then(|()| Ready::open(*config)) {
-        Ok(ready) => converse(&mut socket, inbox, ready),
-        Err((error, for_good)) => send(&mut socket, &Told::NotOpened { error, for_good }),
+        Ok(ready) => converse((&requests, &mut answers), inbox, ready),
+        Err((error, for_good)) => send(&mut answers, &Told::NotOpened { error, for_good }),
     }
 }
 
-fn converse(socket: &mut UnixStream, inbox: Inbox, ready: Ready) -> io::Result<()> {
-    let back = Arc::new(Back::new(socket.try_clone()?, Arc::clone(ready.link())));
+fn converse(
+    (requests, answers): (&UnixStream, &mut UnixStream),
+    inbox: Inbox,
+    ready: Ready,
+) -> io::Result<()> {
+    let back = Arc::new(Back::new(answers.try_clone()?, Arc::clone(ready.link())));
     let broken = Arc::default();
     let incoming = Incoming {
-        socket: socket.try_clone()?,
+        socket: requests.try_clone()?,
         inbox,
         back: Arc::clone(&back),
         jobs: Vec::new(),
@@ -65,16 +69,16 @@ fn converse(socket: &mut UnixStream, inbox: Inbox, ready: Ready) -> io::Result<(
     };
     let here = match ready.start(Some(incoming)) {
         Ok(here) => here,
-        Err(error) => return send(socket, &Told::NotOpened { error, for_good: false }),
+        Err(error) => return send(answers, &Told::NotOpened { error, for_good: false }),
     };
-    send(socket, &Told::Opened(back.link.seen()))?;
+    send(answers, &Told::Opened(back.link.seen()))?;
     Builder::new().name("hsm-look".to_owned()).spawn(move || {
         loop {
             back.flush();
             sleep(LOOK);
         }
     })?;
-    wait_for_end(socket)?;
+    wait_for_end(requests)?;
     drop(here);
     match broken.lock().unwrap_or_else(PoisonError::into_inner).take() {
         Some(error) => Err(error),
@@ -251,12 +255,18 @@ fn wrong(what: impl ToString) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.to_string())
 }
 
-/// The socket moves away from standard input, which the library's own children would inherit.
-fn take_socket() -> io::Result<UnixStream> {
-    let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-    socket.peer_addr().map_err(|_| wrong("only a running key manager starts this command"))?;
+/// The sockets of requests and of answers: one for each direction, since the kernel wakes whoever reads a
+/// local socket also when the other end has read what was written there. They move away from standard
+/// input and output, which the library's own children would inherit, and the library may write to.
+fn take_sockets() -> io::Result<(UnixStream, UnixStream)> {
+    let requests = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let answers = UnixStream::from(io::stdout().as_fd().try_clone_to_owned()?);
+    for socket in [&requests, &answers] {
+        socket.peer_addr().map_err(|_| wrong("only a running key manager starts this command"))?;
+    }
     rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null")?)?;
-    Ok(socket)
+    rustix::stdio::dup2_stdout(std::fs::File::options().write(true).open("/dev/null")?)?;
+    Ok((requests, answers))
 }
 
 /// Closes whatever the KM or its own parent left open to this process.

@@ -5,14 +5,14 @@
 //! all answers that came together at once. Under load few system calls are spent on hand-over.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use km_core::hsm::HsmError;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::AsyncReadExt;
 use tokio::sync::{Notify, oneshot};
 
 use super::{Ask, Seen, Told, now_us};
@@ -136,8 +136,8 @@ impl Line {
         drop(waiting);
     }
 
-    /// Writes what is sent, until the socket breaks.
-    pub(crate) async fn write(&self, mut socket: OwnedWriteHalf) -> io::Result<()> {
+    /// Writes what is sent, until the socket breaks. It must not block.
+    pub(crate) async fn write(&self, socket: UnixStream) -> io::Result<()> {
         let mut sending = Outbox::default();
         loop {
             self.flush.notified().await;
@@ -147,7 +147,7 @@ impl Line {
                     break;
                 }
                 while !sending.waiting().is_empty() {
-                    let count = socket.write(sending.waiting()).await?;
+                    let count = write_some(&socket, sending.waiting()).await?;
                     sending.sent(count);
                 }
             }
@@ -157,7 +157,7 @@ impl Line {
     /// Hands out answers, and changes to `changed`, until the socket closes.
     pub(crate) async fn read(
         &self,
-        mut socket: OwnedReadHalf,
+        mut socket: tokio::net::UnixStream,
         mut inbox: Inbox,
         changed: impl Fn(Seen),
     ) -> io::Result<()> {
@@ -183,6 +183,20 @@ impl Line {
                 count => inbox.filled(count),
             }
             self.answered();
+        }
+    }
+}
+
+/// The runtime looks at the socket only while it is full: the kernel tells of room in a local socket
+/// at each reading at the other end, and every request would wake a thread here once more.
+async fn write_some(mut socket: &UnixStream, bytes: &[u8]) -> io::Result<usize> {
+    loop {
+        match socket.write(bytes) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                tokio::net::UnixStream::from_std(socket.try_clone()?)?.writable().await?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
         }
     }
 }

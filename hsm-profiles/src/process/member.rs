@@ -7,7 +7,6 @@
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Child;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,7 +22,7 @@ use tracing::{error, info, warn};
 
 use super::Seen;
 use super::line::Line;
-use super::start::{self, NotOpened, Opened, Program, unavailable};
+use super::start::{self, NotOpened, Opened, Program, Sockets, unavailable};
 use super::state::{Breaker, Common, MemberStatus};
 use crate::config::TokenConfig;
 use crate::link::Known;
@@ -71,7 +70,7 @@ pub(super) struct Begun {
 
 #[derive(Default)]
 struct Process {
-    running: Option<(OwnedFd, UnixStream)>,
+    running: Option<(OwnedFd, Sockets)>,
     killed: Option<String>,
     stop: bool,
 }
@@ -177,14 +176,14 @@ impl Member {
         config.create_kek &= self.view().seen.known.keks.is_empty();
         let deadline = Duration::from_millis(config.deadline_ms);
         let until = Instant::now() + (deadline * OPENING_DEADLINES).max(LEAST_OPENING);
-        let (mut child, socket) = start::spawn(&self.program, &config).map_err(|error| {
+        let (mut child, sockets) = start::spawn(&self.program, &config).map_err(|error| {
             let path = self.program.path.display();
             unavailable(&format!("the HSM worker process {path} does not start: {error}"))
         })?;
         let opened = self
-            .enlist(&child, &socket)
+            .enlist(&child, &sockets)
             .map_err(|e| unavailable(&format!("the HSM worker process cannot be watched: {e}")))
-            .and_then(|()| start::open(socket, &config, until))
+            .and_then(|()| start::open(sockets, &config, until))
             .and_then(|opened| {
                 self.connect(opened, runtime).map_err(|e| unavailable(&e.to_string()))
             });
@@ -205,30 +204,31 @@ impl Member {
     }
 
     /// From here on it can be killed and stopped.
-    fn enlist(&self, child: &Child, socket: &UnixStream) -> io::Result<()> {
+    fn enlist(&self, child: &Child, sockets: &Sockets) -> io::Result<()> {
         let handle = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
         let mut process = self.process();
         if process.stop {
             return Err(io::Error::other("the key manager stops"));
         }
         process.killed = None;
-        process.running = Some((handle, socket.try_clone()?));
+        process.running = Some((handle, sockets.try_clone()?));
         Ok(())
     }
 
     /// Lets requests through to the worker.
     fn connect(self: &Arc<Self>, opened: Opened, runtime: &Handle) -> io::Result<()> {
-        let Opened { socket, inbox, seen } = opened;
-        socket.set_nonblocking(true)?;
+        let Opened { sockets: Sockets { requests, answers }, inbox, seen } = opened;
+        requests.set_nonblocking(true)?;
+        answers.set_nonblocking(true)?;
         let inside = runtime.enter();
-        let (reading, writing) = tokio::net::UnixStream::from_std(socket)?.into_split();
+        let reading = tokio::net::UnixStream::from_std(answers)?;
         drop(inside);
         let line = Arc::new(Line::new());
         info!(token = self.name, serial = seen.status.serial, "HSM worker runs");
         self.saw(seen);
         self.set(Phase::Running(Arc::clone(&line)));
         let writes = Arc::clone(&line);
-        let writer = runtime.spawn(async move { writes.write(writing).await });
+        let writer = runtime.spawn(async move { writes.write(requests).await });
         let (member, reads) = (Arc::clone(self), line);
         runtime.spawn(async move {
             if let Err(error) = reads.read(reading, inbox, |seen| member.saw(seen)).await {
@@ -245,9 +245,10 @@ impl Member {
     fn live(&self, child: &mut Child) -> String {
         let status = child.wait();
         let mut process = self.process();
-        if let Some((_, socket)) = process.running.take() {
-            // A process that the library started may hold the other end open.
-            drop(socket.shutdown(Shutdown::Both));
+        if let Some((_, sockets)) = process.running.take() {
+            // A process that the library started may hold the other ends open.
+            drop(sockets.requests.shutdown(Shutdown::Both));
+            drop(sockets.answers.shutdown(Shutdown::Both));
         }
         let ended = match status {
             Ok(status) => format!("its worker process ended ({status})"),
@@ -284,8 +285,8 @@ impl Member {
     pub(super) fn stop(&self) {
         let mut process = self.process();
         process.stop = true;
-        if let Some((_, socket)) = &process.running {
-            drop(socket.shutdown(Shutdown::Write));
+        if let Some((_, sockets)) = &process.running {
+            drop(sockets.requests.shutdown(Shutdown::Write));
         }
         self.stopping.notify_all();
     }

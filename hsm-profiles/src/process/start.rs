@@ -31,39 +31,53 @@ pub(crate) struct NotOpened {
     pub(crate) for_good: bool,
 }
 
+/// The KM's ends of the two sockets of a worker.
+pub(crate) struct Sockets {
+    pub(crate) requests: UnixStream,
+    pub(crate) answers: UnixStream,
+}
+
+impl Sockets {
+    pub(crate) fn try_clone(&self) -> io::Result<Self> {
+        let (requests, answers) = (self.requests.try_clone()?, self.answers.try_clone()?);
+        Ok(Self { requests, answers })
+    }
+}
+
 /// A worker that has opened its token.
 pub(crate) struct Opened {
-    pub(crate) socket: UnixStream,
+    pub(crate) sockets: Sockets,
     pub(crate) inbox: Inbox,
     pub(crate) seen: Seen,
 }
 
 /// Starts the process. It must be waited for by the thread that calls this, and that thread must
 /// last: Linux ends the worker with the thread that started it.
-pub(crate) fn spawn(program: &Program, config: &TokenConfig) -> io::Result<(Child, UnixStream)> {
-    let (ours, theirs) = UnixStream::pair()?;
+pub(crate) fn spawn(program: &Program, config: &TokenConfig) -> io::Result<(Child, Sockets)> {
+    let (requests, to_read) = UnixStream::pair()?;
+    let (answers, to_write) = UnixStream::pair()?;
     let child = Command::new(&program.path)
         .args(&program.arguments)
         .envs(&config.env)
-        .stdin(OwnedFd::from(theirs))
-        .stdout(Stdio::null())
+        .stdin(OwnedFd::from(to_read))
+        .stdout(OwnedFd::from(to_write))
         .stderr(Stdio::inherit())
         // An interrupt from the terminal is for the KM, which still needs its token then.
         .process_group(0)
         .spawn()?;
-    Ok((child, ours))
+    Ok((child, Sockets { requests, answers }))
 }
 
 /// Sends the configuration and waits until the token is open, at most until `until`.
 pub(crate) fn open(
-    mut socket: UnixStream,
+    mut sockets: Sockets,
     config: &TokenConfig,
     until: Instant,
 ) -> Result<Opened, NotOpened> {
     let mut inbox = Inbox::default();
-    let told = exchange(&mut socket, &mut inbox, config, until);
+    let told = exchange(&mut sockets, &mut inbox, config, until);
     match told {
-        Ok(Told::Opened(seen)) => Ok(Opened { socket, inbox, seen }),
+        Ok(Told::Opened(seen)) => Ok(Opened { sockets, inbox, seen }),
         Ok(Told::NotOpened { error, for_good }) => Err(NotOpened { error, for_good }),
         Ok(_) => Err(unavailable("the HSM worker process answered before it was asked")),
         Err(error) if is_end(&error) => {
@@ -87,21 +101,21 @@ fn is_end(error: &io::Error) -> bool {
 }
 
 fn exchange(
-    socket: &mut UnixStream,
+    Sockets { requests, answers }: &mut Sockets,
     inbox: &mut Inbox,
     config: &TokenConfig,
     until: Instant,
 ) -> io::Result<Told> {
     let mut out = Outbox::default();
     out.push(&Ask::Open(config)).map_err(io::Error::other)?;
-    socket.set_write_timeout(Some(remaining(until)?))?;
-    socket.write_all(out.waiting())?;
+    requests.set_write_timeout(Some(remaining(until)?))?;
+    requests.write_all(out.waiting())?;
     loop {
         if let Some(told) = inbox.next().map_err(io::Error::other)? {
             return Ok(told);
         }
-        socket.set_read_timeout(Some(remaining(until)?))?;
-        match socket.read(inbox.room().map_err(io::Error::other)?) {
+        answers.set_read_timeout(Some(remaining(until)?))?;
+        match answers.read(inbox.room().map_err(io::Error::other)?) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(count) => inbox.filled(count),
             Err(error) => match error.kind() {
