@@ -109,6 +109,24 @@ async fn no_key_is_handed_out_that_expires_earlier_at_the_other_end_than_here() 
     pair.south().supply.collect(&s1, None, &ids_of(&keys)).await.unwrap();
 }
 
+/// What the clock says has expired may have been accepted a moment ago: one of the two clocks was set.
+#[tokio::test]
+async fn a_start_under_a_clock_set_forward_burns_no_key_that_is_being_issued() {
+    let mut pair = Pair::new().await;
+    let short = Duration::from_secs(1);
+    let south = End::open(&pair.machines[SOUTH], config(SOUTH, short), registry());
+    pair.ends[SOUTH] = south.await.unwrap();
+    pair.join();
+    pair.greet();
+    pair.admit_random(NORTH, 65_472).await;
+    let (n1, s1) = (sae("n1"), sae("s1"));
+    let keys = pair.north().supply.issue(&n1, std::slice::from_ref(&s1), 256, 1).await.unwrap();
+    tokio::time::sleep(short * 2).await;
+    pair.crash(SOUTH).await;
+    pair.south().pool.sweep();
+    pair.south().supply.collect(&s1, None, &ids_of(&keys)).await.unwrap();
+}
+
 /// One rotten block does not stop the supply: it is held, the next one serves.
 #[tokio::test]
 async fn a_damaged_block_is_held_and_the_next_one_serves() {

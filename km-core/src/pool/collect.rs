@@ -108,7 +108,7 @@ impl Pool {
         let record = RunRecord { spec, side, expires_ms };
         let key = keys::run(record.spec.id);
         change.records.push((key.clone(), Some(self.records.encode(&key, &record))));
-        tables.insert_collecting(record);
+        tables.insert_collecting(record, self.config.key_ttl);
         self.advance(&mut tables, number, state, end, &mut change);
         Ok(Accepted { pool: self.clone(), ticket: self.journal.append(change) })
     }
@@ -215,13 +215,16 @@ impl Pool {
     }
 
     /// Burns what nobody collected in time and drops idle clear bytes. Call about once a second.
+    ///
+    /// The other end hands keys out by a clock that does not jump, so that is what counts here too: a
+    /// clock set forward must not burn keys that are being issued.
     pub fn sweep(&self) {
-        let now = now_ms();
+        let now = Instant::now();
         let mut tables = self.tables();
         let expired: Vec<RunId> = tables
             .collecting
             .values()
-            .filter(|run| run.expires_ms <= now)
+            .filter(|run| run.until <= now)
             .map(|run| run.spec.id)
             .collect();
         for id in expired {

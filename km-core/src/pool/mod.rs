@@ -50,6 +50,7 @@ pub use wanted::Demand;
 use crate::{
     block::{BlockState, SealedBlock},
     cabinet::Cabinet,
+    clock::now_ms,
     hsm::HsmError,
     ids::{ClusterId, PoolTag},
     journal::{Account, Change, Deposed, Fence, Journal, Over, Ticket},
@@ -167,6 +168,13 @@ pub struct PoolView {
     pub ends_agree: Option<bool>,
 }
 
+/// How long keys of a run wait that was accepted before this start, perhaps by another KM. Of two clocks
+/// either may be wrong, so at least half of the time is left: for so long the other end may hand them
+/// out still, and what is burned too early is lost to whoever has it.
+fn left_of(run: &RunRecord, key_ttl: Duration) -> Duration {
+    Duration::from_millis(run.expires_ms.saturating_sub(now_ms())).clamp(key_ttl / 2, key_ttl)
+}
+
 /// Clear bytes of a run, with how they came to be.
 #[derive(Debug)]
 struct OpenRun {
@@ -268,7 +276,10 @@ impl Pool {
         records
             .each(&keys::runs(tag), |_, run: RunRecord| match run.side {
                 Side::Issuer => left_open.push(run.spec),
-                Side::Collector { .. } => tables.insert_collecting(run),
+                Side::Collector { .. } => {
+                    let left = left_of(&run, config.key_ttl);
+                    tables.insert_collecting(run, left);
+                }
             })
             .await?;
         let stored = records.store().get(&keys::ledger(tag)).await?;

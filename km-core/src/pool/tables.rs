@@ -37,6 +37,8 @@ pub(super) struct Collecting {
     /// Keys set aside for a slave (by its place) whose delivery is not durable yet.
     pub(super) pending: BTreeSet<(usize, u16)>,
     pub(super) expires_ms: u64,
+    /// When that is by a clock that never jumps.
+    pub(super) until: Instant,
     /// The run's clear bytes once the first key was asked for; dropped when nobody asks.
     pub(super) open: Arc<AsyncMutex<Option<OpenRun>>>,
     pub(super) used: Instant,
@@ -258,14 +260,16 @@ impl Tables {
         self.assignable.iter().rev().filter(untouched).copied().collect()
     }
 
-    pub(super) fn insert_collecting(&mut self, record: RunRecord) {
+    /// `left`: how long its keys wait still.
+    pub(super) fn insert_collecting(&mut self, record: RunRecord, left: Duration) {
         self.run_bytes += u64::from(outstanding(&record));
         let RunRecord { spec, side, expires_ms } = record;
         let Side::Collector { collected, limit } = side else { return };
         let open = Arc::new(AsyncMutex::new(None));
         let pending = BTreeSet::new();
         let used = Instant::now();
-        let run = Collecting { spec, collected, limit, pending, expires_ms, open, used };
+        let until = used + left;
+        let run = Collecting { spec, collected, limit, pending, expires_ms, until, open, used };
         self.collecting.insert(run.spec.id, run);
     }
 

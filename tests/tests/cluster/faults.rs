@@ -15,7 +15,7 @@ use qkm_tests::{
 
 /// Longer than the lease of the KM that leads, and than etcd takes to end it.
 const TOO_LONG: Duration = Duration::from_secs(3);
-/// How far a clock jumps, in seconds: shorter than keys wait to be collected.
+/// How far a clock jumps, in seconds: longer than keys wait to be collected.
 const JUMP: i64 = 7200;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
