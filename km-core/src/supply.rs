@@ -5,10 +5,12 @@
 //! are answered from memory.
 //!
 //! Of the KMs that share a store one leads and has the pools, for a [`Term`]; the others ask it, at
-//! its [`Desk`]. A KM that is alone leads from the start.
+//! its [`Desk`], for some keys ahead of need where applications keep asking. A KM that is alone leads from
+//! the start.
 
 mod ahead;
 mod desk;
+mod drawn;
 mod refusals;
 
 use std::{
@@ -28,6 +30,7 @@ use crate::{
 };
 use ahead::{Ahead, Pairing};
 pub use desk::Desk;
+use drawn::Drawn;
 
 /// Bounds on what applications may ask for. Sizes in bits, multiples of 8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +124,7 @@ pub struct Supply {
     limits: SupplyLimits,
     term: RwLock<Option<Arc<Term>>>,
     desk: Option<Arc<dyn Desk>>,
+    drawn: Drawn,
 }
 
 /// The time during which this KM leads: its pools, and what it hands out from memory.
@@ -154,7 +158,7 @@ impl Supply {
         pools: impl IntoIterator<Item = Arc<Pool>>,
     ) -> Arc<Self> {
         let term = RwLock::new(Some(Term::over(pools, Box::new(|| true))));
-        Arc::new(Self { here, registry, limits, term, desk: None })
+        Arc::new(Self { here, registry, limits, term, desk: None, drawn: Drawn::default() })
     }
 
     /// The supply of a KM that shares its store with others, as long as it does not lead.
@@ -164,12 +168,14 @@ impl Supply {
         limits: SupplyLimits,
         desk: Arc<dyn Desk>,
     ) -> Arc<Self> {
-        Arc::new(Self { here, registry, limits, term: RwLock::default(), desk: Some(desk) })
+        let (term, drawn) = Default::default();
+        Arc::new(Self { here, registry, limits, term, desk: Some(desk), drawn })
     }
 
     /// From now on this KM leads, with these pools, as long as `holds`.
     pub fn lead(&self, pools: impl IntoIterator<Item = Arc<Pool>>, holds: Holds) {
         let term = Term::over(pools, holds);
+        self.drawn.clear();
         *self.term.write().unwrap_or_else(PoisonError::into_inner) = Some(term);
     }
 
@@ -184,8 +190,8 @@ impl Supply {
         term.filter(|term| (term.holds)())
     }
 
-    fn desk(&self) -> Result<&dyn Desk, SupplyError> {
-        let desk = self.desk.as_deref();
+    fn desk(&self) -> Result<&Arc<dyn Desk>, SupplyError> {
+        let desk = self.desk.as_ref();
         desk.ok_or_else(|| SupplyError::NotLed("this one has stopped".to_owned()))
     }
 
@@ -242,7 +248,10 @@ impl Supply {
                     let pairing = self.pairing_in(&term, master, slaves, key_len)?;
                     draw(&term.ahead, pairing, asked).await
                 }
-                None => self.desk()?.issue(master, slaves, size, count).await,
+                None => {
+                    let (desk, name) = (self.desk()?, (master.clone(), slaves.to_vec(), size));
+                    self.drawn.issue(desk, name, count, self.limits.max_keys).await
+                }
             }
         })
         .await
@@ -419,6 +428,7 @@ impl Supply {
     pub async fn tend(self: Arc<Self>) {
         loop {
             tokio::time::sleep(SWEEP_EVERY).await;
+            self.drawn.sweep();
             let Some(term) = self.term() else { continue };
             term.ahead.end_idle();
             for pool in term.pools.values() {
@@ -441,6 +451,7 @@ impl Supply {
 
     /// Ends all runs, so that an orderly stop burns nothing on doubt.
     pub async fn stop(&self) {
+        self.drawn.clear();
         let Some(term) = self.term() else { return };
         term.ahead.end_all();
         for pool in term.pools.values() {

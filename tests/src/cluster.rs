@@ -25,7 +25,7 @@ pub use etcd::Engine;
 
 use crate::{
     clients::{Etsi014, Kmip},
-    network::{monitor_get, program, target_dir},
+    network::{monitor_get, program, target_dir, workers_of},
     ports::base_port,
     proxy::{IsCut, Proxy},
 };
@@ -267,9 +267,12 @@ impl Cluster {
 
     /// `STOP` or `CONT`: its clock stands still for the KM.
     pub fn signal(&self, km: usize, name: &str) {
-        let pid = self.pid(km).to_string();
-        let done = Command::new("kill").args([&format!("-{name}"), &pid]).status();
-        assert!(done.expect("kill runs").success());
+        send(name, self.pid(km));
+    }
+
+    /// The same, to the HSM worker processes of a KM.
+    pub fn signal_workers(&self, km: usize, name: &str) {
+        workers_of(self.pid(km)).into_iter().for_each(|pid| send(name, pid));
     }
 
     /// A `qkm` command with the configuration of a KM: its exit code, and what it said.
@@ -491,6 +494,11 @@ fn faketime() -> PathBuf {
     let found = found.map(|of| of.path().join("faketime/libfaketimeMT.so.1"));
     let found = found.into_iter().find(|path| path.exists());
     found.expect("libfaketime; run `scripts/setup.sh tests`")
+}
+
+fn send(signal: &str, pid: u32) {
+    let done = Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status();
+    assert!(done.expect("kill runs").success());
 }
 
 fn end(child: Option<Child>) {

@@ -233,11 +233,7 @@ impl Network {
 
     /// The HSM worker processes of a KM.
     pub fn workers(&self, at: End) -> Vec<u32> {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid(at))).expect("it runs");
-        let children: String = tasks
-            .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("children")).ok())
-            .collect();
-        children.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+        workers_of(self.pid(at))
     }
 
     pub fn dir(&self) -> &Path {
@@ -385,4 +381,13 @@ pub async fn monitor_get(address: SocketAddr, path: &str) -> Option<(u16, String
     let status = answer.get(9..12)?.parse().ok()?;
     let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
     Some((status, body.to_owned()))
+}
+
+/// The HSM worker processes of the KM that is process `km`.
+pub(crate) fn workers_of(km: u32) -> Vec<u32> {
+    let tasks = std::fs::read_dir(format!("/proc/{km}/task")).expect("it runs");
+    let children: String = tasks
+        .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("children")).ok())
+        .collect();
+    children.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }

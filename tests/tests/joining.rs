@@ -23,8 +23,13 @@ use serde_json::Value;
 use tokio::io::AsyncReadExt;
 use transport::{Profile, TlsClient, TlsFiles};
 
-/// A KM at north by itself, with an authority for others.
+/// A KM at north by itself, with an authority for others, each of them with a token of its own.
 async fn founder() -> Cluster {
+    founder_of([1, 2]).await
+}
+
+/// The same, but only these have tokens of their own.
+async fn founder_of<const N: usize>(apart: [usize; N]) -> Cluster {
     let mut cluster = Cluster::with(Settings { kms: 1, ..Settings::default() }).await;
     let (code, said) = by_custodian(&cluster, 0, &["ca", "make", "nodes", "--subject", "CN=nodes"]);
     assert_eq!(code, 0, "{said}");
@@ -33,7 +38,7 @@ async fn founder() -> Cluster {
     let bundle = layout.dir.join("nodes.crt");
     let known = std::fs::read_to_string(&layout.ca).unwrap();
     std::fs::write(&bundle, [known, certificate].concat()).unwrap();
-    for km in [1, 2] {
+    for km in apart {
         cluster.set_apart(km);
     }
     for km in 0..3 {
@@ -69,10 +74,14 @@ async fn south_talks(cluster: &Cluster, shown: &TlsFiles) -> bool {
 }
 
 fn by_custodian(cluster: &Cluster, km: usize, command: &[&str]) -> (i32, String) {
+    cluster.qkm(km, &[command, &custodian(cluster).each_ref().map(String::as_str)].concat())
+}
+
+/// Says who gives a command.
+fn custodian(cluster: &Cluster) -> [String; 4] {
     let TlsFiles { certificate, key, .. } = &cluster.layout().custodians[0];
-    let paths = [certificate, key].map(|path| path.display().to_string());
-    let shown = ["--certificate", &paths[0], "--key", &paths[1]];
-    cluster.qkm(km, &[command, &shown].concat())
+    let [certificate, key] = [certificate, key].map(|path| path.display().to_string());
+    ["--certificate".into(), certificate, "--key".into(), key]
 }
 
 /// A token for the KM `joining`, from the KM `at`.
@@ -211,6 +220,7 @@ async fn key_managers_join_rest_and_are_taken_out() {
 
     drained(&mut cluster).await;
     revoked(&mut cluster).await;
+    half_revoked(&mut cluster).await;
 }
 
 /// The one that leads is drained: nothing is burned, another leads, and it works again afterwards.
@@ -297,6 +307,45 @@ async fn revoked(cluster: &mut Cluster) {
     let monitor = cluster.site(0).monitor;
     let (_, said) = monitor_get(monitor, "/readyz").await.unwrap();
     assert!(!said.contains(&name), "{said}");
+}
+
+/// Who takes a KM out dies before the epoch begins that is owed then: whoever leads next has it begin.
+async fn half_revoked(cluster: &mut Cluster) {
+    assert!(opens_the_store(cluster, 1));
+    let before = epochs(cluster, 0).len();
+    cluster.signal_workers(0, "STOP");
+    let (name, who) = (cluster.site(1).name.clone(), custodian(cluster));
+    let command = ["node", "revoke", &name];
+    let command = [&command[..], &who.each_ref().map(String::as_str)].concat();
+    let mut asked = cluster.begin(0, &command);
+    assert_eq!(ended(cluster, 1).await, Some(4), "it hears that it is out");
+    assert_eq!(asked.try_wait().unwrap(), None, "the token stands still, so no epoch began");
+    cluster.kill(0);
+    assert!(!asked.wait().unwrap().success());
+    assert!(opens_the_store(cluster, 1), "the epoch is owed");
+    cluster.run(0);
+    cluster.ready(0).await;
+    let paid = async || epochs(cluster, 0).len() == before + 1;
+    cluster.until("the epoch begins that is owed", paid).await;
+    cluster.until("its token opens nothing", async || !opens_the_store(cluster, 1)).await;
+    create(cluster, 0).await;
+}
+
+/// One whose token has the KEKs, being that of the others, gets no copies of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_manager_with_the_token_of_the_others_joins_without_keys() {
+    let mut cluster = founder_of([]).await;
+    let (object, bytes) = create(&cluster, 0).await;
+    let invited = token(&cluster, 0, 1);
+    let command = ["node", "join", invited.to_str().unwrap(), "--has-keks"];
+    let (code, said) = cluster.qkm(1, &command);
+    assert!(code == 0 && said.contains("joined") && !said.contains("the KEK came"), "{said}");
+    cluster.run(1);
+    cluster.ready(1).await;
+    assert_eq!(epochs(&cluster, 0).len(), 1, "nobody was given anything, so none begins");
+    assert_eq!(get(&cluster, 1, &object).await, bytes);
+    let (id, bytes) = create(&cluster, 1).await;
+    assert_eq!(get(&cluster, 0, &id).await, bytes);
 }
 
 /// Whichever side dies while a KM joins: what it was invited with is used up or good still, the cluster works,

@@ -1,9 +1,15 @@
 //! One site with an embedded store, then with one, two and three KMs on an etcd of three members: what is
-//! taken in, and what applications get that ask all of its KMs. All of it shares the cores of one
-//! machine, so more KMs cannot be faster here; what one costs is seen in the time that the KMs themselves
-//! use, the engine apart.
+//! taken in, and what applications get that ask all of its KMs.
+//!
+//! All of it shares the processors of one machine, so more KMs cannot be faster here, and what the engine
+//! uses the KMs lack. So it is measured a second time (`_apart`) with half of the processors for the engine
+//! alone and the other half for the rest, also where the store is embedded: as if the engine had machines
+//! of its own. What one operation costs the KMs is beside each rate, the engine apart.
 
-use std::time::{Duration, Instant};
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use qkm_tests::{
     cluster::{Cluster, NORTH, SOUTH, Settings},
@@ -18,6 +24,13 @@ const CONNECTIONS: usize = 32;
 const POOL_MIB: u64 = 512;
 
 pub(super) async fn rows(report: &mut Report, time: Duration) {
+    sites(report, time, None).await;
+    if let Some(halves) = Halves::begin() {
+        sites(report, time, Some(&halves)).await;
+    }
+}
+
+async fn sites(report: &mut Report, time: Duration, halves: Option<&Halves>) {
     let settings = Settings {
         rate: "\"max\"",
         max_stored_mib: POOL_MIB,
@@ -25,22 +38,64 @@ pub(super) async fn rows(report: &mut Report, time: Duration) {
         direct: true,
         ..Settings::default()
     };
-    site(report, time, "embedded", Settings { kms: 1, embedded: true, ..settings }).await;
+    site(report, time, halves, Settings { kms: 1, embedded: true, ..settings }).await;
     for kms in 1..=NORTH {
-        site(report, time, &format!("etcd_km{kms}"), Settings { kms, ..settings }).await;
+        site(report, time, halves, Settings { kms, ..settings }).await;
     }
 }
 
-async fn site(report: &mut Report, time: Duration, name: &str, settings: Settings) {
+/// The processors, in two halves. This process, and what it starts, has the first until this is dropped.
+struct Halves {
+    all: usize,
+}
+
+impl Halves {
+    fn begin() -> Option<Self> {
+        let all = std::thread::available_parallelism().map_or(1, usize::from);
+        (all > 1).then(|| {
+            pin(std::process::id(), 0..all / 2);
+            Self { all }
+        })
+    }
+
+    /// Has a process run on the second half.
+    fn second(&self, pid: u32) {
+        pin(pid, self.all / 2..self.all);
+    }
+}
+
+impl Drop for Halves {
+    fn drop(&mut self) {
+        pin(std::process::id(), 0..self.all);
+    }
+}
+
+fn pin(pid: u32, processors: std::ops::Range<usize>) {
+    let list = format!("{}-{}", processors.start, processors.end - 1);
+    let done = Command::new("taskset").args(["-a", "-c", "-p", &list, &pid.to_string()]).output();
+    let done = done.expect("taskset of util-linux");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
+async fn site(report: &mut Report, time: Duration, halves: Option<&Halves>, settings: Settings) {
+    let apart = if halves.is_some() { "_apart" } else { "" };
+    let name = match settings.embedded {
+        true => format!("embedded{apart}"),
+        false => format!("etcd_km{}{apart}", settings.kms),
+    };
     let cluster = Cluster::with(settings).await;
+    if let Some(halves) = halves {
+        let pids = cluster.engine.pids.lock().expect("no panic").clone();
+        pids.into_iter().for_each(|pid| halves.second(pid));
+    }
     let kms: Vec<usize> = (0..settings.kms).collect();
     let pids: Vec<u32> = kms.iter().map(|km| cluster.pid(*km)).collect();
     let used = || pids.iter().map(|pid| cpu::used_us(*pid)).sum::<u64>() as f64;
     let mut put = |what: &str, value: f64, unit: &str| {
         let row = |name: &str| format!("cluster_{what}.{name}");
-        match report.get(&row("embedded")) {
-            Some(embedded) => report.against(&row(name), value, unit, embedded),
-            None => report.add(&row(name), value, unit),
+        match report.get(&row(&format!("embedded{apart}"))) {
+            Some(embedded) => report.against(&row(&name), value, unit, embedded),
+            None => report.add(&row(&name), value, unit),
         }
     };
     let (taken, km_us) = ingest(&cluster, settings.kms, time, used).await;
