@@ -90,7 +90,8 @@ pub struct RunRecord {
     pub spec: RunSpec,
     /// What this end does with it.
     pub side: Side,
-    /// Milliseconds since the Unix epoch after which uncollected keys are burned.
+    /// Milliseconds since the Unix epoch after which uncollected keys are burned, as the clock was when the
+    /// run was accepted. Who reads it under another clock leaves them half of their time.
     pub expires_ms: u64,
 }
 

@@ -4,7 +4,7 @@
 //! A pair that asks often here has as many drawn as it took lately; one that asks now and then gets each
 //! key from the one that leads. For that one they are handed out, so what nobody asks for within [`KEPT`]
 //! is given up, and takes room at the other end until it expires. So that at most one key is given up for
-//! [`SHARE`] that were taken, a pair's line has credit.
+//! [`SHARE`] that were asked for, a pair's line has credit.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -23,7 +23,7 @@ const LATELY: Duration = Duration::from_millis(250);
 const LEAST: u32 = 4;
 /// Most keys drawn at a time.
 const MOST: u32 = 128;
-/// Keys taken for each that may be given up.
+/// Keys asked for, for each that may be given up.
 const SHARE: u32 = 16;
 /// Most pairs and key sizes for which keys are drawn.
 const MOST_LINES: usize = 1024;
