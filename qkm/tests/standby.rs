@@ -147,22 +147,25 @@ impl Standby {
     }
 
     async fn start(&mut self) {
-        let part = |arguments: &[&str], config: &str| {
-            let mut command = Command::new(program());
-            let config = self.network.layout.dir.join(config);
-            command.args(arguments).arg("--config").arg(config).stdin(Stdio::null());
-            spawn(command, &self.network.log(arguments[0]))
-        };
         let first = spawn(self.network.layout.sim_command(), &self.network.log("sim"));
-        self.others =
-            vec![part(&["controller", "run"], "controller.toml"), part(&["sim"], "sim-2.toml")];
+        self.others = vec![self.part(&["controller", "run"], "controller.toml")];
         self.network.sim = Some(first);
         self.network.north = Some(self.network.serve(&self.network.layout.north));
         self.network.south = Some(self.network.serve(&self.network.layout.south));
+        // Whichever QKD link is there first goes on serving.
+        self.states(&[("qkd-link/demo-link", "in service")]).await;
+        self.others.push(self.part(&["sim"], "sim-2.toml"));
         for site in self.network.layout.sites() {
             await_ready(site).await;
         }
         self.key().await;
+    }
+
+    fn part(&self, arguments: &[&str], config: &str) -> Child {
+        let mut command = Command::new(program());
+        let config = self.network.layout.dir.join(config);
+        command.args(arguments).arg("--config").arg(config).stdin(Stdio::null());
+        spawn(command, &self.network.log(arguments[0]))
     }
 
     /// One key equal at both ends.
@@ -190,7 +193,8 @@ impl Standby {
     /// Whether the controller says of each part what it should.
     async fn are(&self, expected: &[(&str, &str)]) -> bool {
         let client = self.client(&self.network.layout.operator, self.controller);
-        let (_, body) = client.get("/v1/components").await.unwrap();
+        // It may not listen yet.
+        let Ok((_, body)) = client.get("/v1/components").await else { return false };
         let all: Value = serde_json::from_slice(&body).unwrap();
         let all = all["components"].as_array().unwrap();
         let holds = |(part, state): &(&str, &str)| {

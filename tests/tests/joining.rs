@@ -335,6 +335,14 @@ async fn half_revoked(cluster: &mut Cluster) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_manager_with_the_token_of_the_others_joins_without_keys() {
     let mut cluster = founder_of([]).await;
+    let dir = cluster.layout().dir.clone();
+    cluster.edit(1, |config| {
+        for (file, name) in [("certificate", "joined.crt"), ("key", "joined.key")] {
+            for table in ["node", "km_link"] {
+                config[table][file] = dir.join(name).display().to_string().into();
+            }
+        }
+    });
     let (object, bytes) = create(&cluster, 0).await;
     let invited = token(&cluster, 0, 1);
     let command = ["node", "join", invited.to_str().unwrap(), "--has-keks"];
