@@ -88,16 +88,22 @@ async fn no_key_is_handed_out_that_has_expired_at_the_other_end() {
     }
 }
 
-/// The ends may be configured differently: what counts is who forgets a key first.
-#[tokio::test]
-async fn no_key_is_handed_out_that_expires_earlier_at_the_other_end_than_here() {
+/// A pair at whose south keys wait `short`; north has some to hand out.
+async fn short_at_south(short: Duration) -> Pair {
     let mut pair = Pair::new().await;
-    let short = Duration::from_millis(300);
     let south = End::open(&pair.machines[SOUTH], config(SOUTH, short), registry());
     pair.ends[SOUTH] = south.await.unwrap();
     pair.join();
     pair.greet();
     pair.admit_random(NORTH, 65_472).await;
+    pair
+}
+
+/// The ends may be configured differently: what counts is who forgets a key first.
+#[tokio::test]
+async fn no_key_is_handed_out_that_expires_earlier_at_the_other_end_than_here() {
+    let short = Duration::from_millis(300);
+    let pair = short_at_south(short).await;
     let (n1, s1) = (sae("n1"), sae("s1"));
     let issue = || pair.north().supply.issue(&n1, std::slice::from_ref(&s1), 256, 1);
     for _ in 0..6 {
@@ -112,13 +118,8 @@ async fn no_key_is_handed_out_that_expires_earlier_at_the_other_end_than_here() 
 /// What the clock says has expired may have been accepted a moment ago: one of the two clocks was set.
 #[tokio::test]
 async fn a_start_under_a_clock_set_forward_burns_no_key_that_is_being_issued() {
-    let mut pair = Pair::new().await;
     let short = Duration::from_secs(1);
-    let south = End::open(&pair.machines[SOUTH], config(SOUTH, short), registry());
-    pair.ends[SOUTH] = south.await.unwrap();
-    pair.join();
-    pair.greet();
-    pair.admit_random(NORTH, 65_472).await;
+    let mut pair = short_at_south(short).await;
     let (n1, s1) = (sae("n1"), sae("s1"));
     let keys = pair.north().supply.issue(&n1, std::slice::from_ref(&s1), 256, 1).await.unwrap();
     tokio::time::sleep(short * 2).await;

@@ -4,7 +4,7 @@
 //! A pair that asks often here has as many drawn as it took lately; one that asks now and then gets each
 //! key from the one that leads. For that one they are handed out, so what nobody asks for within [`KEPT`]
 //! is given up, and takes room at the other end until it expires. So that at most one key is given up for
-//! [`SHARE`] that were asked for, a pair's line has credit.
+//! [`SHARE`] that were taken, a pair's line has credit.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -23,7 +23,7 @@ const LATELY: Duration = Duration::from_millis(250);
 const LEAST: u32 = 4;
 /// Most keys drawn at a time.
 const MOST: u32 = 128;
-/// Keys asked for, for each that may be given up.
+/// Keys taken for each that may be given up.
 const SHARE: u32 = 16;
 /// Most pairs and key sizes for which keys are drawn.
 const MOST_LINES: usize = 1024;
@@ -66,18 +66,16 @@ impl Drawn {
         let Some(line) = self.line(&name) else {
             return desk.issue(&name.0, &name.1, name.2, count).await;
         };
-        let (drawn, wanted) = {
-            let (mut stock, now) = (line.stock(), Instant::now());
-            let drawn = stock.take(count, now);
-            (drawn, stock.wants(now).map(|wanted| wanted.min(most)))
+        let drawn = line.stock().take(count, Instant::now());
+        let keys = match drawn {
+            Some(keys) => keys,
+            None => desk.issue(&name.0, &name.1, name.2, count).await?,
         };
+        let wanted = line.stock().took(count, Instant::now());
         if let Some(wanted) = wanted {
-            tokio::spawn(line.draw(desk.clone(), wanted));
+            tokio::spawn(line.draw(desk.clone(), wanted.min(most)));
         }
-        match drawn {
-            Some(keys) => Ok(keys),
-            None => desk.issue(&name.0, &name.1, name.2, count).await,
-        }
+        Ok(keys)
     }
 
     fn line(&self, name: &Name) -> Option<Arc<Line>> {
@@ -137,15 +135,16 @@ impl Stock {
     /// All `count` keys or none.
     fn take(&mut self, count: u32, now: Instant) -> Option<Vec<SuppliedKey>> {
         self.pass(now);
-        self.taken = self.taken.saturating_add(count);
-        self.credit = self.credit.saturating_add(count).min(MOST * SHARE);
         let count = usize::try_from(count).ok().filter(|count| *count <= self.keys.len())?;
         Some(self.keys.drain(..count).map(|(_, key)| key).collect())
     }
 
-    /// How many to draw now, if any. Whoever hears it draws them.
-    fn wants(&mut self, now: Instant) -> Option<u32> {
+    /// An application got `count` keys, from here or not. How many to draw now, if any: whoever hears it
+    /// draws them.
+    fn took(&mut self, count: u32, now: Instant) -> Option<u32> {
         self.pass(now);
+        self.taken = self.taken.saturating_add(count);
+        self.credit = self.credit.saturating_add(count).min(MOST * SHARE);
         let (has, lately) = (self.keys.len() as u32, self.before.max(self.taken).min(MOST));
         let wanted = lately.min((self.credit / SHARE).saturating_sub(has));
         let draws = !self.drawing && wanted >= LEAST && has < lately / 2;
@@ -270,17 +269,15 @@ mod tests {
         let at = |ms| start + Duration::from_millis(ms);
         let mut stock = Stock::new(start);
         for second in 0..5 {
-            assert!(stock.take(2, at(second * 1000)).is_none());
-            assert_eq!(stock.wants(at(second * 1000)), None, "two in a second are not worth it");
+            assert_eq!(stock.took(2, at(second * 1000)), None, "two in a second are not worth it");
         }
         let mut wanted = Vec::new();
         for ms in 5000..6000 {
-            stock.take(3, at(ms));
-            wanted.extend(stock.wants(at(ms)));
+            wanted.extend(stock.took(3, at(ms)));
             stock.drawing = false;
         }
         assert_eq!((wanted[0], wanted.last()), (LEAST, Some(&MOST)));
-        assert_eq!(stock.wants(at(7000)), None, "nobody asks any more");
+        assert_eq!(stock.took(1, at(7000)), None, "few are taken any more");
     }
 
     #[test]
@@ -290,9 +287,10 @@ mod tests {
         stock.keys.extend((0..9).map(|number| (start, key(number))));
         assert!(stock.take(10, start).is_none(), "all or none");
         assert_eq!(stock.take(4, start + KEPT).unwrap().len(), 4);
+        assert_eq!(stock.took(4, start + KEPT), None, "half of them are left");
         assert!(stock.take(1, start + 2 * KEPT).is_none());
-        assert!(stock.keys.is_empty() && stock.lives(start + 2 * KEPT));
-        assert_eq!(stock.credit, 4 * SHARE + 10 + 4 + 1, "it may give up four more");
+        assert!(stock.keys.is_empty());
+        assert_eq!(stock.credit, 4 * SHARE + 4, "it may give up four more");
         assert!(!stock.lives(start + 3 * KEPT));
     }
 }

@@ -145,6 +145,11 @@ pub(crate) async fn inject(
         Fault::CutLeader => cut(cluster, leader, load).await,
         Fault::CutFollower => cut(cluster, follower, load).await,
         Fault::JumpClock => {
+            // What a wrong clock does is what the KM that leads does by it.
+            if leader != CLOCK {
+                lead_by(cluster, CLOCK, load).await;
+                load.watch_service();
+            }
             for seconds in [JUMP, -JUMP, 0] {
                 cluster.set_clock(seconds);
                 served_again(cluster, load).await;
@@ -182,6 +187,17 @@ pub(crate) async fn inject(
     }
     served_again(cluster, load).await;
     Cost { pause: load.longest_pause(), moves }
+}
+
+/// Has a KM lead: for a while it is alone.
+async fn lead_by(cluster: &mut Cluster, km: usize, load: &Load) {
+    let others: Vec<usize> = (0..NORTH).filter(|other| *other != km).collect();
+    others.iter().for_each(|other| cluster.stop(*other));
+    served_again(cluster, load).await;
+    others.iter().for_each(|other| cluster.run(*other));
+    for other in others {
+        cluster.ready(other).await;
+    }
 }
 
 /// A full pool takes no keys from its module: uses some up.
