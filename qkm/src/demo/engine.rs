@@ -111,6 +111,7 @@ impl Engine {
             command.arg(of).arg(file);
         }
         command.args(["--auto-compaction-mode", "periodic", "--auto-compaction-retention", "5m"]);
+        command.args(["--heartbeat-interval", "50", "--election-timeout", "500"]);
         command.stdin(Stdio::piped());
         command
     }

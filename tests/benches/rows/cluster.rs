@@ -20,7 +20,8 @@ use qkm_tests::{
     },
 };
 
-const CONNECTIONS: usize = 32;
+/// Of applications with each KM, as elsewhere in this benchmark: more KMs are for more of them.
+const CONNECTIONS: usize = 64;
 const POOL_MIB: u64 = 512;
 
 pub(super) async fn rows(report: &mut Report, time: Duration) {
@@ -106,8 +107,9 @@ async fn site(report: &mut Report, time: Duration, halves: Option<&Halves>, sett
         let site = cluster.site(km);
         Target::new(&site.etsi014.to_string(), cluster.application(sae), Framing::Http)
     };
+    let connections = CONNECTIONS * kms.len();
     let mut pairs = Vec::new();
-    for number in 0..CONNECTIONS {
+    for number in 0..connections {
         let master = at(kms[number % kms.len()], "sae-n1").connect().await;
         let slave = at(SOUTH, "sae-s1").connect().await;
         pairs.push(Pair::new(master, slave, ("sae-n1", "sae-s1"), 1));
@@ -118,7 +120,7 @@ async fn site(report: &mut Report, time: Duration, halves: Option<&Halves>, sett
         targets.push(Target::new(&address, cluster.application("sae-n1"), Framing::Kmip));
     }
     let (mut gets, mut creates) = (Vec::new(), Vec::new());
-    for number in 0..CONNECTIONS {
+    for number in 0..connections {
         let target = &targets[number % targets.len()];
         let mut connection = target.connect().await;
         let own = create_one(&mut connection).await;
