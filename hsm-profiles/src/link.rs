@@ -3,12 +3,14 @@
 //!
 //! One thread at a time connects; the others wait for its result. A refused PIN ends it for
 //! good, since every further try brings the token closer to locking. Any other failure is tried
-//! again with growing pauses, driven by requests and by idle workers. Each of these tries restarts
-//! the library once: SoftHSM looks for tokens and their objects only when it starts, and other
-//! libraries need it as well after their device was away.
+//! again: a few times at once when a token is opened, later with growing pauses, driven by requests
+//! and by idle workers. Each of these tries restarts the library once: SoftHSM looks for tokens and
+//! their objects only when it starts, and other libraries need it as well after their device was
+//! away.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use cryptoki::error::Error;
@@ -35,6 +37,9 @@ use words::sentence;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// Pauses between the tries of who opens a token, ms: while another process logs in to a token of SoftHSM,
+/// the library shows none, or one without a PIN, or fails.
+const SETTLING: [u64; 4] = [1, 5, 20, 100];
 
 /// One login: valid until the token or the login is lost.
 pub(crate) struct Connection {
@@ -132,15 +137,15 @@ pub(crate) struct Entered {
 }
 
 impl Link {
-    /// Connects for the first time. A failure says what to change, and whether trying again would
-    /// do harm.
+    /// Connects for the first time. A failure that lasts says what to change, and whether trying again
+    /// would do harm.
     pub(crate) fn open(
         config: TokenConfig,
         profile: Profile,
         library: Arc<Library>,
     ) -> Result<Self, (HsmError, bool)> {
         let link = Self::new(config, profile, library);
-        let connected = link.connect(&mut link.lock());
+        let connected = link.settled(|| link.connect(&mut link.lock()));
         connected.map_err(|refusal| {
             let for_good = matches!(refusal, Refusal::ForGood(_));
             (refusal.into_error(), for_good)
@@ -172,13 +177,28 @@ impl Link {
         library: &Arc<Library>,
     ) -> Result<Entered, HsmError> {
         let link = Self::new(config, profile, Arc::clone(library));
-        let explain = |what: &str, error: &Error| link.explain(what, error);
-        library.initialize().map_err(|e| explain("the PKCS#11 library does not start", &e))?;
-        let (slot, info) = find_token(library, &link.config.token)?;
-        let held =
-            Held::open(library, slot).map_err(|e| explain("the token opens no session", &e))?;
-        link.login(&held, slot, &info).map_err(Refusal::into_error)?;
-        Ok(Entered { slot, info, held, profile: Arc::clone(&link.profile) })
+        let enter = || {
+            library.initialize().map_err(|e| link.no_start(&e))?;
+            let (slot, info) = find_token(library, &link.config.token).map_err(Refusal::ForNow)?;
+            let held = Held::open(library, slot).map_err(|e| link.no_session(&e))?;
+            link.login(&held, slot, &info)?;
+            Ok(Entered { slot, info, held, profile: Arc::clone(&link.profile) })
+        };
+        link.settled(enter).map_err(Refusal::into_error)
+    }
+
+    /// Tries a few times at once what failed for now, each with the library started anew.
+    fn settled<T>(&self, attempt: impl Fn() -> Result<T, Refusal>) -> Result<T, Refusal> {
+        for pause in SETTLING {
+            let epoch = self.library.epoch();
+            match attempt() {
+                Err(Refusal::ForNow(_)) => {}
+                done => return done,
+            }
+            sleep(Duration::from_millis(pause));
+            self.library.restart(epoch).map_err(|e| self.no_start(&e))?;
+        }
+        attempt()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -283,6 +303,10 @@ impl Link {
         Refusal::ForNow(self.explain("the PKCS#11 library does not start", error))
     }
 
+    fn no_session(&self, error: &Error) -> Refusal {
+        Refusal::ForNow(self.explain("the token opens no session", error))
+    }
+
     fn connect(&self, state: &mut State) -> Result<Arc<Connection>, Refusal> {
         self.library.initialize().map_err(|e| self.no_start(&e))?;
         let _inside = self.library.enter().map_err(|e| self.no_start(&e))?;
@@ -293,8 +317,7 @@ impl Link {
         self.health.connected(info.label(), info.serial_number(), &shown);
         check_mechanisms(&self.library, slot, &self.profile, info.label())
             .map_err(Refusal::ForNow)?;
-        let anchor = Held::open(&self.library, slot)
-            .map_err(|e| Refusal::ForNow(self.explain("the token opens no session", &e)))?;
+        let anchor = Held::open(&self.library, slot).map_err(|e| self.no_session(&e))?;
         self.login(&anchor, slot, &info)?;
         let keks = self.keks(&anchor, state).map_err(Refusal::ForNow)?;
         let mechanisms = mechanisms(&self.library, slot)

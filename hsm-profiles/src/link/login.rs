@@ -28,6 +28,12 @@ impl Link {
         match session.login_with_raw(user, &pin) {
             // The login belongs to the process: another `Token` may have done it.
             Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),
+            // No try was counted, so another does no harm.
+            Err(Error::Pkcs11(RvError::UserPinNotInitialized, _)) => {
+                Err(Refusal::ForNow(HsmError::Setup(format!(
+                    "token {token:?} has no user PIN: set one by the HSM's means"
+                ))))
+            }
             Err(error) if classify(&error, &self.profile.errors) == Fault::Pin => {
                 Err(Refusal::ForGood(self.wrong_pin(slot, token, &error)))
             }
