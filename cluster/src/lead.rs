@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use km_core::{
     journal::Fence,
     records::{RecordError, Records},
-    store::{Commit, Outcome, SessionId, Store, StoreError, Version},
+    store::{Commit, Outcome, Session, SessionId, Store, StoreError, Version},
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -33,6 +33,9 @@ const LOOK: Duration = Duration::from_millis(200);
 const AGAIN: Duration = Duration::from_millis(50);
 /// Renewals of a session in its time to live.
 const RENEWALS: u32 = 5;
+/// Part of its time to live that a lead goes on without anything done under it, when it could not be
+/// renewed: most often that is the engine choosing a leader, who has every session last anew.
+const GRACE: u32 = 2;
 
 /// A KM of the cluster, where the others reach it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,7 +70,7 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// `ttl`: how long a KM that says nothing keeps the lead. Names must differ within a cluster.
+    /// `ttl`: how long a KM that says nothing keeps the lead, if the engine takes as short a time. Names must differ within a cluster.
     pub fn new(records: Records, me: Seat, ttl: Duration, pulse: Arc<dyn Pulse>) -> Self {
         Self {
             records,
@@ -148,7 +151,7 @@ impl Candidate {
     async fn take(&self, before: Option<Version>) -> Result<Option<Lease>, RecordError> {
         let store = self.records.store();
         let asked = Instant::now();
-        let session = store.session(self.ttl).await?;
+        let Session { id: session, ttl } = store.session(self.ttl).await?;
         let lead = Lead { seat: self.me.clone(), session: session.0 };
         let commit = Commit::new().fenced(session).put(LEAD, self.records.encode(LEAD, &lead));
         let commit = match before {
@@ -168,7 +171,7 @@ impl Candidate {
         };
         self.follow(&self.me);
         let fence = Fence { key: LEAD.to_vec(), version };
-        Ok(Some(Lease::hold(self.records.clone(), session, fence, self.ttl, asked)))
+        Ok(Some(Lease::hold(self.records.clone(), session, fence, ttl, asked)))
     }
 }
 
@@ -234,8 +237,8 @@ impl Lease {
         self.fence.clone()
     }
 
-    /// Ends when the session was not renewed for its whole time to live, or is known to have ended:
-    /// others may lead by now, and fighting with them over links and modules helps nobody.
+    /// Ends when the session was not renewed for half as long again as it lasts, or is known to have
+    /// ended: others lead by now, and fighting with them over links and modules helps nobody.
     pub async fn lost(&self) {
         let _ = self.held.clone().wait_for(Option::is_none).await;
     }
@@ -270,19 +273,20 @@ async fn renew(
     let mut pause = ttl / RENEWALS;
     loop {
         let Some(until) = *holds.borrow() else { return };
+        let end = until + ttl / GRACE;
         tokio::select! {
             () = sleep(pause) => {}
-            () = sleep_until(until) => break,
+            () = sleep_until(end) => break,
         }
         let asked = Instant::now();
-        let left = until.saturating_duration_since(asked);
+        let left = end.saturating_duration_since(asked);
         match timeout(left, records.store().keep_alive(session)).await {
             Ok(Ok(true)) => {
                 holds.send_replace(Some(asked + ttl));
                 pause = ttl / RENEWALS;
             }
             Ok(Ok(false)) | Err(_) => break,
-            // While it lasts, nobody else leads.
+            // Nobody else leads as long as the engine knows the session.
             Ok(Err(error)) => {
                 tracing::warn!(%error, "the lead is not renewed");
                 pause = AGAIN;

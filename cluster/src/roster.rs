@@ -104,7 +104,7 @@ impl Roster {
         let (store, mut session) = (self.records.store(), self.session.lock().await);
         let live = match *session {
             Some(known) if store.keep_alive(known).await? => known,
-            _ => *session.insert(store.session(TTL).await?),
+            _ => *session.insert(store.session(TTL).await?.id),
         };
         let key = [CARDS, self.me.node.as_bytes()].concat();
         let card = Card { seat: self.me.clone(), session: live.0, told_ms: now_ms(), condition };

@@ -175,7 +175,7 @@ async fn a_key_manager_works_with_rights_to_its_prefix_alone() {
     ];
     as_root(&etcd, &root, &setup);
     let store = EtcdStore::open(&config(&etcd, "/qkm/north/")).await.unwrap();
-    let session = store.session(Duration::from_secs(60)).await.unwrap();
+    let session = store.session(Duration::from_secs(60)).await.unwrap().id;
     let commit = Commit::new().absent("k").put("k", "v").fenced(session);
     assert!(matches!(store.commit(commit).await, Ok(Outcome::Committed(_))));
     store.end_session(session).await.unwrap();

@@ -20,7 +20,7 @@ use km_core::{
 };
 
 /// The shortest that can be configured.
-const LEASE: Duration = Duration::from_secs(2);
+const LEASE: Duration = Duration::from_secs(1);
 
 /// Nobody is known to have ended.
 struct Quiet;

@@ -30,7 +30,7 @@ use std::{
 
 use async_trait::async_trait;
 use km_core::store::{
-    Commit, Event, MAX_RANGE, Outcome, Record, SessionId, Store, StoreError, Version,
+    Commit, Event, MAX_RANGE, Outcome, Record, Session, SessionId, Store, StoreError, Version,
 };
 use tokio::sync::mpsc::Receiver;
 use transport::TlsFiles;
@@ -187,7 +187,7 @@ impl Store for EtcdStore {
         watch::start(self.engine.client.clone(), self.engine.keys.clone(), prefix).await
     }
 
-    async fn session(&self, ttl: Duration) -> Result<SessionId, StoreError> {
+    async fn session(&self, ttl: Duration) -> Result<Session, StoreError> {
         self.engine.open_session(ttl).await
     }
 

@@ -160,6 +160,9 @@ pub(super) struct LeaseGrantRequest {
 pub(super) struct LeaseGrantResponse {
     #[prost(int64, tag = "2")]
     pub(super) id: i64,
+    /// Seconds.
+    #[prost(int64, tag = "3")]
+    pub(super) ttl: i64,
 }
 
 /// Also the message that revokes one.

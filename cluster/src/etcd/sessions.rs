@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use km_core::store::{SessionId, StoreError};
+use km_core::store::{Session, SessionId, StoreError};
 
 use super::{
     Engine,
@@ -17,12 +17,12 @@ use super::{
 
 /// Longest wait for one member to renew a lease, which costs the engine no write: the others get their turn
 /// while the shortest lease lasts.
-const RENEWED_WITHIN: Duration = Duration::from_millis(400);
+const RENEWED_WITHIN: Duration = Duration::from_millis(250);
 
 impl Engine {
-    /// Leases last whole seconds, and the engine knows a shortest one (2 s by default). One whose
-    /// opening is not confirmed ends by itself.
-    pub(super) async fn open_session(&self, ttl: Duration) -> Result<SessionId, StoreError> {
+    /// Leases last whole seconds, and at least 1.5 times as long as the engine's election timeout. One
+    /// whose opening is not confirmed ends by itself.
+    pub(super) async fn open_session(&self, ttl: Duration) -> Result<Session, StoreError> {
         let ttl = i64::try_from(ttl.as_millis().div_ceil(1000)).unwrap_or(i64::MAX).max(1);
         let granted: LeaseGrantResponse = self
             .client
@@ -35,7 +35,8 @@ impl Engine {
         let success = vec![RequestOp { request: Some(Request::Put(put)) }];
         let request = TxnRequest { success, ..Default::default() };
         let _: TxnResponse = self.client.call("KV/Txn", &request, true).await.map_err(refused)?;
-        Ok(session)
+        let granted = Duration::from_secs(granted.ttl.unsigned_abs());
+        Ok(Session { id: session, ttl: granted })
     }
 
     /// Asks the members in turn until one answers.

@@ -15,7 +15,7 @@ use std::{
 use async_trait::async_trait;
 use tokio::sync::mpsc::Receiver;
 
-use super::{Commit, Event, Outcome, Record, SessionId, Store, StoreError};
+use super::{Commit, Event, Outcome, Record, Session, SessionId, Store, StoreError};
 
 /// What happens to one commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,7 +123,7 @@ impl<S: Store> Store for FaultyStore<S> {
         self.up()?.watch(prefix).await
     }
 
-    async fn session(&self, ttl: Duration) -> Result<SessionId, StoreError> {
+    async fn session(&self, ttl: Duration) -> Result<Session, StoreError> {
         self.up()?.session(ttl).await
     }
 

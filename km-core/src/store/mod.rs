@@ -184,6 +184,15 @@ pub enum StoreError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SessionId(pub u64);
 
+/// A session that was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// What names it.
+    pub id: SessionId,
+    /// How long it lasts without a keep-alive: what was asked for, or more.
+    pub ttl: Duration,
+}
+
 /// A change seen by [`Store::watch`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -218,8 +227,9 @@ pub trait Store: Send + Sync + 'static {
     /// [`Event::Compacted`] as its last event; it lists again and watches anew.
     async fn watch(&self, prefix: &[u8]) -> Result<tokio::sync::mpsc::Receiver<Event>, StoreError>;
 
-    /// Opens a session that ends when `ttl` passes without a keep-alive.
-    async fn session(&self, ttl: Duration) -> Result<SessionId, StoreError>;
+    /// Opens a session that ends when `ttl` passes without a keep-alive. A store may know a shortest
+    /// time, or whole seconds only: see [`Session::ttl`].
+    async fn session(&self, ttl: Duration) -> Result<Session, StoreError>;
 
     /// Extends a session; `false` when it has ended.
     async fn keep_alive(&self, session: SessionId) -> Result<bool, StoreError>;

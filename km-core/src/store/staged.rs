@@ -15,7 +15,8 @@ use std::{
 use async_trait::async_trait;
 
 use super::{
-    Check, Commit, Event, MAX_RANGE, Outcome, Record, SessionId, Store, StoreError, Version,
+    Check, Commit, Event, MAX_RANGE, Outcome, Record, Session, SessionId, Store, StoreError,
+    Version,
 };
 
 /// Versions of staged records start here, far above those of any store.
@@ -174,7 +175,7 @@ impl Store for Staged {
         self.below.watch(prefix).await
     }
 
-    async fn session(&self, ttl: Duration) -> Result<SessionId, StoreError> {
+    async fn session(&self, ttl: Duration) -> Result<Session, StoreError> {
         self.below.session(ttl).await
     }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use km_core::store::{Commit, Event, Outcome, Record, SessionId, Store, StoreError};
+use km_core::store::{Commit, Event, Outcome, Record, Session, SessionId, Store, StoreError};
 use tokio::sync::{RwLock, mpsc::Receiver};
 
 use super::Disk;
@@ -74,7 +74,7 @@ impl Store for Life {
         self.disk.watch(prefix).await
     }
 
-    async fn session(&self, ttl: Duration) -> Result<SessionId, StoreError> {
+    async fn session(&self, ttl: Duration) -> Result<Session, StoreError> {
         self.disk.session(ttl).await
     }
 

@@ -163,7 +163,7 @@ fn store(
             (1..=64).contains(&n.name.len()) && n.name.bytes().all(|b| b.is_ascii_graphic()),
             "[node] name must have 1 to 64 letters, digits and signs",
         ),
-        ((2000..=60_000).contains(&n.lease_ms), "[node] lease_ms must be 2000 to 60000"),
+        ((1000..=60_000).contains(&n.lease_ms), "[node] lease_ms must be 1000 to 60000"),
     ];
     if let Some((_, rule)) = rules.iter().find(|(holds, _)| !holds) {
         return Err(Mistake::new(*rule, "change it, or leave it out").at(node));

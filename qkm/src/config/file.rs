@@ -116,7 +116,7 @@ pub(super) struct Node {
 }
 
 fn lease_ms() -> u64 {
-    2000
+    1000
 }
 
 /// How the blocks of a pool are kept.
@@ -153,7 +153,7 @@ pub(super) struct Qrng {
 }
 
 fn qrng_deadline_ms() -> u64 {
-    2000
+    1000
 }
 
 /// When a new KEK epoch begins, and what its end needs.

@@ -39,7 +39,7 @@ use std::{
 use async_trait::async_trait;
 use tokio::sync::{mpsc::Receiver, oneshot};
 
-use super::{Commit, Event, MAX_OPS, Outcome, Record, SessionId, Store, StoreError};
+use super::{Commit, Event, MAX_OPS, Outcome, Record, Session, SessionId, Store, StoreError};
 use cache::Cache;
 use file::Held;
 use queue::Queue;
@@ -205,9 +205,10 @@ impl Store for SqliteStore {
         self.shared.watchers.add(prefix)
     }
 
-    async fn session(&self, ttl: Duration) -> Result<SessionId, StoreError> {
+    async fn session(&self, ttl: Duration) -> Result<Session, StoreError> {
         self.shared.queue.check_open()?;
-        lock(&self.shared.sessions).open(ttl, Instant::now())
+        let id = lock(&self.shared.sessions).open(ttl, Instant::now())?;
+        Ok(Session { id, ttl })
     }
 
     async fn keep_alive(&self, session: SessionId) -> Result<bool, StoreError> {

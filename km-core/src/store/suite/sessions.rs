@@ -19,7 +19,9 @@ pub(super) async fn all<E: Engine>(engine: &E) {
 }
 
 async fn open(store: &impl Store, ttl: Duration) -> SessionId {
-    store.session(ttl).await.expect("a session must open")
+    let opened = store.session(ttl).await.expect("a session must open");
+    assert!(opened.ttl >= ttl, "a session must last as long as was asked for");
+    opened.id
 }
 
 async fn keep(store: &impl Store, session: SessionId) -> bool {
