@@ -6,13 +6,15 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use h2::{RecvStream, SendStream, client::SendRequest};
 use http::{HeaderMap, Method, Request, header::CONTENT_TYPE};
 use prost::Message;
-use tokio::task::JoinHandle;
+use tokio::{sync::watch, task::JoinHandle};
 use transport::TlsClient;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 /// Longest answer: a page of blocks is 8 MiB.
 const MAX_MESSAGE: usize = 160 << 20;
 const WINDOW: u32 = 4 << 20;
+/// Longest wait for what was asked of a member that has become silent since.
+const LAST_WAIT: Duration = Duration::from_millis(250);
 
 /// Why a call has no answer.
 #[derive(Debug)]
@@ -47,6 +49,7 @@ pub(super) struct Channel {
     sender: SendRequest<Bytes>,
     authority: String,
     driver: JoinHandle<()>,
+    silent: watch::Sender<bool>,
 }
 
 impl Drop for Channel {
@@ -68,12 +71,25 @@ impl Channel {
             .map_err(|e| CallError::NotSent(e.to_string()))?;
         // How it ends is seen by the calls that it breaks.
         let driver = tokio::spawn(async move { drop(connection.await) });
-        Ok(Arc::new(Self { sender, authority: tls.address().to_owned(), driver }))
+        let (authority, silent) = (tls.address().to_owned(), watch::Sender::new(false));
+        Ok(Arc::new(Self { sender, authority, driver, silent }))
     }
 
     /// Whether it has ended.
     pub(super) fn is_over(&self) -> bool {
         self.driver.is_finished()
+    }
+
+    /// Its member did not answer something that costs it nothing.
+    pub(super) fn found_silent(&self) {
+        self.silent.send_replace(true);
+    }
+
+    /// Ends when its member was found to be silent, and had a moment more.
+    pub(super) async fn fell_silent(&self) {
+        // The sender is here.
+        let _ = self.silent.subscribe().wait_for(|silent| *silent).await;
+        tokio::time::sleep(LAST_WAIT).await;
     }
 
     /// One message there, one back.

@@ -111,9 +111,14 @@ impl Client {
         request: &impl Message,
     ) -> Result<A, CallError> {
         let channel = self.channel().await?;
-        let answer = match tokio::time::timeout(ONE_TRY, channel.unary(method, request)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(CallError::Broken(format!("no answer within {ONE_TRY:?}"))),
+        let answer = tokio::select! {
+            biased;
+            answer = channel.unary(method, request) => answer,
+            () = tokio::time::sleep(ONE_TRY) => {
+                channel.found_silent();
+                Err(CallError::Broken(format!("no answer within {ONE_TRY:?}")))
+            }
+            () = channel.fell_silent() => Err(CallError::Broken("its member says nothing".into())),
         };
         if let Err(error) = &answer
             && !is_verdict(error)

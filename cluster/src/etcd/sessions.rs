@@ -60,7 +60,10 @@ impl Engine {
         let asked = channel.unary("Lease/LeaseKeepAlive", &request);
         let answer = match tokio::time::timeout(RENEWED_WITHIN, asked).await {
             Ok(answer) => answer,
-            Err(_) => Err(CallError::Broken("a lease was not renewed in time".into())),
+            Err(_) => {
+                channel.found_silent();
+                Err(CallError::Broken("a lease was not renewed in time".into()))
+            }
         };
         if answer.is_err() {
             self.client.leave(&channel).await;
