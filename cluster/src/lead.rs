@@ -33,9 +33,6 @@ const LOOK: Duration = Duration::from_millis(200);
 const AGAIN: Duration = Duration::from_millis(50);
 /// Renewals of a session in its time to live.
 const RENEWALS: u32 = 5;
-/// Part of its time to live that a lead goes on without anything done under it, when it could not be
-/// renewed: most often that is the engine choosing a leader, who has every session last anew.
-const GRACE: u32 = 2;
 
 /// A KM of the cluster, where the others reach it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -237,8 +234,7 @@ impl Lease {
         self.fence.clone()
     }
 
-    /// Ends when the session was not renewed for half as long again as it lasts, or is known to have
-    /// ended: others lead by now, and fighting with them over links and modules helps nobody.
+    /// Ends when the session was not renewed for twice as long as it lasts, or is known to have ended: others lead by now, and fighting with them over links and modules helps nobody.
     pub async fn lost(&self) {
         let _ = self.held.clone().wait_for(Option::is_none).await;
     }
@@ -273,7 +269,8 @@ async fn renew(
     let mut pause = ttl / RENEWALS;
     loop {
         let Some(until) = *holds.borrow() else { return };
-        let end = until + ttl / GRACE;
+        // Most often it is the engine choosing its leader, who has every session last anew.
+        let end = until + ttl;
         tokio::select! {
             () = sleep(pause) => {}
             () = sleep_until(end) => break,
