@@ -234,7 +234,8 @@ impl Lease {
         self.fence.clone()
     }
 
-    /// Ends when the session was not renewed for twice as long as it lasts, or is known to have ended: others lead by now, and fighting with them over links and modules helps nobody.
+    /// Ends when the session was not renewed for twice as long as it lasts, or is known to have ended:
+    /// others lead by now, and fighting with them over links and modules helps nobody.
     pub async fn lost(&self) {
         let _ = self.held.clone().wait_for(Option::is_none).await;
     }

@@ -9,7 +9,8 @@ use prost::Message;
 use tokio::{sync::watch, task::JoinHandle};
 use transport::TlsClient;
 
-const CONNECT_WITHIN: Duration = Duration::from_secs(1);
+/// The members are of one site.
+const CONNECT_WITHIN: Duration = Duration::from_millis(500);
 /// Longest answer: a page of blocks is 8 MiB.
 const MAX_MESSAGE: usize = 160 << 20;
 const WINDOW: u32 = 4 << 20;
@@ -73,6 +74,11 @@ impl Channel {
         let driver = tokio::spawn(async move { drop(connection.await) });
         let (authority, silent) = (tls.address().to_owned(), watch::Sender::new(false));
         Ok(Arc::new(Self { sender, authority, driver, silent }))
+    }
+
+    /// The `host:port` of its member.
+    pub(super) fn address(&self) -> &str {
+        &self.authority
     }
 
     /// Whether it has ended.

@@ -29,6 +29,8 @@ const ALL_TRIES: Duration = Duration::from_secs(4);
 const SET_BACK: &str = "an older copy of etcd was put back. Stop all key managers that share it, then: \
                         qkm store restore";
 const PAUSE: Duration = Duration::from_millis(50);
+/// How long a member that said nothing is not asked again, as long as others can be.
+const SHUNNED_FOR: Duration = Duration::from_secs(3);
 
 pub(super) struct Client {
     members: Vec<TlsClient>,
@@ -42,6 +44,14 @@ pub(super) struct Client {
 struct Current {
     member: usize,
     channel: Option<Arc<Channel>>,
+    /// The member that said nothing, and since when.
+    shunned: Option<(usize, Instant)>,
+}
+
+impl Current {
+    fn shunned(&self) -> Option<usize> {
+        self.shunned.filter(|(_, since)| since.elapsed() < SHUNNED_FOR).map(|(member, _)| member)
+    }
 }
 
 impl Client {
@@ -74,7 +84,12 @@ impl Client {
         }
         let mut last = CallError::NotSent("no member is configured".into());
         for _ in 0..self.members.len() {
-            let Some(member) = self.members.get(current.member % self.members.len()) else { break };
+            let at = current.member % self.members.len();
+            let Some(member) = self.members.get(at) else { break };
+            if current.shunned() == Some(at) {
+                current.member += 1;
+                continue;
+            }
             match Channel::connect(member).await {
                 Ok(channel) => {
                     current.channel = Some(channel.clone());
@@ -84,6 +99,7 @@ impl Client {
             }
             current.member += 1;
         }
+        current.shunned = None;
         Err(last)
     }
 
@@ -91,7 +107,7 @@ impl Client {
     pub(super) async fn prefer(&self, member: usize, channel: Arc<Channel>) {
         let mut current = self.current.lock().await;
         if current.channel.is_none() || current.member % self.members.len() != member {
-            *current = Current { member, channel: Some(channel) };
+            *current = Current { member, channel: Some(channel), shunned: None };
         }
     }
 
@@ -101,6 +117,18 @@ impl Client {
         if current.channel.as_ref().is_some_and(|now| Arc::ptr_eq(now, channel)) {
             current.channel = None;
             current.member += 1;
+        }
+    }
+
+    /// The member of `channel` says nothing: it is left, and what it was asked before does not wait for it.
+    /// Others may say nothing because of it, so it is the first that counts.
+    pub(super) async fn shun(&self, channel: &Arc<Channel>) {
+        self.leave(channel).await;
+        let mut current = self.current.lock().await;
+        if current.shunned().is_none() {
+            let at = self.members.iter().position(|member| member.address() == channel.address());
+            current.shunned = at.map(|at| (at, Instant::now()));
+            channel.found_silent();
         }
     }
 
@@ -115,7 +143,7 @@ impl Client {
             biased;
             answer = channel.unary(method, request) => answer,
             () = tokio::time::sleep(ONE_TRY) => {
-                channel.found_silent();
+                self.shun(&channel).await;
                 Err(CallError::Broken(format!("no answer within {ONE_TRY:?}")))
             }
             () = channel.fell_silent() => Err(CallError::Broken("its member says nothing".into())),

@@ -61,7 +61,7 @@ impl Engine {
         let answer = match tokio::time::timeout(RENEWED_WITHIN, asked).await {
             Ok(answer) => answer,
             Err(_) => {
-                channel.found_silent();
+                self.client.shun(&channel).await;
                 Err(CallError::Broken("a lease was not renewed in time".into()))
             }
         };
