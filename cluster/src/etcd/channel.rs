@@ -14,7 +14,7 @@ const CONNECT_WITHIN: Duration = Duration::from_millis(500);
 /// Longest answer: a page of blocks is 8 MiB.
 const MAX_MESSAGE: usize = 160 << 20;
 const WINDOW: u32 = 4 << 20;
-/// Longest wait for what was asked of a member that has become silent since.
+/// Longest wait for what was asked of a member that has fallen silent since.
 const LAST_WAIT: Duration = Duration::from_millis(250);
 
 /// Why a call has no answer.
@@ -86,7 +86,7 @@ impl Channel {
         self.driver.is_finished()
     }
 
-    /// Its member did not answer something that costs it nothing.
+    /// Its member did not answer something that costs it nothing, or has lost those it would ask.
     pub(super) fn found_silent(&self) {
         self.silent.send_replace(true);
     }

@@ -132,6 +132,19 @@ impl Client {
         }
     }
 
+    /// The member of `channel` answered with `error`: unless the others would say the same, the next request
+    /// goes to one of them. What a member without a leader was asked before went to the leader that is lost,
+    /// and may have been lost with it.
+    pub(super) async fn failed(&self, channel: &Arc<Channel>, error: &CallError) {
+        if is_verdict(error) {
+            return;
+        }
+        if knows_no_leader(error) {
+            channel.found_silent();
+        }
+        self.leave(channel).await;
+    }
+
     /// Asks one member once.
     async fn try_once<A: Message + Default>(
         &self,
@@ -148,10 +161,8 @@ impl Client {
             }
             () = channel.fell_silent() => Err(CallError::Broken("its member says nothing".into())),
         };
-        if let Err(error) = &answer
-            && !is_verdict(error)
-        {
-            self.leave(&channel).await;
+        if let Err(error) = &answer {
+            self.failed(&channel, error).await;
         }
         answer
     }
@@ -268,9 +279,13 @@ fn is_undone(error: &CallError) -> bool {
         CallError::Broken(_) => false,
         // Said before the request is looked at.
         CallError::Status { text, .. } => {
-            text.contains("no leader") || text.contains("too many requests")
+            knows_no_leader(error) || text.contains("too many requests")
         }
     }
+}
+
+fn knows_no_leader(error: &CallError) -> bool {
+    matches!(error, CallError::Status { text, .. } if text.contains("no leader"))
 }
 
 /// The error of a request that changed nothing, or may be repeated.

@@ -65,8 +65,8 @@ impl Engine {
                 Err(CallError::Broken("a lease was not renewed in time".into()))
             }
         };
-        if answer.is_err() {
-            self.client.leave(&channel).await;
+        if let Err(error) = &answer {
+            self.client.failed(&channel, error).await;
         }
         answer
     }
