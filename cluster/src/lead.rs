@@ -67,7 +67,7 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// `ttl`: how long a KM that says nothing keeps the lead, if the engine takes as short a time. Names must differ within a cluster.
+    /// `ttl`: how long a KM that says nothing keeps the lead, or the engine's shortest if that is longer. Names must differ within a cluster.
     pub fn new(records: Records, me: Seat, ttl: Duration, pulse: Arc<dyn Pulse>) -> Self {
         Self {
             records,
@@ -234,8 +234,9 @@ impl Lease {
         self.fence.clone()
     }
 
-    /// Ends when the session was not renewed for twice as long as it lasts, or is known to have ended:
-    /// others lead by now, and fighting with them over links and modules helps nobody.
+    /// Ends when the session was not renewed for twice as long as it lasts, or is known to have ended: others
+    /// may lead by now, and fighting with them over links and modules helps nobody. A KM that is cut off from
+    /// the engine alone has them for so long, which the fence makes harmless.
     pub async fn lost(&self) {
         let _ = self.held.clone().wait_for(Option::is_none).await;
     }
@@ -267,7 +268,9 @@ async fn renew(
     ttl: Duration,
     holds: watch::Sender<Option<Instant>>,
 ) {
-    let mut pause = ttl / RENEWALS;
+    // It may have taken long to be elected.
+    let since = holds.borrow().map_or(ttl, |until| ttl.saturating_sub(until - Instant::now()));
+    let mut pause = (ttl / RENEWALS).saturating_sub(since);
     loop {
         let Some(until) = *holds.borrow() else { return };
         // Most often it is the engine choosing its leader, who has every session last anew.

@@ -185,9 +185,13 @@ impl Supply {
         *self.term.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
+    /// The term that goes on, also while it is not sure that this KM leads still.
+    fn begun(&self) -> Option<Arc<Term>> {
+        self.term.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn term(&self) -> Option<Arc<Term>> {
-        let term = self.term.read().unwrap_or_else(PoisonError::into_inner).clone();
-        term.filter(|term| (term.holds)())
+        self.begun().filter(|term| (term.holds)())
     }
 
     fn desk(&self) -> Result<&Arc<dyn Desk>, SupplyError> {
@@ -215,14 +219,15 @@ impl Supply {
         &self.registry
     }
 
-    /// The pools, in no order; none while this KM does not lead.
+    /// The pools, in no order; none while this KM does not lead. Their commits are fenced: also what another
+    /// leads since may be asked, and changes nothing.
     pub fn pools(&self) -> Vec<Arc<Pool>> {
-        self.term().map(|term| term.pools.values().cloned().collect()).unwrap_or_default()
+        self.begun().map(|term| term.pools.values().cloned().collect()).unwrap_or_default()
     }
 
-    /// The pool shared with `peer`, while this KM leads.
+    /// The pool shared with `peer`, as [`Supply::pools`].
     pub fn pool(&self, peer: &ClusterId) -> Option<Arc<Pool>> {
-        self.term()?.pools.get(peer).cloned()
+        self.begun()?.pools.get(peer).cloned()
     }
 
     /// Issues `count` fresh keys of `size` bits to `master`; each of `slaves` may collect each of
@@ -265,7 +270,11 @@ impl Supply {
         let until = Instant::now() + REQUEST_DEADLINE;
         loop {
             let term = self.term();
-            let done = act(term.clone()).await;
+            let done = match &term {
+                // This KM's own desk could say no more.
+                None if self.begun().is_some() => Err(lost()),
+                _ => act(term.clone()).await,
+            };
             // What was denied from memory while the lead was lost may be there all the same.
             let stale = term.is_some_and(|term| !(term.holds)());
             let done = match done {
@@ -452,7 +461,7 @@ impl Supply {
     /// Ends all runs, so that an orderly stop burns nothing on doubt.
     pub async fn stop(&self) {
         self.drawn.clear();
-        let Some(term) = self.term() else { return };
+        let Some(term) = self.begun() else { return };
         term.ahead.end_all();
         for pool in term.pools.values() {
             pool.settled().await;

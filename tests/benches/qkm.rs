@@ -46,8 +46,6 @@ const ECHO_REQUEST: usize = 96;
 const ECHO_RESPONSE: usize = 320;
 /// Items of a KMIP request that asks for many at once.
 const BATCH: usize = 32;
-/// Requests under way of a client that does not wait for each answer.
-const AHEAD: usize = 4;
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
@@ -354,36 +352,29 @@ impl Bench {
                 let alone = plain.per_second(&site.softhsm_conf, &site.pin_file, count, self.time);
                 self.report.add(&format!("{base}_direct_per_s@{count}"), alone, "1/s");
             }
-            for (items, ahead) in [(1, 1), (BATCH, 1), (BATCH, AHEAD)] {
+            for items in [1, BATCH] {
                 let request = match plain {
                     Direct::Encrypt => encrypt_request(&mut first, direct::BYTES, items).await,
                     Direct::Sign => sign_request(&mut first, items).await,
                 };
-                let mut name = base.to_owned();
-                if items > 1 {
-                    name += &format!("_x{items}");
-                }
-                if ahead > 1 {
-                    name += &format!("_ahead{ahead}");
-                }
-                self.used(&name, base, pid, &target, (&request, items, ahead)).await;
+                let name = if items == 1 { base.to_owned() } else { format!("{base}_x{items}") };
+                self.used(&name, base, pid, &target, (&request, items)).await;
             }
         }
     }
 
-    /// One request over and over, `items` items each and `ahead` of them under way at a time; its items
-    /// are what is compared.
+    /// One request over and over, `items` items each; its items are what is compared.
     async fn used(
         &mut self,
         name: &str,
         base: &str,
         pid: u32,
         target: &Target,
-        (request, items, ahead): (&[u8], usize, usize),
+        (request, items): (&[u8], usize),
     ) {
         let scripts = async |count| {
             let connections = target.connect_many(count).await;
-            let again = |c| Kmip::batch(c, request.to_vec(), items).ahead(ahead);
+            let again = |c| Kmip::batch(c, request.to_vec(), items);
             connections.into_iter().map(again).collect::<Vec<_>>()
         };
         self.sweep(&format!("{name}_per_s"), pid, scripts).await;

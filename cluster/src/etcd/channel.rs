@@ -9,8 +9,7 @@ use prost::Message;
 use tokio::{sync::watch, task::JoinHandle};
 use transport::TlsClient;
 
-/// The members are of one site.
-const CONNECT_WITHIN: Duration = Duration::from_millis(500);
+const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 /// Longest answer: a page of blocks is 8 MiB.
 const MAX_MESSAGE: usize = 160 << 20;
 const WINDOW: u32 = 4 << 20;
@@ -86,7 +85,12 @@ impl Channel {
         self.driver.is_finished()
     }
 
-    /// Its member did not answer something that costs it nothing, or has lost those it would ask.
+    /// Whether its member was found to be silent.
+    pub(super) fn is_silent(&self) -> bool {
+        *self.silent.borrow()
+    }
+
+    /// Its member did not renew a lease in time, or has lost those it would ask.
     pub(super) fn found_silent(&self) {
         self.silent.send_replace(true);
     }

@@ -24,13 +24,14 @@ use super::{
 
 /// Longest wait for one member's answer to a small request.
 pub(super) const ONE_TRY: Duration = Duration::from_millis(1500);
-/// Longest wait for all of them together: an election of the engine takes one to two seconds.
+/// Longest wait for all of them together: an election of the engine takes up to two seconds.
 const ALL_TRIES: Duration = Duration::from_secs(4);
 const SET_BACK: &str = "an older copy of etcd was put back. Stop all key managers that share it, then: \
                         qkm store restore";
 const PAUSE: Duration = Duration::from_millis(50);
 /// How long a member that said nothing is not asked again, as long as others can be.
 const SHUNNED_FOR: Duration = Duration::from_secs(3);
+const NOBODY: &str = "none of the members can be asked now";
 
 pub(super) struct Client {
     members: Vec<TlsClient>,
@@ -51,6 +52,14 @@ struct Current {
 impl Current {
     fn shunned(&self) -> Option<usize> {
         self.shunned.filter(|(_, since)| since.elapsed() < SHUNNED_FOR).map(|(member, _)| member)
+    }
+
+    /// The next request goes to another member.
+    fn leave(&mut self, channel: &Arc<Channel>) {
+        if self.channel.as_ref().is_some_and(|now| Arc::ptr_eq(now, channel)) {
+            self.channel = None;
+            self.member += 1;
+        }
     }
 }
 
@@ -79,10 +88,11 @@ impl Client {
     /// The connection in use, or a new one to the next member that can be reached.
     pub(super) async fn channel(&self) -> Result<Arc<Channel>, CallError> {
         let mut current = self.current.lock().await;
-        if let Some(channel) = current.channel.as_ref().filter(|channel| !channel.is_over()) {
+        let usable = |channel: &&Arc<Channel>| !channel.is_over() && !channel.is_silent();
+        if let Some(channel) = current.channel.as_ref().filter(usable) {
             return Ok(channel.clone());
         }
-        let mut last = CallError::NotSent("no member is configured".into());
+        let mut last = CallError::NotSent(NOBODY.into());
         for _ in 0..self.members.len() {
             let at = current.member % self.members.len();
             let Some(member) = self.members.get(at) else { break };
@@ -97,6 +107,8 @@ impl Client {
                 }
                 Err(error) => last = error,
             }
+            // Better evidence than what another was not told.
+            current.shunned = Some((at, Instant::now()));
             current.member += 1;
         }
         current.shunned = None;
@@ -107,25 +119,22 @@ impl Client {
     pub(super) async fn prefer(&self, member: usize, channel: Arc<Channel>) {
         let mut current = self.current.lock().await;
         if current.channel.is_none() || current.member % self.members.len() != member {
-            *current = Current { member, channel: Some(channel), shunned: None };
+            (current.member, current.channel) = (member, Some(channel));
         }
     }
 
     /// `channel` is no good: the next request goes to another member.
     pub(super) async fn leave(&self, channel: &Arc<Channel>) {
-        let mut current = self.current.lock().await;
-        if current.channel.as_ref().is_some_and(|now| Arc::ptr_eq(now, channel)) {
-            current.channel = None;
-            current.member += 1;
-        }
+        self.current.lock().await.leave(channel);
     }
 
-    /// The member of `channel` says nothing: it is left, and what it was asked before does not wait for it.
-    /// Others may say nothing because of it, so it is the first that counts.
+    /// The member of `channel` did not renew a lease in time: it is left, not connected to again for a while,
+    /// and what it was asked before does not wait for it. Others may be silent because of it, so it is the
+    /// first that counts.
     pub(super) async fn shun(&self, channel: &Arc<Channel>) {
-        self.leave(channel).await;
         let mut current = self.current.lock().await;
-        if current.shunned().is_none() {
+        current.leave(channel);
+        if self.members.len() > 1 && current.shunned().is_none() {
             let at = self.members.iter().position(|member| member.address() == channel.address());
             current.shunned = at.map(|at| (at, Instant::now()));
             channel.found_silent();
@@ -139,10 +148,10 @@ impl Client {
         if is_verdict(error) {
             return;
         }
-        if knows_no_leader(error) {
+        self.leave(channel).await;
+        if knows_no_leader(error) && self.members.len() > 1 {
             channel.found_silent();
         }
-        self.leave(channel).await;
     }
 
     /// Asks one member once.
@@ -156,7 +165,6 @@ impl Client {
             biased;
             answer = channel.unary(method, request) => answer,
             () = tokio::time::sleep(ONE_TRY) => {
-                self.shun(&channel).await;
                 Err(CallError::Broken(format!("no answer within {ONE_TRY:?}")))
             }
             () = channel.fell_silent() => Err(CallError::Broken("its member says nothing".into())),

@@ -153,7 +153,7 @@ pub(super) struct Qrng {
 }
 
 fn qrng_deadline_ms() -> u64 {
-    1000
+    2000
 }
 
 /// When a new KEK epoch begins, and what its end needs.

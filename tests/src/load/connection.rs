@@ -55,7 +55,7 @@ impl Target {
     /// A connection, if the server gives one.
     pub async fn try_connect(&self) -> Result<Connection, String> {
         let (stream, _) = self.client.connect(CONNECT).await.map_err(|e| e.to_string())?;
-        Ok(Connection { stream, framing: self.framing, buffer: Vec::new(), given: 0 })
+        Ok(Connection { stream, framing: self.framing, buffer: Vec::new() })
     }
 
     pub async fn connect_many(&self, count: usize) -> Vec<Connection> {
@@ -71,8 +71,6 @@ pub struct Connection {
     stream: TlsClientStream,
     framing: Framing,
     buffer: Vec<u8>,
-    /// Bytes at the front of the buffer that were given as an answer.
-    given: usize,
 }
 
 /// An answer, borrowed from the connection's buffer.
@@ -85,36 +83,22 @@ pub struct Answer<'a> {
 impl Connection {
     /// Sends one request and reads its answer, both in time.
     pub async fn ask(&mut self, request: &[u8]) -> Result<Answer<'_>, String> {
-        self.send(request).await?;
-        self.answer().await
-    }
-
-    /// Sends a request; [`answer`](Self::answer) gives the answers, in order.
-    pub async fn send(&mut self, request: &[u8]) -> Result<(), String> {
-        let sending = async {
-            self.stream.write_all(request).await?;
-            self.stream.flush().await
-        };
-        let sent = tokio::time::timeout(ANSWER, sending).await;
-        sent.map_err(|_| "not sent in time".to_owned())?.map_err(|e| format!("write: {e}"))
-    }
-
-    /// The answer to the first request that has none yet.
-    pub async fn answer(&mut self) -> Result<Answer<'_>, String> {
-        let whole = tokio::time::timeout(ANSWER, self.read_answer());
+        let whole = tokio::time::timeout(ANSWER, self.exchange(request));
         let (status, start, end) = whole.await.map_err(|_| "no answer in time".to_owned())??;
-        self.given = end;
         Ok(Answer { status, body: &self.buffer[start..end] })
     }
 
-    async fn read_answer(&mut self) -> Result<(u16, usize, usize), String> {
-        self.buffer.drain(..std::mem::take(&mut self.given));
+    async fn exchange(&mut self, request: &[u8]) -> Result<(u16, usize, usize), String> {
+        let io = |what: &str, error: std::io::Error| format!("{what}: {error}");
+        self.stream.write_all(request).await.map_err(|e| io("write", e))?;
+        self.stream.flush().await.map_err(|e| io("flush", e))?;
+        self.buffer.clear();
         loop {
             if let Some(answer) = end_of(self.framing, &self.buffer)? {
                 return Ok(answer);
             }
             let count = self.stream.read_buf(&mut self.buffer).await;
-            if count.map_err(|e| format!("read: {e}"))? == 0 {
+            if count.map_err(|e| io("read", e))? == 0 {
                 return Err("the server closed the connection".to_owned());
             }
         }

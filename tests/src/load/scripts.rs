@@ -108,20 +108,18 @@ pub struct Kmip {
     next: usize,
     /// Batch items of each request.
     items: usize,
-    /// Requests that are sent before the first of them is answered.
-    ahead: usize,
-    sent: usize,
 }
 
 impl Kmip {
     /// `Get` of each of these objects in turn.
     pub fn get<S: AsRef<str>>(connection: Connection, uids: &[S]) -> Self {
-        Self::each(connection, uids.iter().map(|uid| get_request(uid.as_ref())).collect())
+        let requests = uids.iter().map(|uid| get_request(uid.as_ref())).collect();
+        Self { connection, requests, next: 0, items: 1 }
     }
 
     /// Each of `requests` in turn.
     pub fn each(connection: Connection, requests: Vec<Vec<u8>>) -> Self {
-        Self { connection, requests, next: 0, items: 1, ahead: 1, sent: 0 }
+        Self { connection, requests, next: 0, items: 1 }
     }
 
     /// `request` over and over.
@@ -131,12 +129,7 @@ impl Kmip {
 
     /// `request`, a batch of `items` items, over and over.
     pub fn batch(connection: Connection, request: Vec<u8>, items: usize) -> Self {
-        Self { items, ..Self::each(connection, vec![request]) }
-    }
-
-    /// The same with `ahead` requests under way, as of a client that need not wait for answers.
-    pub fn ahead(self, ahead: usize) -> Self {
-        Self { ahead, ..self }
+        Self { connection, requests: vec![request], next: 0, items }
     }
 
     /// `Create` of an AES-256 key.
@@ -286,14 +279,9 @@ pub async fn sign_request(connection: &mut Connection, items: usize) -> Vec<u8> 
 
 impl Script for Kmip {
     async fn step(&mut self) -> Result<u64, String> {
-        while self.sent < self.ahead {
-            let request = &self.requests[self.next % self.requests.len()];
-            self.next += 1;
-            self.connection.send(request).await?;
-            self.sent += 1;
-        }
-        let answer = self.connection.answer().await?;
-        self.sent -= 1;
+        let request = &self.requests[self.next % self.requests.len()];
+        self.next += 1;
+        let answer = self.connection.ask(request).await?;
         kmip_ok(answer.body, self.items)?;
         Ok(self.items as u64)
     }
