@@ -56,7 +56,12 @@ fn what_the_example_leaves_out_is_the_default() {
     assert_eq!(with.token_objects, without.token_objects);
     assert_eq!(with.limits, without.limits);
     assert_eq!(with.random.token, without.random.token);
-    assert_eq!(with.random.qrng.as_ref().unwrap().deadline, std::time::Duration::from_secs(2));
+    let unsaid = uncommented.replace("deadline_ms = 2000        # longest wait for one read\n", "");
+    assert_ne!(unsaid, uncommented);
+    for config in [&with, &Config::parse(&unsaid, &"unsaid").unwrap()] {
+        let deadline = config.random.qrng.as_ref().unwrap().deadline;
+        assert_eq!(deadline, std::time::Duration::from_secs(2));
+    }
     assert!(without.random.qrng.is_none());
     assert_eq!(with.memory_lock, without.memory_lock);
     assert_eq!(with.dumpable, without.dumpable);
