@@ -149,6 +149,9 @@ impl Candidate {
         let store = self.records.store();
         let asked = Instant::now();
         let Session { id: session, ttl } = store.session(self.ttl).await?;
+        if ttl > self.ttl {
+            tracing::info!(asked = ?self.ttl, granted = ?ttl, "the engine grants no shorter lease");
+        }
         let lead = Lead { seat: self.me.clone(), session: session.0 };
         let commit = Commit::new().fenced(session).put(LEAD, self.records.encode(LEAD, &lead));
         let commit = match before {
@@ -268,29 +271,25 @@ async fn renew(
     ttl: Duration,
     holds: watch::Sender<Option<Instant>>,
 ) {
-    // It may have taken long to be elected.
-    let since = holds.borrow().map_or(ttl, |until| ttl.saturating_sub(until - Instant::now()));
-    let mut pause = (ttl / RENEWALS).saturating_sub(since);
+    // How long before its end it is renewed, and when one that failed is tried again.
+    let (before, mut again) = (ttl - ttl / RENEWALS, None);
     loop {
         let Some(until) = *holds.borrow() else { return };
         // Most often it is the engine choosing its leader, who has every session last anew.
         let end = until + ttl;
         tokio::select! {
-            () = sleep(pause) => {}
+            () = sleep_until(again.take().unwrap_or(until - before)) => {}
             () = sleep_until(end) => break,
         }
         let asked = Instant::now();
         let left = end.saturating_duration_since(asked);
         match timeout(left, records.store().keep_alive(session)).await {
-            Ok(Ok(true)) => {
-                holds.send_replace(Some(asked + ttl));
-                pause = ttl / RENEWALS;
-            }
+            Ok(Ok(true)) => drop(holds.send_replace(Some(asked + ttl))),
             Ok(Ok(false)) | Err(_) => break,
             // Nobody else leads as long as the engine knows the session.
             Ok(Err(error)) => {
                 tracing::warn!(%error, "the lead is not renewed");
-                pause = AGAIN;
+                again = Some(Instant::now() + AGAIN);
             }
         }
     }

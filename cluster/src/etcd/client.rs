@@ -29,7 +29,7 @@ const ALL_TRIES: Duration = Duration::from_secs(4);
 const SET_BACK: &str = "an older copy of etcd was put back. Stop all key managers that share it, then: \
                         qkm store restore";
 const PAUSE: Duration = Duration::from_millis(50);
-/// How long a member that said nothing is not asked again, as long as others can be.
+/// How long a member that said nothing, or could not be reached, is not connected to as long as others can be.
 const SHUNNED_FOR: Duration = Duration::from_secs(3);
 const NOBODY: &str = "none of the members can be asked now";
 
@@ -45,7 +45,7 @@ pub(super) struct Client {
 struct Current {
     member: usize,
     channel: Option<Arc<Channel>>,
-    /// The member that said nothing, and since when.
+    /// That member, and since when.
     shunned: Option<(usize, Instant)>,
 }
 
@@ -107,7 +107,7 @@ impl Client {
                 }
                 Err(error) => last = error,
             }
-            // Better evidence than what another was not told.
+            // It surely is away; a member that said nothing may have waited for it.
             current.shunned = Some((at, Instant::now()));
             current.member += 1;
         }

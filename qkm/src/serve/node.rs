@@ -49,7 +49,7 @@ pub(crate) struct Node {
     records: Records,
     /// Where it takes its turn at leading, if several KMs share the store.
     pub(crate) candidate: Option<Candidate>,
-    /// How long one of them that says nothing keeps the lead.
+    /// How long one of them that says nothing is to keep the lead; the engine may grant no shorter time.
     pub(crate) lease: Duration,
     /// Where it tells the others how it is, likewise.
     pub(crate) roster: Option<Roster>,
