@@ -9,7 +9,8 @@
 //! the account, which every commit of this journal writes and nobody else, so it happens once
 //! however often it is sent. With a [`Fence`] it also checks that this KM still leads; when another
 //! does, the journal is over, and nothing appended since is ever durable. So it is when the account turns
-//! out to be older than this journal left it: somebody put an older copy of the store back.
+//! out to be older than this journal left it: somebody put an older copy of the store back. And when this KM
+//! was taken out of its cluster.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -34,7 +35,7 @@ pub struct Fence {
     pub version: Version,
 }
 
-/// Another KM leads: nothing that is not durable yet will be.
+/// The journal is over, see [`Over`]: nothing that is not durable yet will be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deposed;
 
@@ -54,6 +55,8 @@ pub enum Over {
     Deposed,
     /// The store was replaced by an older copy of itself.
     SetBack,
+    /// This KM was taken out of its cluster.
+    Barred,
 }
 
 /// How far the journal is durable.
@@ -157,7 +160,7 @@ impl Journal {
     /// Waits until the change is durable. Bound the wait: while the store is away it does not end.
     ///
     /// # Errors
-    /// It will never be: another KM leads.
+    /// It will never be: the journal is over.
     pub async fn durable(&self, ticket: Ticket) -> Result<(), Deposed> {
         let mut reached = self.durable.subscribe();
         // The sender lives in `self`, so waiting cannot fail.
@@ -185,7 +188,7 @@ impl Journal {
         Ticket(self.queue().appended)
     }
 
-    /// Waits until everything appended so far is durable; for ever once another KM leads.
+    /// Waits until everything appended so far is durable; for ever once the journal is over.
     pub async fn settled(&self) {
         if self.durable(self.last()).await.is_err() {
             std::future::pending::<()>().await;
@@ -261,6 +264,9 @@ async fn flush_until_deposed(journal: std::sync::Weak<Journal>, mut account: Opt
                         alarm = "store-set-back",
                         "an older copy of the store was put back under this key manager"
                     ),
+                    Over::Barred => tracing::warn!(
+                        "this key manager was taken out of its cluster; what is not durable is given up"
+                    ),
                 }
                 strong.durable.send_modify(|reach| reach.over = Some(over));
                 return;
@@ -295,6 +301,7 @@ async fn until_committed(
                 Err(error) => tracing::error!(%error, alarm = "store", "cannot read; retrying"),
             },
             Ok(Outcome::Unknown) => tracing::warn!("store did not confirm a commit; repeating it"),
+            Err(StoreError::Barred) => return Err(Over::Barred),
             Err(error) => tracing::error!(%error, alarm = "store", "cannot write; retrying"),
         }
         tokio::time::sleep(RETRY).await;

@@ -458,14 +458,16 @@ impl Supply {
         }
     }
 
-    /// Ends all runs, so that an orderly stop burns nothing on doubt.
+    /// Ends all runs, so that an orderly stop burns nothing on doubt. Pools that are over have nothing to end.
     pub async fn stop(&self) {
         self.drawn.clear();
         let Some(term) = self.begun() else { return };
         term.ahead.end_all();
         for pool in term.pools.values() {
-            pool.settled().await;
-            pool.destroy_erased().await;
+            tokio::select! {
+                () = pool.settled() => pool.destroy_erased().await,
+                _ = pool.over() => {}
+            }
         }
     }
 

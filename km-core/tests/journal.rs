@@ -191,3 +191,23 @@ async fn a_store_that_was_set_back_gets_nothing_more() {
     assert_eq!(journal.durable(late).await, Err(Deposed));
     assert!(rows(&machine).await.is_empty());
 }
+
+/// A KM that was taken out does not go on asking a store that will never write for it again.
+#[tokio::test]
+async fn a_journal_of_a_key_manager_that_was_taken_out_ends_and_lets_go_of_the_store() {
+    let machine = Machine::new();
+    let life = Arc::new(Life::new(machine.disk.clone()));
+    let records = records(life.clone());
+    let journal = start_journal(&records);
+    journal.durable(journal.append(put("r/1".into(), vec![1]))).await.unwrap();
+    machine.disk.inject([Fault::Unavailable, Fault::Barred]);
+    let late = journal.append(put("r/2".into(), vec![2]));
+    assert_eq!(journal.over().await, Over::Barred);
+    assert_eq!(journal.durable(late).await, Err(Deposed));
+    let kept: Vec<Vec<u8>> = rows(&machine).await.into_values().collect();
+    assert_eq!((machine.disk.waiting(), kept), (0, vec![vec![1]]));
+    drop((journal, records));
+    while Arc::strong_count(&life) > 1 {
+        tokio::task::yield_now().await;
+    }
+}

@@ -14,8 +14,6 @@ use super::{
     },
 };
 
-const BARRED: &str = "this key manager was taken out of its cluster and writes nothing";
-
 impl Engine {
     /// Carries out `commits` as one: all of them or none. They change different keys.
     pub(super) async fn commit_once(&self, commits: &[Commit]) -> Result<Outcome, StoreError> {
@@ -36,7 +34,7 @@ impl Engine {
         }
         match done {
             Ok(TxnResponse { succeeded: false, .. }) => match self.is_barred().await? {
-                true => Err(StoreError::Unavailable(BARRED.to_owned())),
+                true => Err(StoreError::Barred),
                 false => Ok(Outcome::Conflict),
             },
             Ok(TxnResponse { header, .. }) => {

@@ -32,6 +32,8 @@ pub enum Fault {
     Unavailable,
     /// Answered `Full`, nothing done.
     Full,
+    /// Answered `Barred`, nothing done.
+    Barred,
 }
 
 /// Wraps a store; passes everything through until told otherwise.
@@ -116,6 +118,7 @@ impl<S: Store> Store for FaultyStore<S> {
             Fault::UnknownDropped => Ok(Outcome::Unknown),
             Fault::Unavailable => Err(injected()),
             Fault::Full => Err(StoreError::Full("injected".into())),
+            Fault::Barred => Err(StoreError::Barred),
         }
     }
 
@@ -161,6 +164,7 @@ mod tests {
             (Fault::UnknownDropped, false),
             (Fault::Unavailable, false),
             (Fault::Full, false),
+            (Fault::Barred, false),
         ];
         store.inject(cases.map(|(fault, _)| fault));
         for (fault, applied) in cases {
@@ -172,6 +176,7 @@ mod tests {
                 Fault::UnknownApplied | Fault::UnknownDropped => answer == Ok(Outcome::Unknown),
                 Fault::Unavailable => matches!(answer, Err(StoreError::Unavailable(_))),
                 Fault::Full => matches!(answer, Err(StoreError::Full(_))),
+                Fault::Barred => answer == Err(StoreError::Barred),
             };
             assert!(expected, "{fault:?} answered {answer:?}");
             let there = store.get(key.as_bytes()).await.unwrap().is_some();

@@ -29,6 +29,7 @@ pub(crate) fn of_store(path: &Path, error: &StoreError) -> Failure {
     let code = match error {
         StoreError::NewerFormat { .. } => Code::S002,
         StoreError::Damaged(_) => Code::S003,
+        StoreError::Barred => Code::J002,
         StoreError::Unavailable(_) | StoreError::Full(_) | StoreError::TooLarge(_) => Code::S001,
     };
     Failure::new(code, format!("store {}: {error}", path.display()))
