@@ -6,7 +6,7 @@
 //!
 //! `QKM_BENCH_SECONDS` sets the time of each measurement (default 4);
 //! `QKM_BENCH_ONLY` names parts (`etsi014`, `kmip`, `usage`, `connections`, `locate`, `ingest`,
-//! `relay`, `cluster`, `simulation`), with commas between them, to leave the others out;
+//! `relay`, `cluster`, `cluster_apart`, `simulation`), with commas between them, to leave the others out;
 //! `QKM_BENCH_KEYS` the keys stored for the memory figure (default 10 million);
 //! `QKM_BENCH_OBJECTS` the objects among which names are looked for (default 1 million);
 //! `QKM_BENCH_IDLE` the idle connections (default 2000).
@@ -52,7 +52,7 @@ fn number(name: &str, default: u64) -> u64 {
 }
 
 /// What can be measured by itself.
-const PARTS: [&str; 9] = [
+const PARTS: [&str; 10] = [
     "etsi014",
     "kmip",
     "usage",
@@ -61,6 +61,7 @@ const PARTS: [&str; 9] = [
     "ingest",
     "relay",
     "cluster",
+    "cluster_apart",
     "simulation",
 ];
 /// Longest wait for the simulator to fill a pool, and for a KM to be done with what it took in.
@@ -126,6 +127,9 @@ async fn main() {
     }
     if wanted("cluster") {
         cluster::rows(&mut bench.report, time).await;
+    }
+    if wanted("cluster_apart") {
+        cluster::rows_apart(&mut bench.report, time).await;
     }
     if wanted("simulation") {
         tokio::task::block_in_place(|| simulation::mesh(&mut bench.report));

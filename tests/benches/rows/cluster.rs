@@ -26,6 +26,9 @@ const POOL_MIB: u64 = 512;
 
 pub(super) async fn rows(report: &mut Report, time: Duration) {
     sites(report, time, None).await;
+}
+
+pub(super) async fn rows_apart(report: &mut Report, time: Duration) {
     if let Some(halves) = Halves::begin() {
         sites(report, time, Some(&halves)).await;
     }
