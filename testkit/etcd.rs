@@ -126,8 +126,8 @@ impl Engine {
             .args(["--trusted-ca-file", &file("ca.crt")])
             .args(["--peer-trusted-ca-file", &file("ca.crt")])
             .args(["--auto-compaction-mode", "periodic", "--auto-compaction-retention", "1m"])
-            // As in deploy/cluster/etcd.env.
-            .args(["--heartbeat-interval", "50", "--election-timeout", "500"])
+            // As in deploy/cluster/etcd.env, and as maintained releases do by themselves.
+            .args(["--heartbeat-interval", "50", "--election-timeout", "500", "--pre-vote"])
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);

@@ -217,6 +217,19 @@ async fn a_key_manager_works_with_rights_to_its_prefix_alone() {
     two.rest("n2", true).await.unwrap();
 }
 
+/// Whoever starts while the engine has no leader waits until it has one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_opens_once_the_engine_has_a_leader_again() {
+    let mut etcd = Etcd::start(3);
+    let settings = config(&etcd, "/qkm/early/");
+    [0, 1].into_iter().for_each(|at| etcd.kill(at));
+    let opening = tokio::spawn(async move { EtcdStore::open(&settings).await.map(drop) });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(!opening.is_finished());
+    etcd.run(0);
+    opening.await.unwrap().unwrap();
+}
+
 /// Every commit that was acknowledged is there, whatever member dies, and writing goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn acknowledged_commits_survive_the_death_of_any_member() {

@@ -1,6 +1,6 @@
 //! What must hold before the store is used: the engine's release, and the form of what is in it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use km_core::store::StoreError;
 
@@ -22,6 +22,10 @@ const MAINTAINED: [(u32, u32, u32); 2] = [(3, 5, 30), (3, 6, 11)];
 /// Bytes of a database that is not worth to be defragmented.
 const WORTH_IT: u64 = 64 << 20;
 const ASK_WITHIN: Duration = Duration::from_secs(2);
+/// How long a start waits for a first member that answers: the engine may be starting too, or choosing its
+/// leader.
+const START_WAIT: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// One member of the engine, as it sees itself.
 #[derive(Clone, Debug)]
@@ -111,11 +115,27 @@ impl Engine {
         members
     }
 
+    /// As [`Engine::members`], once one of them answers or none did for a while.
+    async fn first_look(&self) -> Vec<Member> {
+        let (until, mut told) = (Instant::now() + START_WAIT, false);
+        loop {
+            let members = self.members().await;
+            let answered = members.iter().any(|member| member.state.is_ok());
+            if answered || Instant::now() >= until {
+                return members;
+            }
+            if !std::mem::replace(&mut told, true) {
+                tracing::info!(wait = ?START_WAIT, "no member of etcd answers yet");
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
     /// Members that are away are not judged; one at least must answer.
     pub(super) async fn check_engine(&self, allow_unmaintained: bool) -> Result<(), StoreError> {
         let mut answered = false;
         let mut last = String::new();
-        for Member { address, state } in self.members().await {
+        for Member { address, state } in self.first_look().await {
             match state {
                 Ok(state) => {
                     answered = true;

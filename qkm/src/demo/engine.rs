@@ -111,7 +111,8 @@ impl Engine {
             command.arg(of).arg(file);
         }
         command.args(["--auto-compaction-mode", "periodic", "--auto-compaction-retention", "5m"]);
-        command.args(["--heartbeat-interval", "50", "--election-timeout", "500"]);
+        // As in deploy/cluster/etcd.env, and as maintained releases do by themselves.
+        command.args(["--heartbeat-interval", "50", "--election-timeout", "500", "--pre-vote"]);
         command.stdin(Stdio::piped());
         command
     }
