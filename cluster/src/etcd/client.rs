@@ -4,6 +4,7 @@
 //! is left for the next one.
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicI64, Ordering::SeqCst},
@@ -11,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use km_core::store::StoreError;
 use prost::Message;
 use tokio::sync::Mutex;
@@ -31,6 +33,8 @@ const SET_BACK: &str = "an older copy of etcd was put back. Stop all key manager
 const PAUSE: Duration = Duration::from_millis(50);
 /// How long a member that said nothing, or could not be reached, is not connected to as long as others can be.
 const SHUNNED_FOR: Duration = Duration::from_secs(3);
+/// How long a member is connected to before another is tried as well.
+const MOMENT: Duration = Duration::from_millis(250);
 const NOBODY: &str = "none of the members can be asked now";
 
 pub(super) struct Client {
@@ -52,6 +56,10 @@ struct Current {
 impl Current {
     fn shunned(&self) -> Option<usize> {
         self.shunned.filter(|(_, since)| since.elapsed() < SHUNNED_FOR).map(|(member, _)| member)
+    }
+
+    fn shun(&mut self, member: usize) {
+        self.shunned = Some((member, Instant::now()));
     }
 
     /// The next request goes to another member.
@@ -92,27 +100,48 @@ impl Client {
         if let Some(channel) = current.channel.as_ref().filter(usable) {
             return Ok(channel.clone());
         }
-        let mut last = CallError::NotSent(NOBODY.into());
-        for _ in 0..self.members.len() {
-            let at = current.member % self.members.len();
-            let Some(member) = self.members.get(at) else { break };
-            if current.shunned() == Some(at) {
-                current.member += 1;
-                continue;
-            }
-            match Channel::connect(member).await {
-                Ok(channel) => {
-                    current.channel = Some(channel.clone());
-                    return Ok(channel);
-                }
-                Err(error) => last = error,
-            }
-            // It surely is away; a member that said nothing may have waited for it.
-            current.shunned = Some((at, Instant::now()));
-            current.member += 1;
+        let channel = self.connect(&mut current).await?;
+        current.channel = Some(channel.clone());
+        Ok(channel)
+    }
+
+    /// To the first that can be reached of the members in turn, the one that is shunned last of all. One that
+    /// lets us wait is waited for beside the next, so that it holds nobody up.
+    async fn connect(&self, current: &mut Current) -> Result<Arc<Channel>, CallError> {
+        let count = self.members.len();
+        let mut turns: VecDeque<usize> = (0..count).map(|n| (current.member + n) % count).collect();
+        if let Some(at) = turns.iter().position(|at| current.shunned() == Some(*at)) {
+            let shunned = turns.remove(at);
+            turns.extend(shunned);
         }
-        current.shunned = None;
-        Err(last)
+        let mut trying = FuturesUnordered::new();
+        let mut last = CallError::NotSent(NOBODY.into());
+        loop {
+            let begun = turns.pop_front();
+            if let Some((at, member)) = begun.and_then(|at| Some((at, self.members.get(at)?))) {
+                trying.push(async move { (at, Channel::connect(member).await) });
+            }
+            let moment = async {
+                match turns.is_empty() {
+                    true => std::future::pending().await,
+                    false => tokio::time::sleep(MOMENT).await,
+                }
+            };
+            tokio::select! {
+                tried = trying.next() => match tried {
+                    Some((at, Ok(channel))) => {
+                        current.member = at;
+                        return Ok(channel);
+                    }
+                    Some((at, Err(error))) => {
+                        current.shun(at);
+                        last = error;
+                    }
+                    None => return Err(last),
+                },
+                () = moment => begun.into_iter().for_each(|at| current.shun(at)),
+            }
+        }
     }
 
     /// Goes on with `channel`, to a member that leads: another would pass each request on to it.
@@ -136,7 +165,7 @@ impl Client {
         current.leave(channel);
         if self.members.len() > 1 && current.shunned().is_none() {
             let at = self.members.iter().position(|member| member.address() == channel.address());
-            current.shunned = at.map(|at| (at, Instant::now()));
+            at.into_iter().for_each(|at| current.shun(at));
             channel.found_silent();
         }
     }
