@@ -279,6 +279,13 @@ impl Engine {
         })
     }
 
+    /// Whether each member tells what all of them agree on: one that came back a moment ago may not yet.
+    pub fn is_whole(&self) -> bool {
+        let health = ["endpoint", "health", "--command-timeout", "500ms"];
+        let answers = |at| self.etcdctl_at(&self.endpoint(at), &self.files, &health).0;
+        (0..self.members.len()).all(answers)
+    }
+
     /// etcd's own client with a certificate; whether it succeeded, and what it said.
     pub fn etcdctl(&self, files: &TlsFiles, arguments: &[&str]) -> (bool, String) {
         let all: Vec<_> = self.endpoints().iter().map(|e| format!("https://{e}")).collect();

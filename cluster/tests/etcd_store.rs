@@ -223,6 +223,8 @@ async fn a_store_opens_once_the_engine_has_a_leader_again() {
     let mut etcd = Etcd::start(3);
     let settings = config(&etcd, "/qkm/early/");
     [0, 1].into_iter().for_each(|at| etcd.kill(at));
+    // Longer than the last one takes itself for led.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
     let opening = tokio::spawn(async move { EtcdStore::open(&settings).await.map(drop) });
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(!opening.is_finished());

@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::{collections::BTreeMap, ops::Bound, sync::Arc};
+use std::{collections::BTreeMap, ops::Bound, sync::Arc, time::Duration};
 
 use common::{Life, Machine, random, start_journal};
 use km_core::{
@@ -14,6 +14,8 @@ use km_core::{
     records::Records,
     store::{Commit, MAX_COMMIT_BYTES, MAX_OPS, Outcome, Store, Version, faulty::Fault},
 };
+
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn records(life: Arc<Life>) -> Records {
     Records::new(life, &ClearBytes::from_vec(vec![7; 32]))
@@ -51,7 +53,7 @@ async fn a_crash_at_any_commit_leaves_a_prefix() {
             task.await.unwrap();
         }
         let settled = journal.settled();
-        let all = tokio::time::timeout(std::time::Duration::from_millis(100), settled).await;
+        let all = tokio::time::timeout(Duration::from_millis(100), settled).await;
         life.kill().await;
         let durable = account(&records).await as u32;
         assert!(all.is_err() || durable == 400);
@@ -202,12 +204,16 @@ async fn a_journal_of_a_key_manager_that_was_taken_out_ends_and_lets_go_of_the_s
     journal.durable(journal.append(put("r/1".into(), vec![1]))).await.unwrap();
     machine.disk.inject([Fault::Unavailable, Fault::Barred]);
     let late = journal.append(put("r/2".into(), vec![2]));
-    assert_eq!(journal.over().await, Over::Barred);
+    let over = tokio::time::timeout(PATIENCE, journal.over()).await;
+    assert_eq!(over.expect("it does not ask for ever"), Over::Barred);
     assert_eq!(journal.durable(late).await, Err(Deposed));
     let kept: Vec<Vec<u8>> = rows(&machine).await.into_values().collect();
     assert_eq!((machine.disk.waiting(), kept), (0, vec![vec![1]]));
     drop((journal, records));
-    while Arc::strong_count(&life) > 1 {
-        tokio::task::yield_now().await;
-    }
+    let released = async {
+        while Arc::strong_count(&life) > 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, released).await.expect("nobody holds the store");
 }

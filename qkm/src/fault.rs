@@ -119,7 +119,7 @@ codes! {
     R001 Unreachable "a random source is away or failed its health test"
         "Keys are made from the sources in [random] and from no other. Check the device in [random.qrng]: it must be a character device or FIFO that this user may read. One that failed its health test gives bytes that are not random: take it out of service, or take it out of the configuration knowingly."
     S001 Failed "the store cannot be opened"
-        "The directory in [store] path must exist, be writable, be on a local disk, and be used by one key manager at a time. With engine = \"etcd\" most of its members must run and reach each other: `etcdctl endpoint status --cluster`. A key manager that starts waits ten seconds for them."
+        "The directory in [store] path must exist, be writable, be on a local disk, and be used by one key manager at a time. With engine = \"etcd\" most of its members must run and reach each other: `etcdctl endpoint status --cluster`. A key manager that starts waits some seconds for them."
     S002 Failed "the store was written by a newer qkm"
         "Run the newer version, or point [store] path at an empty directory. Nothing was changed."
     S003 Failed "the store is damaged"

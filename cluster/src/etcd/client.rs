@@ -1,6 +1,6 @@
 //! The members of the engine, and which of them answers. Enter through [`Client::call`].
 //!
-//! One connection at a time. A member that does not answer in time, or is cut off from the others,
+//! One connection is in use at a time. A member that does not answer in time, or is cut off from the others,
 //! is left for the next one.
 
 use std::{
@@ -31,7 +31,8 @@ const ALL_TRIES: Duration = Duration::from_secs(4);
 const SET_BACK: &str = "an older copy of etcd was put back. Stop all key managers that share it, then: \
                         qkm store restore";
 const PAUSE: Duration = Duration::from_millis(50);
-/// How long a member that said nothing, or could not be reached, is not connected to as long as others can be.
+/// How long a member that said nothing, or could not be reached soon, is not connected to as long as others can
+/// be.
 const SHUNNED_FOR: Duration = Duration::from_secs(3);
 /// How long a member is connected to before another is tried as well.
 const MOMENT: Duration = Duration::from_millis(250);
@@ -128,16 +129,21 @@ impl Client {
                 }
             };
             tokio::select! {
+                biased;
                 tried = trying.next() => match tried {
                     Some((at, Ok(channel))) => {
                         current.member = at;
+                        current.shunned.take_if(|(shunned, _)| *shunned == at);
                         return Ok(channel);
                     }
                     Some((at, Err(error))) => {
                         current.shun(at);
                         last = error;
                     }
-                    None => return Err(last),
+                    None => {
+                        current.shunned = None;
+                        return Err(last);
+                    }
                 },
                 () = moment => begun.into_iter().for_each(|at| current.shun(at)),
             }

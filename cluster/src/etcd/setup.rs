@@ -125,7 +125,8 @@ impl Engine {
                 return members;
             }
             if !std::mem::replace(&mut told, true) {
-                tracing::info!(wait = ?START_WAIT, "no member of etcd answers yet");
+                let said: Vec<_> = members.iter().map(|m| (&m.address, &m.state)).collect();
+                tracing::info!(?said, wait = ?START_WAIT, "no member of etcd answers yet");
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }

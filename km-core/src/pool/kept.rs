@@ -59,13 +59,15 @@ impl Pool {
     }
 
     /// Destroys the objects of erased blocks, once the erasure is durable. What fails is tried
-    /// again by the next call. Call about once a second.
+    /// again by the next call; what never gets durable, by whoever opens the pool next. Call about once a second.
     pub async fn destroy_erased(&self) {
         let doomed = std::mem::take(&mut self.tables().doomed);
         if doomed.is_empty() {
             return;
         }
-        self.journal.settled().await;
+        if self.journal.durable(self.journal.last()).await.is_err() {
+            return;
+        }
         for name in doomed {
             if let Err(error) = self.vault.discard(&name).await {
                 tracing::warn!(%name, %error, "an object in the token is not destroyed yet");

@@ -252,7 +252,7 @@ impl Pool {
     async fn all_durable(&self) -> Result<(), RecordError> {
         let durable = self.journal.durable(self.journal.last()).await;
         durable.map_err(|Deposed| {
-            StoreError::Unavailable("another key manager took the lead".into()).into()
+            StoreError::Unavailable("this key manager lost the lead".into()).into()
         })
     }
 

@@ -156,7 +156,7 @@ pub enum StoreError {
     /// The engine cannot be reached now.
     #[error("the store is not available: {0}")]
     Unavailable(String),
-    /// The cluster took this key manager out, for good: it never writes here again.
+    /// The cluster took this key manager out: this process never writes here again.
     #[error("this key manager was taken out of its cluster and writes nothing")]
     Barred,
     /// No room. Free disk space or raise the engine's quota.

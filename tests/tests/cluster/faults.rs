@@ -100,6 +100,9 @@ pub(crate) struct Cost {
     pub(crate) pause: Duration,
     /// Where the KM that leads was killed: how another one came to do its work.
     pub(crate) moves: Option<Moves>,
+    /// Whether all members of the engine were there when it began: with one still away from the fault before,
+    /// the loss of another leaves no majority.
+    pub(crate) whole: bool,
 }
 
 /// How long after the death of the KM that led.
@@ -125,6 +128,7 @@ pub(crate) async fn inject(
     if fault == Fault::KillLeader {
         make_room(cluster, follower).await;
     }
+    let whole = cluster.engine.is_whole();
     load.watch_service();
     let mut moves = None;
     match fault {
@@ -186,7 +190,7 @@ pub(crate) async fn inject(
         cluster.ready(km).await;
     }
     served_again(cluster, load).await;
-    Cost { pause: load.longest_pause(), moves }
+    Cost { pause: load.longest_pause(), moves, whole }
 }
 
 /// Has a KM lead: for a while it is alone.

@@ -54,10 +54,11 @@ impl Report {
         self.costs.values().map(Vec::len).sum()
     }
 
-    /// The pauses of the faults `of` these kinds.
-    fn pauses(&self, of: impl Fn(Fault) -> bool) -> Value {
-        let costs = self.costs.iter().filter(|(fault, _)| of(**fault)).flat_map(|(_, all)| all);
-        summary(costs.map(|cost| cost.pause))
+    /// The pauses of the faults `of` that kind.
+    fn pauses(&self, of: impl Fn(Fault, &Cost) -> bool) -> Value {
+        let costs =
+            self.costs.iter().flat_map(|(fault, all)| all.iter().map(|cost| (*fault, cost)));
+        summary(costs.filter(|(fault, cost)| of(*fault, cost)).map(|(_, cost)| cost.pause))
     }
 
     fn moves(&self, of: impl Fn(Moves) -> Duration) -> Value {
@@ -71,7 +72,7 @@ impl Report {
         let kinds: BTreeMap<String, Value> = self
             .costs
             .keys()
-            .map(|kind| (format!("{kind:?}"), self.pauses(|fault| fault == *kind)))
+            .map(|kind| (format!("{kind:?}"), self.pauses(|fault, _| fault == *kind)))
             .collect();
         let longest = self.costs.values().flatten().map(|cost| cost.pause).max();
         json!({
@@ -94,8 +95,9 @@ impl Report {
             "differing": told.broken.differing,
             "disordered": told.broken.disordered,
             "longest_pause_ms": longest.map_or(0, |pause| pause.as_millis()),
-            "failover_of_the_km_that_leads": self.pauses(Fault::is_of_the_leader),
-            "failover_of_the_engine_leader": self.pauses(Fault::is_of_the_engine_leader),
+            "failover_of_the_km_that_leads": self.pauses(|fault, _| fault.is_of_the_leader()),
+            "failover_of_the_engine_leader": self.pauses(|f, c| f.is_of_the_engine_leader() && c.whole),
+            "the_same_with_a_member_still_away": self.pauses(|f, c| f.is_of_the_engine_leader() && !c.whole),
             "next_block_over_the_km_link": self.moves(|moves| moves.link),
             "next_key_from_the_module": self.moves(|moves| moves.ingest),
         })
