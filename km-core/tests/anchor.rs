@@ -311,5 +311,5 @@ async fn a_pool_whose_lead_is_lost_says_that_it_is_not_burned() {
     assert!(matches!(lead("another").await, Ok(Outcome::Committed(_))));
     let burned = tokio::time::timeout(Duration::from_secs(20), pool.burn_all()).await;
     let refused = burned.expect("it ends").unwrap_err();
-    assert!(refused.to_string().contains("took the lead"), "{refused}");
+    assert!(refused.to_string().contains("this key manager lost the lead"), "{refused}");
 }
