@@ -60,14 +60,7 @@ pub(crate) struct Inside {
 /// When it cannot start; once it runs it ends well, unless its store was moved away.
 pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
     let config = Arc::new(config);
-    let node = tokio::select! {
-        opened = Node::open(&config) => Arc::new(opened?),
-        // A store that is away is waited for.
-        () = shutdown.requested() => {
-            info!(cluster = %config.cluster, "stopped before it ran");
-            return Ok(());
-        }
-    };
+    let node = Arc::new(Node::open(&config).await?);
     // Readiness tells of the sources from the start.
     node.random.renew().await;
     let health = Arc::new(Health::default());
