@@ -121,6 +121,7 @@ pub(crate) async fn inject(
     load: &Load,
     dice: &mut Dice,
 ) -> Cost {
+    let whole = cluster.engine.is_whole();
     let leader = leader(cluster).await;
     let follower = (leader + 1 + dice.roll(2) as usize) % NORTH;
     let engine_leader = cluster.engine.leader().unwrap_or(0);
@@ -128,7 +129,6 @@ pub(crate) async fn inject(
     if fault == Fault::KillLeader {
         make_room(cluster, follower).await;
     }
-    let whole = cluster.engine.is_whole();
     load.watch_service();
     let mut moves = None;
     match fault {
