@@ -1,8 +1,13 @@
 //! What must hold before the store is used: the engine's release, and the form of what is in it.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use futures_util::future::join_all;
 use km_core::store::StoreError;
+use transport::TlsClient;
 
 use super::{
     Engine,
@@ -84,28 +89,17 @@ impl MemberState {
 }
 
 impl Engine {
-    /// Asks every member how it is; from then on requests go to the one that leads.
+    /// Asks all members at once how they are; from then on requests go to the one that leads.
     pub(super) async fn members(&self) -> Vec<Member> {
+        let asked = join_all(self.client.members().iter().map(ask)).await;
         let (mut members, mut leading) = (Vec::new(), Vec::new());
-        for (at, tls) in self.client.members().iter().enumerate() {
-            let asked = async {
-                let channel = Channel::connect(tls).await?;
-                let said = channel.unary("Maintenance/Status", &StatusRequest {}).await?;
-                Ok((channel, MemberState::said(said)))
-            };
-            let answer = tokio::time::timeout(ASK_WITHIN, asked).await;
-            let state = match answer {
-                Ok(Ok((channel, state))) => {
-                    if state.leads {
-                        leading.push((at, channel));
-                    }
-                    Ok(state)
+        for (at, (tls, answer)) in self.client.members().iter().zip(asked).enumerate() {
+            let state = answer.map(|(channel, state)| {
+                if state.leads {
+                    leading.push((at, channel));
                 }
-                Ok(Err(CallError::NotSent(why) | CallError::Broken(why))) => Err(why),
-                Ok(Err(CallError::Status { text, .. })) => Err(text),
-                Ok(Err(CallError::SetBack)) => Err("an older copy of it was put back".into()),
-                Err(_) => Err(format!("no answer within {ASK_WITHIN:?}")),
-            };
+                state
+            });
             members.push(Member { address: tls.address().to_owned(), state });
         }
         // A member that was cut off may still take itself for the leader.
@@ -187,6 +181,22 @@ impl Engine {
             }
             _ => Err(StoreError::Damaged(format!("{path} in etcd is not written by qkm"))),
         }
+    }
+}
+
+async fn ask(tls: &TlsClient) -> Result<(Arc<Channel>, MemberState), String> {
+    let asked = async {
+        let channel = Channel::connect(tls).await?;
+        let said = channel.unary("Maintenance/Status", &StatusRequest {}).await?;
+        Ok((channel, MemberState::said(said)))
+    };
+    match tokio::time::timeout(ASK_WITHIN, asked).await {
+        Ok(answer) => answer.map_err(|error| match error {
+            CallError::NotSent(why) | CallError::Broken(why) => why,
+            CallError::Status { text, .. } => text,
+            CallError::SetBack => "an older copy of it was put back".into(),
+        }),
+        Err(_) => Err(format!("no answer within {ASK_WITHIN:?}")),
     }
 }
 
