@@ -35,10 +35,6 @@ pub struct Fence {
     pub version: Version,
 }
 
-/// The journal is over, see [`Over`]: nothing that is not durable yet will be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Deposed;
-
 /// The account as stored.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Account {
@@ -48,7 +44,7 @@ pub struct Account {
     pub version: Option<Version>,
 }
 
-/// Why nothing more will be durable.
+/// Why the journal is over: nothing that is not durable yet will be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Over {
     /// Another KM leads.
@@ -160,13 +156,17 @@ impl Journal {
     /// Waits until the change is durable. Bound the wait: while the store is away it does not end.
     ///
     /// # Errors
-    /// It will never be: the journal is over.
-    pub async fn durable(&self, ticket: Ticket) -> Result<(), Deposed> {
+    /// It will never be.
+    pub async fn durable(&self, ticket: Ticket) -> Result<(), Over> {
         let mut reached = self.durable.subscribe();
         // The sender lives in `self`, so waiting cannot fail.
         let reached =
             reached.wait_for(|reach| reach.over.is_some() || reach.done >= ticket.0).await;
-        reached.ok().filter(|reach| reach.done >= ticket.0).map(|_| ()).ok_or(Deposed)
+        match reached.map(|reach| *reach) {
+            Ok(reach) if reach.done >= ticket.0 => Ok(()),
+            Ok(Reach { over: Some(over), .. }) => Err(over),
+            Ok(Reach { over: None, .. }) | Err(_) => Err(Over::Deposed),
+        }
     }
 
     /// Whether all that happened in memory is durable, and this KM still leads: only then is what it does not
@@ -175,7 +175,7 @@ impl Journal {
     /// # Errors
     /// The store does not say.
     pub async fn is_true(&self) -> Result<bool, StoreError> {
-        if self.durable(self.last()).await.is_err() {
+        if self.settled().await.is_err() {
             return Ok(false);
         }
         let Some(fence) = &self.fence else { return Ok(true) };
@@ -188,11 +188,12 @@ impl Journal {
         Ticket(self.queue().appended)
     }
 
-    /// Waits until everything appended so far is durable; for ever once the journal is over.
-    pub async fn settled(&self) {
-        if self.durable(self.last()).await.is_err() {
-            std::future::pending::<()>().await;
-        }
+    /// Waits until everything appended so far is durable.
+    ///
+    /// # Errors
+    /// It will never be.
+    pub async fn settled(&self) -> Result<(), Over> {
+        self.durable(self.last()).await
     }
 
     /// Ends when nothing more will be durable.

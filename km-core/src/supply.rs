@@ -464,9 +464,8 @@ impl Supply {
         let Some(term) = self.begun() else { return };
         term.ahead.end_all();
         for pool in term.pools.values() {
-            tokio::select! {
-                () = pool.settled() => pool.destroy_erased().await,
-                _ = pool.over() => {}
+            if pool.settled().await.is_ok() {
+                pool.destroy_erased().await;
             }
         }
     }

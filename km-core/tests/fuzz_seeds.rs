@@ -38,7 +38,7 @@ async fn write_all() {
     };
     objects.create(new, &pair.south().vault.random().bytes(32).await.unwrap()).await.unwrap();
     for end in &pair.ends {
-        end.pool.settled().await;
+        end.pool.settled().await.unwrap();
     }
     fs::create_dir_all(corpus("record")).unwrap();
     fs::create_dir_all(corpus("block_header")).unwrap();

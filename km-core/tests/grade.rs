@@ -134,7 +134,7 @@ async fn the_grade_outlives_a_crash() {
     let mut pair = strict_at(&[NORTH, SOUTH]).await;
     admit_computational(&mut pair).await;
     let number = pair.north().pool.highest_block();
-    pair.north().pool.settled().await;
+    pair.north().pool.settled().await.unwrap();
     pair.crash(NORTH).await;
     assert_eq!(pair.north().pool.grade_of(number), Some(Grade::Computational));
 }

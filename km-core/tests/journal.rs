@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, ops::Bound, sync::Arc, time::Duration};
 
 use common::{Life, Machine, random, start_journal};
 use km_core::{
-    journal::{Account, Change, Deposed, Fence, Journal, MAX_CHANGE, Over},
+    journal::{Account, Change, Fence, Journal, MAX_CHANGE, Over},
     ledger::Ledger,
     material::ClearBytes,
     records::Records,
@@ -94,7 +94,7 @@ async fn commits_stay_within_the_limits_of_the_store() {
     // As many operations as fit beside the account.
     let full = (0..MAX_CHANGE).map(|i| (format!("r/full{i}").into_bytes(), Some(vec![2])));
     journal.append(Change { records: full.collect(), ledger: Ledger::default() });
-    journal.settled().await;
+    journal.settled().await.unwrap();
     assert_eq!(rows(&machine).await.len(), 3 * MAX_OPS + 7 + MAX_CHANGE);
     assert_eq!(account(&records).await, 3 * MAX_OPS as u64 + 7);
 }
@@ -141,7 +141,7 @@ async fn the_last_change_of_a_record_in_a_commit_wins() {
     journal.append(delete("r/back"));
     journal.append(put("r/back".into(), vec![2]));
     machine.disk.set_down(false);
-    journal.settled().await;
+    journal.settled().await.unwrap();
     assert_eq!(rows(&machine).await, BTreeMap::from([(b"r/back".to_vec(), vec![2])]));
 }
 
@@ -171,10 +171,10 @@ async fn a_journal_whose_km_no_longer_leads_writes_nothing_and_says_so() {
     let two = start(second).await;
     two.durable(two.append(put("r/2".into(), vec![2]))).await.unwrap();
     let late = one.append(put("r/2".into(), vec![9]));
-    assert_eq!(one.durable(late).await, Err(Deposed));
+    assert_eq!(one.durable(late).await, Err(Over::Deposed));
     assert_eq!(one.over().await, Over::Deposed);
     // What it lost stays lost; what was durable stays so.
-    assert_eq!(one.durable(one.append(put("r/3".into(), vec![9]))).await, Err(Deposed));
+    assert_eq!(one.durable(one.append(put("r/3".into(), vec![9]))).await, Err(Over::Deposed));
     two.durable(two.append(put("r/4".into(), vec![4]))).await.unwrap();
     let kept: Vec<Vec<u8>> = rows(&machine).await.into_values().collect();
     assert_eq!(kept, [vec![1], vec![2], vec![4]]);
@@ -190,7 +190,7 @@ async fn a_store_that_was_set_back_gets_nothing_more() {
     let journal = Journal::start(records.clone(), b"ledger/test".to_vec(), account, None);
     let late = journal.append(put("r/1".into(), vec![1]));
     assert_eq!(journal.over().await, Over::SetBack);
-    assert_eq!(journal.durable(late).await, Err(Deposed));
+    assert_eq!(journal.durable(late).await, Err(Over::SetBack));
     assert!(rows(&machine).await.is_empty());
 }
 
@@ -206,7 +206,7 @@ async fn a_journal_of_a_key_manager_that_was_taken_out_ends_and_lets_go_of_the_s
     let late = journal.append(put("r/2".into(), vec![2]));
     let over = tokio::time::timeout(PATIENCE, journal.over()).await;
     assert_eq!(over.expect("it does not ask for ever"), Over::Barred);
-    assert_eq!(journal.durable(late).await, Err(Deposed));
+    assert_eq!(journal.durable(late).await, Err(Over::Barred));
     let kept: Vec<Vec<u8>> = rows(&machine).await.into_values().collect();
     assert_eq!((machine.disk.waiting(), kept), (0, vec![vec![1]]));
     drop((journal, records));

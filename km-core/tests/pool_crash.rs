@@ -183,7 +183,7 @@ async fn block_numbers_are_never_used_again(storage: Storage) {
                 pair.crash(at).await;
             }
             let end = &pair.ends[at];
-            end.pool.settled().await;
+            end.pool.settled().await.unwrap();
             assert_eq!(end.pool.view().blocks, 0);
             assert_eq!(end.pool.highest_block(), number);
             let again = end.pool.admit(block(number, NORTH, &random(64), true)).await;

@@ -48,7 +48,7 @@ async fn blocks_given_back_and_forth_never_serve_the_same_bytes_twice() {
             served += usize::from(use_some(&pair, at, &mut taken).await);
             if round % 13 == 12 {
                 // Reconnected, or one end started anew.
-                pair.ends[1 - at].pool.settled().await;
+                pair.ends[1 - at].pool.settled().await.unwrap();
                 pair.greet();
                 pair.crash(at).await;
                 pair.ends[at].wire.set_chaos(Chaos { seed: round as u64, ..CHAOS });

@@ -115,7 +115,7 @@ async fn an_object_whose_record_is_erased_goes_after_it_also_over_a_crash() {
     let keys = single_keys(pair.north(), 1).await.unwrap();
     pair.south().supply.collect(&sae("s1"), None, &ids_of(&keys)).await.unwrap();
     for at in [NORTH, SOUTH] {
-        pair.ends[at].pool.settled().await;
+        pair.ends[at].pool.settled().await.unwrap();
         assert_eq!(pair.ends[at].pool.view().blocks, 0);
         assert_eq!(pair.machines[at].hsm.objects().len(), 1, "after the record, not before");
     }
@@ -129,7 +129,7 @@ async fn an_object_whose_record_is_erased_goes_after_it_also_over_a_crash() {
 async fn a_copy_that_is_opened_and_burned_leaves_the_objects_of_the_store_in_place() {
     let mut pair = Pair::kept_in(Storage::Token).await;
     pair.admit_random(NORTH, 320).await;
-    pair.north().pool.settled().await;
+    pair.north().pool.settled().await.unwrap();
     let hsm = pair.machines[NORTH].hsm.clone();
     let (dir, mut copy) = (common::temp_dir(), Machine::with(hsm.clone()));
     let file = dir.path().join("copy");

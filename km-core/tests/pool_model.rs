@@ -187,7 +187,7 @@ impl World {
 
     async fn greet(&self) {
         for end in &self.pair.ends {
-            end.pool.settled().await;
+            end.pool.settled().await.unwrap();
         }
         self.pair.greet();
     }

@@ -189,7 +189,7 @@ async fn a_block_is_erased_when_the_last_of_its_keys_is_collected() {
     pair.admit_random(NORTH, 64).await;
     let slaves = [sae("s1"), sae("s2")];
     let keys = pair.north().supply.issue(&sae("n1"), &slaves, 256, 2).await.unwrap();
-    pair.north().pool.settled().await;
+    pair.north().pool.settled().await.unwrap();
     assert_eq!(pair.north().pool.view().blocks, 0);
     let south = pair.south();
     south.supply.collect(&slaves[0], None, &ids_of(&keys)).await.unwrap();

@@ -174,7 +174,7 @@ async fn who_lost_the_lead_denies_no_key() {
     let mut pair = Pair::new().await;
     pair.admit_random(NORTH, 4096).await;
     let keys = pair.north().supply.issue(&sae("n1"), &[sae("s1")], 256, 2).await.unwrap();
-    pair.south().pool.settled().await;
+    pair.south().pool.settled().await.unwrap();
     let disk = pair.machines[SOUTH].disk.clone();
     let lead = async |name: &str| match disk.commit(Commit::new().put("lead", name)).await {
         Ok(Outcome::Committed(version)) => Fence { key: b"lead".to_vec(), version },

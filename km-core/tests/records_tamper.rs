@@ -34,7 +34,7 @@ async fn stopped() -> Pair {
     pair.south().supply.collect(&sae("s1"), None, &ids_of(&keys[..1])).await.unwrap();
     for end in &pair.ends {
         end.supply.stop().await;
-        end.pool.settled().await;
+        end.pool.settled().await.unwrap();
         end.life.kill().await;
     }
     pair
@@ -123,7 +123,7 @@ async fn an_old_row_put_back_is_noticed_by_the_account() {
             let more = single_keys(pair.north(), 1).await.unwrap();
             pair.south().supply.collect(&sae("s1"), None, &ids_of(&more)).await.unwrap();
             for end in &pair.ends {
-                end.pool.settled().await;
+                end.pool.settled().await.unwrap();
                 end.life.kill().await;
             }
             let Some(row) = old.first() else { continue };
@@ -149,7 +149,7 @@ async fn a_whole_end_put_back_cannot_hand_out_twice_but_can_deliver_again() {
     let before = [rows(&pair.machines[0], b"").await, rows(&pair.machines[1], b"").await];
     let used = single_keys(pair.north(), 2).await.unwrap();
     pair.south().supply.collect(&sae("s1"), None, &ids_of(&keys)).await.unwrap();
-    pair.north().pool.settled().await;
+    pair.north().pool.settled().await.unwrap();
     put_back(&mut pair, NORTH, &before[NORTH]).await;
     let fresh = pair.north().supply.issue(&sae("n1"), &[sae("s1")], 256, 1).await.unwrap();
     let used = ids_of(&used);

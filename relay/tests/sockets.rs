@@ -177,7 +177,7 @@ impl Km {
     }
 
     async fn assert_balanced(&self) {
-        self.pool.settled().await;
+        self.pool.settled().await.unwrap();
         let view = self.pool.view();
         assert!(view.balanced, "{view:?}");
         let (ledger, stored) = pool::audit(&self.records, self.pool.tag()).await.unwrap();
@@ -423,7 +423,7 @@ async fn who_was_taken_out_of_the_other_cluster_is_refused() {
     let refused = |net: &Network| !net.up() && net.south.links.status()[0].connections == 1;
     assert!(refused(&network), "it dialled again and was let in");
 
-    south.pool.settled().await;
+    south.pool.settled().await.unwrap();
     let (config, vault) = (south.pool.config().clone(), Vault::new(south.machine.hsm.clone()));
     let pool = Pool::open(config, south.records.clone(), vault).await.unwrap();
     assert!(gone.iter().all(|certificate| pool.is_barred(certificate)));
@@ -474,7 +474,7 @@ async fn a_leader_with_a_larger_bound_does_not_fill_the_follower_beyond_its_own(
 async fn who_no_longer_leads_greets_nobody() {
     let network = Network::start(RIGHT).await;
     network.until_quiet().await;
-    network.north.pool.settled().await;
+    network.north.pool.settled().await.unwrap();
     lead(&network.north.machine).await;
     network.proxy.cut();
     network.until("it is left", |net| !net.up()).await;

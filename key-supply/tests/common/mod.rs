@@ -156,7 +156,7 @@ impl Network {
             end.supply.stop().await;
         }
         for end in [&self.north, &self.south] {
-            end.pool.settled().await;
+            end.pool.settled().await.unwrap();
             let view = end.pool.view();
             assert!(view.balanced, "{view:?}");
         }

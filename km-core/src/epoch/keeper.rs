@@ -181,7 +181,7 @@ impl Keeper {
         let open = self.still_open(retiring.values().copied()).await?;
         let mut look = Look { retiring, held, open, tallies: BTreeMap::new(), pace };
         for pool in self.supply.pools() {
-            pool.drained().await;
+            pool.drained().await.map_err(|_| EpochError::NotLeading)?;
         }
         self.record_key(&mut look).await?;
         self.each(keys::PAYLOAD, &mut look).await?;

@@ -65,7 +65,7 @@ impl Pool {
         if doomed.is_empty() {
             return;
         }
-        if self.journal.durable(self.journal.last()).await.is_err() {
+        if self.settled().await.is_err() {
             return;
         }
         for name in doomed {

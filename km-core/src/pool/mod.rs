@@ -53,7 +53,7 @@ use crate::{
     clock::now_ms,
     hsm::HsmError,
     ids::{ClusterId, PoolTag},
-    journal::{Account, Change, Deposed, Fence, Journal, Over, Ticket},
+    journal::{Account, Change, Fence, Journal, Over, Ticket},
     key_id::KeyId,
     ledger::{Ledger, bits},
     material::ClearBytes,
@@ -250,10 +250,15 @@ impl Pool {
 
     /// Waits until everything that happened so far is durable, as long as this KM leads.
     async fn all_durable(&self) -> Result<(), RecordError> {
-        let durable = self.journal.durable(self.journal.last()).await;
-        durable.map_err(|Deposed| {
-            StoreError::Unavailable("this key manager lost the lead".into()).into()
-        })
+        let why = match self.settled().await {
+            Ok(()) => return Ok(()),
+            Err(Over::Barred) => StoreError::Barred,
+            Err(Over::Deposed) => {
+                StoreError::Unavailable("another key manager took the lead".into())
+            }
+            Err(Over::SetBack) => StoreError::Damaged("an older copy of it was put back".into()),
+        };
+        Err(why.into())
     }
 
     async fn read(
@@ -460,8 +465,11 @@ impl Pool {
     }
 
     /// Waits until everything that happened so far is durable.
-    pub async fn settled(&self) {
-        self.journal.settled().await;
+    ///
+    /// # Errors
+    /// It will never be.
+    pub async fn settled(&self) -> Result<(), Over> {
+        self.journal.settled().await
     }
 
     /// The account and what is stored, at one instant.
@@ -494,7 +502,7 @@ impl Pool {
     async fn durable(&self, ticket: Ticket) -> Result<(), PoolError> {
         match tokio::time::timeout(DURABLE_DEADLINE, self.journal.durable(ticket)).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(Deposed)) | Err(_) => Err(PoolError::NotDurable),
+            Ok(Err(_)) | Err(_) => Err(PoolError::NotDurable),
         }
     }
 

@@ -1,14 +1,20 @@
 //! Blocks of the pool under a new KEK.
 
 use super::{Pool, PoolError, keys};
-use crate::{block::SealedBlock, journal::Change};
+use crate::{
+    block::SealedBlock,
+    journal::{Change, Over},
+};
 
 impl Pool {
     /// Returns when whatever was sealed before the call and is to be stored is stored.
-    pub(crate) async fn drained(&self) {
+    ///
+    /// # Errors
+    /// It never will be.
+    pub(crate) async fn drained(&self) -> Result<(), Over> {
         // Who holds the lock appends before it is free again.
         drop(self.tables());
-        self.settled().await;
+        self.settled().await
     }
 
     /// Stores a block sealed anew, unless it was erased meanwhile; durable on return. Erasure and

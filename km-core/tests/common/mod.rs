@@ -269,7 +269,7 @@ impl Pair {
 
     pub async fn assert_settled_and_balanced(&self) {
         for end in &self.ends {
-            end.pool.settled().await;
+            end.pool.settled().await.unwrap();
             end.assert_balanced();
             end.assert_durable_account_balances().await;
             end.pool.destroy_erased().await;

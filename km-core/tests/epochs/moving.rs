@@ -174,7 +174,7 @@ async fn a_block_consumed_meanwhile_does_not_come_back() {
         passed.unwrap();
         got.unwrap();
     }
-    pair.south().pool.settled().await;
+    pair.south().pool.settled().await.unwrap();
     assert!(!pair.south().pool.has_block(number));
     assert!(rows(&pair.machines[SOUTH], b"block/").await.is_empty());
 }

@@ -204,7 +204,7 @@ impl Km {
 
     pub async fn assert_balanced(&self) {
         for pool in self.supply.pools() {
-            pool.settled().await;
+            pool.settled().await.unwrap();
             let view = pool.view();
             assert!(view.balanced, "{view:?}");
             let (ledger, stored) = pool::audit(&self.records, pool.tag()).await.unwrap();
