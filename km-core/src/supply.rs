@@ -9,21 +9,21 @@
 //! the start.
 
 mod ahead;
+mod collect;
 mod desk;
 mod drawn;
 mod refusals;
+mod term;
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
-    time::{Duration, Instant},
+    sync::{Arc, RwLock},
+    time::Duration,
 };
 
 use crate::{
     ids::{ClusterId, SaeId},
-    key_id::KeyId,
     peer::AssignError,
-    pool::{Accepted, CollectError, Pool, PoolError, Reservation, SuppliedKey},
+    pool::{Accepted, CollectError, Pool, PoolError, SuppliedKey},
     provenance::Grade,
     registry::Registry,
     run::{MAX_SLAVES, RunSpec},
@@ -31,6 +31,8 @@ use crate::{
 use ahead::{Ahead, Pairing};
 pub use desk::Desk;
 use drawn::Drawn;
+pub use term::Holds;
+use term::Term;
 
 /// Bounds on what applications may ask for. Sizes in bits, multiples of 8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,9 +116,6 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// Ask the peer for blocks when ours fall below this share of what both ends may assign.
 const OWN_SHARE: u64 = 4;
 const ASK_BLOCKS: u16 = 16;
-/// Between two tries to find out who leads.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
-
 /// The supply of one cluster.
 pub struct Supply {
     here: ClusterId,
@@ -125,28 +124,6 @@ pub struct Supply {
     term: RwLock<Option<Arc<Term>>>,
     desk: Option<Arc<dyn Desk>>,
     drawn: Drawn,
-}
-
-/// The time during which this KM leads: its pools, and what it hands out from memory.
-struct Term {
-    pools: HashMap<ClusterId, Arc<Pool>>,
-    ahead: Ahead,
-    holds: Holds,
-}
-
-/// Whether this KM may still take what it has in memory for what is stored. Nothing rests on it but
-/// that a KM which was paused does not deny keys it has not heard of.
-pub type Holds = Box<dyn Fn() -> bool + Send + Sync>;
-
-impl Term {
-    fn over(pools: impl IntoIterator<Item = Arc<Pool>>, holds: Holds) -> Arc<Self> {
-        let pools = pools.into_iter().map(|pool| (pool.config().peer.clone(), pool)).collect();
-        Arc::new(Self { pools, ahead: Ahead::default(), holds })
-    }
-
-    fn pool(&self, tag: crate::ids::PoolTag) -> Option<&Arc<Pool>> {
-        self.pools.values().find(|pool| pool.tag() == tag)
-    }
 }
 
 impl Supply {
@@ -170,38 +147,6 @@ impl Supply {
     ) -> Arc<Self> {
         let (term, drawn) = Default::default();
         Arc::new(Self { here, registry, limits, term, desk: Some(desk), drawn })
-    }
-
-    /// From now on this KM leads, with these pools, as long as `holds`.
-    pub fn lead(&self, pools: impl IntoIterator<Item = Arc<Pool>>, holds: Holds) {
-        let term = Term::over(pools, holds);
-        self.drawn.clear();
-        *self.term.write().unwrap_or_else(PoisonError::into_inner) = Some(term);
-    }
-
-    /// This KM leads no more. What it handed out from memory ends with the term; whoever leads next
-    /// burns the rest.
-    pub fn resign(&self) {
-        *self.term.write().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-
-    /// The term that goes on, also while it is not sure that this KM leads still.
-    fn begun(&self) -> Option<Arc<Term>> {
-        self.term.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn term(&self) -> Option<Arc<Term>> {
-        self.begun().filter(|term| (term.holds)())
-    }
-
-    fn desk(&self) -> Result<&Arc<dyn Desk>, SupplyError> {
-        let desk = self.desk.as_ref();
-        desk.ok_or_else(|| SupplyError::NotLed("this one has stopped".to_owned()))
-    }
-
-    /// Whether this KM leads.
-    pub fn leads(&self) -> bool {
-        self.term().is_some()
     }
 
     /// This cluster; the KME ID applications see.
@@ -260,137 +205,6 @@ impl Supply {
             }
         })
         .await
-    }
-
-    /// Does it here or at the desk, again as long as nobody leads.
-    async fn where_led<T, F>(&self, act: impl Fn(Option<Arc<Term>>) -> F) -> Result<T, SupplyError>
-    where
-        F: Future<Output = Result<T, SupplyError>>,
-    {
-        let until = Instant::now() + REQUEST_DEADLINE;
-        loop {
-            let term = self.term();
-            let done = match &term {
-                // This KM's own desk could say no more.
-                None if self.begun().is_some() => Err(lost()),
-                _ => act(term.clone()).await,
-            };
-            // What was denied from memory while the lead was lost may be there all the same.
-            let stale = term.is_some_and(|term| !(term.holds)());
-            let done = match done {
-                Err(
-                    SupplyError::Collect(_)
-                    | SupplyError::NoKeys(_)
-                    | SupplyError::BelowGrade { .. },
-                ) if stale => Err(lost()),
-                done => done,
-            };
-            match done {
-                Err(SupplyError::NotLed(_)) if Instant::now() < until => {
-                    tokio::time::sleep(LOOK_AGAIN).await;
-                }
-                done => return done,
-            }
-        }
-    }
-
-    /// Collects keys by ID for `slave`, all or none. With `master`, only keys that master was
-    /// issued count (ETSI 014 dec_keys).
-    pub async fn collect(
-        &self,
-        slave: &SaeId,
-        master: Option<&SaeId>,
-        ids: &[KeyId],
-    ) -> Result<Vec<SuppliedKey>, SupplyError> {
-        self.where_led(|term| async move {
-            match term {
-                Some(term) => self.collect_in(&term, slave, master, ids).await,
-                None => self.desk()?.collect(slave, master, ids).await,
-            }
-        })
-        .await
-    }
-
-    async fn collect_in(
-        &self,
-        term: &Term,
-        slave: &SaeId,
-        master: Option<&SaeId>,
-        ids: &[KeyId],
-    ) -> Result<Vec<SuppliedKey>, SupplyError> {
-        let mut reserved = Vec::new();
-        let mut refused = None;
-        for (tag, of_pool) in by_pool(ids) {
-            match term.pool(tag).map(|pool| self.reserve(pool, slave, master, &of_pool)) {
-                Some(Ok(reservation)) => reserved.push(reservation),
-                Some(Err(error)) => refused = Some(error.join(refused)),
-                None => refused = Some(CollectError::NotFound(of_pool).join(refused)),
-            }
-        }
-        if let Some(error) = refused {
-            drop(reserved);
-            return Err(denied(term, ids, error).await);
-        }
-        let mut keys = Vec::with_capacity(ids.len());
-        for reservation in &reserved {
-            keys.extend(reservation.open().await.map_err(unavailable)?);
-        }
-        for reservation in reserved {
-            reservation.deliver(Vec::new()).await.map_err(unavailable)?;
-        }
-        let place: HashMap<KeyId, usize> = ids.iter().copied().zip(0..).collect();
-        keys.sort_by_key(|key| place.get(&key.id).copied());
-        Ok(keys)
-    }
-
-    /// Sets one key aside for `slave`, to be delivered together with a record of the caller's; with
-    /// the cluster it is shared with. Only where this KM leads; see [`Supply::bring`].
-    pub async fn reserve_one(
-        &self,
-        slave: &SaeId,
-        id: KeyId,
-    ) -> Result<(Reservation, ClusterId), SupplyError> {
-        let term = self.term().ok_or_else(|| SupplyError::NotLed("not this one".to_owned()))?;
-        let pool = term.pool(id.slice().block.pool);
-        let pool = pool.ok_or_else(|| CollectError::NotFound(vec![id]))?;
-        match self.reserve(pool, slave, None, &[id]) {
-            Ok(reserved) => Ok((reserved, pool.config().peer.clone())),
-            Err(_) if !(term.holds)() => Err(lost()),
-            Err(error) => Err(denied(&term, &[id], error).await),
-        }
-    }
-
-    /// Has the KM that leads make the key an object of `owner` in the store, collected by `slave`.
-    /// Whether it did; `false`: this KM leads.
-    pub async fn bring(
-        &self,
-        slave: &SaeId,
-        owner: &SaeId,
-        id: KeyId,
-    ) -> Result<bool, SupplyError> {
-        self.where_led(|term| async move {
-            match term {
-                Some(_) => Ok(false),
-                None => self.desk()?.bring(slave, owner, id).await.map(|()| true),
-            }
-        })
-        .await
-    }
-
-    /// Rights are those of now: a pair that was unregistered collects nothing any more.
-    fn reserve(
-        &self,
-        pool: &Arc<Pool>,
-        slave: &SaeId,
-        master: Option<&SaeId>,
-        ids: &[KeyId],
-    ) -> Result<Reservation, CollectError> {
-        let reserved = pool.reserve(slave, master, ids)?;
-        let denied = reserved.masters().find(|(master, _)| !self.registry.authorise(master, slave));
-        match denied.map(|(_, id)| id) {
-            Some(id) => Err(CollectError::NotYours(id)),
-            None => Ok(reserved),
-        }
     }
 
     /// The level of the pool `master` and `slave` share.
@@ -554,32 +368,6 @@ async fn draw(
     }
 }
 
-/// What is denied from memory may be there all the same: the mark of a collection that is not stored yet
-/// comes to nothing once another KM leads, and that one gives the key. So this one asks the store first.
-async fn denied(term: &Term, ids: &[KeyId], error: CollectError) -> SupplyError {
-    for tag in by_pool(ids).into_keys() {
-        let Some(pool) = term.pool(tag) else { continue };
-        match pool.is_true().await {
-            Ok(true) => {}
-            Ok(false) => return lost(),
-            Err(error) => return unavailable(error),
-        }
-    }
-    error.into()
-}
-
-fn lost() -> SupplyError {
-    SupplyError::NotLed("the lead was lost meanwhile".to_owned())
-}
-
 fn unavailable(error: PoolError) -> SupplyError {
     SupplyError::Unavailable(error.to_string())
-}
-
-fn by_pool(ids: &[KeyId]) -> HashMap<crate::ids::PoolTag, Vec<KeyId>> {
-    let mut groups: HashMap<_, Vec<KeyId>> = HashMap::new();
-    for id in ids {
-        groups.entry(id.slice().block.pool).or_default().push(*id);
-    }
-    groups
 }

@@ -23,7 +23,7 @@ use crate::{
     agreement::{self, Tag},
     frame::Frame,
     hop::{MAX_MATERIAL, source::RelayModule},
-    links::Peer,
+    peer::Peer,
     work::Done,
 };
 

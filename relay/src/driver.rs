@@ -1,5 +1,7 @@
 //! The socket around a [`Session`]: reads, writes, and carries out its actions. No opinions here.
 
+mod carry_out;
+
 use std::{
     collections::HashMap,
     io,
@@ -10,7 +12,6 @@ use std::{
 use km_core::{
     block::MAX_BLOCK,
     copies::{CopyError, Placed},
-    ledger::Ledger,
     module::ModuleKey,
     peer::Fingerprint,
 };
@@ -22,18 +23,17 @@ use tokio::{
 use transport::Shutdown;
 
 use crate::{
-    copies,
-    frame::{Assigned, Frame, FrameError, Frames, Hello, MAX_LIST, Rejection},
+    dialling::altered,
+    frame::{Assigned, Frame, FrameError, Frames, Hello, MAX_LIST},
     handle::{Command, WAITING},
     hop::{
-        HopFault,
         link_key::{Exported, LinkKey},
         source::MOST_ON_WAY,
     },
     intake, kem,
-    links::{Peer, altered},
+    peer::Peer,
     session::{Action, Event, Feed, MAX_IN_FLIGHT, Session, SessionError, Start},
-    work::{self, Done},
+    work::Done,
 };
 
 const TICK: Duration = Duration::from_secs(1);
@@ -359,188 +359,6 @@ impl<'a> Driver<'a> {
         let owner = if ours { config.here.clone() } else { config.peer.clone() };
         let actions = self.session.on_event(Event::Keys { keys, owner });
         self.carry_out(actions)
-    }
-
-    fn carry_out(&mut self, actions: Vec<Action>) -> Result<(), LinkError> {
-        let pool = &self.peer.pool;
-        for action in actions {
-            match action {
-                Action::Send(frame) => frame.encode(&mut self.out),
-                Action::Collect { number, ids, came } => {
-                    let (peer, done) = (self.peer.clone(), self.done.clone());
-                    self.tasks.spawn(work::collect(peer, done, number, ids, came));
-                }
-                Action::Admit(agreed) => work::admit(self.peer, &self.done, agreed),
-                Action::Confirmed(numbers) => pool.confirm(&numbers),
-                Action::Burn(numbers) => pool.burn_lacking(&numbers),
-                Action::Refused { number, bytes, why } => self.refused(number, bytes, why),
-                Action::TellKnown(numbers) => {
-                    let (have, lack) = numbers.iter().partition(|n| pool.has_block(**n));
-                    Frame::Known { have, lack }.encode(&mut self.out);
-                }
-                Action::TakeRun { request, run } => self.take_run(request, run),
-                Action::AssignDone { request, result } => {
-                    if let Some(waiting) = self.asked.remove(&request) {
-                        // The caller may have given up; its run is burned then.
-                        let _ = waiting.send(result);
-                    }
-                }
-                Action::EndRun { run, handed_out } => pool.run_ended(&run, handed_out),
-                Action::TakeGiven(blocks) => pool.take_given(&blocks),
-                Action::Give(count, grade) => {
-                    let pool = pool.clone();
-                    self.tasks.spawn(async move {
-                        if let Err(error) = pool.give(count, grade).await {
-                            tracing::warn!(%error, "cannot give blocks");
-                        }
-                    });
-                }
-                Action::PeerFloor(floor) => pool.peer_floor(floor),
-                Action::PeerKeyTtl(ttl) => pool.peer_key_ttl(ttl),
-                Action::Up => {
-                    let key = self.link_key.take();
-                    self.peer.handle.attach(self.turn, self.commands.clone(), key);
-                    self.peer.set_up(true);
-                    pool.tell_pads();
-                    self.tell_gone();
-                }
-                Action::Borrow { request, span } => {
-                    let borrowing = work::borrow(self.peer, self.done.clone(), request, span);
-                    self.tasks.spawn(borrowing);
-                }
-                Action::PadsTold(told) => {
-                    self.tasks.spawn(work::pads_told(self.peer, self.done.clone(), told));
-                }
-                Action::KemMake { id, set } => {
-                    let making =
-                        kem::make(self.peer.clone(), self.kem.clone(), self.done.clone(), id, set);
-                    self.spawn_whole(making);
-                }
-                Action::KemSeal { id, set, public } => {
-                    let sealing = kem::seal(self.peer.clone(), self.done.clone(), id, set, public);
-                    self.tasks.spawn(sealing);
-                }
-                Action::KemOpen { id, ciphertext } => {
-                    let opening = kem::open(
-                        self.peer.clone(),
-                        self.kem.clone(),
-                        self.done.clone(),
-                        id,
-                        ciphertext,
-                    );
-                    self.spawn_whole(opening);
-                }
-                Action::Order(bytes) => pool.order(bytes),
-                Action::Bar(certificates) => {
-                    pool.bar(&certificates);
-                    if pool.is_barred(&self.shown) {
-                        return Err(LinkError::TakenOut);
-                    }
-                }
-                Action::PeerAccount(account) => self.peer_account(account),
-                Action::PadsKnown(spans) => pool.pads_known(&spans),
-                Action::Opened { head, material } => {
-                    let count = &self.peer.counters;
-                    count.hops_opened.fetch_add(1, Relaxed);
-                    count.hop_bytes_opened.fetch_add(material.len() as u64, Relaxed);
-                    let from = self.peer.config.cluster.clone();
-                    self.peer.relay.opened(from, head, material);
-                }
-                Action::NotOpened(why) => self.not_opened(why),
-                Action::Supply(ask) => {
-                    self.peer.relay.supply(self.peer.config.cluster.clone(), ask);
-                }
-                Action::Offered(offer) => {
-                    // Not cut off with the connection: what is being stored is stored.
-                    tokio::spawn(copies::take(self.peer.clone(), self.done.clone(), *offer));
-                }
-                Action::Placed { pad, placed } => {
-                    if let Some(waiting) = self.offered.remove(&pad) {
-                        // Whoever asked may have given up.
-                        let _ = waiting.send(placed);
-                    }
-                }
-                Action::Answered { name, answer } => {
-                    self.peer.relay.answered(&self.peer.config.cluster, name, answer);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Which KMs of this cluster were taken out.
-    fn tell_gone(&mut self) {
-        let gone: Vec<Fingerprint> = self.peer.gone.borrow().iter().copied().collect();
-        for some in gone.chunks(MAX_LIST) {
-            Frame::Gone(some.to_vec()).encode(&mut self.out);
-        }
-    }
-
-    fn peer_account(&self, account: Ledger) {
-        let pool = &self.peer.pool;
-        let Some(agree) = pool.peer_account(account) else { return };
-        let (peer, here, there) = (&self.peer.config.cluster, pool.account().pad, account.pad);
-        match agree {
-            true => tracing::info!(%peer, "the ends say the same of their pad again"),
-            false => tracing::error!(%peer, here, there, alarm = "ledgers-differ",
-                "the ends do not say the same of the pad they spent, in bits"),
-        }
-    }
-
-    fn not_opened(&self, why: HopFault) {
-        let peer = &self.peer.config.cluster;
-        self.peer.counters.hops_refused.fetch_add(1, Relaxed);
-        match why {
-            HopFault::BadTag | HopFault::BadPad => {
-                self.peer.counters.tampered.fetch_add(1, Relaxed);
-                tracing::error!(%peer, %why, alarm = "hop-tampered", "relayed keys do not open");
-            }
-            why => tracing::warn!(%peer, %why, "relayed keys were refused"),
-        }
-    }
-
-    fn refused(&self, number: u64, bytes: u64, why: Rejection) {
-        self.peer.pool.rejected(bytes);
-        let peer = &self.peer.config.cluster;
-        if why == Rejection::Mismatch {
-            self.peer.counters.mismatched.fetch_add(1, Relaxed);
-            tracing::error!(%peer, block = number, alarm = "key-mismatch",
-                "both ends hold different bits; the block is rejected");
-        } else if why == Rejection::Path {
-            self.peer.counters.given_up.fetch_add(1, Relaxed);
-            tracing::error!(%peer, block = number, alarm = "relay-path",
-                "the ends were told different ways of relayed keys; a node on the way altered it");
-        } else if why == Rejection::Policy {
-            self.peer.counters.given_up.fetch_add(1, Relaxed);
-            tracing::error!(%peer, block = number, alarm = "combination-refused",
-                "the ends are set to combine keys differently; set `combine` alike at both");
-        } else {
-            self.peer.counters.given_up.fetch_add(1, Relaxed);
-            tracing::warn!(%peer, block = number, ?why, "a block was given up");
-        }
-    }
-
-    /// Runs are taken in the order they came; only the wait for the disk is elsewhere.
-    fn take_run(&mut self, request: u64, run: km_core::run::RunSpec) {
-        let taken = self.peer.supply.accept(&self.peer.config.cluster, run);
-        let done = self.done.clone();
-        self.tasks.spawn(async move {
-            let result = match taken {
-                Ok(accepted) => accepted.durable().await,
-                Err(error) => Err(error),
-            };
-            let result = work::assigned(result);
-            let _ = done.send(Done::Send(Frame::AssignResult { request, result }));
-        });
-    }
-
-    /// Beside the connection, but not cut off with it: it would leave a private key in the token.
-    fn spawn_whole(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let storing = self.peer.storing.clone().try_read_owned();
-        tokio::spawn(async move {
-            let _storing = storing;
-            task.await;
-        });
     }
 
     /// Lets what is being stored finish, so that the next connection starts from settled facts.

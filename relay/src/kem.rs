@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use km_core::usage::kem::{KemPair, KemSet};
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::{links::Peer, session::Event, work::Done};
+use crate::{peer::Peer, session::Event, work::Done};
 
 /// The pair of the exchange under way, for whoever opens the answer.
 pub(crate) type Pair = Arc<Mutex<Option<(u64, KemPair)>>>;

@@ -10,13 +10,15 @@
 //! - [`copies`]: single objects that go to the peer by name.
 //! - `channels`: the classical channels of one link.
 //! - `driver`: the socket around a session; `work`: what it leaves to tasks beside it.
-//! - [`Links`]: the sockets around it, one task for each peer. Enter here.
+//! - `peer`: one link; `dialling`: the end that dials it.
+//! - [`Links`]: all links, one task for each peer. Enter here.
 
 pub mod agreement;
 mod blocks;
 mod channels;
 pub mod combine;
 pub mod copies;
+mod dialling;
 mod driver;
 pub mod feed;
 pub mod frame;
@@ -26,6 +28,7 @@ mod intake;
 mod kem;
 pub mod kems;
 mod links;
+mod peer;
 pub mod session;
 mod work;
 

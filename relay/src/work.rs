@@ -16,7 +16,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::{
     frame::{Assigned, Frame},
-    links::Peer,
+    peer::Peer,
     session::{Agreed, Event},
 };
 

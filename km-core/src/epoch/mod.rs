@@ -17,6 +17,7 @@
 mod closing;
 mod destroy;
 mod keeper;
+mod receivers;
 mod seals;
 mod sharing;
 mod state;
@@ -31,9 +32,10 @@ use std::{
 pub use destroy::Destruction;
 pub(crate) use keeper::Moved;
 pub use keeper::{Keeper, Tally};
+pub use receivers::receiver_key;
 pub use seals::MOST_SEALS;
 pub(crate) use seals::{Pin, Sealing};
-pub use sharing::{catch_up, receiver_key};
+pub use sharing::catch_up;
 pub use state::{Approval, BadEpochStep, Epoch, EpochState, EpochStep};
 
 use crate::{

@@ -15,6 +15,21 @@ impl Objects {
         Self { inside: owners.into(), ..self }
     }
 
+    /// The same objects, of which new ones are kept inside the token, whoever's they are.
+    pub fn kept_inside(&self) -> Self {
+        Self { all_inside: true, ..self.clone() }
+    }
+
+    /// Whether there is a place for objects inside the token at all.
+    pub fn can_keep_inside(&self) -> bool {
+        self.vault.cabinet().is_ok()
+    }
+
+    /// Whether new objects of `owner` are kept inside the token.
+    pub fn keeps_inside(&self, owner: &SaeId) -> bool {
+        self.all_inside || self.inside.contains(owner)
+    }
+
     /// Seals the bytes of an object to be, or keeps them in the token, as its owner's are; to be
     /// stored with [`Objects::create_sealed`].
     ///
@@ -26,7 +41,7 @@ impl Objects {
         owner: &SaeId,
         clear: &ClearBytes,
     ) -> Result<SealedObject, HsmError> {
-        if !self.inside.contains(owner) {
+        if !self.keeps_inside(owner) {
             return self.vault.seal_object(uid, owner.as_str(), clear).await;
         }
         let sealed = self.vault.keep_object(uid, owner.as_str(), clear).await?;
@@ -42,7 +57,7 @@ impl Objects {
     /// # Errors
     /// [`HsmError::Full`].
     pub fn check_room(&self, owner: &SaeId, count: u64) -> Result<(), HsmError> {
-        match self.inside.contains(owner) {
+        match self.keeps_inside(owner) {
             true => self.vault.cabinet()?.check_room(count),
             false => Ok(()),
         }

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{INDEX, NewObject, Object, ObjectError, Objects, object_key, placed_uid};
+use super::{NewObject, Object, ObjectError, Objects, object::INDEX, object_key, placed_uid};
 use crate::{ids::SaeId, records::RecordError, store::MAX_RANGE};
 
 /// How long a count is gone by.

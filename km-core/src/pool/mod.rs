@@ -13,10 +13,13 @@
 //! - `past`: what became of blocks and runs lately.
 //! - `wanted`: what is missing, for the relay that feeds the pool.
 //! - `trace`: what is known about one key, for operators.
+//! - `recovery`: reading the pool back.
+//! - `view`, `audit`: the account, from memory and from the records.
 //!
 //! Every change is made in `tables` and appended to the journal under one lock, so what is
 //! durable is always a prefix of what happened.
 
+mod audit;
 mod barred;
 mod blocks;
 mod burn;
@@ -27,9 +30,11 @@ pub(crate) mod keys;
 mod order;
 mod pads;
 mod past;
+mod recovery;
 mod reseal;
 mod tables;
 mod trace;
+mod view;
 mod wanted;
 
 use std::{
@@ -41,29 +46,28 @@ use std::{
     time::Duration,
 };
 
+pub use audit::{audit, pools_in};
 pub use blocks::NewBlock;
 pub use collect::{Accepted, CollectError, Reservation};
 pub use issue::IssuerRun;
 pub use trace::{KeyState, KeyTrace, RunTrace};
+pub use view::PoolView;
 pub use wanted::Demand;
 
 use crate::{
-    block::{BlockState, SealedBlock},
+    block::SealedBlock,
     cabinet::Cabinet,
-    clock::now_ms,
     hsm::HsmError,
     ids::{ClusterId, PoolTag},
-    journal::{Account, Change, Fence, Journal, Over, Ticket},
+    journal::{Fence, Journal, Over, Ticket},
     key_id::KeyId,
-    ledger::{Ledger, bits},
+    ledger::Ledger,
     material::ClearBytes,
-    pad::{PadRecord, PadSpan, PadUse},
     payload::Storage,
     peer::{AssignError, Fingerprint, PeerLink},
     provenance::{Grade, Provenance},
     records::{RecordError, Records},
-    run::{RunRecord, RunSpec, Side},
-    store::StoreError,
+    run::RunSpec,
     vault::{Kind, Vault},
 };
 use tables::Tables;
@@ -140,41 +144,6 @@ pub struct PoolCounters {
     pub keys_collected: AtomicU64,
 }
 
-/// A pool as an operator sees it.
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct PoolView {
-    /// The cluster at the other end.
-    pub peer: ClusterId,
-    /// The account, in bits.
-    pub ledger: Ledger,
-    /// Bits in blocks and runs.
-    pub stored_bits: u64,
-    /// Of these, bits this end may assign from.
-    pub own_bits: u64,
-    /// Whether the account balances.
-    pub balanced: bool,
-    /// Blocks stored.
-    pub blocks: usize,
-    /// Runs open at this end as owner.
-    pub issuing: usize,
-    /// Runs open at this end for collection.
-    pub collecting: usize,
-    /// Whether the link to the peer is up.
-    pub link_up: bool,
-    /// The peer's account of the same pool, as it last said.
-    pub peer_ledger: Option<Ledger>,
-    /// Whether both ends say the same of the pad they spent for each other; absent while the relay
-    /// uses some, as then they need not, and until the peer has said so since.
-    pub ends_agree: Option<bool>,
-}
-
-/// How long keys of a run wait that was accepted before this start, perhaps by another KM. Of two clocks
-/// either may be wrong, so at least half of the time is left: for so long the other end may hand them
-/// out still, and what is burned too early is lost to whoever has it.
-fn left_of(run: &RunRecord, key_ttl: Duration) -> Duration {
-    Duration::from_millis(run.expires_ms.saturating_sub(now_ms())).clamp(key_ttl / 2, key_ttl)
-}
-
 /// Clear bytes of a run, with how they came to be.
 #[derive(Debug)]
 struct OpenRun {
@@ -218,135 +187,6 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Reads the pool back from the store. Runs this end had handed out keys from before it
-    /// stopped are burned: nobody knows how far they got.
-    pub async fn open(
-        config: PoolConfig,
-        records: Records,
-        vault: Vault,
-    ) -> Result<Arc<Self>, RecordError> {
-        let (pool, left_open) = Self::read(config, records, vault).await?;
-        pool.compare_with_token().await;
-        pool.recovered(left_open).await
-    }
-
-    /// As [`Pool::open`], of a store that is not the one in place yet: objects in the token stay, since
-    /// they may be of blocks that only the store in place has.
-    pub async fn open_copy(
-        config: PoolConfig,
-        records: Records,
-        vault: Vault,
-    ) -> Result<Arc<Self>, RecordError> {
-        let (pool, left_open) = Self::read(config, records, vault).await?;
-        pool.recovered(left_open).await
-    }
-
-    /// Durably on return.
-    async fn recovered(self: Arc<Self>, left_open: Vec<RunSpec>) -> Result<Arc<Self>, RecordError> {
-        self.recover(left_open);
-        self.all_durable().await?;
-        Ok(self)
-    }
-
-    /// Waits until everything that happened so far is durable, as long as this KM leads.
-    async fn all_durable(&self) -> Result<(), RecordError> {
-        let why = match self.settled().await {
-            Ok(()) => return Ok(()),
-            Err(Over::Barred) => StoreError::Barred,
-            Err(Over::Deposed) => {
-                StoreError::Unavailable("another key manager took the lead".into())
-            }
-            Err(Over::SetBack) => StoreError::Damaged("an older copy of it was put back".into()),
-        };
-        Err(why.into())
-    }
-
-    async fn read(
-        config: PoolConfig,
-        records: Records,
-        vault: Vault,
-    ) -> Result<(Arc<Self>, Vec<RunSpec>), RecordError> {
-        let tag = PoolTag::of_pair(&config.here, &config.peer);
-        let mut tables = Tables::new(config.here.clone());
-        tables.start_after(records.get(&keys::high(tag)).await?.unwrap_or(0));
-        let states = keys::states(tag);
-        records
-            .each(&states, |key, state: BlockState| {
-                if let Some(number) = keys::number_in(key) {
-                    tables.set_block(number, Some(state));
-                }
-            })
-            .await?;
-        let mut left_open = Vec::new();
-        records
-            .each(&keys::runs(tag), |_, run: RunRecord| match run.side {
-                Side::Issuer => left_open.push(run.spec),
-                Side::Collector { .. } => {
-                    let left = left_of(&run, config.key_ttl);
-                    tables.insert_collecting(run, left);
-                }
-            })
-            .await?;
-        let stored = records.store().get(&keys::ledger(tag)).await?;
-        let version = stored.as_ref().map(|record| record.version);
-        let ledger = stored.map(|record| records.decode(&record.key, &record.value));
-        let ledger: Ledger = ledger.transpose()?.unwrap_or_default();
-        // Every commit balances. What does not was put together from different times: an old record
-        // put back would let its keys be used again.
-        pads::read(&records, tag, &mut tables).await?;
-        let leased: u64 = left_open.iter().map(|spec| u64::from(spec.bytes())).sum();
-        if !ledger.balanced_with(bits(tables.stored_bytes() + leased)) {
-            let what = "the account does not fit the blocks and runs stored: some are missing, or \
-                        old ones were put back";
-            return Err(RecordError::damaged(&keys::ledger(tag), what));
-        }
-        tables.kept = kept::names(&records, tag, &tables).await?;
-        let barred: Option<BTreeSet<Fingerprint>> = records.get(&keys::barred(tag)).await?;
-        let account = Account { ledger, version };
-        let fence = config.fence.clone();
-        let journal = Journal::start(records.clone(), keys::ledger(tag), account, fence);
-        let pool = Arc::new(Self {
-            config,
-            tag,
-            records,
-            vault,
-            journal,
-            tables: Mutex::new(tables),
-            order: Arc::default(),
-            peer: OnceLock::new(),
-            barred: Mutex::new(barred.unwrap_or_default()),
-            retiring: tokio::sync::Mutex::default(),
-            peer_key_ttl: AtomicU64::new(u64::MAX),
-            peer_ledger: Mutex::default(),
-            ends_differ: AtomicBool::new(false),
-            changed: tokio::sync::Notify::new(),
-            wanted: wanted::Wanted::default(),
-            counters: PoolCounters::default(),
-        });
-        Ok((pool, left_open))
-    }
-
-    fn recover(self: &Arc<Self>, left_open: Vec<RunSpec>) {
-        for spec in left_open {
-            tracing::info!(block = %spec.id.block, keys = spec.count, "burning a run left open");
-            let mut tables = self.tables();
-            tables.issuing.insert(spec.id, spec.clone());
-            self.close_run(&mut tables, &spec, 0, None);
-        }
-        let lent: Vec<PadSpan> = self.tables().lent.values().copied().collect();
-        for span in lent {
-            tracing::info!(block = %span.id.block, bytes = span.len, "burning pad left open");
-            self.pad_used(PadUse::burned(span));
-        }
-        let mut tables = self.tables();
-        let ended: Vec<u64> = tables.finished_blocks();
-        for number in ended {
-            let mut change = Change::default();
-            self.erase_if_finished(&mut tables, number, &mut change);
-            self.journal.append(change);
-        }
-    }
-
     /// Connects the pool to its peer; once.
     pub fn connect(&self, peer: Arc<dyn PeerLink>) {
         if self.peer.set(peer).is_err() {
@@ -422,25 +262,6 @@ impl Pool {
         }
     }
 
-    /// The peer tells its account of this pool. What it told before a change of ours to pad is
-    /// forgotten at that change: it need not agree. `Some` when that is news: whether the ends agree
-    /// again, after they did not, or differ, after they did.
-    pub fn peer_account(&self, theirs: Ledger) -> Option<bool> {
-        *self.told() = Some(theirs);
-        let agree = self.view().ends_agree?;
-        let differed = self.ends_differ.swap(!agree, Ordering::Relaxed);
-        (agree == differed).then_some(agree)
-    }
-
-    fn told(&self) -> MutexGuard<'_, Option<Ledger>> {
-        self.peer_ledger.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// This end's account.
-    pub fn account(&self) -> Ledger {
-        self.journal.account()
-    }
-
     /// How long a key assigned here lives at the end that forgets it first.
     fn key_ttl(&self) -> Duration {
         let theirs = Duration::from_millis(self.peer_key_ttl.load(Ordering::Relaxed));
@@ -470,29 +291,6 @@ impl Pool {
     /// It will never be.
     pub async fn settled(&self) -> Result<(), Over> {
         self.journal.settled().await
-    }
-
-    /// The account and what is stored, at one instant.
-    pub fn view(&self) -> PoolView {
-        let tables = self.tables();
-        let ledger = self.journal.account();
-        let stored_bits = bits(tables.stored_bytes());
-        let peer_ledger = *self.told();
-        let pads = tables.lent.len() + tables.through.len() + tables.borrowed.len();
-        let settled = pads == 0 && self.link_up();
-        PoolView {
-            peer: self.config.peer.clone(),
-            ledger,
-            stored_bits,
-            own_bits: bits(tables.own.all()),
-            balanced: ledger.balanced_with(stored_bits),
-            blocks: tables.blocks().len(),
-            issuing: tables.issuing.len(),
-            collecting: tables.collecting.len(),
-            link_up: self.link_up(),
-            peer_ledger,
-            ends_agree: settled.then(|| Some(peer_ledger?.pad == ledger.pad)).flatten(),
-        }
     }
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
@@ -568,52 +366,4 @@ impl Pool {
     fn count(&self, counter: &AtomicU64, by: u64) {
         counter.fetch_add(by, Ordering::Relaxed);
     }
-}
-
-/// The pools that have records, whatever the configuration names.
-pub async fn pools_in(records: &Records) -> Result<Vec<PoolTag>, RecordError> {
-    let mut tags = Vec::new();
-    records.each(keys::LEDGER, |key, _: Ledger| tags.extend(keys::pool_in(key))).await?;
-    Ok(tags)
-}
-
-/// How often an audit begins anew because the pool changed under it.
-const AUDITS: usize = 50;
-
-/// Recomputes the account of a pool from its records alone; for audits and tests. Every change of a pool
-/// writes its account, so what was read while that stayed the same is of one moment. In a pool that
-/// never rests the last reading counts.
-pub async fn audit(records: &Records, tag: PoolTag) -> Result<(Ledger, u64), RecordError> {
-    let key = keys::ledger(tag);
-    let written = async || {
-        let account = records.store().get(&key).await?;
-        Ok::<_, RecordError>(account.map(|account| account.version))
-    };
-    let mut tries = 1;
-    loop {
-        let before = written().await?;
-        let found = read_account(records, tag).await?;
-        if tries == AUDITS || written().await? == before {
-            return Ok(found);
-        }
-        tries += 1;
-    }
-}
-
-async fn read_account(records: &Records, tag: PoolTag) -> Result<(Ledger, u64), RecordError> {
-    let ledger = records.get(&keys::ledger(tag)).await?.unwrap_or_default();
-    let mut stored = 0u64;
-    records
-        .each(&keys::states(tag), |_, state: BlockState| stored += bits(state.remaining()))
-        .await?;
-    records
-        .each(&keys::runs(tag), |_, run: RunRecord| stored += bits(tables::outstanding(&run)))
-        .await?;
-    records
-        .each(&keys::pads(tag), |_, pad: PadRecord| match pad {
-            PadRecord::Lent(span) | PadRecord::Borrowed(span) => stored += bits(span.len),
-            PadRecord::Through(_) => {}
-        })
-        .await?;
-    Ok((ledger, stored))
 }
