@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use km_core::clock::now_ms;
 use kmip::{
-    Answer, DateTime, Operation, RequestMessage, ResponseWriter, Version,
+    Answer, DateTime, Field, Operation, RequestMessage, ResponseWriter, Version,
     enums::{BatchErrorContinuationOption, CredentialType, OperationCode, ResultReason},
     message::{
         DecodeError, Outcome, RequestHeader, RequestItem, ResponseHeader, ResponseItem,
@@ -300,10 +300,18 @@ pub(crate) async fn do_item(cx: &mut Context<'_>, item: RequestItem) -> Result<D
 
 /// The operation of an item, if this server does it and the caller may ask for it.
 pub(crate) fn allowed(cx: &mut Context<'_>, item: RequestItem) -> Result<Operation, OpError> {
-    if item.extension.is_some_and(|extension| extension.critical) {
+    if item.extensions.iter().any(|extension| extension.critical) {
         return Err(OpError::Extension);
     }
-    if !op::query::operations(cx.server).any(|had| had == item.code) {
+    // An answer in a version that has no words for it would say nothing of what was done. Discover Versions
+    // is how a client of 1.0 finds out that there are others.
+    let has_words = item.code.known(cx.version) || item.code == OperationCode::DiscoverVersions;
+    if item.ephemeral == Some(true) {
+        return Err(OpError::Feature(
+            "what an item gives is not kept back; send it without Ephemeral",
+        ));
+    }
+    if !has_words || !op::query::operations(cx.server).any(|had| had == item.code) {
         return Err(OpError::Operation);
     }
     if cx.is_staged() && op::cannot_be_undone(item.code) {

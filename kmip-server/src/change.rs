@@ -47,7 +47,8 @@ pub(crate) struct Draft {
     now: i64,
 }
 
-/// Changes the object a request names. `claimed` are names it gets; `act` may be called again.
+/// Changes the object a request names. `claimed` are names it gets, or has already; `act` may be called
+/// again.
 /// Returns its identifier and what `act` gave; durable on return.
 pub(crate) async fn change<T>(
     cx: &Context<'_>,
@@ -56,7 +57,7 @@ pub(crate) async fn change<T>(
     act: impl Fn(&mut Draft) -> Result<T, OpError>,
 ) -> Result<(String, T), OpError> {
     let (mut object, mut version) = find::object(cx, id).await?;
-    let _held = names::hold(cx, claimed, &[]).await?;
+    let _held = names::hold(cx, claimed, &[&object.uid]).await?;
     for _ in 0..TRIES {
         match once(cx, &object, version, &act).await {
             Ok(given) => return Ok((object.uid, given)),
@@ -156,6 +157,11 @@ impl Draft {
             Rule::Limits | Rule::Free => {
                 self.untouched(attribute)?;
                 let at = self.find(&key, which)?;
+                let other =
+                    |(other, i): (usize, &Instance)| other != at && i.attribute == *attribute;
+                if self.rest.list.iter().enumerate().any(other) {
+                    return Err(OpError::HasOne(format!("{} of this value", called(&key))));
+                }
                 let Some(found) = self.rest.list.get_mut(at) else {
                     return Err(OpError::NoAttribute(called(&key)));
                 };

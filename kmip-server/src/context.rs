@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use km_core::objects::Objects;
 use kmip::{
     Version,
-    attribute::UniqueIdentifier,
+    attribute::{Attribute, Attributes, Link, UniqueIdentifier},
     enums::{OperationCode, UniqueIdentifierCode},
 };
 
@@ -37,6 +37,10 @@ pub(crate) struct Context<'a> {
     pub(crate) caller: &'a Caller,
     pub(crate) version: Version,
     objects: &'a Objects,
+    /// Those of the request, whatever the item that is being done wants.
+    usual: &'a Objects,
+    /// What the item makes must be kept inside the token.
+    must_be_inside: bool,
     /// The changes are staged: names are held until all of them are published.
     is_staged: bool,
     held: Mutex<Vec<Held>>,
@@ -77,6 +81,8 @@ impl<'a> Context<'a> {
             caller,
             version,
             objects,
+            usual: objects,
+            must_be_inside: false,
             is_staged,
             held,
             noted: Vec::new(),
@@ -114,6 +120,26 @@ impl<'a> Context<'a> {
         self.objects
     }
 
+    /// Has what the item makes kept inside the token and nowhere else, if that can be.
+    pub(crate) fn keep_inside(&mut self) -> bool {
+        self.must_be_inside = true;
+        if self.objects.keeps_inside(self.caller.tenant()) {
+            return true;
+        }
+        // A stage knows what hangs on its publication for its own objects alone.
+        if self.is_staged || !self.objects.can_keep_inside() {
+            return false;
+        }
+        self.objects = &self.server.objects_inside;
+        true
+    }
+
+    /// Whether what the item makes must be kept inside the token: a key that is wrapped there and sealed
+    /// outside does not do.
+    pub(crate) fn must_be_inside(&self) -> bool {
+        self.must_be_inside
+    }
+
     pub(crate) fn delegate(&self) -> Option<&Delegate> {
         self.delegate.as_ref()
     }
@@ -126,6 +152,7 @@ impl<'a> Context<'a> {
     /// An item begins that asks for `operation`, if that may be done.
     pub(crate) fn begin(&mut self, operation: OperationCode) -> Result<(), OpError> {
         self.operation = Some(operation);
+        (self.objects, self.must_be_inside) = (self.usual, false);
         let delegate = self.delegate.as_ref();
         match self.caller.may(operation) && delegate.is_none_or(|who| who.may(operation)) {
             true => Ok(()),
@@ -231,6 +258,28 @@ impl<'a> Context<'a> {
             Some(UniqueIdentifier::Reference(code)) => self.made_by(code).and_then(only),
         };
         found.ok_or(OpError::NoPlaceholder)
+    }
+
+    /// With the identifiers of what earlier items made in the place of references to them: an object is
+    /// stored with links that stay true.
+    pub(crate) fn resolve_link(&self, attribute: Attribute) -> Result<Attribute, OpError> {
+        match attribute {
+            Attribute::Link(Link { kind, target }) => {
+                let target = UniqueIdentifier::Text(self.resolve(Some(target))?);
+                Ok(Attribute::Link(Link { kind, target }))
+            }
+            other => Ok(other),
+        }
+    }
+
+    /// The same of several.
+    pub(crate) fn resolve_links(&self, mut all: Attributes) -> Result<Attributes, OpError> {
+        for instance in &mut all.list {
+            if matches!(instance.attribute, Attribute::Link(_)) {
+                instance.attribute = self.resolve_link(instance.attribute.clone())?;
+            }
+        }
+        Ok(all)
     }
 
     fn made_by(&self, code: UniqueIdentifierCode) -> Option<&[String]> {

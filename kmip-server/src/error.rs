@@ -40,6 +40,12 @@ pub(crate) enum OpError {
     ReadOnly(String),
     #[error("{} may be given once only", .0.name())]
     SingleValued(AttributeKind),
+    #[error("{0} has a value that no version of KMIP has a word for, and that is no vendor's")]
+    NoWord(String),
+    #[error(
+        "this server makes no Application Data of the namespace {0:?}; send the data with the namespace"
+    )]
+    Namespace(String),
     #[error("this server has no attribute {0}")]
     UnknownAttribute(String),
     #[error("another object of this client has the name {0:?}; choose another or destroy it")]
@@ -154,6 +160,8 @@ impl OpError {
             Self::UnknownAttribute(_) => {
                 or(ResultReason::UnsupportedAttribute, ResultReason::InvalidField)
             }
+            Self::NoWord(_) => or(ResultReason::UnknownEnumeration, ResultReason::InvalidField),
+            Self::Namespace(_) => ResultReason::ApplicationNamespaceNotSupported,
             Self::NameTaken(_) => ResultReason::NonUniqueNameAttribute,
             Self::KeyFormat(_) => ResultReason::KeyFormatTypeNotSupported,
             Self::Compression => ResultReason::KeyCompressionTypeNotSupported,

@@ -23,6 +23,7 @@
 //! | `material` | objects to clear bytes and back |
 //! | `formats` | key material from one Key Format Type to another |
 //! | `wrap` | keys wrapped by other keys |
+//! | `storage` | whether an object is kept inside the HSM |
 //! | `split` | keys in parts |
 //! | `change`, `rules`, `numbering` | attributes that clients change, what they may, instance indices |
 //! | `usage_limits` | how much an object may still be used |
@@ -70,6 +71,7 @@ mod qkd;
 mod rules;
 mod shown;
 mod split;
+mod storage;
 mod streams;
 mod swept;
 mod template;
@@ -197,6 +199,8 @@ impl Counters {
 pub struct Server {
     supply: Arc<Supply>,
     objects: Objects,
+    /// The same, with new ones kept inside the token.
+    objects_inside: Objects,
     applications: Directory<SaeId>,
     callers: Callers,
     guard: Guard,
@@ -237,6 +241,7 @@ impl Server {
         let (later, tickets, houses) = Default::default();
         Arc::new_cyclic(|me| Self {
             supply,
+            objects_inside: objects.kept_inside(),
             objects,
             applications,
             callers,

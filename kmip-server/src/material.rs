@@ -3,10 +3,10 @@
 use km_core::material::ClearBytes;
 use kmip::{
     BigInteger, SecretBytes,
-    attribute::{Attribute, AttributeKind, Attributes},
+    attribute::{Attribute, AttributeKind, Attributes, Link},
     enums::{
-        CertificateRequestType, CertificateType, KeyCompressionType, KeyFormatType, ObjectType,
-        OpaqueDataType, SecretDataType, SplitKeyMethod,
+        CertificateRequestType, CertificateType, KeyCompressionType, KeyFormatType, LinkType,
+        ObjectType, OpaqueDataType, SecretDataType, SplitKeyMethod,
     },
     object::{
         Certificate, CertificateRequest, KeyBlock, KeyMaterial, KeyValue, KeyWrappingData, Object,
@@ -15,8 +15,10 @@ use kmip::{
 };
 
 use crate::{
+    context::Context,
     error::OpError,
     meta::{Form, Meta, Part, decode_list, encode_list},
+    wanted::{VERSIONS, has_word},
 };
 
 /// What a client brought: the head its form tells, its bytes, and attributes inside the key value.
@@ -29,6 +31,7 @@ pub(crate) struct Brought {
 /// Takes an object of Register apart.
 pub(crate) fn take(object: Object, now: i64) -> Result<Brought, OpError> {
     let kind = object.kind();
+    check_words(&object)?;
     match object {
         Object::SymmetricKey(block) | Object::PublicKey(block) | Object::PrivateKey(block) => {
             take_block(kind, block, now)
@@ -56,6 +59,20 @@ pub(crate) fn take(object: Object, now: i64) -> Result<Brought, OpError> {
         Object::Template(attributes) => {
             Ok(whole(kind, 0, SecretBytes::copy_from(&encode_list(&attributes)), now))
         }
+    }
+}
+
+/// Refuses an object that could be given in no version: its types are of none, and no vendor's.
+fn check_words(object: &Object) -> Result<(), OpError> {
+    let block = object.key_block();
+    let algorithm = block.and_then(|block| block.algorithm);
+    let compression = block.and_then(|block| block.compression);
+    let has_words = VERSIONS.iter().any(|version| object.known(*version))
+        && algorithm.is_none_or(|algorithm| has_word(&algorithm))
+        && compression.is_none_or(|compression| has_word(&compression));
+    match has_words {
+        true => Ok(()),
+        false => Err(OpError::NoWord("the object".to_owned())),
     }
 }
 
@@ -139,6 +156,21 @@ fn check_length(meta: &Meta) -> Result<(), OpError> {
     }
     let text = format!("the key has {found} bits, not {bits}");
     Err(OpError::invalid(AttributeKind::CryptographicLength, &text))
+}
+
+/// Adds the link to the key that what the client brought is wrapped with, which it need not say (2.0).
+pub(crate) fn link_wrapping_key(
+    cx: &Context<'_>,
+    meta: &Meta,
+    rest: &mut Attributes,
+) -> Result<(), OpError> {
+    let Some(key) = meta.wrapping_data().and_then(|data| data.encryption) else { return Ok(()) };
+    let link = Link { kind: LinkType::WrappingKeyLink, target: key.id };
+    let link = cx.resolve_link(Attribute::Link(link))?;
+    if !rest.iter().any(|said| *said == link) {
+        rest.push(link);
+    }
+    Ok(())
 }
 
 /// Joins what the request and the key block say about the same thing; they must agree.

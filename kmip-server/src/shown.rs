@@ -22,15 +22,11 @@ use crate::{
     meta::{Meta, sha256},
     numbering, op,
     qkd::VENDOR_CUSTODY,
+    storage::{HARDWARE, SOFTWARE},
 };
 
 /// How long a lease of an object lasts, in seconds.
 pub(crate) const LEASE: u32 = 3600;
-/// Protection Storage Mask: sealed bytes outside the HSM.
-const SOFTWARE: i32 = 0x1;
-/// Protection Storage Mask: an object inside the HSM.
-const HARDWARE: i32 = 0x2;
-
 /// Every attribute of `object`, the most asked for first, each instance with its index.
 pub(crate) fn all(object: &Object, now: i64) -> Result<Vec<Instance>, OpError> {
     let (meta, rest) = Meta::with_rest(object)?;

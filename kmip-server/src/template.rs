@@ -20,8 +20,9 @@ const MAX_SAME: usize = 4;
 /// `attributes` with those of the templates they name; what the request says itself goes first.
 pub(crate) async fn expand(
     cx: &Context<'_>,
-    mut attributes: Attributes,
+    attributes: Attributes,
 ) -> Result<Attributes, OpError> {
+    let mut attributes = cx.resolve_links(attributes)?;
     let templates = std::mem::take(&mut attributes.templates);
     if templates.len() > MAX_TEMPLATES {
         let text = format!("a request names at most {MAX_TEMPLATES} templates");

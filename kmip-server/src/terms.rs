@@ -5,8 +5,10 @@
 
 use aws_lc_rs::digest::{SHA256, digest};
 use kmip::{
-    attribute::{Attribute, Attributes},
+    attribute::{Attribute, AttributeKind, Attributes, Part},
     enums::ObjectType,
+    tag::Tag,
+    ttlv::Value,
 };
 
 /// Stands before the terms of a destroyed object.
@@ -34,6 +36,18 @@ pub(crate) fn of_attribute(attribute: &Attribute) -> Option<String> {
         Attribute::ObjectType(kind) => kind_term(*kind),
         _ => return None,
     })
+}
+
+/// The same of a part of one.
+pub(crate) fn of_part(part: &Part) -> Option<String> {
+    let text = |(tag, value): &(Tag, Value)| match value {
+        Value::TextString(text) if *tag == Tag::NameValue => Some(name(text)),
+        _ => None,
+    };
+    match part.kind {
+        AttributeKind::Name => part.fields.iter().find_map(text),
+        _ => None,
+    }
 }
 
 /// The terms one of which every object has: those of the object types.

@@ -13,11 +13,14 @@ use std::{
 
 use km_core::{ids::SaeId, objects::MAX_UID};
 use kmip::{
-    Field, Interval, SecretBytes,
+    Field, SecretBytes,
     attribute::UniqueIdentifier,
     enums::{OperationCode, TicketType},
     message::Credential,
-    op::{delegated_login::Right, login::Ticket},
+    op::{
+        delegated_login::Right,
+        login::{Lease, Ticket},
+    },
     ttlv,
 };
 
@@ -172,14 +175,14 @@ impl Tickets {
     pub(crate) async fn issue(
         &self,
         cx: &Context<'_>,
-        lease: Option<Interval>,
+        lease: Option<Lease>,
         requests: Option<i32>,
         rights: Option<Rights>,
     ) -> Result<Ticket, OpError> {
         let bad = || OpError::Invalid("a Request Count is 1 or more".to_owned());
         let requests = requests.map(|count| u32::try_from(count).ok().filter(|count| *count > 0));
         let requests = requests.map(|count| count.ok_or_else(bad)).transpose()?;
-        let lease = lease.map_or(LEASE, |lease| lease.0).min(LONGEST);
+        let lease = lease.map_or(LEASE, |lease| lease.seconds(cx.now)).min(LONGEST);
         let value = cx.objects().vault().random().bytes(LENGTH).await?;
         let value = value.expose(SecretBytes::copy_from);
         let by = cx.caller.application().clone();

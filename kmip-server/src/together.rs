@@ -73,7 +73,7 @@ pub(crate) fn may(item: &RequestItem) -> bool {
             is_named(&$r.id) && is_whole(&$r.correlation_value, $r.init, $r.last)
         };
     }
-    item.extension.is_none()
+    item.extensions.is_empty()
         && match &item.operation {
             Ok(Operation::Encrypt(r)) => alone!(r),
             Ok(Operation::Decrypt(r)) => alone!(r),

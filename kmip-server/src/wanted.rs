@@ -1,17 +1,19 @@
 //! The attributes a Create or Register asks for, checked: what the head keeps, and the rest.
 
 use kmip::{
-    DateTime,
+    DateTime, Field, Version,
     attribute::{Attribute, AttributeKind, AttributeRef, Attributes},
     enums::{CryptographicAlgorithm, KeyFormatType, ObjectType},
 };
 
 use crate::{
     error::OpError,
-    meta::{Dates, Meta},
+    meta::{Dates, Meta, decode_list, encode_list},
     qkd, usage_limits,
 };
 
+/// The versions that together say all there is to say.
+pub(crate) const VERSIONS: [Version; 2] = [Version::V2_1, Version::V1_4];
 /// Most attributes of one object.
 pub(crate) const MAX_WANTED: usize = 256;
 
@@ -55,6 +57,12 @@ impl Wanted {
 
     fn take(&mut self, attribute: Attribute, kind: ObjectType) -> Result<(), OpError> {
         match attribute {
+            Attribute::CryptographicAlgorithm(v) if !has_word(&v) => {
+                return Err(OpError::NoWord(called(&attribute.key())));
+            }
+            Attribute::KeyFormatType(v) if !has_word(&v) => {
+                return Err(OpError::NoWord(called(&attribute.key())));
+            }
             Attribute::ObjectType(wanted) if wanted == kind => {}
             Attribute::ObjectType(_) => {
                 let text = "Object Type: the attribute and the request differ".to_owned();
@@ -163,6 +171,10 @@ pub(crate) fn is_read_only(attribute: &Attribute) -> bool {
             | Attribute::AlwaysSensitive(_)
             | Attribute::NeverExtractable(_)
             | Attribute::OpaqueDataType(_)
+            | Attribute::ProtectionStorageMask(_)
+            | Attribute::RotateDate(_)
+            | Attribute::RotateGeneration(_)
+            | Attribute::RotateLatest(_)
             | Attribute::ShortUniqueIdentifier(_)
     )
 }
@@ -173,10 +185,35 @@ pub(crate) fn check_value(attribute: &Attribute) -> Result<(), OpError> {
         Attribute::Name(name) if name.value.is_empty() => {
             Err(OpError::invalid(AttributeKind::Name, "a name has at least one character"))
         }
-        Attribute::ApplicationSpecificInformation(info) if info.data.is_none() => {
-            let text = "this server makes no application data; send it";
-            Err(OpError::invalid(AttributeKind::ApplicationSpecificInformation, text))
+        Attribute::RotateAutomatic(true) => {
+            let text = "this server makes no keys anew by itself; ask for Re-key when it is time";
+            Err(OpError::invalid(AttributeKind::RotateAutomatic, text))
         }
-        _ => Ok(()),
+        Attribute::ApplicationSpecificInformation(info) if info.data.is_none() => {
+            Err(OpError::Namespace(info.namespace.clone()))
+        }
+        attribute => check_words(attribute),
     }
+}
+
+/// Refuses what could not be stored as it is said: an enumeration of which neither the newest 2.x nor the
+/// newest 1.x has the value. It would be acknowledged and gone.
+fn check_words(attribute: &Attribute) -> Result<(), OpError> {
+    let kept = match attribute {
+        // Where a field may be left out, the encoder leaves out what it has no word for.
+        Attribute::CryptographicParameters(_) => {
+            let one: Attributes = [attribute.clone()].into_iter().collect();
+            decode_list(&encode_list(&one)).is_ok_and(|read| read == one)
+        }
+        attribute => VERSIONS.iter().any(|version| attribute.known(*version)),
+    };
+    match kept {
+        true => Ok(()),
+        false => Err(OpError::NoWord(called(&attribute.key()))),
+    }
+}
+
+/// As [`check_value`], of a value of an object itself.
+pub(crate) fn has_word(value: &impl Field) -> bool {
+    VERSIONS.iter().any(|version| value.known(*version))
 }

@@ -107,6 +107,11 @@ impl Kmip {
         Self { server, client: Client::new(Version::V1_4), stream: Mutex::new(None) }
     }
 
+    /// The same client, of another version than 1.4.
+    pub fn of(self, version: Version) -> Self {
+        Self { client: Client::new(version), ..self }
+    }
+
     /// One operation. `Err` also when the server refused.
     pub async fn ask(&self, operation: impl Into<Operation>) -> Result<Answer, String> {
         let request = self.client.request(operation).map_err(|e| e.to_string())?;

@@ -77,6 +77,7 @@ async fn pair(network: &Network) -> (String, String) {
             .into_iter()
             .collect(),
         public: [Attribute::CryptographicUsageMask(2)].into_iter().collect(),
+        ..Default::default()
     };
     let answer = network.kmip_client(End::North, "sae-n1").ask(create).await;
     let Answer::CreateKeyPair(pair) = answer.unwrap() else { panic!() };

@@ -6,8 +6,8 @@ use aws_lc_rs::{
     encoding::{AsDer, PublicKeyX509Der},
 };
 use kmip::{
-    Answer, DateTime, Operation, SecretBytes,
-    attribute::{Attribute, Attributes, CryptographicParameters},
+    Answer, DateTime, Operation, SecretBytes, Version,
+    attribute::{Attribute, AttributeKind, Attributes, CryptographicParameters},
     client,
     enums::{
         BlockCipherMode, CryptographicAlgorithm as Algorithm, DerivationMethod, EncodingOption,
@@ -292,10 +292,42 @@ async fn keys_in_the_token_outlive_the_destruction_of_their_epoch() {
     }
 }
 
+const SOFTWARE: i32 = 1;
+const HARDWARE: i32 = 2;
+
+/// An AES key that is to be kept there.
+fn stored(mask: i32, more: impl IntoIterator<Item = Attribute>) -> op::create::Request {
+    let masks = op::create::ProtectionStorageMasks { masks: vec![mask] };
+    let request = client::create(Algorithm::Aes, 256, ENCRYPT_DECRYPT, more);
+    op::create::Request { protection_storage_masks: Some(masks), ..request }
+}
+
+/// Protection Storage Masks of KMIP 2.x.
+async fn single_objects_are_kept_where_clients_ask(network: &Network) {
+    let app = network.kmip_client(North, "sae-n1").of(Version::V2_1);
+    for (mask, objects) in [(SOFTWARE, 0.0), (HARDWARE, 1.0)] {
+        let answer = app.ask(stored(mask, [active()])).await.unwrap();
+        let Answer::Create(made) = answer else { panic!("{answer:?}") };
+        assert_eq!(network.metric(North, "qkm_token_objects").await, objects);
+        let kind = AttributeKind::ProtectionStorageMask;
+        let answer = app.ask(client::get_attributes(&made.id, [kind.into()])).await.unwrap();
+        let Answer::GetAttributes(found) = answer else { panic!("{answer:?}") };
+        let found: Vec<_> = found.attributes.iter().cloned().collect();
+        assert_eq!(found, [Attribute::ProtectionStorageMask(mask)]);
+        encrypted(&app, &made.id).await;
+        let _ = app.ask(client::revoke(&made.id, RevocationReasonCode::CessationOfOperation)).await;
+        app.ask(client::destroy(&made.id)).await.unwrap();
+        assert_eq!(network.metric(North, "qkm_token_objects").await, 0.0);
+    }
+    // It would be wrapped, and kept outside.
+    app.ask(stored(HARDWARE, [Attribute::Sensitive(true)])).await.expect_err("no such place");
+}
+
 /// `storage = "token"` of an application: its objects are private objects of SoftHSM.
 #[tokio::test(flavor = "multi_thread")]
 async fn objects_of_an_application_are_kept_inside_the_token() {
     let mut network = Network::north_alone(Options::default()).await;
+    single_objects_are_kept_where_clients_ask(&network).await;
     network.stop(North);
     let config = network.site(North).config.clone();
     let text = std::fs::read_to_string(&config).unwrap();
@@ -309,6 +341,9 @@ async fn objects_of_an_application_are_kept_inside_the_token() {
     let answer = app.ask(create).await.unwrap();
     let Answer::Create(made) = answer else { panic!("{answer:?}") };
     assert_eq!(custody(&app, &made.id).await.as_deref(), Some("host-transient"));
+    // What the operator set is the least.
+    let newest = network.kmip_client(North, "sae-n1").of(Version::V2_1);
+    newest.ask(stored(SOFTWARE, [])).await.expect_err("outside of the token");
     let bytes = material(&app.ask(client::get(&made.id)).await.unwrap()).unwrap();
     let ciphertext = encrypted(&app, &made.id).await;
     assert_eq!(network.metric(North, "qkm_token_objects").await, 1.0);

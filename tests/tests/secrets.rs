@@ -214,6 +214,7 @@ async fn signed(client: &qkm_tests::clients::Kmip) {
         .collect(),
         private: private.into_iter().collect(),
         public: [Attribute::CryptographicUsageMask(2)].into_iter().collect(),
+        ..Default::default()
     };
     let Answer::CreateKeyPair(pair) = client.ask(create).await.unwrap() else { panic!() };
     let sign = op::sign::Request {

@@ -85,6 +85,19 @@ fn cannot(stored: Format, wanted: Format) -> OpError {
     ))
 }
 
+/// The form that says the same in versions that have this one no more.
+pub(crate) fn newer(format: Format) -> Option<Format> {
+    match format {
+        Format::TransparentEcdsaPrivateKey
+        | Format::TransparentEcdhPrivateKey
+        | Format::TransparentEcmqvPrivateKey => Some(Format::TransparentEcPrivateKey),
+        Format::TransparentEcdsaPublicKey
+        | Format::TransparentEcdhPublicKey
+        | Format::TransparentEcmqvPublicKey => Some(Format::TransparentEcPublicKey),
+        _ => None,
+    }
+}
+
 /// Whether material of `format` is a structure.
 pub(crate) fn is_transparent(format: Format) -> bool {
     matches!(

@@ -8,7 +8,7 @@ pub(crate) async fn add_attribute(
     cx: &mut Context<'_>,
     request: Request,
 ) -> Result<Response, OpError> {
-    let attribute = request.attribute.attribute;
+    let attribute = cx.resolve_link(request.attribute.attribute)?;
     if request.attribute.index.is_some_and(|index| index != 0) {
         let text = "the server numbers instances; add the attribute without an Attribute Index";
         return Err(OpError::Invalid(text.to_owned()));

@@ -24,18 +24,25 @@ use crate::{
     error::OpError,
     find, formats, house,
     meta::{Form, Meta},
-    qkd, template, terms,
+    qkd, storage, template, terms,
     unit::Unit,
     wanted::Wanted,
 };
 
 pub(crate) async fn certify(cx: &mut Context<'_>, request: Request) -> Result<Response, OpError> {
     let certifier = certifier(cx)?;
-    let Request { id, request_id, request_type, request, attributes, .. } = request;
+    let Request { id, request_id, request_type, request, attributes, protection_storage_masks } =
+        request;
+    storage::choose(cx, protection_storage_masks.as_ref())?;
     let mut attributes = template::expand(cx, attributes).await?;
     let house = house::of(cx).await?;
     house.complete(&mut attributes, ObjectType::Certificate, None);
     house.check(&attributes, ObjectType::Certificate, None)?;
+    // A Certificate Request may be named in the place of the key (KMIP 2.1, 6.1.6).
+    let (id, request_id) = match (&request_id, &request) {
+        (None, None) if names_request(cx, id.clone()).await? => (None, id),
+        _ => (id, request_id),
+    };
     let asked = asked(cx, request_id, request_type, request).await?;
     let key = public_key(cx, id, asked.as_ref()).await?;
     let leaf = match (asked, &key) {
@@ -108,6 +115,15 @@ pub(super) async fn asked(
             return Err(OpError::CertificateRequest(text.to_owned()));
         }
     }))
+}
+
+/// Whether the object that is to be certified is a certificate request.
+async fn names_request(cx: &Context<'_>, id: Option<UniqueIdentifier>) -> Result<bool, OpError> {
+    match find::on_line(cx, id).await {
+        Ok((object, _)) => Ok(Meta::of(&object)?.kind() == ObjectType::CertificateRequest),
+        Err(OpError::NoPlaceholder) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// A public key of the caller's.

@@ -19,7 +19,7 @@ use crate::{
     house,
     meta::{Form, Meta},
     qkd::{self, Share},
-    template, usage,
+    storage, template, usage,
     wanted::Wanted,
 };
 
@@ -31,6 +31,7 @@ pub(crate) async fn create(cx: &mut Context<'_>, request: Request) -> Result<Res
     if kind != ObjectType::SymmetricKey {
         return Err(OpError::ObjectType("Create makes symmetric keys only".to_owned()));
     }
+    storage::choose(cx, request.protection_storage_masks.as_ref())?;
     let attributes = template::expand(cx, request.attributes).await?;
     let wanted = house::wanted(cx, attributes, kind, None).await?;
     if !matches!(wanted.format, None | Some(KeyFormatType::Raw)) {
@@ -100,6 +101,7 @@ pub(super) async fn key_in_token(
     len: usize,
 ) -> Result<Option<SealedObject>, OpError> {
     let Some((kind, trial)) = usage::secret_kind(algorithm) else { return Ok(None) };
+    storage::check_wrapped(cx)?;
     let (owner, bits) = (cx.caller.tenant().as_str(), u32::try_from(len * 8).unwrap_or(0));
     match cx.objects().make_in_token((uid, owner), (kind, bits), trial).await {
         Err(ObjectError::Hsm(HsmError::Unsupported(_))) => {

@@ -22,7 +22,7 @@ use crate::{
     error::OpError,
     formats, house,
     meta::{Form, Meta},
-    qkd, template, usage,
+    qkd, storage, template, usage,
     wanted::Wanted,
 };
 
@@ -30,6 +30,7 @@ pub(crate) async fn create_key_pair(
     cx: &mut Context<'_>,
     request: Request,
 ) -> Result<Response, OpError> {
+    storage::choose_for_pair(cx, request.masks())?;
     let common = template::expand(cx, request.common).await?;
     let private = template::expand(cx, request.private).await?;
     let public = template::expand(cx, request.public).await?;
@@ -237,6 +238,7 @@ impl Plan {
             || self.private.is_secret()
             || (objects.is_token_only() && !self.private.is_to_leave());
         if self.only_inside || (inside && matches!(self.private.format, None | Some(MADE))) {
+            storage::check_wrapped(cx)?;
             match objects.make_in_token((id, owner), (self.kind, bits), None).await {
                 Ok(made) => {
                     let public = made.public.ok_or_else(|| {

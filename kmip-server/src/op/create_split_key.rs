@@ -18,7 +18,7 @@ use crate::{
     error::OpError,
     find, house,
     meta::{Form, Meta, Part},
-    qkd, split, template, terms,
+    qkd, split, storage, template, terms,
     wanted::Wanted,
 };
 
@@ -37,6 +37,7 @@ pub(crate) async fn create_split_key(
     request: Request,
 ) -> Result<Response, OpError> {
     let plan = Plan::of(&request)?;
+    storage::choose(cx, request.protection_storage_masks.as_ref())?;
     let attributes = template::expand(cx, request.attributes).await?;
     let there = match request.id {
         Some(_) => Some(existing(cx, request.id, request.object_type).await?),

@@ -13,6 +13,7 @@ pub(crate) async fn delete_attribute(
     request: Request,
 ) -> Result<Response, OpError> {
     let Request { id, name, index, current } = request;
+    let current = current.map(|current| cx.resolve_link(current)).transpose()?;
     let key = current.as_ref().map(|current| current.key()).or(name);
     let key = key.ok_or(OpError::Missing("which attribute is to be deleted is missing"))?;
     let which = match &current {

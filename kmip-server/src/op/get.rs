@@ -6,6 +6,7 @@ use km_core::{
     store::Version,
 };
 use kmip::{
+    Field,
     attribute::Attribute,
     enums::{KeyCompressionType, KeyFormatType, KeyWrapType},
     object::{KeyWrappingSpecification, Object as Carried},
@@ -65,7 +66,9 @@ pub(crate) async fn give(
     if let (Some(data), Some(KeyWrapType::NotWrapped)) = (&given.wrapping, wish.wrap_type) {
         given = Box::pin(wrap::unwrap(cx, &data.clone(), given)).await?;
     }
-    if let Some(wanted) = wish.format.filter(|wanted| *wanted != given.format) {
+    let said = || formats::newer(given.format).filter(|_| !given.format.known(cx.version));
+    let wanted = wish.format.or_else(|| said().filter(|_| meta.wrapping.is_none()));
+    if let Some(wanted) = wanted.filter(|wanted| *wanted != given.format) {
         if meta.wrapping.is_some() {
             let text = "a key that was registered wrapped is not converted";
             return Err(OpError::KeyFormat(text.to_owned()));

@@ -38,7 +38,7 @@ pub(crate) async fn import(cx: &mut Context<'_>, request: Request) -> Result<Res
         Some(KeyWrapType::NotWrapped) => wrap::unwrapped(cx, brought).await?,
         _ => brought,
     };
-    let mut attributes = request.attributes;
+    let mut attributes = cx.resolve_links(request.attributes)?;
     attributes.list.extend(inner.list);
     material::reconcile(&mut meta, &attributes)?;
     let (of_server, of_client) = split(attributes);
@@ -48,7 +48,8 @@ pub(crate) async fn import(cx: &mut Context<'_>, request: Request) -> Result<Res
     usage_limits::go_on(&mut wanted.rest, limits);
     qkd::refuse_claims(&wanted)?;
     wanted.apply(&mut meta);
-    let state = impose(&mut meta, of_server)?;
+    material::link_wrapping_key(cx, &meta, &mut wanted.rest)?;
+    let state = impose(&mut meta, &mut wanted.rest, of_server)?;
     let _held = super::hold_names_of(cx, &[&wanted], &[&id]).await?;
     let new = NewObject {
         uid: id.clone(),
@@ -87,7 +88,11 @@ fn split(attributes: Attributes) -> (Vec<Attribute>, Attributes) {
 
 /// Writes into the head what the other server knew. What follows from the bytes (Digest, lengths,
 /// types) is not taken over but known here too.
-fn impose(meta: &mut Meta, attributes: Vec<Attribute>) -> Result<ObjectState, OpError> {
+fn impose(
+    meta: &mut Meta,
+    rest: &mut Attributes,
+    attributes: Vec<Attribute>,
+) -> Result<ObjectState, OpError> {
     let mut state = ObjectState::PreActive;
     let dates = &mut meta.dates;
     for attribute in attributes {
@@ -109,6 +114,9 @@ fn impose(meta: &mut Meta, attributes: Vec<Attribute>) -> Result<ObjectState, Op
             Attribute::RevocationReason(reason) => {
                 meta.revocation = Some((reason.code.number(), reason.message));
             }
+            rotation @ (Attribute::RotateDate(_)
+            | Attribute::RotateGeneration(_)
+            | Attribute::RotateLatest(_)) => rest.push(rotation),
             _ => {}
         }
     }

@@ -12,7 +12,7 @@ use crate::{
     error::OpError,
     find, house,
     meta::{Form, Meta},
-    qkd, split, template,
+    qkd, split, storage, template,
 };
 
 pub(crate) async fn join_split_key(
@@ -20,6 +20,7 @@ pub(crate) async fn join_split_key(
     request: Request,
 ) -> Result<Response, OpError> {
     let kind = request.object_type;
+    storage::choose(cx, request.protection_storage_masks.as_ref())?;
     let attributes = template::expand(cx, request.attributes).await?;
     let (like, clear) = join(cx, request.ids).await?;
     let wanted = house::wanted(cx, attributes, kind, Some(&like)).await?;

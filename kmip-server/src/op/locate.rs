@@ -1,15 +1,17 @@
 //! Locate: the caller's objects that fit every filter; or fresh keys of a pool.
 //!
 //! The index narrows the search by its most selective term; the objects it leaves are read and
-//! compared with all filters.
+//! compared with all filters, the newest first (KMIP 1.3, 4.9).
+
+use std::collections::VecDeque;
 
 use km_core::{
     objects::{Object, ObjectError},
     store::MAX_RANGE,
 };
 use kmip::{
-    DateTime,
-    attribute::{Attribute, AttributeKind, Attributes, Instance},
+    DateTime, Field,
+    attribute::{Attribute, AttributeKind, Attributes, Instance, Part},
     enums::{ObjectGroupMember, ObjectType, OperationCode},
     op::locate::{Request, Response},
 };
@@ -39,7 +41,7 @@ const SHORT_PAGE: usize = 16;
 pub(crate) async fn locate(cx: &mut Context<'_>, request: Request) -> Result<Response, OpError> {
     let found = match fresh_share(&request)? {
         Some(share) => draw(cx, &share, request).await?,
-        None => search(cx, &request).await?,
+        None => search(cx, request).await?,
     };
     cx.remember(OperationCode::Locate, found.ids.clone());
     Ok(found)
@@ -76,6 +78,8 @@ async fn draw(cx: &Context<'_>, share: &Share, request: Request) -> Result<Respo
 
 struct Search<'a> {
     filters: Vec<&'a Attribute>,
+    /// Filters of which some fields are given; what they leave open may be anything.
+    parts: Vec<Part>,
     member: Option<ObjectGroupMember>,
     mask: i32,
     skip: usize,
@@ -85,8 +89,10 @@ struct Search<'a> {
     ids: Vec<String>,
 }
 
-async fn search(cx: &mut Context<'_>, request: &Request) -> Result<Response, OpError> {
-    let mut search = Search::of(cx, request)?;
+async fn search(cx: &mut Context<'_>, request: Request) -> Result<Response, OpError> {
+    let mut request = request;
+    request.attributes = cx.resolve_links(request.attributes)?;
+    let mut search = Search::of(cx, &request)?;
     let whole = search.run(cx).await;
     cx.looked_at += search.looked_at;
     let whole = whole?;
@@ -102,7 +108,9 @@ impl<'a> Search<'a> {
             Some(value) => usize::try_from(value)
                 .map_err(|_| OpError::Invalid(format!("{what} shall not be negative"))),
         };
-        let filters: Vec<_> = request.attributes.iter().collect();
+        let (open, filters): (Vec<_>, Vec<_>) =
+            request.attributes.iter().partition(|filter| leaves_open(filter));
+        let parts = open.into_iter().filter_map(Part::of).chain(request.parts.iter().cloned());
         if let Some(Attribute::Unknown(unknown)) =
             filters.iter().find(|filter| matches!(filter, Attribute::Unknown(_)))
         {
@@ -111,6 +119,7 @@ impl<'a> Search<'a> {
         let most = cx.server.limits.located;
         Ok(Self {
             filters,
+            parts: parts.collect(),
             member: request.object_group_member,
             mask: request.storage_status_mask.unwrap_or(ON_LINE),
             skip: number(request.offset_items, 0, "Offset Items")?,
@@ -121,80 +130,82 @@ impl<'a> Search<'a> {
         })
     }
 
-    /// Looks at every object that may fit; `false` when it stopped because enough were found.
+    /// Looks at every object that may fit, the newest first; `false` when it stopped because enough were
+    /// found.
     async fn run(&mut self, cx: &Context<'_>) -> Result<bool, OpError> {
         let terms = match narrowest(cx, self).await? {
             Some(term) => vec![term],
             None => terms::every_kind().collect(),
         };
-        for term in terms {
-            if self.mask & (ON_LINE | ARCHIVED) != 0 && !self.walk(cx, &term).await? {
-                return Ok(false);
-            }
-            if self.mask & DESTROYED != 0 && !self.walk(cx, &terms::gone(&term)).await? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    /// Looks at every object that has `term`; `false` when it stopped because enough were found.
-    async fn walk(&mut self, cx: &Context<'_>, term: &str) -> Result<bool, OpError> {
-        let owner = cx.caller.tenant();
-        let mut after: Option<String> = None;
+        let here = |term: &String| (self.mask & (ON_LINE | ARCHIVED) != 0).then(|| term.clone());
+        let gone = |term: &String| (self.mask & DESTROYED != 0).then(|| terms::gone(term));
+        let mut walks: Vec<Walk> = terms
+            .iter()
+            .flat_map(|term| [here(term), gone(term)])
+            .flatten()
+            .map(Walk::of)
+            .collect();
         loop {
-            let page = cx.objects().search(owner, term, after.as_deref(), MAX_RANGE).await?;
-            for uid in &page {
-                if self.ids.len() >= self.limit && self.looked_at >= COUNTED {
-                    return Ok(false);
-                }
-                self.look_at(cx, uid).await?;
+            for walk in &mut walks {
+                walk.go_on(cx).await?;
             }
-            match page.last() {
-                Some(last) if page.len() == MAX_RANGE => after = Some(last.clone()),
-                _ => return Ok(true),
+            let newest = walks.iter_mut().max_by(|one, other| one.age().cmp(&other.age()));
+            let Some(object) = newest.and_then(|walk| walk.next.take()) else { return Ok(true) };
+            if self.ids.len() >= self.limit && self.looked_at >= COUNTED {
+                return Ok(false);
             }
+            self.look_at(cx, object).await?;
         }
     }
 
-    async fn look_at(&mut self, cx: &Context<'_>, uid: &str) -> Result<(), OpError> {
+    async fn look_at(&mut self, cx: &Context<'_>, object: Object) -> Result<(), OpError> {
         self.looked_at += 1;
         if cx.looked_at + self.looked_at > cx.server.limits.scanned {
             let most = cx.server.limits.scanned;
             let text = format!("more than {most} objects to look at; add a Name or Object Group");
             return Err(OpError::TooMuch(text));
         }
-        let object = match cx.objects().get(cx.caller.tenant(), uid).await {
-            Ok((object, _)) => object,
-            Err(ObjectError::NotFound(_)) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
-        if self.fits(&object, cx.now)? {
+        if self.fits(cx, &object).await? {
             self.matched += 1;
             if self.matched > self.skip && self.ids.len() < self.limit {
-                self.ids.push(uid.to_owned());
+                self.ids.push(object.uid);
             }
         }
         Ok(())
     }
 
-    fn fits(&self, object: &Object, now: i64) -> Result<bool, OpError> {
+    async fn fits(&self, cx: &Context<'_>, object: &Object) -> Result<bool, OpError> {
+        let meta = Meta::of(object)?;
         let bit = match object.state.is_destroyed() {
             true => DESTROYED,
-            false if Meta::of(object)?.dates.archived.is_some() => ARCHIVED,
+            false if meta.dates.archived.is_some() => ARCHIVED,
             false => ON_LINE,
         };
-        if self.mask & bit == 0 {
+        // Of a type that the client's version does not have, it could do nothing with the identifier.
+        if self.mask & bit == 0 || !meta.kind().known(cx.version) {
             return Ok(false);
         }
-        if self.member == Some(ObjectGroupMember::GroupMemberFresh) && !Meta::of(object)?.fresh {
+        if self.member == Some(ObjectGroupMember::GroupMemberFresh) && !meta.fresh {
             return Ok(false);
         }
-        if self.filters.is_empty() {
+        if self.filters.is_empty() && self.parts.is_empty() {
             return Ok(true);
         }
-        let all = shown::all(object, now)?;
-        Ok(self.filters.iter().all(|filter| self.has(&all, filter)))
+        let all = shown::all(object, cx.now)?;
+        let digest = |part: &&Part| part.kind == AttributeKind::Digest;
+        let (digests, parts): (Vec<_>, Vec<_>) = self.parts.iter().partition(digest);
+        let has =
+            |all: &[Instance], part: &Part| all.iter().any(|found| part.is_of(&found.attribute));
+        if !self.filters.iter().all(|filter| self.has(&all, filter))
+            || !parts.into_iter().all(|part| has(&all, part))
+        {
+            return Ok(false);
+        }
+        // It may have to be made of the bytes, so it is asked for last.
+        Ok(digests.is_empty() || {
+            let all = Box::pin(shown::with_digest(cx, object)).await?;
+            digests.into_iter().all(|part| has(&all, part))
+        })
     }
 
     fn has(&self, all: &[Instance], filter: &Attribute) -> bool {
@@ -209,10 +220,6 @@ impl<'a> Search<'a> {
             (Attribute::CryptographicUsageMask(f), Attribute::CryptographicUsageMask(w)) => {
                 f & w == *w
             }
-            (
-                Attribute::ApplicationSpecificInformation(f),
-                Attribute::ApplicationSpecificInformation(w),
-            ) if w.data.is_none() => f.namespace == w.namespace,
             (found, filter) => match (range, date(found)) {
                 (Some((low, high)), Some(at)) if found.kind() == filter.kind() => {
                     (low..=high).contains(&at)
@@ -231,6 +238,70 @@ impl<'a> Search<'a> {
             [one, other] => Some((*one.min(other), *one.max(other))),
             _ => None,
         }
+    }
+}
+
+/// Whether a filter has fields that need not be given, and may be anything then.
+fn leaves_open(filter: &Attribute) -> bool {
+    match filter {
+        Attribute::ApplicationSpecificInformation(info) => info.data.is_none(),
+        Attribute::CertificateIdentifier(_)
+        | Attribute::CertificateIssuer(_)
+        | Attribute::CertificateSubject(_)
+        | Attribute::CryptographicDomainParameters(_)
+        | Attribute::CryptographicParameters(_)
+        | Attribute::Digest(_)
+        | Attribute::RandomNumberGenerator(_)
+        | Attribute::RevocationReason(_)
+        | Attribute::UsageLimits(_)
+        | Attribute::X509CertificateIssuer(_)
+        | Attribute::X509CertificateSubject(_) => true,
+        _ => false,
+    }
+}
+
+/// The objects that have a term, the newest first.
+struct Walk {
+    term: String,
+    page: VecDeque<String>,
+    /// After which the next page begins; `None` before the first and after the last.
+    after: Option<String>,
+    is_over: bool,
+    next: Option<Object>,
+}
+
+impl Walk {
+    fn of(term: String) -> Self {
+        Self { term, page: VecDeque::new(), after: None, is_over: false, next: None }
+    }
+
+    /// When the next object was made, as the index orders it.
+    fn age(&self) -> Option<(u64, &str)> {
+        self.next.as_ref().map(|object| (object.created_ms, object.uid.as_str()))
+    }
+
+    /// Reads the next object, unless it is read already.
+    async fn go_on(&mut self, cx: &Context<'_>) -> Result<(), OpError> {
+        let owner = cx.caller.tenant();
+        while self.next.is_none() {
+            let Some(uid) = self.page.pop_front() else {
+                if self.is_over {
+                    return Ok(());
+                }
+                let after = self.after.as_deref();
+                let page = cx.objects().search(owner, &self.term, after, MAX_RANGE).await?;
+                self.is_over = page.len() < MAX_RANGE;
+                self.after = page.last().cloned();
+                self.page = page.into();
+                continue;
+            };
+            match cx.objects().get(owner, &uid).await {
+                Ok((object, _)) => self.next = Some(object),
+                Err(ObjectError::NotFound(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -253,8 +324,9 @@ fn date(attribute: &Attribute) -> Option<DateTime> {
 
 /// The term of the filters that leaves the fewest objects; `None` when none is indexed.
 async fn narrowest(cx: &Context<'_>, search: &Search<'_>) -> Result<Option<String>, OpError> {
+    let whole = search.filters.iter().filter_map(|filter| terms::of_attribute(filter));
     let mut found: Vec<String> =
-        search.filters.iter().filter_map(|filter| terms::of_attribute(filter)).collect();
+        whole.chain(search.parts.iter().filter_map(terms::of_part)).collect();
     if found.len() < 2 {
         return Ok(found.pop());
     }

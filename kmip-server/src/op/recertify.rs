@@ -18,7 +18,7 @@ use kmip::{
 
 use super::{
     certify::{Draft, asked, certifier, dates, info},
-    rekey::{check_dates, is_renamed, link, superseded},
+    rekey::{check_dates, is_renamed, succeed, superseded},
 };
 use crate::{
     certifier::Certifier,
@@ -26,7 +26,7 @@ use crate::{
     error::OpError,
     find, house,
     meta::{Meta, linked},
-    template,
+    storage, template,
     unit::Unit,
     wanted,
 };
@@ -34,7 +34,15 @@ use crate::{
 pub(crate) async fn recertify(cx: &mut Context<'_>, request: Request) -> Result<Response, OpError> {
     let certifier = certifier(cx)?;
     let Request { certify: asked_for, offset } = request;
-    let certify::Request { id, request_id, request_type, request, attributes, .. } = asked_for;
+    let certify::Request {
+        id,
+        request_id,
+        request_type,
+        request,
+        attributes,
+        protection_storage_masks,
+    } = asked_for;
+    storage::choose(cx, protection_storage_masks.as_ref())?;
     let changes = template::expand(cx, attributes).await?;
     check_dates(offset, &[&changes])?;
     let asked = asked(cx, request_id, request_type, request).await?;
@@ -64,7 +72,7 @@ pub(crate) async fn recertify(cx: &mut Context<'_>, request: Request) -> Result<
     house::check(cx, &attributes, ObjectType::Certificate, None).await?;
     let draft = Draft { der, span, key, attributes };
     let (new_meta, mut wanted) = draft.read(cx)?;
-    wanted.rest.push(link(LinkType::ReplacedObjectLink, &old.uid));
+    succeed(&mut wanted.rest, &old.uid, &rest, cx.now);
     let renamed = is_renamed(&changes);
     let except = (!renamed).then_some(old.uid.as_str());
     let _held = super::hold_names_of(cx, &[&wanted], except.as_slice()).await?;

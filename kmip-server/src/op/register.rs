@@ -13,7 +13,7 @@ use crate::{
     error::OpError,
     house,
     material::{self, Brought},
-    qkd, template,
+    qkd, storage, template,
 };
 
 pub(crate) async fn register(cx: &mut Context<'_>, request: Request) -> Result<Response, OpError> {
@@ -26,6 +26,7 @@ pub(crate) async fn register(cx: &mut Context<'_>, request: Request) -> Result<R
         let text = "Object Type and the object differ".to_owned();
         return Err(OpError::ObjectType(text));
     }
+    storage::choose(cx, request.protection_storage_masks.as_ref())?;
     let Brought { mut meta, clear, inner } = material::take(object, cx.now)?;
     let mut attributes = template::expand(cx, request.attributes).await?;
     // Some clients send attributes inside the key value only.
@@ -44,6 +45,7 @@ pub(crate) async fn register(cx: &mut Context<'_>, request: Request) -> Result<R
     qkd::refuse_claims(&wanted)?;
     wanted.apply(&mut meta);
     certificate::complete(&mut wanted.rest, said);
+    material::link_wrapping_key(cx, &meta, &mut wanted.rest)?;
     let _held = super::hold_names(cx, &[&wanted]).await?;
     let id = super::store(cx, &meta, &wanted, Origin::Registered, &clear).await?;
     cx.remember(OperationCode::Register, vec![id.clone()]);

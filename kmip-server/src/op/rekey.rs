@@ -19,7 +19,7 @@ use crate::{
     error::OpError,
     find, house,
     meta::{Dates, Form, Meta},
-    qkd, template, terms,
+    qkd, storage, template, terms,
     wanted::{self, Wanted},
 };
 
@@ -27,7 +27,8 @@ use crate::{
 const TRIES: usize = 4;
 
 pub(crate) async fn rekey(cx: &mut Context<'_>, request: Request) -> Result<Response, OpError> {
-    let Request { id, offset, attributes, .. } = request;
+    let Request { id, offset, attributes, protection_storage_masks } = request;
+    storage::choose(cx, protection_storage_masks.as_ref())?;
     let changes = template::expand(cx, attributes).await?;
     let (mut old, mut version) = find::on_line(cx, id).await?;
     check(&old, offset, &changes)?;
@@ -116,7 +117,7 @@ async fn replace(
     meta.set_format(KeyFormatType::Raw);
     wanted.apply(&mut meta);
     let mut rest = wanted.rest.clone();
-    rest.push(link(LinkType::ReplacedObjectLink, &old.uid));
+    succeed(&mut rest, &old.uid, &old_rest, cx.now);
     let new = super::draft(cx, uid, &meta, &rest, origin);
     let changed = superseded(old, old_meta, &old_rest, &new.uid, renamed, cx.now);
     let made = cx.objects().supersede(new, sealed, (old, version), &changed).await;
@@ -164,6 +165,23 @@ pub(super) fn is_renamed(changes: &Attributes) -> bool {
 
 pub(super) fn link(kind: LinkType, uid: &str) -> Attribute {
     Attribute::Link(Link { kind, target: UniqueIdentifier::from(uid) })
+}
+
+/// Says in `rest` that its object takes the place of `old`, which has `old_rest`.
+pub(super) fn succeed(rest: &mut Attributes, old: &str, old_rest: &Attributes, now: i64) {
+    rest.push(link(LinkType::ReplacedObjectLink, old));
+    rest.push(Attribute::RotateGeneration(generation(old_rest).saturating_add(1)));
+    rest.push(Attribute::RotateDate(DateTime(now)));
+    rest.push(Attribute::RotateLatest(true));
+}
+
+/// How often the object was made anew, with those before it (2.1).
+fn generation(rest: &Attributes) -> i32 {
+    let of = |attribute: &Attribute| match attribute {
+        Attribute::RotateGeneration(generation) => Some(*generation),
+        _ => None,
+    };
+    rest.iter().find_map(of).unwrap_or(0)
 }
 
 /// Links of the old object that say nothing about the new one.
@@ -252,12 +270,16 @@ pub(super) fn superseded(
     renamed: bool,
     now: i64,
 ) -> Object {
+    let generation = generation(rest);
     let stays = |attribute: &&Attribute| match attribute {
         Attribute::Name(_) => renamed,
+        Attribute::RotateGeneration(_) | Attribute::RotateLatest(_) => false,
         attribute => !is_replacement(attribute),
     };
     let mut rest: Attributes = rest.iter().filter(stays).cloned().collect();
     rest.push(link(LinkType::ReplacementObjectLink, by));
+    rest.push(Attribute::RotateGeneration(generation));
+    rest.push(Attribute::RotateLatest(false));
     meta.dates.changed = now;
     Object { attributes: meta.encode(&rest), terms: terms::of(meta.kind(), &rest), ..old.clone() }
 }

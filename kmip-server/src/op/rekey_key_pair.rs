@@ -15,7 +15,7 @@ use kmip::{
 
 use super::{
     create_key_pair::{MADE, Plan, curve, kind_of, merged},
-    rekey::{check_dates, is_renamed, link, succession, superseded},
+    rekey::{check_dates, is_renamed, succeed, succession, superseded},
 };
 use crate::{
     context::Context,
@@ -23,7 +23,7 @@ use crate::{
     find, house,
     locks::Held,
     meta::{Meta, linked},
-    qkd, template,
+    qkd, storage, template,
     unit::Unit,
     wanted::Wanted,
 };
@@ -33,6 +33,7 @@ pub(crate) async fn rekey_key_pair(
     request: Request,
 ) -> Result<Response, OpError> {
     let Request { private_id, offset, changes } = request;
+    storage::choose_for_pair(cx, changes.masks())?;
     let common = template::expand(cx, changes.common).await?;
     let private = merged(&common, template::expand(cx, changes.private).await?);
     let public = merged(&common, template::expand(cx, changes.public).await?);
@@ -93,7 +94,7 @@ impl Old {
             let text = "a pair is made again with its algorithm and length; use Create Key Pair";
             return Err(OpError::Invalid(text.to_owned()));
         }
-        wanted.rest.push(link(LinkType::ReplacedObjectLink, &self.object.uid));
+        succeed(&mut wanted.rest, &self.object.uid, &self.rest, cx.now);
         Ok(wanted)
     }
 

@@ -56,6 +56,7 @@ fn pair(
         common: common.into_iter().collect(),
         private: private.into_iter().collect(),
         public: Attributes::default(),
+        ..Default::default()
     }
 }
 

@@ -60,6 +60,7 @@ async fn veeam_resumes_its_session_makes_a_pair_and_takes_bare_key_values() {
         .collect(),
         private: with(0x1 | 0x8, "veeam private"),
         public: with(0x2 | 0x4, "veeam"),
+        ..Default::default()
     };
     let pair = first.create_key_pair(pair).await.unwrap();
     for id in [&pair.private_id, &pair.public_id] {

@@ -401,3 +401,31 @@ async fn a_used_up_key_protects_nothing_more_but_still_opens_what_it_protected()
         assert_eq!(opened.expose(<[u8]>::to_vec), [7; 16]);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_may_be_given_again_to_the_object_that_has_it() {
+    let network = Network::start().await;
+    for version in VERSIONS {
+        let mut client = network.client("n1", version).await;
+        let (own, other) = (name(&format!("own {version}")), name(&format!("other {version}")));
+        let id = client.aes([own.clone()]).await.unwrap();
+        client.aes([other.clone()]).await.unwrap();
+        client.modify(&id, own.clone()).await.unwrap();
+        assert_eq!(client.attribute(&id, AttributeKind::Name).await, Some(own.clone()));
+        let taken = ResultReason::NonUniqueNameAttribute.in_version(version);
+        assert_eq!(refusal(client.modify(&id, other).await), taken);
+        // Not twice.
+        let second = name(&format!("second {version}"));
+        client.add(&id, second.clone()).await.unwrap();
+        let request = op::modify_attribute::Request {
+            id: Some(id.as_str().into()),
+            current: version.is_v2().then(|| second.clone()),
+            new: Instance { index: (!version.is_v2()).then_some(1), attribute: own },
+        };
+        let has_one = match version.is_v2() {
+            true => ResultReason::AttributeSingleValued,
+            false => ResultReason::IllegalOperation,
+        };
+        assert_eq!(refusal(client.modify_attribute(request).await), has_one);
+    }
+}

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kmip::{
     Operation, Version,
-    attribute::{Attribute, Name, UniqueIdentifier},
+    attribute::{Attribute, AttributeKind, Link, Name, UniqueIdentifier},
     client,
     enums::*,
     message::{
@@ -181,8 +181,8 @@ async fn what_a_header_may_not_ask() {
     for critical in [true, false] {
         let extended = |m: &mut RequestMessage| {
             let content = Value::Structure(Vec::new());
-            m.items[0].extension =
-                Some(MessageExtension { vendor: "acme".into(), critical, content });
+            m.items[0].extensions =
+                vec![MessageExtension { vendor: "acme".into(), critical, content }];
         };
         let done = run(&mut client, [create()], extended).await;
         let expected = critical.then_some(ResultReason::UnknownMessageExtension);
@@ -293,4 +293,30 @@ async fn a_batch_that_takes_too_long_is_not_carried_on() {
         assert_eq!(reason(last), Some(ResultReason::GeneralFailure));
         assert!(before.iter().all(|item| reason(item).is_none()));
     }
+}
+
+/// What is stored are identifiers: a reference means nothing outside of its batch.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_to_what_the_batch_made_is_to_that_object() {
+    let network = Network::start().await;
+    let mut client = network.client("n1", Version::V2_1).await;
+    let link = |code| {
+        let target = UniqueIdentifier::Reference(code);
+        Attribute::Link(Link { kind: LinkType::ParentLink, target })
+    };
+    let child = |code| -> Operation {
+        client::create(CryptographicAlgorithm::Aes, 128, 12, [link(code)]).into()
+    };
+    let items = [create(), child(UniqueIdentifierCode::IdPlaceholder)];
+    let done = run(&mut client, items, |_| {}).await;
+    let id = |item: &ResponseItem| match &item.outcome {
+        Outcome::Success(kmip::Answer::Create(made)) => made.id.clone(),
+        other => panic!("{other:?}"),
+    };
+    let (parent, child_id) = (id(&done[0]), id(&done[1]));
+    let expected = Link { kind: LinkType::ParentLink, target: parent.as_str().into() };
+    let found = client.attribute(&child_id, AttributeKind::Link).await;
+    assert_eq!(found, Some(Attribute::Link(expected)));
+    let alone = run(&mut client, [child(UniqueIdentifierCode::Register)], |_| {}).await;
+    assert_eq!(reason(&alone[0]), Some(ResultReason::ObjectNotFound));
 }

@@ -42,6 +42,7 @@ fn pair(more: &[Attribute]) -> op::create_key_pair::Request {
         ]),
         private: of(SIGN, more),
         public: of(VERIFY, &[]),
+        ..Default::default()
     }
 }
 
@@ -172,6 +173,12 @@ async fn certificate_requests_are_certified_as_they_stand() {
     let named =
         op::certify::Request { request_id: Some(kept.as_str().into()), ..Default::default() };
     client.certify(named).await.unwrap();
+    let in_place_of_a_key =
+        op::certify::Request { id: Some(kept.as_str().into()), ..Default::default() };
+    let id = client.certify(in_place_of_a_key).await.unwrap().id;
+    let bytes = der(&mut client, &id).await;
+    let (_, read) = X509Certificate::from_der(&bytes).unwrap();
+    assert_eq!(read.public_key().raw, key.subject_public_key_info());
 
     let mut forged = request(&key);
     *forged.last_mut().unwrap() ^= 1;

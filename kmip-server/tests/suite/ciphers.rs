@@ -199,6 +199,7 @@ async fn oaep_has_two_hashes_and_a_label_and_pss_any_salt() {
         .collect(),
         private: with(0x1 | 0x8),
         public: with(0x2 | 0x4),
+        ..Default::default()
     };
     let pair = client.create_key_pair(request).await.unwrap();
     let oaep = |hash, mask, label: &[u8]| CryptographicParameters {

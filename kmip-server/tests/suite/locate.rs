@@ -2,10 +2,14 @@
 
 use kmip::{
     DateTime, Version,
-    attribute::{ApplicationSpecificInformation, Attribute, Name, VendorAttribute},
+    attribute::{
+        ApplicationSpecificInformation, Attribute, AttributeKind, CryptographicParameters, Link,
+        Name, Part, UsageLimits, VendorAttribute,
+    },
     client,
     enums::*,
     op::locate::Request,
+    tag::Tag,
     ttlv::Value,
 };
 
@@ -125,4 +129,94 @@ async fn fresh_members_are_those_never_given() {
     assert_eq!(is_fresh, Some(Attribute::Fresh(false)));
     client.key(&one).await.unwrap();
     assert!(client.locate(fresh()).await.unwrap().ids.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_newest_comes_first_whatever_it_is() {
+    let network = Network::start().await;
+    let mut client = network.client("n1", Version::V2_1).await;
+    let mut made = Vec::new();
+    for round in 0..3 {
+        let secret = client::register_secret(
+            SecretDataType::Password,
+            kmip::SecretBytes::copy_from(&[round; 8]),
+            [],
+        );
+        made.insert(0, client.aes([]).await.unwrap());
+        made.insert(0, client.register(secret).await.unwrap().id);
+    }
+    assert_eq!(find(&mut client, []).await, made);
+    client.destroy(client::destroy(&made[2])).await.unwrap();
+    let all = Request { storage_status_mask: Some(5), ..client::locate([]) };
+    assert_eq!(client.locate(all).await.unwrap().ids, made);
+    let first = Request { maximum_items: Some(1), ..client::locate([]) };
+    assert_eq!(client.locate(first).await.unwrap().ids, made[..1]);
+}
+
+/// Not all fields of a structure need be given; of Usage Limits, so much or more does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fields_that_are_left_out_may_be_anything() {
+    let network = Network::start().await;
+    for version in [Version::V1_2, Version::V2_1] {
+        let mut client = network.client("n2", version).await;
+        let name = format!("part {version}");
+        let parameters = |mode, hash| {
+            Attribute::CryptographicParameters(CryptographicParameters {
+                block_cipher_mode: mode,
+                hashing_algorithm: hash,
+                ..Default::default()
+            })
+        };
+        let (gcm, sha) = (Some(BlockCipherMode::Gcm), Some(HashingAlgorithm::Sha256));
+        let limits = |total, count| {
+            let unit = UsageLimitsUnit::Object;
+            Attribute::UsageLimits(UsageLimits { total, count, unit })
+        };
+        let target = client.aes([]).await.unwrap();
+        let link = Link { kind: LinkType::ParentLink, target: target.as_str().into() };
+        let more = [
+            Attribute::Name(Name::text(&name)),
+            parameters(gcm, sha),
+            limits(9, None),
+            Attribute::Link(link),
+        ];
+        let id = client.aes(more).await.unwrap();
+        let ids = [id.clone()];
+        assert_eq!(find(&mut client, [parameters(gcm, None)]).await, ids);
+        assert_eq!(find(&mut client, [parameters(None, sha)]).await, ids);
+        assert!(
+            find(&mut client, [parameters(gcm, Some(HashingAlgorithm::Sha512))]).await.is_empty()
+        );
+        assert_eq!(find(&mut client, [limits(5, None)]).await, ids);
+        assert_eq!(find(&mut client, [limits(9, Some(9))]).await, ids);
+        assert!(find(&mut client, [limits(10, None)]).await.is_empty());
+        let part = |kind, tag, value| Request {
+            parts: vec![Part { kind, fields: vec![(tag, value)] }],
+            ..client::locate([])
+        };
+        for (one, found) in [
+            (part(AttributeKind::Name, Tag::NameValue, Value::TextString(name.clone())), true),
+            (part(AttributeKind::Name, Tag::NameValue, Value::TextString("none".into())), false),
+            (part(AttributeKind::Link, Tag::LinkType, Value::Enumeration(0x108)), true),
+            (part(AttributeKind::Link, Tag::LinkType, Value::Enumeration(0x109)), false),
+        ] {
+            let located = client.locate(one).await.unwrap().ids;
+            assert_eq!(located, ids[..usize::from(found)]);
+        }
+        client.destroy(client::destroy(&id)).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_digest_is_compared_also_where_it_is_not_kept() {
+    let network = Network::start().await;
+    let mut client = network.client("n1", Version::V1_4).await;
+    let secret = kmip::SecretBytes::copy_from(b"hunter2");
+    let secret = client::register_secret(SecretDataType::Password, secret, []);
+    let id = client.register(secret).await.unwrap().id;
+    let found = client.attribute(&id, AttributeKind::Digest).await.unwrap();
+    assert_eq!(find(&mut client, [found.clone()]).await, [id]);
+    let Attribute::Digest(mut digest) = found else { panic!("{found:?}") };
+    digest.value.as_mut().unwrap()[0] ^= 1;
+    assert!(find(&mut client, [Attribute::Digest(digest)]).await.is_empty());
 }

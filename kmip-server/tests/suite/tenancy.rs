@@ -170,6 +170,7 @@ async fn a_tenant_has_no_more_objects_than_its_quota() {
         .collect(),
         private: [Attribute::CryptographicUsageMask(1)].into_iter().collect(),
         public: [Attribute::CryptographicUsageMask(2)].into_iter().collect(),
+        ..Default::default()
     };
     assert_eq!(refusal(one.create_key_pair(pair).await), full, "two objects at once");
     one.aes([]).await.unwrap();

@@ -2,7 +2,7 @@
 
 use kmip::{
     Field, SecretBytes, Version,
-    attribute::{Attribute, AttributeKind, Attributes, CryptographicParameters, Name},
+    attribute::{Attribute, AttributeKind, Attributes, CryptographicParameters, Link, Name},
     client,
     enums::*,
     object::{KeyBlock, KeyInformation, KeyMaterial, KeyValue, KeyWrappingSpecification, Object},
@@ -91,6 +91,11 @@ async fn rfc_3394_over_the_wire_both_ways() {
         let back = block(&mut client, client::get(&brought)).await;
         assert_eq!(carried(&back), bytes(WRAPPED), "kept as it came");
         assert!(back.wrapping.is_some());
+        if version.is_v2() {
+            let link = Link { kind: LinkType::WrappingKeyLink, target: kek.as_str().into() };
+            let found = client.attribute(&brought, AttributeKind::Link).await;
+            assert_eq!(found, Some(Attribute::Link(link)));
+        }
         if version >= Version::V1_4 {
             let clear = op::get::Request {
                 key_wrap_type: Some(KeyWrapType::NotWrapped),

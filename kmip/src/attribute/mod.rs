@@ -3,9 +3,11 @@
 //!
 //! [`Attributes`] is the list a request or response carries.
 
+mod part;
 mod table;
 mod types;
 
+pub use part::Part;
 pub use table::{Attribute, AttributeKind};
 pub use types::*;
 
@@ -294,13 +296,18 @@ impl Attributes {
             _ => {
                 for child in item.children()? {
                     match child.tag() {
-                        Tag::Name => self.templates.push(Name::read(&child)?),
+                        Tag::Name => self.absorb_template(&child)?,
                         Tag::Attribute => self.list.push(Attribute::read_v1(&child)?),
                         _ => {}
                     }
                 }
             }
         }
+        Ok(())
+    }
+
+    fn absorb_template(&mut self, name: &Item<'_>) -> Result<()> {
+        self.templates.push(Name::read(name)?);
         Ok(())
     }
 

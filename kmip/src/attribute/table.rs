@@ -96,7 +96,7 @@ macro_rules! attributes {
             pub(super) fn value_known(&self, version: Version) -> bool {
                 match self {
                     $( Self::$name(value) => value.known(version), )+
-                    Self::Vendor(_) => true,
+                    Self::Vendor(vendor) => vendor.value.known(version),
                     Self::Unknown(_) => false,
                 }
             }

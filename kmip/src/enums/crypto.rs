@@ -108,8 +108,8 @@ wire_enum! {
             TransparentRsaPrivateKey "TransparentRSAPrivateKey" = 0x0A,
             TransparentRsaPublicKey "TransparentRSAPublicKey" = 0x0B,
             TransparentDhPrivateKey "TransparentDHPrivateKey" = 0x0C,
-            TransparentDhPublicKey "TransparentDHPublicKey" = 0x0D,
-            TransparentEcdsaPrivateKey "TransparentECDSAPrivateKey" = 0x0E,
+            TransparentDhPublicKey "TransparentDHPublicKey" = 0x0D;
+        V1_0 ..= V1_4: TransparentEcdsaPrivateKey "TransparentECDSAPrivateKey" = 0x0E,
             TransparentEcdsaPublicKey "TransparentECDSAPublicKey" = 0x0F,
             TransparentEcdhPrivateKey "TransparentECDHPrivateKey" = 0x10,
             TransparentEcdhPublicKey "TransparentECDHPublicKey" = 0x11,

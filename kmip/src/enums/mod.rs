@@ -1,5 +1,5 @@
-//! Enumerations of KMIP: one table per enumeration with name, number and the version that
-//! introduced each value. An unknown number is kept as `Other`, so decoding never fails on it and
+//! Enumerations of KMIP: one table per enumeration with name, number and the versions that have
+//! each value. An unknown number is kept as `Other`, so decoding never fails on it and
 //! an operation can refuse it by name.
 //!
 //! [`number_of`] and [`name_of`] look a value up by the tag it stands under, for encodings that
@@ -18,8 +18,10 @@ use crate::tag::Tag;
 macro_rules! wire_enum {
     (@name $variant:ident) => { stringify!($variant) };
     (@name $variant:ident $name:literal) => { $name };
+    (@until) => { None };
+    (@until $until:ident) => { Some($crate::version::Version::$until) };
     ($(#[$m:meta])* pub enum $enum:ident { $(
-        $since:ident: $( $variant:ident $($name:literal)? = $number:literal ),+ ;
+        $since:ident $(..= $until:ident)?: $( $variant:ident $($name:literal)? = $number:literal ),+ ;
     )+ }) => {
         $(#[$m])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -66,6 +68,14 @@ macro_rules! wire_enum {
                     Self::Other(_) => return None,
                 })
             }
+
+            /// The last version that has it, where a later one took it away.
+            pub fn until(self) -> Option<$crate::version::Version> {
+                match self {
+                    $( $( Self::$variant )|+ => wire_enum!(@until $($until)?), )+
+                    Self::Other(_) => None,
+                }
+            }
         }
 
         impl $crate::wire::Field for $enum {
@@ -82,7 +92,9 @@ macro_rules! wire_enum {
             }
             fn known(&self, version: $crate::version::Version) -> bool {
                 match self.since() {
-                    Some(since) => since <= version,
+                    Some(since) => {
+                        since <= version && self.until().is_none_or(|until| version <= until)
+                    }
                     None => self.number() & 0x8000_0000 != 0,
                 }
             }

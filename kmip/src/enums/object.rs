@@ -6,7 +6,8 @@ wire_enum! {
     /// Kind of managed object.
     pub enum ObjectType {
         V1_0: Certificate = 0x01, SymmetricKey = 0x02, PublicKey = 0x03, PrivateKey = 0x04,
-            SplitKey = 0x05, Template = 0x06, SecretData = 0x07, OpaqueObject = 0x08;
+            SplitKey = 0x05, SecretData = 0x07, OpaqueObject = 0x08;
+        V1_0 ..= V1_4: Template = 0x06;
         V1_2: PgpKey "PGPKey" = 0x09;
         V2_0: CertificateRequest = 0x0A;
     }

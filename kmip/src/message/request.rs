@@ -136,30 +136,30 @@ pub struct RequestItem {
     pub code: OperationCode,
     /// Unique Batch Item ID, to be sent back.
     pub id: Option<Vec<u8>>,
-    /// Do not record the result (2.0).
+    /// Do not send back what the operation gives (2.0).
     pub ephemeral: Option<bool>,
     /// The operation, or why its payload could not be read.
     pub operation: Result<Operation, Error>,
-    /// Addition outside the standard.
-    pub extension: Option<MessageExtension>,
+    /// Additions outside the standard.
+    pub extensions: Vec<MessageExtension>,
 }
 
 impl RequestItem {
     /// An item without an ID.
     pub fn new(operation: Operation) -> Self {
         let code = operation.code();
-        Self { code, id: None, ephemeral: None, operation: Ok(operation), extension: None }
+        Self { code, id: None, ephemeral: None, operation: Ok(operation), extensions: Vec::new() }
     }
 
     fn read(item: &Item<'_>) -> ttlv::Result<Self> {
         let (mut code, mut id, mut ephemeral) = (None, None, None);
-        let (mut extension, mut payload) = (None, None);
+        let (mut extensions, mut payload) = (Vec::new(), None);
         for child in item.children()? {
             match child.tag() {
                 Tag::Operation => set(&mut code, &child)?,
                 Tag::UniqueBatchItemID => set(&mut id, &child)?,
                 Tag::Ephemeral => set(&mut ephemeral, &child)?,
-                Tag::MessageExtension => set(&mut extension, &child)?,
+                Tag::MessageExtension => extensions.push(Field::read(&child)?),
                 Tag::RequestPayload if payload.is_some() => {
                     return Err(Error::Repeated { offset: child.offset(), tag: child.tag() });
                 }
@@ -172,7 +172,7 @@ impl RequestItem {
         let operation = payload
             .ok_or(missing(Tag::RequestPayload))
             .and_then(|payload| Operation::read(code, &payload));
-        Ok(Self { code, id, ephemeral, operation, extension })
+        Ok(Self { code, id, ephemeral, operation, extensions })
     }
 
     fn write(&self, w: &mut Writer, operation: &Operation, version: Version) {
@@ -185,7 +185,7 @@ impl RequestItem {
                 w.bytes(Tag::UniqueBatchItemID, id);
             }
             operation.write(w, version);
-            if let Some(extension) = &self.extension {
+            for extension in &self.extensions {
                 extension.write(w, Tag::MessageExtension, version);
             }
         });

@@ -179,7 +179,7 @@ impl Object {
     }
 
     /// Whether `version` has this object in this form.
-    pub(crate) fn known(&self, version: Version) -> bool {
+    pub fn known(&self, version: Version) -> bool {
         let content = match self {
             Self::SecretData(secret) => secret.known(version),
             Self::OpaqueObject(opaque) => opaque.known(version),

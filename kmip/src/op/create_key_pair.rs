@@ -1,10 +1,11 @@
 //! Create Key Pair: a new asymmetric key pair made by the server. (KMIP 2.1, 6.1)
 
+use super::create::ProtectionStorageMasks;
 use crate::attribute::Attributes;
 use crate::tag::Tag;
 use crate::ttlv::{Error, Item, Result, Writer};
 use crate::version::Version;
-use crate::wire::{Field, set};
+use crate::wire::{Field, put, set};
 
 /// Request payload.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,19 +16,41 @@ pub struct Request {
     pub private: Attributes,
     /// Wanted attributes of the public key.
     pub public: Attributes,
+    /// Where both keys may be kept (2.0).
+    pub common_masks: Option<ProtectionStorageMasks>,
+    /// Where the private key may be kept (2.0).
+    pub private_masks: Option<ProtectionStorageMasks>,
+    /// Where the public key may be kept (2.0).
+    pub public_masks: Option<ProtectionStorageMasks>,
 }
 
 /// Tags of the three lists: 1.x and 2.x.
 const COMMON: (Tag, Tag) = (Tag::CommonTemplateAttribute, Tag::CommonAttributes);
 const PRIVATE: (Tag, Tag) = (Tag::PrivateKeyTemplateAttribute, Tag::PrivateKeyAttributes);
 const PUBLIC: (Tag, Tag) = (Tag::PublicKeyTemplateAttribute, Tag::PublicKeyAttributes);
+/// Those of the masks, in the same order.
+const MASKS: [Tag; 3] = [
+    Tag::CommonProtectionStorageMasks,
+    Tag::PrivateProtectionStorageMasks,
+    Tag::PublicProtectionStorageMasks,
+];
 
 impl Request {
-    /// Writes the three lists of attributes.
+    /// Where both keys, the private key and the public key may be kept.
+    pub fn masks(&self) -> [Option<&ProtectionStorageMasks>; 3] {
+        [&self.common_masks, &self.private_masks, &self.public_masks].map(Option::as_ref)
+    }
+
+    /// Writes the three lists of attributes, and the three of masks.
     pub(super) fn write_lists(&self, w: &mut Writer, version: Version) {
         let lists = [(&self.common, COMMON), (&self.private, PRIVATE), (&self.public, PUBLIC)];
         for (list, tags) in lists.into_iter().filter(|(list, _)| !list.is_empty()) {
             list.encode_under(w, version, tags);
+        }
+        for (masks, tag) in self.masks().into_iter().zip(MASKS).filter(|_| version.is_v2()) {
+            if let Some(masks) = masks {
+                put(masks, w, tag, version);
+            }
         }
     }
 }
@@ -46,6 +69,9 @@ impl Field for Request {
                 Tag::PublicKeyTemplateAttribute | Tag::PublicKeyAttributes => {
                     request.public.absorb(&child)?;
                 }
+                Tag::CommonProtectionStorageMasks => set(&mut request.common_masks, &child)?,
+                Tag::PrivateProtectionStorageMasks => set(&mut request.private_masks, &child)?,
+                Tag::PublicProtectionStorageMasks => set(&mut request.public_masks, &child)?,
                 _ => {}
             }
         }

@@ -1,17 +1,17 @@
 //! Delegated Login: a ticket with which somebody else may do a part of what the client may.
 //! (KMIP 2.1, 6.1)
 
-use super::login::Ticket;
+use super::login::{Lease, Ticket};
 use super::query_asynchronous_requests::Operations;
 use crate::attribute::{UniqueIdentifier, UsageLimits};
-use crate::wire::{Interval, wire_struct};
+use crate::wire::wire_struct;
 
 wire_struct! {
     /// Request payload.
     #[derive(Clone, Debug, PartialEq, Eq)]
     pub struct Request {
         /// How long the ticket is wanted.
-        lease_time: opt Interval = LeaseTime @ V2_0,
+        lease_time: opt Lease = LeaseTime @ V2_0,
         /// For how many requests it is wanted.
         request_count: opt i32 = RequestCount @ V2_0,
         /// How much may be protected under it.

@@ -1,6 +1,6 @@
 //! Locate: objects by their attributes. (KMIP 2.1, 6.1)
 
-use crate::attribute::Attributes;
+use crate::attribute::{Attributes, Part};
 use crate::enums::ObjectGroupMember;
 use crate::tag::Tag;
 use crate::ttlv::{Item, Result, Writer};
@@ -20,6 +20,8 @@ pub struct Request {
     pub object_group_member: Option<ObjectGroupMember>,
     /// All must match. Some 1.x clients send them inside a Template-Attribute; both are taken.
     pub attributes: Attributes,
+    /// Filters that give a part of a structure: what they give must match.
+    pub parts: Vec<Part>,
 }
 
 impl Field for Request {
@@ -32,7 +34,8 @@ impl Field for Request {
                 Tag::StorageStatusMask => set(&mut request.storage_status_mask, &child)?,
                 Tag::ObjectGroupMember => set(&mut request.object_group_member, &child)?,
                 Tag::Attribute | Tag::Attributes | Tag::TemplateAttribute => {
-                    request.attributes.absorb(&child)?;
+                    let Self { attributes, parts, .. } = &mut request;
+                    attributes.absorb_filters(&child, parts)?;
                 }
                 _ => {}
             }
@@ -54,8 +57,8 @@ impl Field for Request {
             if let Some(member) = &self.object_group_member {
                 put(member, w, Tag::ObjectGroupMember, version);
             }
-            if self.attributes.any_known(version) {
-                self.attributes.encode_bare(w, version);
+            if self.attributes.any_known(version) || !self.parts.is_empty() {
+                self.attributes.encode_filters(w, version, &self.parts);
             }
         });
     }
@@ -64,6 +67,7 @@ impl Field for Request {
     /// fresh one among them.
     fn known(&self, version: Version) -> bool {
         self.attributes.all_known(version)
+            && self.parts.iter().all(|part| part.kind.in_version(version))
             && self.object_group_member.is_none_or(|member| member.known(version))
             && (self.offset_items.is_none() || version >= Version::V1_3)
     }

@@ -2,6 +2,7 @@
 
 use super::{Item, Result, Type, Writer};
 use crate::tag::Tag;
+use crate::version::Version;
 
 /// One value of any type. Not for key material: it is neither hidden nor overwritten.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -31,6 +32,15 @@ pub enum Value {
 }
 
 impl Value {
+    /// Whether `version` has its type, and those of all below it.
+    pub fn known(&self, version: Version) -> bool {
+        match self {
+            Self::Structure(items) => items.iter().all(|(_, value)| value.known(version)),
+            Self::DateTimeExtended(_) => version.is_v2(),
+            _ => true,
+        }
+    }
+
     /// Copies an item and all below it. Depth is bounded because `item` comes from an accepted
     /// frame.
     pub fn from_item(item: &Item<'_>) -> Result<Self> {

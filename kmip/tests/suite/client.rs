@@ -206,11 +206,12 @@ fn every_header_field_survives_where_its_version_has_it() {
         header.time_stamp = Some(DateTime(-1));
         let mut item = RequestItem::new(client::get("a").into());
         item.ephemeral = Some(true);
-        item.extension = Some(MessageExtension {
+        let extension = |critical| MessageExtension {
             vendor: "acme".into(),
-            critical: true,
+            critical,
             content: Value::Structure(vec![]),
-        });
+        };
+        item.extensions = vec![extension(false), extension(true)];
         let frame = RequestMessage { version, header, items: vec![item] }.encode().unwrap();
         let back = RequestMessage::decode(&frame).unwrap();
         let header = back.header;
@@ -221,7 +222,8 @@ fn every_header_field_survives_where_its_version_has_it() {
         assert_eq!(header.batch_error_continuation, Some(BatchErrorContinuationOption::Undo));
         assert_eq!((header.batch_order, header.time_stamp), (Some(false), Some(DateTime(-1))));
         assert_eq!(back.items[0].ephemeral.is_some(), version.is_v2());
-        assert!(back.items[0].extension.as_ref().unwrap().critical);
+        let critical: Vec<bool> = back.items[0].extensions.iter().map(|e| e.critical).collect();
+        assert_eq!(critical, [false, true]);
     }
 }
 

@@ -265,6 +265,7 @@ pub async fn sign_request(connection: &mut Connection, items: usize) -> Vec<u8> 
         .collect(),
         private: private.into_iter().collect(),
         public: [Attribute::CryptographicUsageMask(2)].into_iter().collect(),
+        ..Default::default()
     };
     let KmipAnswer::CreateKeyPair(pair) = answered(connection, create).await else {
         panic!("Create Key Pair was answered with something else");
