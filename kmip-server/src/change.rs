@@ -160,7 +160,7 @@ impl Draft {
                 let other =
                     |(other, i): (usize, &Instance)| other != at && i.attribute == *attribute;
                 if self.rest.list.iter().enumerate().any(other) {
-                    return Err(OpError::HasOne(format!("{} of this value", called(&key))));
+                    return Err(has_it(attribute));
                 }
                 let Some(found) = self.rest.list.get_mut(at) else {
                     return Err(OpError::NoAttribute(called(&key)));
@@ -243,7 +243,7 @@ impl Draft {
             return Err(OpError::TooMuch(format!("an object has at most {MAX_WANTED} attributes")));
         }
         if self.rest.iter().any(|other| other == attribute) {
-            return Err(OpError::HasOne(format!("{} of this value", called(&attribute.key()))));
+            return Err(has_it(attribute));
         }
         let index = Some(numbering::next(&self.rest, &attribute.key()));
         let added = Instance { index, attribute: usage_limits::begun(attribute.clone()) };
@@ -331,6 +331,14 @@ impl Draft {
         if let Attribute::CryptographicUsageMask(mask) = attribute {
             self.meta.usage_mask = Some(*mask);
         }
+    }
+}
+
+/// Why an instance is not there twice.
+fn has_it(attribute: &Attribute) -> OpError {
+    match names::of(attribute) {
+        Some(name) => OpError::NameTaken(name.to_owned()),
+        None => OpError::HasOne(format!("{} of this value", called(&attribute.key()))),
     }
 }
 

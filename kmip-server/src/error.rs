@@ -48,7 +48,7 @@ pub(crate) enum OpError {
     Namespace(String),
     #[error("this server has no attribute {0}")]
     UnknownAttribute(String),
-    #[error("another object of this client has the name {0:?}; choose another or destroy it")]
+    #[error("an object of this client has the name {0:?} already; choose another or destroy it")]
     NameTaken(String),
     #[error("{0}")]
     KeyFormat(String),
