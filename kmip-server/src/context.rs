@@ -39,8 +39,6 @@ pub(crate) struct Context<'a> {
     objects: &'a Objects,
     /// Those of the request, whatever the item that is being done wants.
     usual: &'a Objects,
-    /// What the item makes must be kept inside the token.
-    must_be_inside: bool,
     /// The changes are staged: names are held until all of them are published.
     is_staged: bool,
     held: Mutex<Vec<Held>>,
@@ -82,7 +80,6 @@ impl<'a> Context<'a> {
             version,
             objects,
             usual: objects,
-            must_be_inside: false,
             is_staged,
             held,
             noted: Vec::new(),
@@ -120,24 +117,18 @@ impl<'a> Context<'a> {
         self.objects
     }
 
-    /// Has what the item makes kept inside the token and nowhere else, if that can be.
+    /// Has what the item makes kept inside the token, if it may be.
     pub(crate) fn keep_inside(&mut self) -> bool {
-        self.must_be_inside = true;
-        if self.objects.keeps_inside(self.caller.tenant()) {
+        let tenant = self.caller.tenant();
+        if self.objects.keeps_inside(tenant) {
             return true;
         }
         // A stage knows what hangs on its publication for its own objects alone.
-        if self.is_staged || !self.objects.can_keep_inside() {
+        if self.is_staged || !self.objects.may_keep_inside(tenant) {
             return false;
         }
         self.objects = &self.server.objects_inside;
         true
-    }
-
-    /// Whether what the item makes must be kept inside the token: a key that is wrapped there and sealed
-    /// outside does not do.
-    pub(crate) fn must_be_inside(&self) -> bool {
-        self.must_be_inside
     }
 
     pub(crate) fn delegate(&self) -> Option<&Delegate> {
@@ -152,12 +143,17 @@ impl<'a> Context<'a> {
     /// An item begins that asks for `operation`, if that may be done.
     pub(crate) fn begin(&mut self, operation: OperationCode) -> Result<(), OpError> {
         self.operation = Some(operation);
-        (self.objects, self.must_be_inside) = (self.usual, false);
+        self.objects = self.usual;
         let delegate = self.delegate.as_ref();
         match self.caller.may(operation) && delegate.is_none_or(|who| who.may(operation)) {
             true => Ok(()),
             false => Err(OpError::NotAllowed(operation)),
         }
+    }
+
+    /// Whether the caller may ask for `operation`, in its own name.
+    pub(crate) fn may_itself(&self, operation: OperationCode) -> bool {
+        self.delegate.is_none() && self.caller.may(operation)
     }
 
     /// Refuses `operation` where no operator wrote that whoever asks may ask for it, and with a ticket

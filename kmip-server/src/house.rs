@@ -38,7 +38,7 @@ use crate::{
     error::OpError,
     meta::{Meta, sha256},
     qkd,
-    wanted::{Wanted, called, check_value, is_read_only},
+    wanted::{Wanted, called, check_value, is_read_only, may_be_asked_for},
 };
 
 /// Whose objects the rules are kept as.
@@ -245,7 +245,7 @@ impl House {
                 let key = default.key();
                 let said = asked.iter().chain(&more).any(|attribute| attribute.key() == key);
                 let own = brought.is_some() && is_of_the_object(default);
-                if !said && !own {
+                if !said && !own && may_be_asked_for(default) {
                     more.push(default.clone());
                 }
             }

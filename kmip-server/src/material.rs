@@ -67,9 +67,14 @@ fn check_words(object: &Object) -> Result<(), OpError> {
     let block = object.key_block();
     let algorithm = block.and_then(|block| block.algorithm);
     let compression = block.and_then(|block| block.compression);
+    let wrapping = block.and_then(|block| block.wrapping.as_ref());
     let has_words = VERSIONS.iter().any(|version| object.known(*version))
         && algorithm.is_none_or(|algorithm| has_word(&algorithm))
-        && compression.is_none_or(|compression| has_word(&compression));
+        && compression.is_none_or(|compression| has_word(&compression))
+        && wrapping.is_none_or(|wrapping| {
+            has_word(&wrapping.method)
+                && wrapping.encoding.is_none_or(|encoding| has_word(&encoding))
+        });
     match has_words {
         true => Ok(()),
         false => Err(OpError::NoWord("the object".to_owned())),

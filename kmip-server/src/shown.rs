@@ -49,7 +49,9 @@ pub(crate) fn all(object: &Object, now: i64) -> Result<Vec<Instance>, OpError> {
     list.push(Attribute::ProtectionStorageMask(if inside { HARDWARE } else { SOFTWARE }));
     let mut list: Vec<Instance> = list.into_iter().map(first).collect();
     let generator_known = rest.iter().any(|a| matches!(a, Attribute::RandomNumberGenerator(_)));
-    list.extend(rest.list);
+    // What a client could once say itself is not so.
+    let said = |i: &Instance| !matches!(i.attribute, Attribute::ProtectionStorageMask(_));
+    list.extend(rest.list.into_iter().filter(said));
     let generated = matches!(object.provenance.origin, Origin::HsmRng | Origin::Library);
     if generated && !generator_known {
         list.push(first(Attribute::RandomNumberGenerator(op::query::rng())));

@@ -179,6 +179,11 @@ pub(crate) fn is_read_only(attribute: &Attribute) -> bool {
     )
 }
 
+/// Whether a client may ask for an attribute of this value now, whatever it could before.
+pub(crate) fn may_be_asked_for(attribute: &Attribute) -> bool {
+    !is_read_only(attribute) && check_value(attribute).is_ok()
+}
+
 /// Refuses values no attribute may have.
 pub(crate) fn check_value(attribute: &Attribute) -> Result<(), OpError> {
     match attribute {
@@ -198,10 +203,10 @@ pub(crate) fn check_value(attribute: &Attribute) -> Result<(), OpError> {
 
 /// Refuses what could not be stored as it is said: an enumeration of which neither the newest 2.x nor the
 /// newest 1.x has the value. It would be acknowledged and gone.
-fn check_words(attribute: &Attribute) -> Result<(), OpError> {
+pub(crate) fn check_words(attribute: &Attribute) -> Result<(), OpError> {
     let kept = match attribute {
         // Where a field may be left out, the encoder leaves out what it has no word for.
-        Attribute::CryptographicParameters(_) => {
+        Attribute::CryptographicParameters(_) | Attribute::RandomNumberGenerator(_) => {
             let one: Attributes = [attribute.clone()].into_iter().collect();
             decode_list(&encode_list(&one)).is_ok_and(|read| read == one)
         }

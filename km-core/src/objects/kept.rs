@@ -15,14 +15,19 @@ impl Objects {
         Self { inside: owners.into(), ..self }
     }
 
+    /// Of these applications each new object may be kept inside the token or not, as its client asks.
+    pub fn kept_as_asked(self, owners: BTreeSet<SaeId>) -> Self {
+        Self { as_asked: owners.into(), ..self }
+    }
+
     /// The same objects, of which new ones are kept inside the token, whoever's they are.
     pub fn kept_inside(&self) -> Self {
         Self { all_inside: true, ..self.clone() }
     }
 
-    /// Whether there is a place for objects inside the token at all.
-    pub fn can_keep_inside(&self) -> bool {
-        self.vault.cabinet().is_ok()
+    /// Whether new objects of `owner` may be kept inside the token when its client asks for that.
+    pub fn may_keep_inside(&self, owner: &SaeId) -> bool {
+        self.as_asked.contains(owner) && self.vault.cabinet().is_ok()
     }
 
     /// Whether new objects of `owner` are kept inside the token.

@@ -66,7 +66,9 @@ pub struct Objects {
     token_only: bool,
     /// Whose new objects are kept inside the token.
     inside: Arc<BTreeSet<SaeId>>,
-    /// So are all others.
+    /// Of whose new objects each may be, as its client asks.
+    as_asked: Arc<BTreeSet<SaeId>>,
+    /// All of them are: these objects were asked for so.
     all_inside: bool,
     quotas: Arc<Quotas>,
 }
@@ -74,9 +76,18 @@ pub struct Objects {
 impl Objects {
     /// Objects over these records and this vault.
     pub fn new(records: Records, vault: Vault) -> Self {
-        let (flights, inside, quotas) = Default::default();
-        let (token_only, all_inside) = (false, false);
-        Self { records, vault, flights, staged: None, token_only, inside, all_inside, quotas }
+        let (flights, quotas, inside, as_asked) = Default::default();
+        Self {
+            records,
+            vault,
+            flights,
+            staged: None,
+            token_only: false,
+            inside,
+            as_asked,
+            all_inside: false,
+            quotas,
+        }
     }
 
     /// Keys are used in the token or not at all; see [`Objects::use_key`].

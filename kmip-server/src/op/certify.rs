@@ -33,14 +33,17 @@ pub(crate) async fn certify(cx: &mut Context<'_>, request: Request) -> Result<Re
     let certifier = certifier(cx)?;
     let Request { id, request_id, request_type, request, attributes, protection_storage_masks } =
         request;
-    storage::choose(cx, protection_storage_masks.as_ref())?;
+    storage::choose(cx, protection_storage_masks.as_ref(), false)?;
     let mut attributes = template::expand(cx, attributes).await?;
     let house = house::of(cx).await?;
     house.complete(&mut attributes, ObjectType::Certificate, None);
     house.check(&attributes, ObjectType::Certificate, None)?;
-    // A Certificate Request may be named in the place of the key (KMIP 2.1, 6.1.6).
+    // A Certificate Request may stand in the place of the key (KMIP 2.1, 6.1.6).
     let (id, request_id) = match (&request_id, &request) {
-        (None, None) if names_request(cx, id.clone()).await? => (None, id),
+        (None, None) => match request_in_place_of_key(cx, id.clone()).await? {
+            Some(request) => (None, Some(request)),
+            None => (id, None),
+        },
         _ => (id, request_id),
     };
     let asked = asked(cx, request_id, request_type, request).await?;
@@ -117,13 +120,18 @@ pub(super) async fn asked(
     }))
 }
 
-/// Whether the object that is to be certified is a certificate request.
-async fn names_request(cx: &Context<'_>, id: Option<UniqueIdentifier>) -> Result<bool, OpError> {
-    match find::on_line(cx, id).await {
-        Ok((object, _)) => Ok(Meta::of(&object)?.kind() == ObjectType::CertificateRequest),
-        Err(OpError::NoPlaceholder) => Ok(false),
-        Err(error) => Err(error),
-    }
+/// The object that is to be certified, if it is a certificate request.
+async fn request_in_place_of_key(
+    cx: &Context<'_>,
+    id: Option<UniqueIdentifier>,
+) -> Result<Option<UniqueIdentifier>, OpError> {
+    let object = match find::on_line(cx, id).await {
+        Ok((object, _)) => object,
+        Err(OpError::NoPlaceholder) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let is_request = Meta::of(&object)?.kind() == ObjectType::CertificateRequest;
+    Ok(is_request.then(|| object.uid.as_str().into()))
 }
 
 /// A public key of the caller's.

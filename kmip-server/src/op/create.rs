@@ -10,7 +10,7 @@ use km_core::{
 use kmip::{
     attribute::{AttributeKind, Attributes},
     enums::{CryptographicAlgorithm as Algorithm, KeyFormatType, ObjectType, OperationCode},
-    op::create::{Request, Response},
+    op::create::{ProtectionStorageMasks, Request, Response},
 };
 
 use crate::{
@@ -31,37 +31,44 @@ pub(crate) async fn create(cx: &mut Context<'_>, request: Request) -> Result<Res
     if kind != ObjectType::SymmetricKey {
         return Err(OpError::ObjectType("Create makes symmetric keys only".to_owned()));
     }
-    storage::choose(cx, request.protection_storage_masks.as_ref())?;
     let attributes = template::expand(cx, request.attributes).await?;
     let wanted = house::wanted(cx, attributes, kind, None).await?;
     if !matches!(wanted.format, None | Some(KeyFormatType::Raw)) {
         let text = "keys are created in Raw form; leave Key Format Type out";
         return Err(OpError::KeyFormat(text.to_owned()));
     }
+    let masks = request.protection_storage_masks.as_ref();
     let id = match Share::asked(wanted.rest.iter())? {
         Some(share) => {
+            storage::choose(cx, masks, false)?;
             let _held = super::hold_names(cx, &[&wanted]).await?;
             qkd::draw(cx, &share, &wanted, 1).await?.pop()
         }
-        None => Some(make(cx, &wanted).await?),
+        None => Some(make(cx, &wanted, masks).await?),
     };
     let id = id.ok_or_else(|| OpError::Temporary("the pool gave no key".to_owned()))?;
     cx.remember(OperationCode::Create, vec![id.clone()]);
     Ok(Response { object_type: kind, id, attributes: Attributes::default() })
 }
 
-async fn make(cx: &Context<'_>, wanted: &Wanted) -> Result<String, OpError> {
+async fn make(
+    cx: &mut Context<'_>,
+    wanted: &Wanted,
+    masks: Option<&ProtectionStorageMasks>,
+) -> Result<String, OpError> {
     qkd::refuse_claims(wanted)?;
     let missing = |text| OpError::Missing(text);
     let algorithm = wanted.algorithm.ok_or(missing("Cryptographic Algorithm is missing"))?;
     wanted.usage_mask.ok_or(missing("Cryptographic Usage Mask is missing"))?;
     let (len, bits) = key_len(algorithm, wanted.length)?;
+    storage::choose(cx, masks, wanted.is_secret())?;
     let _held = super::hold_names(cx, &[wanted]).await?;
     if wanted.is_secret()
         && let Some(id) = make_in_token(cx, wanted, algorithm, (len, bits)).await?
     {
         return Ok(id);
     }
+    storage::choose(cx, masks, false)?;
     let random = cx.objects().vault().random();
     let clear = random.bytes(len).await?;
     let kind = ObjectType::SymmetricKey;
@@ -101,7 +108,6 @@ pub(super) async fn key_in_token(
     len: usize,
 ) -> Result<Option<SealedObject>, OpError> {
     let Some((kind, trial)) = usage::secret_kind(algorithm) else { return Ok(None) };
-    storage::check_wrapped(cx)?;
     let (owner, bits) = (cx.caller.tenant().as_str(), u32::try_from(len * 8).unwrap_or(0));
     match cx.objects().make_in_token((uid, owner), (kind, bits), trial).await {
         Err(ObjectError::Hsm(HsmError::Unsupported(_))) => {

@@ -30,7 +30,7 @@ pub(crate) async fn create_key_pair(
     cx: &mut Context<'_>,
     request: Request,
 ) -> Result<Response, OpError> {
-    storage::choose_for_pair(cx, request.masks())?;
+    let masks = [request.common_masks, request.private_masks, request.public_masks];
     let common = template::expand(cx, request.common).await?;
     let private = template::expand(cx, request.private).await?;
     let public = template::expand(cx, request.public).await?;
@@ -63,6 +63,7 @@ pub(crate) async fn create_key_pair(
     }
     let _held = super::hold_names(cx, &[&private, &public]).await?;
     let plan = Plan { algorithm, length, kind, private, public, only_inside: false };
+    storage::choose_for_pair(cx, masks.each_ref().map(Option::as_ref), plan.is_wrapped(cx))?;
     let (private_id, public_id) = plan.carry_out(cx, cx.objects()).await?;
     cx.remember(OperationCode::CreateKeyPair, vec![private_id.clone()]);
     cx.public_of_pair = Some(public_id.clone());
@@ -231,14 +232,17 @@ impl Plan {
         Ok((private_id, public_id))
     }
 
+    /// Whether the token is to make the private key, which never leaves it in clear.
+    pub(super) fn is_wrapped(&self, cx: &Context<'_>) -> bool {
+        let inside = self.private.is_secret()
+            || (cx.objects().is_token_only() && !self.private.is_to_leave());
+        self.only_inside || (inside && matches!(self.private.format, None | Some(MADE)))
+    }
+
     async fn make(&self, cx: &Context<'_>, objects: &Objects, id: &str) -> Result<Made, OpError> {
         let owner = cx.caller.tenant().as_str();
         let bits = self.length.and_then(|bits| u32::try_from(bits).ok()).unwrap_or(0);
-        let inside = self.only_inside
-            || self.private.is_secret()
-            || (objects.is_token_only() && !self.private.is_to_leave());
-        if self.only_inside || (inside && matches!(self.private.format, None | Some(MADE))) {
-            storage::check_wrapped(cx)?;
+        if self.is_wrapped(cx) {
             match objects.make_in_token((id, owner), (self.kind, bits), None).await {
                 Ok(made) => {
                     let public = made.public.ok_or_else(|| {

@@ -37,7 +37,7 @@ pub(crate) async fn create_split_key(
     request: Request,
 ) -> Result<Response, OpError> {
     let plan = Plan::of(&request)?;
-    storage::choose(cx, request.protection_storage_masks.as_ref())?;
+    storage::choose(cx, request.protection_storage_masks.as_ref(), false)?;
     let attributes = template::expand(cx, request.attributes).await?;
     let there = match request.id {
         Some(_) => Some(existing(cx, request.id, request.object_type).await?),

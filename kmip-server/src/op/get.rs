@@ -66,8 +66,16 @@ pub(crate) async fn give(
     if let (Some(data), Some(KeyWrapType::NotWrapped)) = (&given.wrapping, wish.wrap_type) {
         given = Box::pin(wrap::unwrap(cx, &data.clone(), given)).await?;
     }
-    let said = || formats::newer(given.format).filter(|_| !given.format.known(cx.version));
-    let wanted = wish.format.or_else(|| said().filter(|_| meta.wrapping.is_none()));
+    let is_gone = !given.format.known(cx.version);
+    if is_gone && meta.wrapping.is_some() {
+        let text = format!(
+            "the key was registered wrapped, in {:?} form, which KMIP {} does not have; ask in another",
+            given.format, cx.version
+        );
+        return Err(OpError::KeyFormat(text));
+    }
+    let newer = || formats::newer(given.format).filter(|_| is_gone);
+    let wanted = wish.format.or_else(newer);
     if let Some(wanted) = wanted.filter(|wanted| *wanted != given.format) {
         if meta.wrapping.is_some() {
             let text = "a key that was registered wrapped is not converted";

@@ -20,7 +20,7 @@ use crate::{
     material::{self, Brought},
     meta::Meta,
     qkd, terms, usage_limits,
-    wanted::{self, Wanted},
+    wanted::{self, Wanted, has_word},
     wrap,
 };
 
@@ -111,6 +111,9 @@ fn impose(
                 dates.compromise_occurrence = Some(date);
             }
             Attribute::ArchiveDate(DateTime(date)) => dates.archived = Some(date),
+            Attribute::RevocationReason(reason) if !has_word(&reason.code) => {
+                return Err(OpError::NoWord("Revocation Reason Code".to_owned()));
+            }
             Attribute::RevocationReason(reason) => {
                 meta.revocation = Some((reason.code.number(), reason.message));
             }

@@ -13,6 +13,7 @@ use crate::{
     find, house,
     meta::{Form, Meta},
     qkd, split, storage, template,
+    wanted::has_word,
 };
 
 pub(crate) async fn join_split_key(
@@ -20,7 +21,7 @@ pub(crate) async fn join_split_key(
     request: Request,
 ) -> Result<Response, OpError> {
     let kind = request.object_type;
-    storage::choose(cx, request.protection_storage_masks.as_ref())?;
+    storage::choose(cx, request.protection_storage_masks.as_ref(), false)?;
     let attributes = template::expand(cx, request.attributes).await?;
     let (like, clear) = join(cx, request.ids).await?;
     let wanted = house::wanted(cx, attributes, kind, Some(&like)).await?;
@@ -30,7 +31,11 @@ pub(crate) async fn join_split_key(
         ObjectType::SymmetricKey | ObjectType::PrivateKey => {}
         ObjectType::SecretData => {
             let text = "Secret Data Type is missing";
-            meta.subtype = request.secret_data_type.ok_or(OpError::Missing(text))?.number();
+            let subtype = request.secret_data_type.ok_or(OpError::Missing(text))?;
+            if !has_word(&subtype) {
+                return Err(OpError::NoWord("Secret Data Type".to_owned()));
+            }
+            meta.subtype = subtype.number();
         }
         _ => {
             let text = "parts make a symmetric key, a private key or secret data";

@@ -23,6 +23,7 @@ use crate::{
     meta::Meta,
     qkd::{self, Share},
     shown, terms,
+    wanted::{MAX_WANTED, check_words},
 };
 
 /// Storage Status Mask.
@@ -35,6 +36,8 @@ const POLICY: &str = "default";
 const MAX_FRESH: i32 = 16;
 /// Objects that are always looked at, so that short lists have a total.
 const COUNTED: usize = 1000;
+/// Most objects a Locate opens to make their Digest.
+const MOST_OPENED: usize = 100;
 /// A page this short is not worth another question to the index.
 const SHORT_PAGE: usize = 16;
 
@@ -61,6 +64,10 @@ async fn draw(cx: &Context<'_>, share: &Share, request: Request) -> Result<Respo
         let text = format!("Maximum Items for fresh pool keys is from 1 to {MAX_FRESH}");
         return Err(OpError::Invalid(text));
     }
+    if let Some(part) = request.parts.first() {
+        let text = "a wish for a fresh pool key gives all fields";
+        return Err(OpError::invalid(part.kind, text));
+    }
     let wishes: Attributes = request
         .attributes
         .iter()
@@ -86,6 +93,8 @@ struct Search<'a> {
     limit: usize,
     matched: usize,
     looked_at: usize,
+    /// Opened for their Digest.
+    opened: usize,
     ids: Vec<String>,
 }
 
@@ -116,6 +125,10 @@ impl<'a> Search<'a> {
         {
             return Err(OpError::UnknownAttribute(format!("{:?}", unknown.key)));
         }
+        request.attributes.iter().try_for_each(check_words)?;
+        if request.attributes.list.len() + request.parts.len() > MAX_WANTED {
+            return Err(OpError::TooMuch(format!("a Locate has at most {MAX_WANTED} filters")));
+        }
         let most = cx.server.limits.located;
         Ok(Self {
             filters,
@@ -126,6 +139,7 @@ impl<'a> Search<'a> {
             limit: number(request.maximum_items, most, "Maximum Items")?.min(most),
             matched: 0,
             looked_at: 0,
+            opened: 0,
             ids: Vec::new(),
         })
     }
@@ -139,6 +153,7 @@ impl<'a> Search<'a> {
         };
         let here = |term: &String| (self.mask & (ON_LINE | ARCHIVED) != 0).then(|| term.clone());
         let gone = |term: &String| (self.mask & DESTROYED != 0).then(|| terms::gone(term));
+        let mut last = String::new();
         let mut walks: Vec<Walk> = terms
             .iter()
             .flat_map(|term| [here(term), gone(term)])
@@ -154,7 +169,11 @@ impl<'a> Search<'a> {
             if self.ids.len() >= self.limit && self.looked_at >= COUNTED {
                 return Ok(false);
             }
-            self.look_at(cx, object).await?;
+            // One that was destroyed meanwhile stands in both lists.
+            if object.uid != last {
+                last.clone_from(&object.uid);
+                self.look_at(cx, object).await?;
+            }
         }
     }
 
@@ -174,7 +193,7 @@ impl<'a> Search<'a> {
         Ok(())
     }
 
-    async fn fits(&self, cx: &Context<'_>, object: &Object) -> Result<bool, OpError> {
+    async fn fits(&mut self, cx: &Context<'_>, object: &Object) -> Result<bool, OpError> {
         let meta = Meta::of(object)?;
         let bit = match object.state.is_destroyed() {
             true => DESTROYED,
@@ -192,20 +211,26 @@ impl<'a> Search<'a> {
             return Ok(true);
         }
         let all = shown::all(object, cx.now)?;
-        let digest = |part: &&Part| part.kind == AttributeKind::Digest;
-        let (digests, parts): (Vec<_>, Vec<_>) = self.parts.iter().partition(digest);
-        let has =
-            |all: &[Instance], part: &Part| all.iter().any(|found| part.is_of(&found.attribute));
-        if !self.filters.iter().all(|filter| self.has(&all, filter))
-            || !parts.into_iter().all(|part| has(&all, part))
-        {
+        if !self.filters.iter().all(|filter| self.has(&all, filter)) {
             return Ok(false);
         }
-        // It may have to be made of the bytes, so it is asked for last.
-        Ok(digests.is_empty() || {
-            let all = Box::pin(shown::with_digest(cx, object)).await?;
-            digests.into_iter().all(|part| has(&all, part))
-        })
+        let digest = |part: &&Part| part.kind == AttributeKind::Digest;
+        let (digests, parts): (Vec<_>, Vec<_>) = self.parts.iter().partition(digest);
+        if !have(&all, &parts) || have(&all, &digests) {
+            return Ok(have(&all, &parts));
+        }
+        // Not kept, so it has to be made of the bytes, which tells as much of them as Get Attributes does.
+        if !cx.may_itself(OperationCode::GetAttributes) {
+            return Ok(false);
+        }
+        self.opened += 1;
+        if self.opened > MOST_OPENED {
+            let text =
+                format!("more than {MOST_OPENED} objects to open for a Digest; add a filter");
+            return Err(OpError::TooMuch(text));
+        }
+        let all = Box::pin(shown::with_digest(cx, object)).await;
+        Ok(all.is_ok_and(|all| have(&all, &digests)))
     }
 
     fn has(&self, all: &[Instance], filter: &Attribute) -> bool {
@@ -239,6 +264,14 @@ impl<'a> Search<'a> {
             _ => None,
         }
     }
+}
+
+/// Whether these are attributes of `all`, in part.
+fn have(all: &[Instance], parts: &[&Part]) -> bool {
+    let is_asked = |found: &&Attribute| parts.iter().any(|part| found.kind() == Some(part.kind));
+    let found = all.iter().map(|instance| &instance.attribute).filter(is_asked);
+    let found: Vec<Part> = found.filter_map(Part::of).collect();
+    parts.iter().all(|part| found.iter().any(|found| part.is_in(found)))
 }
 
 /// Whether a filter has fields that need not be given, and may be anything then.

@@ -42,7 +42,7 @@ pub(crate) async fn recertify(cx: &mut Context<'_>, request: Request) -> Result<
         attributes,
         protection_storage_masks,
     } = asked_for;
-    storage::choose(cx, protection_storage_masks.as_ref())?;
+    storage::choose(cx, protection_storage_masks.as_ref(), false)?;
     let changes = template::expand(cx, attributes).await?;
     check_dates(offset, &[&changes])?;
     let asked = asked(cx, request_id, request_type, request).await?;
@@ -153,7 +153,7 @@ fn succession(rest: &Attributes, changes: &Attributes) -> Attributes {
     let mut all = changes.clone();
     let stays = |attribute: &&Attribute| {
         let said = changes.iter().any(|change| change.key() == attribute.key());
-        !said && !matches!(attribute, Attribute::Link(_)) && !wanted::is_read_only(attribute)
+        !said && !matches!(attribute, Attribute::Link(_)) && wanted::may_be_asked_for(attribute)
     };
     rest.iter().filter(stays).cloned().for_each(|attribute| all.push(attribute));
     all

@@ -26,7 +26,7 @@ pub(crate) async fn register(cx: &mut Context<'_>, request: Request) -> Result<R
         let text = "Object Type and the object differ".to_owned();
         return Err(OpError::ObjectType(text));
     }
-    storage::choose(cx, request.protection_storage_masks.as_ref())?;
+    storage::choose(cx, request.protection_storage_masks.as_ref(), false)?;
     let Brought { mut meta, clear, inner } = material::take(object, cx.now)?;
     let mut attributes = template::expand(cx, request.attributes).await?;
     // Some clients send attributes inside the key value only.

@@ -11,7 +11,10 @@ use kmip::{
     DateTime, Interval,
     attribute::{Attribute, AttributeKind, Attributes, Link, UniqueIdentifier},
     enums::{KeyFormatType, LinkType, ObjectType, OperationCode},
-    op::rekey::{Request, Response},
+    op::{
+        create::ProtectionStorageMasks,
+        rekey::{Request, Response},
+    },
 };
 
 use crate::{
@@ -28,12 +31,12 @@ const TRIES: usize = 4;
 
 pub(crate) async fn rekey(cx: &mut Context<'_>, request: Request) -> Result<Response, OpError> {
     let Request { id, offset, attributes, protection_storage_masks } = request;
-    storage::choose(cx, protection_storage_masks.as_ref())?;
     let changes = template::expand(cx, attributes).await?;
     let (mut old, mut version) = find::on_line(cx, id).await?;
     check(&old, offset, &changes)?;
+    let masks = protection_storage_masks.as_ref();
     for _ in 0..TRIES {
-        match replace(cx, &old, version, offset, &changes).await {
+        match replace(cx, (&old, version), offset, &changes, masks).await {
             Err(Failed::Store(ObjectError::Conflict(uid))) => {
                 (old, version) = cx.objects().get(cx.caller.tenant(), &uid).await?;
             }
@@ -92,11 +95,11 @@ fn is_date(attribute: &Attribute) -> bool {
 
 /// One try: the new key stored, the old one changed, both or none.
 async fn replace(
-    cx: &Context<'_>,
-    old: &Object,
-    version: Version,
+    cx: &mut Context<'_>,
+    (old, version): (&Object, Version),
     offset: Option<Interval>,
     changes: &Attributes,
+    masks: Option<&ProtectionStorageMasks>,
 ) -> Result<String, Failed> {
     let (old_meta, old_rest) = Meta::with_rest(old)?;
     let renamed = is_renamed(changes);
@@ -112,6 +115,7 @@ async fn replace(
     // Names that come from the old key are free as soon as the commit below is.
     let taken_from = (!renamed).then_some(old.uid.as_str());
     let _held = super::hold_names_of(cx, &[&wanted], taken_from.as_slice()).await?;
+    place(cx, old, &wanted, masks)?;
     let uid = Objects::fresh_uid();
     let (mut meta, sealed, origin) = successor(cx, &uid, old, &old_meta, &wanted).await?;
     meta.set_format(KeyFormatType::Raw);
@@ -122,6 +126,20 @@ async fn replace(
     let changed = superseded(old, old_meta, &old_rest, &new.uid, renamed, cx.now);
     let made = cx.objects().supersede(new, sealed, (old, version), &changed).await;
     Ok(made.map_err(Failed::Store)?.uid)
+}
+
+/// Where the new key is kept: where the old one is, when nobody says and it may be asked for.
+fn place(
+    cx: &mut Context<'_>,
+    old: &Object,
+    wanted: &Wanted,
+    masks: Option<&ProtectionStorageMasks>,
+) -> Result<(), OpError> {
+    let is = |is: fn(&SealedObject) -> bool| old.sealed.as_ref().is_some_and(is);
+    if masks.is_none() && is(SealedObject::is_kept_in_token) {
+        cx.keep_inside();
+    }
+    storage::choose(cx, masks, is(SealedObject::is_only_in_token) || wanted.is_secret())
 }
 
 /// The new key: in the token, if that is where the old one was made or the new one is never to leave
@@ -219,7 +237,7 @@ pub(super) fn succession(
     let mut all = changes.clone();
     let mut keep = |attribute: Attribute| {
         let said = changes.iter().any(|change| change.key() == attribute.key());
-        if !said && !is_of_the_old(&attribute) && !wanted::is_read_only(&attribute) {
+        if !said && !is_of_the_old(&attribute) && wanted::may_be_asked_for(&attribute) {
             all.push(attribute);
         }
     };

@@ -10,7 +10,10 @@ use kmip::{
     Interval,
     attribute::Attributes,
     enums::{LinkType, ObjectType, OperationCode},
-    op::rekey_key_pair::{Request, Response},
+    op::{
+        create::ProtectionStorageMasks,
+        rekey_key_pair::{Request, Response},
+    },
 };
 
 use super::{
@@ -33,12 +36,13 @@ pub(crate) async fn rekey_key_pair(
     request: Request,
 ) -> Result<Response, OpError> {
     let Request { private_id, offset, changes } = request;
-    storage::choose_for_pair(cx, changes.masks())?;
+    let masks = [changes.common_masks, changes.private_masks, changes.public_masks];
     let common = template::expand(cx, changes.common).await?;
     let private = merged(&common, template::expand(cx, changes.private).await?);
     let public = merged(&common, template::expand(cx, changes.public).await?);
     check_dates(offset, &[&private, &public])?;
     let (found, _) = find::on_line(cx, private_id).await?;
+    place(cx, &found, masks.each_ref().map(Option::as_ref))?;
     let unit = Unit::begin(cx);
     let done = replace(cx, unit.objects(), &found, offset, [&private, &public]).await;
     // Held until the new keys are there.
@@ -46,6 +50,21 @@ pub(crate) async fn rekey_key_pair(
     cx.remember(OperationCode::ReKeyKeyPair, vec![private_id.clone()]);
     cx.public_of_rekeyed = Some(public_id.clone());
     Ok(Response { private_id, public_id, ..Response::default() })
+}
+
+/// Where the new keys are kept: where the old ones are, when nobody says and it may be asked for.
+fn place(
+    cx: &mut Context<'_>,
+    private: &Object,
+    masks: [Option<&ProtectionStorageMasks>; 3],
+) -> Result<(), OpError> {
+    let is = |is: fn(&SealedObject) -> bool| private.sealed.as_ref().is_some_and(is);
+    if masks.iter().all(Option::is_none) && is(SealedObject::is_kept_in_token) {
+        cx.keep_inside();
+    }
+    let meta = Meta::of(private)?;
+    let is_secret = meta.sensitive || !meta.extractable;
+    storage::choose_for_pair(cx, masks, is(SealedObject::is_only_in_token) || is_secret)
 }
 
 /// A key of the old pair, as it is read.

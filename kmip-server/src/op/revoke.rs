@@ -6,7 +6,7 @@ use kmip::{
     op::revoke::{Request, Response},
 };
 
-use crate::{context::Context, error::OpError, find};
+use crate::{context::Context, error::OpError, find, wanted::has_word};
 
 /// Longest revocation message kept, in bytes.
 const MAX_MESSAGE: usize = 4096;
@@ -16,6 +16,9 @@ pub(crate) async fn revoke(cx: &mut Context<'_>, request: Request) -> Result<Res
     if reason.message.as_ref().is_some_and(|text| text.len() > MAX_MESSAGE) {
         let text = format!("a Revocation Message has at most {MAX_MESSAGE} bytes");
         return Err(OpError::Invalid(text));
+    }
+    if !has_word(&reason.code) {
+        return Err(OpError::NoWord("Revocation Reason Code".to_owned()));
     }
     let compromised = matches!(
         reason.code,

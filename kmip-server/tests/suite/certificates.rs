@@ -16,7 +16,10 @@ use kmip::{
 use rcgen::{CertificateParams, DnType, KeyPair, PublicKeyData};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::common::{Client, Network, refusal};
+use crate::{
+    batch::{reason, run},
+    common::{Client, Network, refusal},
+};
 
 const SIGN: i32 = 1;
 const VERIFY: i32 = 2;
@@ -179,6 +182,12 @@ async fn certificate_requests_are_certified_as_they_stand() {
     let bytes = der(&mut client, &id).await;
     let (_, read) = X509Certificate::from_der(&bytes).unwrap();
     assert_eq!(read.public_key().raw, key.subject_public_key_info());
+    let object = CertificateRequest { kind: CertificateRequestType::Pkcs10, value: request(&key) };
+    let register =
+        op::register::Request::new(Object::CertificateRequest(object), Attributes::default());
+    let items = [register.into(), op::certify::Request::default().into()];
+    let done = run(&mut client, items, |_| {}).await;
+    assert!(done.iter().all(|item| reason(item).is_none()), "{done:?}");
 
     let mut forged = request(&key);
     *forged.last_mut().unwrap() ^= 1;

@@ -6,12 +6,15 @@ use kmip::{
     attribute::*,
     client,
     enums::*,
-    object::{KeyBlock, KeyMaterial, KeyValue, Object, OpaqueObject},
+    object::{KeyBlock, KeyMaterial, KeyValue, KeyWrappingData, Object, OpaqueObject},
     op,
     ttlv::Value,
 };
 
-use crate::common::{Client, Network, attribute, refusal};
+use crate::{
+    common::{Client, Network, attribute, refusal},
+    pairs::pair,
+};
 
 /// Some vendor's, in any enumeration.
 const VENDORS: u32 = 0x8ABC_0155;
@@ -55,9 +58,22 @@ async fn what_no_version_has_a_word_for_is_refused_and_not_forgotten() {
             algorithm: Some(CryptographicAlgorithm::Other(VENDORS)),
             ..block(KeyFormatType::Raw, bytes())
         };
+        let wrapping = |method| KeyWrappingData {
+            method,
+            encryption: None,
+            mac: None,
+            mac_signature: None,
+            iv: None,
+            encoding: None,
+        };
+        let oddly_wrapped = KeyBlock {
+            wrapping: Some(wrapping(WrappingMethod::Other(VENDORS))),
+            ..block(KeyFormatType::Raw, bytes())
+        };
         for object in [
             Object::SymmetricKey(block(KeyFormatType::Other(VENDORS), bytes())),
             Object::SymmetricKey(odd_algorithm),
+            Object::SymmetricKey(oddly_wrapped),
             opaque(OpaqueDataType::Other(VENDORS)),
         ] {
             let request = op::register::Request::new(object, Attributes::default());
@@ -89,6 +105,11 @@ async fn what_no_version_has_a_word_for_is_refused_and_not_forgotten() {
             let create = client::create(CryptographicAlgorithm::Aes, 256, 12, [odd.clone()]);
             assert_eq!(refused(&mut client, create).await, reason, "{odd:?}");
         }
+        let code = RevocationReasonCode::Other(VENDORS);
+        assert_eq!(refused(&mut client, client::revoke(&key, code)).await, reason);
+        let odd = parameters(BlockCipherMode::Other(VENDORS));
+        let locate = client::locate([odd.clone()]);
+        assert_eq!(refused(&mut client, locate).await, reason, "it would find too much");
         // The name is free: nobody has it.
         client.add(&key, name(NameType::Uri)).await.unwrap();
         client.add(&key, parameters(BlockCipherMode::Other(VENDORS))).await.unwrap();
@@ -117,6 +138,25 @@ async fn what_a_version_took_away_is_not_sent_to_its_clients() {
     let template = old.register(template).await.unwrap().id;
     assert_eq!(old.locate(client::locate([group()])).await.unwrap().ids, [template]);
     assert!(new.locate(client::locate([group()])).await.unwrap().ids.is_empty());
+
+    // A key in a form that 2.0 has no more is said in the one that took its place.
+    let made = old.create_key_pair(pair(CryptographicAlgorithm::Ecdsa, 256, vec![])).await.unwrap();
+    let wanted = op::get::Request {
+        key_format_type: Some(KeyFormatType::TransparentEcdsaPrivateKey),
+        ..client::get(&made.private_id)
+    };
+    let given = old.get(wanted).await.unwrap().object;
+    let Object::PrivateKey(block) = given else { panic!("{given:?}") };
+    let register = op::register::Request::new(Object::PrivateKey(block), Attributes::default());
+    let id = old.register(register).await.unwrap().id;
+    for (client, format) in [
+        (&mut old, KeyFormatType::TransparentEcdsaPrivateKey),
+        (&mut new, KeyFormatType::TransparentEcPrivateKey),
+    ] {
+        let given = client.get(client::get(&id)).await.unwrap().object;
+        let Object::PrivateKey(block) = given else { panic!("{given:?}") };
+        assert_eq!(block.format, format);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

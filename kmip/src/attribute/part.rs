@@ -28,9 +28,9 @@ impl Part {
         }
     }
 
-    /// Whether `attribute` has all of these fields with these values. Of Usage Limits that is left over
-    /// and in all, so much or more does (KMIP 2.1, 6.1.29).
-    pub fn is_of(&self, attribute: &Attribute) -> bool {
+    /// Whether `whole` has all of these fields with these values. Of Usage Limits, that there are in all or
+    /// still left, so much or more does (KMIP 2.1, 6.1.29).
+    pub fn is_in(&self, whole: &Self) -> bool {
         let fits = |given: &Value, found: &Value, tag: Tag| match (given, found) {
             (Value::LongInteger(given), Value::LongInteger(found))
                 if matches!(tag, Tag::UsageLimitsTotal | Tag::UsageLimitsCount) =>
@@ -39,14 +39,9 @@ impl Part {
             }
             _ => found == given,
         };
-        attribute.kind() == Some(self.kind)
-            && Self::of(attribute).is_some_and(|whole| {
-                self.fields.iter().all(|(tag, given)| {
-                    whole
-                        .fields
-                        .iter()
-                        .any(|(other, found)| other == tag && fits(given, found, *tag))
-                })
+        whole.kind == self.kind
+            && self.fields.iter().all(|(tag, given)| {
+                whole.fields.iter().any(|(other, found)| other == tag && fits(given, found, *tag))
             })
     }
 
@@ -70,10 +65,7 @@ impl Part {
             },
             false => AttributeKind::from_tag(item.tag()),
         };
-        let inner = match is_v1 {
-            true => item.child(Tag::AttributeValue)?,
-            false => None,
-        };
+        let inner = is_v1.then(|| item.required(Tag::AttributeValue)).transpose()?;
         let value = inner.as_ref().unwrap_or(item);
         match (kind, Value::from_item(value)?) {
             (Some(kind), Value::Structure(fields)) if value.kind() == Type::Structure => {

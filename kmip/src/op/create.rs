@@ -19,7 +19,7 @@ pub struct Request {
 }
 
 wire_struct! {
-    /// Places an object may be kept in, most wanted first (2.0).
+    /// Places an object may be kept in (2.0).
     #[derive(Clone, Debug, Default, PartialEq, Eq)]
     pub struct ProtectionStorageMasks {
         /// Bit masks.

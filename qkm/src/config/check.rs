@@ -111,6 +111,7 @@ pub(super) fn check(file: File) -> Result<Config, Mistake> {
         registry: tenancy.registry,
         applications: tenancy.applications,
         kept_in_token: tenancy.kept_in_token,
+        kept_as_asked: tenancy.kept_as_asked,
         policies: tenancy.policies,
         quotas: tenancy.quotas,
     })

@@ -103,6 +103,8 @@ pub struct Config {
     pub applications: Vec<Application>,
     /// Tenants whose managed objects are kept inside the token.
     pub kept_in_token: BTreeSet<SaeId>,
+    /// Of which each new object may be kept inside the token or not, as KMIP clients ask.
+    pub kept_as_asked: BTreeSet<SaeId>,
     /// What each application may do over KMIP.
     pub policies: Policies,
     /// How many managed objects tenants may have.

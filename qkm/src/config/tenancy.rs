@@ -26,6 +26,7 @@ pub(super) struct Tenancy {
     pub(super) registry: Registry,
     pub(super) applications: Vec<Application>,
     pub(super) kept_in_token: BTreeSet<SaeId>,
+    pub(super) kept_as_asked: BTreeSet<SaeId>,
     pub(super) policies: Policies,
     pub(super) quotas: BTreeMap<SaeId, Quota>,
 }
@@ -54,8 +55,13 @@ pub(super) fn check(
             all.policies.insert(sae.id.clone(), policy(entry, tenant)?);
         }
     }
-    let inside = storage.into_iter().filter(|(_, (kept, _))| *kept == ObjectStorage::Token);
-    all.kept_in_token = inside.map(|(tenant, _)| tenant).collect();
+    for (tenant, (kept, _)) in storage {
+        match kept {
+            ObjectStorage::Sealed => false,
+            ObjectStorage::Token => all.kept_in_token.insert(tenant),
+            ObjectStorage::Either => all.kept_as_asked.insert(tenant),
+        };
+    }
     for entry in pairs {
         let Pair { saes: [one, other], grade } = entry.get_ref();
         all.registry.pair(one, other).map_err(|e| {

@@ -123,7 +123,9 @@ impl Node {
         let roster = roster.map(|shared| Roster::new(records.clone(), shared.seat.clone()));
         let objects =
             Objects::new(records.clone(), vault.clone()).token_only(!config.crypto_in_process);
-        let objects = objects.kept_in_token(config.kept_in_token.clone());
+        let objects = objects
+            .kept_in_token(config.kept_in_token.clone())
+            .kept_as_asked(config.kept_as_asked.clone());
         let objects = objects.with_quotas(config.quotas.clone());
         if candidate.is_none() {
             // Of several KMs another one may be making what no record names yet; the sweep tells.

@@ -131,6 +131,7 @@ pub(crate) enum ObjectStorage {
     #[default]
     Sealed,
     Token,
+    Either,
 }
 
 #[derive(Debug, Deserialize)]
