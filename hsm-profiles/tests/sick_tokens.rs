@@ -13,9 +13,14 @@ use std::time::{Duration, Instant};
 
 use common::{Room, library, runtime, with_token, worker_program};
 use hsm_profiles::{Breaker, MemberConfig, Token, TokenConfig};
-use km_core::hsm::{Hsm, HsmError};
+use km_core::hsm::{Hsm, HsmError, TokenKey};
 use km_core::material::ClearBytes;
+use km_core::usage::{Action, Curve, Hash, KeyKind, Scheme};
 use p11_shim::Shim;
+use tokio::task::JoinHandle;
+
+const EC: KeyKind = KeyKind::Ec(Curve::P256);
+const SIGN: Action = Action::Sign(Scheme::Ecdsa(Hash::Sha256));
 
 /// The token with a library that obeys, and the orders for it.
 fn obeying(room: &Room) -> (TokenConfig, Shim) {
@@ -59,11 +64,116 @@ async fn until(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
+async fn seal(token: &Token) -> Result<km_core::hsm::Sealed, HsmError> {
+    token.seal(b"", &ClearBytes::copy_from(&[5; 40])).await
+}
+
 fn unavailable<T: std::fmt::Debug>(answer: Result<T, HsmError>) -> String {
     match answer {
         Err(HsmError::Unavailable(why)) => why,
         other => panic!("{other:?}"),
     }
+}
+
+/// A key that is at hand.
+async fn signs(token: &Token) -> TokenKey {
+    let sealed = token.make_key(b"", EC, 0).await.unwrap().sealed;
+    let (name, aad) = (b"signs".to_vec(), Vec::new());
+    let key = TokenKey { name, kind: EC, wrapped: true, aad, sealed };
+    token.use_key(&key, &SIGN, &digest()).await.unwrap();
+    key
+}
+
+fn digest() -> ClearBytes {
+    ClearBytes::copy_from(&[7; 32])
+}
+
+/// Somebody else at work all the time.
+fn at_work(token: &Arc<Token>, signs: Option<TokenKey>) -> JoinHandle<()> {
+    let token = Arc::clone(token);
+    tokio::spawn(async move {
+        loop {
+            let _ = match &signs {
+                Some(key) => token.use_key(key, &SIGN, &digest()).await.map(drop),
+                None => seal(&token).await.map(drop),
+            };
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+}
+
+/// Others get their answers, so nothing but the hanging job itself shows it.
+#[test]
+fn a_hang_in_one_session_is_ended_while_others_work() {
+    with_token("a_hang_in_one_session_is_ended_while_others_work", |room| {
+        runtime().block_on(async {
+            let (config, orders) = obeying(&room);
+            let token = start(config).await;
+            let key = signs(&token).await;
+            for (function, restarts) in [("C_Encrypt", 1), ("C_Sign", 2)] {
+                let work = at_work(&token, (function == "C_Encrypt").then(|| key.clone()));
+                orders.order(&[format!("{function} 1 hang")]);
+                unavailable(match function {
+                    "C_Encrypt" => seal(&token).await.map(drop),
+                    _ => token.use_key(&key, &SIGN, &digest()).await.map(drop),
+                });
+                orders.lift();
+                until("it is ended", || token.members()[0].restarts == restarts).await;
+                ready_again(&token).await;
+                work.abort();
+                seal(&token).await.unwrap();
+                token.use_key(&key, &SIGN, &digest()).await.unwrap();
+            }
+        });
+    });
+}
+
+#[test]
+fn a_standby_takes_over_from_a_token_that_hangs_in_one_session() {
+    with_token("a_standby_takes_over_from_a_token_that_hangs_in_one_session", |room| {
+        runtime().block_on(async {
+            let (config, orders) = with_standby(&room);
+            let token = start(config).await;
+            let work = at_work(&token, Some(signs(&token).await));
+            orders.order(&["C_Encrypt 1 hang".to_owned()]);
+            unavailable(seal(&token).await);
+            let hangs = Instant::now();
+            while seal(&token).await.is_err() {
+                assert!(hangs.elapsed() < Duration::from_secs(3), "{:?}", token.members());
+            }
+            let [first, second] = &token.members()[..] else { panic!("two tokens") };
+            assert_ne!(first.breaker, Breaker::Closed);
+            assert_eq!((second.breaker, second.restarts), (Breaker::Closed, 0));
+            work.abort();
+        });
+    });
+}
+
+#[test]
+fn a_token_that_leaves_a_probe_unanswered_is_not_used_until_it_answers() {
+    with_token("a_token_that_leaves_a_probe_unanswered_is_not_used_until_it_answers", |room| {
+        runtime().block_on(async {
+            let (config, orders) = with_standby(&room);
+            let token = start(TokenConfig { deadline_ms: 2000, ..config }).await;
+            let work = at_work(&token, Some(signs(&token).await));
+            // Too long for an answer, and too short for a hang.
+            orders.order(&["C_EncryptInit 1 sleep 2400".to_owned()]);
+            let asked = Instant::now();
+            assert!(token.probe().await.ready, "the standby is");
+            assert!(asked.elapsed() >= Duration::from_secs(2));
+            let [first, second] = &token.members()[..] else { panic!("two tokens") };
+            assert_eq!((first.breaker, first.restarts), (Breaker::HalfOpen, 0), "{first:?}");
+            assert!(first.status.detail.contains("no answer within 2000 ms"), "{first:?}");
+            assert_eq!(second.breaker, Breaker::Closed);
+            let asked = Instant::now();
+            seal(&token).await.unwrap();
+            assert!(asked.elapsed() < Duration::from_secs(1));
+            orders.lift();
+            token.probe().await;
+            assert_eq!(token.members()[0].breaker, Breaker::Closed);
+            work.abort();
+        });
+    });
 }
 
 /// Each of these asks all tokens.

@@ -297,7 +297,7 @@ impl Members {
             failed = done.ok().and_then(Result::err).or(failed);
         }
         match (self.status(), failed) {
-            // The workers tell success and failure; only a missing answer is left to note.
+            // The workers tell success and failure, and a missing answer was noted.
             (status, Some(error)) if self.all.len() == 1 => {
                 HsmStatus { ready: false, detail: error.to_string(), ..status }
             }
@@ -308,7 +308,15 @@ impl Members {
     async fn probe_one(&self, n: usize) -> Result<(), HsmError> {
         let lacks = self.all.get(n).is_some_and(|member| member.lacks_current());
         let request = if lacks { Request::Keks } else { Request::Probe };
-        self.ask_one(n, &request, Instant::now() + self.deadline).await.map(drop)
+        let until = Instant::now() + self.deadline;
+        let outcome = self.outcome(self.send_one(n, &request, until)?, until).await;
+        if let Some(member) = self.all.get(n) {
+            member.probed(match &outcome {
+                Outcome::Overdue(error) => Some(error.to_string()),
+                Outcome::Answered(_) | Outcome::Lost => None,
+            });
+        }
+        outcome.into_answer(&request).map(drop)
     }
 
     pub(crate) fn current_kek(&self) -> KekId {

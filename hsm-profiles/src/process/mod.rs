@@ -72,6 +72,8 @@ pub(crate) enum Told {
     },
     /// Something changed. Sent before the answers that were given after the change.
     Changed(Seen),
+    /// A call of the library does not come back: the process is to be ended.
+    Hangs,
 }
 
 /// The state of a token as its worker sees it.
