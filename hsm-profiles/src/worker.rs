@@ -97,8 +97,8 @@ impl Worker {
             Request::Random { len } => self.retried(|lane| lane.random(len)).map(Response::Clear),
             Request::Probe => self.retried(|lane| lane.round_trip(None)).map(|()| Response::Done),
             Request::CreateKek => {
-                let link = Arc::clone(&self.link);
-                self.retried(|lane| link.create_kek(lane)).map(Response::Kek)
+                let (link, mut begun) = (Arc::clone(&self.link), None);
+                self.retried(|lane| link.create_kek(lane, &mut begun)).map(Response::Kek)
             }
             Request::CreateKekFor { from, receivers } => {
                 let link = Arc::clone(&self.link);

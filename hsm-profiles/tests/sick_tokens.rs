@@ -207,3 +207,49 @@ fn a_token_that_hangs_costs_an_idle_standby_nothing() {
         });
     });
 }
+
+/// A token may make a key and answer with an error. Two KEKs of one number would end all sealing.
+#[test]
+fn a_kek_that_was_made_but_not_told_of_is_not_made_twice() {
+    with_token("a_kek_that_was_made_but_not_told_of_is_not_made_twice", |room| {
+        runtime().block_on(async {
+            drop(room.open());
+            let (config, orders) = obeying(&room);
+            for (number, code) in [(2, "0x5"), (3, "0x30"), (4, "0xb3")] {
+                let token = start(TokenConfig { deadline_ms: 5000, ..config.clone() }).await;
+                // The first call makes the key that wraps in that epoch.
+                orders.order(&[format!("C_GenerateKey 2 after answer {code}")]);
+                let made = token.create_kek().await;
+                orders.lift();
+                ready_again(&token).await;
+                let keks = token.keks().await.unwrap();
+                let numbers: Vec<_> = keks.iter().map(|kek| kek.number).collect();
+                assert_eq!(numbers, (1..=number).collect::<Vec<_>>(), "{code}");
+                assert_eq!(keks.last(), Some(&made.unwrap()), "{code}");
+                assert_eq!(seal(&token).await.unwrap().kek, keks.last().unwrap().id);
+            }
+        });
+    });
+}
+
+/// Likewise a KEK of which no other token hears, though it was to go there.
+#[test]
+fn a_kek_that_was_made_but_not_told_of_does_not_stay_for_others() {
+    with_token("a_kek_that_was_made_but_not_told_of_does_not_stay_for_others", |room| {
+        runtime().block_on(async {
+            // Without a key that wraps the KEK is what is made first.
+            let mut profile = room.built_in();
+            let wrap = profile.find("[[wrap]]").unwrap()..profile.find("[keys]").unwrap();
+            profile.replace_range(wrap, "");
+            let profile = room.written("no wrap", &profile);
+            let (config, orders) = obeying(&room);
+            let token = start(TokenConfig { profile, deadline_ms: 5000, ..config }).await;
+            let receiver = token.kek_receiver().await.unwrap();
+            orders.order(&["C_CopyObject 1 after answer 0x30".to_owned()]);
+            unavailable(token.create_kek_for(0, &[receiver]).await);
+            orders.lift();
+            ready_again(&token).await;
+            assert_eq!(token.keks().await.unwrap().len(), 1);
+        });
+    });
+}
