@@ -8,6 +8,7 @@ mod common;
 #[allow(dead_code, unreachable_pub)]
 mod p11_shim;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -250,6 +251,36 @@ fn a_kek_that_was_made_but_not_told_of_does_not_stay_for_others() {
             orders.lift();
             ready_again(&token).await;
             assert_eq!(token.keks().await.unwrap().len(), 1);
+        });
+    });
+}
+
+/// Every twelve bytes, and whatever is asked for: the one is not random, the other looks so.
+#[test]
+fn a_generator_that_stands_still_seals_nothing() {
+    with_token("a_generator_that_stands_still_seals_nothing", |room| {
+        runtime().block_on(async {
+            let (config, orders) = obeying(&room);
+            let token = start(TokenConfig { deadline_ms: 5000, ..config }).await;
+            for (period, told) in [(12, "proportion"), (1_000_000, "a second time")] {
+                let before = seal(&token).await.unwrap();
+                orders.order(&[format!("C_GenerateRandom 1 stuck {period}")]);
+                let mut nonces = BTreeSet::from([before.iv.clone()]);
+                let why = loop {
+                    match seal(&token).await {
+                        Ok(sealed) => assert!(nonces.insert(sealed.iv), "a nonce came twice"),
+                        error => break unavailable(error),
+                    }
+                };
+                assert!(why.contains("health test") && why.contains(told), "{why}");
+                tokio::time::sleep(Duration::from_millis(600)).await;
+                assert!(token.open(b"", &before).await.is_ok());
+                let status = token.status();
+                assert!(!status.ready && status.detail.contains("health test"), "{status:?}");
+                orders.lift();
+                ready_again(&token).await;
+            }
+            seal(&token).await.unwrap();
         });
     });
 }
