@@ -364,7 +364,7 @@ pub(crate) fn clear_wrapping(session: &Session, prefix: &str, number: u64) -> Re
     left.into_iter().try_for_each(|key| session.destroy_object(key))
 }
 
-fn labelled(session: &Session, label: String) -> Result<Vec<ObjectHandle>, Error> {
+pub(crate) fn labelled(session: &Session, label: String) -> Result<Vec<ObjectHandle>, Error> {
     session.find_objects(&[
         Attribute::Class(ObjectClass::SECRET_KEY),
         Attribute::Label(label.into_bytes()),
