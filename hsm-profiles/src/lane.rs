@@ -90,7 +90,7 @@ impl Lane {
             profile,
             generator: Arc::clone(&link.generator),
             prefix,
-            at_hand: AtHand::default(),
+            at_hand: AtHand::new(link.profile.limits.handles),
             forgotten: Arc::clone(&link.forgotten),
             forgot: 0,
             wrapping: BTreeMap::new(),

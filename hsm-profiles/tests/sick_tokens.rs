@@ -1,5 +1,5 @@
-//! Tokens that hang in one session, do what they say they did not or give what is not random:
-//! SoftHSM behind a library that does so (`tests/p11-shim`).
+//! Tokens that hang in one session, do what they say they did not, give what is not random, or have
+//! little room: SoftHSM behind a library that does so (`tests/p11-shim`).
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -13,10 +13,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::{Room, library, runtime, with_token, worker_program};
+use cryptoki::object::{Attribute, AttributeType};
 use hsm_profiles::{Breaker, MemberConfig, Token, TokenConfig};
 use km_core::hsm::{Hsm, HsmError, TokenKey};
 use km_core::material::ClearBytes;
-use km_core::usage::{Action, Curve, Hash, KeyKind, Scheme};
+use km_core::usage::{Action, Cipher, Curve, Hash, KeyKind, Scheme};
 use p11_shim::Shim;
 use tokio::task::JoinHandle;
 
@@ -283,4 +284,53 @@ fn a_generator_that_stands_still_seals_nothing() {
             seal(&token).await.unwrap();
         });
     });
+}
+
+/// Keys at hand fill it; to be full is not to be away.
+#[test]
+fn a_token_with_little_room_stays_logged_in() {
+    with_token("a_token_with_little_room_stays_logged_in", |room| {
+        runtime().block_on(async {
+            let (mut config, orders) = obeying(&room);
+            config.env.insert("QKM_SHIM_ROOM".to_owned(), "8".to_owned());
+            let config = TokenConfig { sessions: Some(1), deadline_ms: 5000, ..config };
+            let token = start(config).await;
+            orders.order(&["C_Login 2 abort".to_owned()]);
+            use_many(&token, 40).await;
+            let [member] = &token.members()[..] else { panic!("one token") };
+            assert_eq!((member.breaker, member.restarts), (Breaker::Closed, 0));
+        });
+    });
+}
+
+#[test]
+fn a_session_has_as_many_keys_at_hand_as_the_profile_says() {
+    with_token("a_session_has_as_many_keys_at_hand_as_the_profile_says", |room| {
+        runtime().block_on(async {
+            let profile = room.built_in().replace("[limits]", "[limits]\nhandles = 4");
+            let profile = room.written("few", &profile);
+            let config = TokenConfig { profile, sessions: Some(1), ..room.config() };
+            let token = Token::open(config).unwrap();
+            use_many(&token, 10).await;
+            let session = room.other_session();
+            let all = session.find_objects(&[Attribute::Token(false)]).unwrap();
+            let labels = all
+                .into_iter()
+                .map(|handle| session.get_attributes(handle, &[AttributeType::Label]).unwrap());
+            // The copies of KEKs are named as they are.
+            let keys = labels.filter(|l| !matches!(&l[..], [Attribute::Label(l)] if !l.is_empty()));
+            assert_eq!(keys.count(), 4);
+        });
+    });
+}
+
+/// Uses that many keys, each of which is then at hand.
+async fn use_many(token: &Token, count: u8) {
+    let sealed = token.seal(b"", &ClearBytes::copy_from(&[8; 32])).await.unwrap();
+    let action = Action::Encrypt(Cipher::Cbc { iv: [1; 16], padded: true });
+    for n in 0..count {
+        let (name, aad, sealed) = (vec![n], Vec::new(), sealed.clone());
+        let key = TokenKey { name, kind: KeyKind::Aes, wrapped: false, aad, sealed };
+        token.use_key(&key, &action, &digest()).await.unwrap();
+    }
 }
