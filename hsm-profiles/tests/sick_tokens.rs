@@ -334,3 +334,29 @@ async fn use_many(token: &Token, count: u8) {
         token.use_key(&key, &action, &digest()).await.unwrap();
     }
 }
+
+/// The login was not tried: to look again costs none of the tries that are left.
+#[test]
+fn a_locked_pin_is_looked_at_again_until_it_is_unlocked() {
+    with_token("a_locked_pin_is_looked_at_again_until_it_is_unlocked", |room| {
+        runtime().block_on(async {
+            let (config, orders) = obeying(&room);
+            let token = start(TokenConfig { deadline_ms: 5000, ..config }).await;
+            for (flags, told) in [("0x40000", "is locked"), ("0x20000", "has one try left")] {
+                let marked = format!("C_GetTokenInfo 1 flags {flags}");
+                // A login that is lost, and a worker that is.
+                for lost in ["C_EncryptInit 1 answer 0x101", "C_EncryptInit 1 abort"] {
+                    orders.order(&[marked.clone(), lost.to_owned()]);
+                    unavailable(seal(&token).await);
+                    let says = || token.members()[0].status.detail.contains(told);
+                    until("it says so", says).await;
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                    assert!(!token.status().ready);
+                    orders.lift();
+                    ready_again(&token).await;
+                    seal(&token).await.unwrap();
+                }
+            }
+        });
+    });
+}
