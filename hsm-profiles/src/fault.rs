@@ -54,7 +54,11 @@ fn standard(code: RvError) -> Fault {
         | RvError::OperationActive
         | RvError::OperationNotInitialized
         | RvError::FunctionCanceled
-        | RvError::Cancel => Fault::Session,
+        | RvError::Cancel
+        // What fills a token is mostly keys at hand, which go with their session; a token that is full all
+        // the same answers this again.
+        | RvError::DeviceMemory
+        | RvError::HostMemory => Fault::Session,
         // After a logout the handles of private objects are gone too.
         RvError::UserNotLoggedIn
         | RvError::KeyHandleInvalid
@@ -124,6 +128,7 @@ mod tests {
             (RvError::TokenNotPresent, Fault::Device),
             (RvError::CryptokiNotInitialized, Fault::Device),
             (RvError::SessionHandleInvalid, Fault::Session),
+            (RvError::DeviceMemory, Fault::Session),
             (RvError::UserNotLoggedIn, Fault::Login),
         ] {
             let error = Error::Pkcs11(code, Function::Login);

@@ -10,6 +10,8 @@ use tracing::{info, warn};
 pub(crate) struct Health {
     start: Instant,
     ready: AtomicBool,
+    /// The token's generator failed its tests: whatever else it does, it is not ready.
+    unsound: AtomicBool,
     last_ok_ms: AtomicU64,
     changes: AtomicU64,
     shown: Mutex<Shown>,
@@ -29,6 +31,7 @@ impl Health {
         Self {
             start: Instant::now(),
             ready: AtomicBool::new(false),
+            unsound: AtomicBool::new(false),
             last_ok_ms: AtomicU64::new(0),
             changes: AtomicU64::new(0),
             shown: Mutex::new(Shown::default()),
@@ -65,7 +68,7 @@ impl Health {
     /// An operation succeeded. The common case is one store and one load.
     pub(crate) fn succeeded(&self) {
         self.last_ok_ms.store(self.now_ms(), Ordering::Relaxed);
-        if !self.is_ready() {
+        if !self.is_ready() && !self.unsound.load(Ordering::Acquire) {
             self.ready.store(true, Ordering::Release);
             let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
             shown.trouble.clear();
@@ -85,6 +88,14 @@ impl Health {
         why.clone_into(&mut shown.trouble);
         drop(shown);
         self.changed();
+    }
+
+    /// What the tests of the token's generator found last.
+    pub(crate) fn generator(&self, found: Result<(), &str>) {
+        self.unsound.store(found.is_err(), Ordering::Release);
+        if let Err(why) = found {
+            self.failed(why);
+        }
     }
 
     /// Whether nothing at all succeeded within the last `period`.

@@ -15,6 +15,7 @@ use crate::process::inside::Incoming;
 use crate::profile::Profile;
 use crate::queue::{Job, Queue, Reply};
 use crate::request::{Request, Response};
+use crate::watch::Watch;
 use crate::worker;
 
 /// How long dropping a token waits for a thread that is inside the library.
@@ -25,6 +26,7 @@ pub(crate) struct Here {
     link: Arc<Link>,
     queue: Arc<Queue>,
     clock: Arc<Clock>,
+    watch: Arc<Watch>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     sessions: usize,
     deadline: Duration,
@@ -60,7 +62,8 @@ impl Ready {
         let Self { link, sessions, deadline } = self;
         let queue = Arc::new(Queue::new(sessions, link.profile.limits.short_sessions, incoming));
         let (clock, threads) = (Arc::default(), Mutex::default());
-        let here = Here { link, queue, clock, threads, sessions, deadline };
+        let watch = Arc::new(Watch::new(deadline));
+        let here = Here { link, queue, clock, watch, threads, sessions, deadline };
         here.start(sessions)?;
         Ok(here)
     }
@@ -80,6 +83,10 @@ impl Here {
         &self.link
     }
 
+    pub(crate) fn watch(&self) -> &Arc<Watch> {
+        &self.watch
+    }
+
     /// Queues a job, unless this token can never do it.
     fn push(&self, job: Job) -> Result<(), HsmError> {
         job.request.check(&self.link.profile)?;
@@ -89,7 +96,8 @@ impl Here {
     fn start(&self, sessions: usize) -> Result<(), HsmError> {
         for n in 0..sessions {
             let (link, queue) = (Arc::clone(&self.link), Arc::clone(&self.queue));
-            self.spawn(format!("hsm-{n}"), move || worker::run(link, queue))?;
+            let watched = self.watch.thread();
+            self.spawn(format!("hsm-{n}"), move || worker::run(link, queue, watched))?;
         }
         let (clock, deadline) = (Arc::clone(&self.clock), self.deadline);
         self.spawn("hsm-clock".to_owned(), move || clock.run(deadline))

@@ -240,19 +240,26 @@ const WANTED: [AttributeType; 9] = [
     AttributeType::Local,
 ];
 
-/// Makes the KEK `prefix``number` in the token.
+/// Makes the KEK `prefix``number` in the token, with the `CKA_ID` that was drawn for it: by that it is
+/// found when the answer is lost.
 pub(crate) fn generate(
     session: &Session,
     prefix: &str,
-    number: u64,
+    (number, id): (u64, &[u8]),
     profile: &Profile,
-) -> Result<KekId, Error> {
-    let id = session.generate_random_vec(KEK_ID_BYTES)?;
-    let name = KekId(hex::encode(&id));
+) -> Result<(), Error> {
     let label = format!("{prefix}{number}").into_bytes();
-    let template = template(label, id, Role::Sealing, profile.seal.usage(), profile);
-    session.generate_key(&Mechanism::AesKeyGen, &template)?;
-    Ok(name)
+    let template = template(label, id.to_vec(), Role::Sealing, profile.seal.usage(), profile);
+    session.generate_key(&Mechanism::AesKeyGen, &template).map(drop)
+}
+
+/// The keys of the token with this `CKA_ID`: one, or none.
+pub(crate) fn kept(session: &Session, id: &[u8]) -> Result<Vec<ObjectHandle>, Error> {
+    session.find_objects(&[
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::Id(id.to_vec()),
+        Attribute::Token(true),
+    ])
 }
 
 /// What a KEK of this role is.
@@ -357,7 +364,7 @@ pub(crate) fn clear_wrapping(session: &Session, prefix: &str, number: u64) -> Re
     left.into_iter().try_for_each(|key| session.destroy_object(key))
 }
 
-fn labelled(session: &Session, label: String) -> Result<Vec<ObjectHandle>, Error> {
+pub(crate) fn labelled(session: &Session, label: String) -> Result<Vec<ObjectHandle>, Error> {
     session.find_objects(&[
         Attribute::Class(ObjectClass::SECRET_KEY),
         Attribute::Label(label.into_bytes()),

@@ -26,6 +26,7 @@ mod blocks;
 mod brought;
 mod derive;
 mod gcm;
+mod generator;
 mod judge;
 mod kem;
 mod made;
@@ -39,10 +40,9 @@ use using::AtHand;
 pub(crate) use using::Forgotten;
 
 pub(crate) use gcm::{IV_BYTES, MAX_IV_BYTES, TAG_BYTES};
+pub(crate) use generator::Generator;
 pub(crate) use table::{FOR_DATA, UNLISTED, with_oaep};
 
-/// Nonces fetched at once: one token call for 64 seals.
-const IV_BATCH: usize = 64;
 const PROBE_BYTES: usize = 32;
 
 /// Why an operation in the token failed.
@@ -66,7 +66,7 @@ pub(crate) struct Lane {
     held: Held,
     pub(crate) connection: Arc<Connection>,
     profile: Arc<Profile>,
-    ivs: Vec<[u8; IV_BYTES]>,
+    generator: Arc<Generator>,
     /// Label prefix of the KEKs.
     prefix: String,
     /// Keys of applications in this session.
@@ -88,9 +88,9 @@ impl Lane {
             held,
             connection,
             profile,
-            ivs: Vec::new(),
+            generator: Arc::clone(&link.generator),
             prefix,
-            at_hand: AtHand::default(),
+            at_hand: AtHand::new(link.profile.limits.handles),
             forgotten: Arc::clone(&link.forgotten),
             forgot: 0,
             wrapping: BTreeMap::new(),
@@ -118,18 +118,6 @@ impl Lane {
             return Err(Error::InvalidValue.into());
         }
         Ok(())
-    }
-
-    /// A nonce from the token's generator, never used before.
-    fn next_iv(&mut self) -> Result<[u8; IV_BYTES], Error> {
-        if let Some(iv) = self.ivs.pop() {
-            return Ok(iv);
-        }
-        let mut bytes = [0u8; IV_BYTES * IV_BATCH];
-        self.session()?.generate_random_slice(&mut bytes)?;
-        let (ivs, _) = bytes.as_chunks::<IV_BYTES>();
-        self.ivs.extend_from_slice(ivs);
-        self.ivs.pop().ok_or(Error::InvalidValue)
     }
 }
 

@@ -15,7 +15,7 @@
 //! | `request` | what a token can be asked, and what it answers |
 //! | `queue`, `clock`, `worker`, `lane` | bounded queue, deadlines, one thread per session, the operations |
 //! | `process`, `wire` | libraries in worker processes, one for each token; the frames between |
-//! | `fault`, `health` | what an error asks for; what the outside sees |
+//! | `fault`, `health`, `watch` | what an error asks for; what the outside sees; which thread hangs |
 //! | [`fuzzing`] | any bytes in, invariants checked |
 //! | [`soft`] | tokens made on the spot for demonstrations and tests |
 //! | [`suite`] | what every [`km_core::hsm::Hsm`] must do |
@@ -45,6 +45,7 @@ mod slot;
 pub mod soft;
 pub mod suite;
 mod token;
+mod watch;
 mod wire;
 mod worker;
 

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::TokenConfig;
 use crate::health::Health;
 use crate::kek::{KekSet, SealCounts};
-use crate::lane::{Forgotten, Lane, OpError, Pairs};
+use crate::lane::{Forgotten, Generator, Lane, OpError, Pairs};
 use crate::library::{Held, Library};
 use crate::profile::Profile;
 use crate::slot::{check_mechanisms, find_token, mechanisms};
@@ -101,7 +101,8 @@ pub(crate) struct Link {
     pub(crate) config: TokenConfig,
     pub(crate) profile: Arc<Profile>,
     pub(crate) library: Arc<Library>,
-    pub(crate) health: Health,
+    pub(crate) health: Arc<Health>,
+    pub(crate) generator: Arc<Generator>,
     /// Keys that no session is to have at hand any more.
     pub(crate) forgotten: Arc<Forgotten>,
     state: Mutex<State>,
@@ -154,11 +155,13 @@ impl Link {
     }
 
     fn new(config: TokenConfig, profile: Profile, library: Arc<Library>) -> Self {
+        let health = Arc::new(Health::new());
         Self {
             config,
             profile: Arc::new(profile),
             library,
-            health: Health::new(),
+            generator: Arc::new(Generator::new(Arc::clone(&health))),
+            health,
             forgotten: Arc::default(),
             state: Mutex::default(),
             generation: AtomicU64::new(0),

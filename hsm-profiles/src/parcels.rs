@@ -186,12 +186,7 @@ impl Place<'_> {
             KekUse::Encrypts => (format!("{prefix}{number}"), Role::Sealing, Usage::Encrypts),
             KekUse::Wraps => (format!("{prefix}{number}"), Role::Sealing, Usage::Wraps),
         };
-        let here = [
-            Attribute::Class(ObjectClass::SECRET_KEY),
-            Attribute::Id(key.id.clone()),
-            Attribute::Token(true),
-        ];
-        let there = self.session.find_objects(&here);
+        let there = kek::kept(self.session, &key.id);
         if !there.map_err(|e| told(NOT_SHOWN, &e))?.is_empty() {
             return Ok(());
         }
@@ -237,8 +232,9 @@ pub(crate) fn give(
         Ok(made)
     });
     if made.is_err() {
-        // Half an epoch, or one that no receiver hears of. What this leaves, the next attempt clears.
-        for object in kept {
+        // Half an epoch, or one that no receiver hears of. By their names: an answer may have been lost.
+        // What this leaves, the next attempt clears.
+        for object in kept.iter().flat_map(|id| kek::kept(session, id).unwrap_or_default()) {
             let _ = session.destroy_object(object);
         }
     }
@@ -257,8 +253,8 @@ struct Gift<'a> {
 }
 
 impl Gift<'_> {
-    /// Adds to `kept` what stays in the token.
-    fn make(&self, kept: &mut Vec<ObjectHandle>) -> Result<(KekInfo, Vec<KekParcel>), OpError> {
+    /// Adds to `kept` the `CKA_ID` of what stays in the token.
+    fn make(&self, kept: &mut Vec<Vec<u8>>) -> Result<(KekInfo, Vec<KekParcel>), OpError> {
         let Self { session, profile, prefix, number, receivers, publics } = *self;
         let mut parcels = vec![KekParcel { number, keys: Vec::new(), kem: None }; receivers.len()];
         let wraps = (format!("{prefix}w-{number}"), Role::Wrapping, Usage::Wraps);
@@ -278,9 +274,10 @@ impl Gift<'_> {
                 },
             );
             let stays = [Attribute::Token(true), Attribute::Extractable(false)];
+            kept.push(id.clone());
             let copied = wrapped.and_then(|()| Ok(session.copy_object(draft, &stays)?));
             let gone = session.destroy_object(draft);
-            kept.push(copied?);
+            copied?;
             gone?;
             sealing = id;
         }

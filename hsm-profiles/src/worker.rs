@@ -14,8 +14,9 @@ use km_core::hsm::{HsmError, KekId};
 use crate::fault::{Fault, classify};
 use crate::lane::{Lane, OpError};
 use crate::link::{Connection, Link, code};
-use crate::queue::{Job, Queue, Reply, Taken, deliver};
+use crate::queue::{Job, Queue, Reply, Taken, Work, deliver};
 use crate::request::{Request, Response};
+use crate::watch::Watched;
 
 /// New session, new login, one more: no error needs a fourth try.
 const TRIES: usize = 3;
@@ -23,7 +24,7 @@ const TRIES: usize = 3;
 const RECOVERY_PERIOD: Duration = Duration::from_millis(250);
 
 /// Serves the queue until it is closed.
-pub(crate) fn run(link: Arc<Link>, queue: Arc<Queue>) {
+pub(crate) fn run(link: Arc<Link>, queue: Arc<Queue>, watched: Watched) {
     let mut worker = Worker { link, lane: None };
     let (mut batch, mut answers) = (Vec::new(), Vec::new());
     let mut done = None;
@@ -31,10 +32,14 @@ pub(crate) fn run(link: Arc<Link>, queue: Arc<Queue>) {
         let nap = (!worker.link.health.is_ready()).then_some(RECOVERY_PERIOD);
         match queue.take(&mut batch, done.take(), nap) {
             Taken::Closed => return,
-            Taken::Nap => drop(worker.attempt(|lane| lane.round_trip(None), OnData::Retry)),
+            Taken::Nap => {
+                let looks = || worker.attempt(|lane| lane.round_trip(None), OnData::Retry);
+                drop(watched.during(Work::Short, looks));
+            }
             Taken::Jobs(work) => {
                 done = Some(work);
-                answers.extend(batch.drain(..).map(|job| worker.answer(job)));
+                let jobs = batch.drain(..);
+                answers.extend(jobs.map(|job| watched.during(work, || worker.answer(job))));
                 deliver(answers.drain(..));
             }
         }
@@ -92,8 +97,8 @@ impl Worker {
             Request::Random { len } => self.retried(|lane| lane.random(len)).map(Response::Clear),
             Request::Probe => self.retried(|lane| lane.round_trip(None)).map(|()| Response::Done),
             Request::CreateKek => {
-                let link = Arc::clone(&self.link);
-                self.retried(|lane| link.create_kek(lane)).map(Response::Kek)
+                let (link, mut begun) = (Arc::clone(&self.link), None);
+                self.retried(|lane| link.create_kek(lane, &mut begun)).map(Response::Kek)
             }
             Request::CreateKekFor { from, receivers } => {
                 let link = Arc::clone(&self.link);

@@ -7,6 +7,8 @@ mod common;
 use std::time::Duration;
 
 use cryptoki::object::{Attribute, ObjectClass};
+use cryptoki::session::UserType;
+use cryptoki::types::AuthPin;
 
 use common::{LABEL, Room, library, runtime, with_token, with_token_of};
 use hsm_profiles::examine::{self, Examined, Subject};
@@ -40,6 +42,8 @@ fn examine_and_leave_as_it_was(room: &Room) -> Examined {
     let before = examine::login(room.config()).unwrap();
     let found = runtime().block_on(examine::test(subject(room, None))).unwrap();
     let session = room.other_session();
+    // Who is not logged in sees no private objects.
+    session.login(UserType::User, Some(&AuthPin::from(room.pin().as_str()))).unwrap();
     // Kryoptic describes its mechanisms in objects: only keys count.
     for class in [ObjectClass::SECRET_KEY, ObjectClass::PRIVATE_KEY, ObjectClass::PUBLIC_KEY] {
         let left = session.find_objects(&[Attribute::Class(class)]).unwrap();

@@ -1,5 +1,6 @@
-//! The token fails in every function the KM calls, in every way: no wrong answer, no answer past
-//! the deadline, and service again soon after, without anybody's help.
+//! The token fails in every function the KM calls, in every way, also once it has done what it was told:
+//! no wrong answer, no answer past the deadline, and service again soon after, without anybody's help.
+//! Somebody else signs all the time, so that a session may hang while others work.
 //!
 //! `QKM_FAULTS=all` tries every fault at every function (`make hsm-faults`), otherwise a choice.
 
@@ -8,6 +9,8 @@
 mod common;
 #[path = "faults/keys.rs"]
 mod keys;
+#[path = "faults/objects.rs"]
+mod objects;
 #[path = "../../testkit/p11_shim.rs"]
 #[allow(unreachable_pub)]
 mod p11_shim;
@@ -23,8 +26,10 @@ use hsm_profiles::{Token, TokenConfig};
 use keys::Keys;
 use km_core::hsm::{Hsm, HsmError, Sealed};
 use km_core::material::ClearBytes;
+use objects::Objects;
 use p11_shim::Shim;
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::task::{JoinHandle, JoinSet};
 
 const DEADLINE: Duration = Duration::from_millis(500);
 /// An answer that the deadline is over comes late by an eighth of it, as documented; the rest is
@@ -32,6 +37,8 @@ const DEADLINE: Duration = Duration::from_millis(500);
 const LATEST: Duration = Duration::from_millis(500 + 62 + 1500);
 /// How long a fault lasts.
 const TROUBLE: Duration = Duration::from_millis(1200);
+/// A session that hangs in long work is ended after four deadlines.
+const HANGS: Duration = Duration::from_millis(4 * 500 + 500);
 /// Service is back this soon after.
 const BACK: Duration = Duration::from_secs(12);
 /// Tokens at work at the same time, each with its worker and its faults.
@@ -52,10 +59,12 @@ enum By {
     Keks,
     /// Making and using keys of applications.
     Keys,
+    /// Keeping data in the token.
+    Objects,
 }
 
 /// All functions a KM calls. The test fails when it calls another.
-const FUNCTIONS: [(&str, By); 34] = [
+const FUNCTIONS: [(&str, By); 40] = [
     ("C_EncryptInit", By::Use),
     ("C_Encrypt", By::Use),
     ("C_DecryptInit", By::Use),
@@ -90,9 +99,15 @@ const FUNCTIONS: [(&str, By); 34] = [
     ("C_GetAttributeValue", By::Keys),
     ("C_Encrypt", By::Keys),
     ("C_Decrypt", By::Keys),
+    ("C_DigestInit", By::Keys),
+    ("C_DigestKey", By::Keys),
+    ("C_DigestFinal", By::Keys),
+    ("C_CreateObject", By::Objects),
+    ("C_DestroyObject", By::Objects),
+    ("C_GetAttributeValue", By::Objects),
 ];
 
-const FAULTS: [&str; 11] = [
+const FAULTS: [&str; 14] = [
     "answer 0x30",
     "hang",
     "abort",
@@ -104,6 +119,9 @@ const FAULTS: [&str; 11] = [
     "sleep 2000",
     "short",
     "long",
+    "after answer 0x30",
+    "after answer 0x5",
+    "after abort",
 ];
 
 fn scenarios() -> Vec<(&'static str, By, &'static str)> {
@@ -114,6 +132,8 @@ fn scenarios() -> Vec<(&'static str, By, &'static str)> {
         let choice: &[&str] = match by {
             _ if all || central => &FAULTS,
             By::Keys => &["answer 0x5", "abort", "short"],
+            By::Objects => &["answer 0x30", "after answer 0x5", "after abort"],
+            By::Keks => &["answer 0x30", "hang", "abort", "after answer 0x30", "after answer 0x5"],
             _ => &FAULTS[..3],
         };
         scenarios.extend(choice.iter().map(|fault| (function, by, *fault)));
@@ -127,6 +147,9 @@ struct Lane {
     shim: Shim,
     before: Sealed,
     keys: Keys,
+    objects: Objects,
+    /// The one who signs.
+    other: JoinHandle<()>,
 }
 
 impl Lane {
@@ -146,7 +169,9 @@ impl Lane {
         let token = Token::start(config, worker_program()).await.unwrap();
         let before = token.seal(b"before", &clear()).await.unwrap();
         let keys = Keys::new(&token).await;
-        Self { token, shim: orders, before, keys }
+        let (shared, other) = (Arc::clone(&token), keys.other_user());
+        let other = tokio::spawn(async move { other.signs(&shared).await });
+        Self { token, shim: orders, before, keys, objects: Objects::default(), other }
     }
 
     async fn endure(&self, (function, by, fault): (&str, By, &str)) {
@@ -158,7 +183,7 @@ impl Lane {
             By::Loss => {
                 orders.extend(["C_Encrypt", "C_OpenSession"].map(|f| format!("{f} 1 answer 0x30")));
             }
-            By::Use | By::Start | By::Keks | By::Keys => {}
+            By::Use | By::Start | By::Keks | By::Keys | By::Objects => {}
         }
         let restarts = self.token.members()[0].restarts;
         self.shim.order(&orders);
@@ -168,7 +193,7 @@ impl Lane {
         let (began, mut sealed) = (Instant::now(), Vec::new());
         // A worker that ends is started again after a pause; one that hangs while it opens the
         // token is ended after a while.
-        let ends = ["hang", "abort"].contains(&fault);
+        let ends = ["hang", "abort", "after abort"].contains(&fault);
         let least = restarts + u64::from(by == By::Start);
         let met = || !ends || self.token.members()[0].restarts > least;
         while began.elapsed() < TROUBLE || (!met() && began.elapsed() < BACK) {
@@ -177,7 +202,11 @@ impl Lane {
         }
         self.shim.lift();
         let lifted = Instant::now();
-        let all = if by == By::Keys { by } else { By::Use };
+        if fault == "hang" {
+            // The other one may have met it last.
+            tokio::time::sleep(HANGS).await;
+        }
+        let all = if [By::Keys, By::Objects].contains(&by) { by } else { By::Use };
         while self.try_all(&name, all).await.is_none() {
             assert!(lifted.elapsed() < BACK, "{name}: {:?}", self.token.members());
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -189,6 +218,10 @@ impl Lane {
         }
         let status = self.token.probe().await;
         assert!(status.ready, "{name}: {status:?}");
+        assert!(!self.other.is_finished(), "{name}: whoever signs met a wrong answer");
+        let keks = self.token.keks().await.unwrap();
+        let numbers: BTreeSet<_> = keks.iter().map(|kek| kek.number).collect();
+        assert_eq!(numbers.len(), keks.len(), "{name}: two KEKs of one number: {keks:?}");
     }
 
     /// Every operation once. Gives what was sealed; empty when anything failed, as it may.
@@ -207,6 +240,9 @@ impl Lane {
         }
         if by == By::Keys {
             self.keys.try_all(name, &self.token).await?;
+        }
+        if by == By::Objects {
+            self.objects.try_all(name, &self.token).await?;
         }
         opened.and(random).and(sealed)
     }
@@ -255,13 +291,16 @@ fn whatever_fails_no_answer_is_wrong_or_late_and_service_comes_back() {
             // Makes the KEK that all lanes use.
             drop(room.start().await);
             let waiting = Arc::new(Mutex::new(scenarios()));
-            let mut lanes = tokio::task::JoinSet::new();
+            let mut lanes = JoinSet::new();
             for n in 0..LANES {
                 let (lane, waiting) = (Lane::new(&room, n, &shim).await, Arc::clone(&waiting));
                 lanes.spawn(async move {
                     loop {
                         let next = waiting.lock().unwrap().pop();
-                        let Some(scenario) = next else { return lane.shim.called() };
+                        let Some(scenario) = next else {
+                            lane.other.abort();
+                            return lane.shim.called();
+                        };
                         lane.endure(scenario).await;
                     }
                 });

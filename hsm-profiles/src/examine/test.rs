@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cryptoki::object::{Attribute, ObjectClass};
 use cryptoki::session::Session;
 use km_core::hsm::{Custody, Hsm, HsmError};
 use km_core::material::ClearBytes;
@@ -14,6 +13,7 @@ use super::abilities::{Ability, Bench, abilities};
 use super::speed::{Speed, speeds};
 use super::{Found, code};
 use crate::config::{PinSource, TokenConfig, TokenSelector};
+use crate::kek;
 use crate::library;
 use crate::link::{Entered, Link};
 use crate::profile::Profile;
@@ -67,7 +67,7 @@ impl Examined {
 }
 
 /// Runs the conformance suite, tries what else the token can do, and measures its speed. Seals under
-/// a KEK made for this, which is destroyed afterwards; nothing else in the token is touched.
+/// keys made for this, which are destroyed afterwards; nothing else in the token is touched.
 ///
 /// # Errors
 /// [`HsmError::Setup`] when the token is not found or refuses the PIN, which is not tried again;
@@ -171,20 +171,18 @@ fn throw_away(
     })
 }
 
-/// Destroys the KEKs that were made for the test.
+/// Destroys the keys that were made for the test: the KEK, and the one that wraps in its epoch.
 fn clean(session: &Session, prefix: &str) -> Result<(), HsmError> {
     let left = |error| {
         HsmError::Unavailable(format!(
-            "the test's KEK labelled {prefix:?} and a number could not be destroyed: {}; delete it",
+            "the test's keys labelled {prefix:?} and more could not be destroyed: {}; delete them",
             code(&error)
         ))
     };
-    let template = [
-        Attribute::Class(ObjectClass::SECRET_KEY),
-        Attribute::Label(format!("{prefix}1").into_bytes()),
-    ];
-    for handle in session.find_objects(&template).map_err(left)? {
-        session.destroy_object(handle).map_err(left)?;
+    for label in [format!("{prefix}1"), format!("{prefix}w-1")] {
+        for handle in kek::labelled(session, label).map_err(left)? {
+            session.destroy_object(handle).map_err(left)?;
+        }
     }
     Ok(())
 }

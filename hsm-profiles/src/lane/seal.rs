@@ -23,14 +23,14 @@ const DATA_KEY_AAD: &[u8] = b"qkm data key 1\0";
 
 impl Lane {
     /// Seals under the current KEK.
-    pub(crate) fn seal(&mut self, aad: &[u8], clear: &ClearBytes) -> Result<Sealed, OpError> {
+    pub(crate) fn seal(&self, aad: &[u8], clear: &ClearBytes) -> Result<Sealed, OpError> {
         let kek = self.connection.keks.current().cloned().ok_or_else(no_kek)?;
         self.seal_under(&kek, kek.used, aad, clear)
     }
 
     /// Seals with the object `handle` of `kek`, in the way that this KEK allows.
     pub(super) fn seal_under(
-        &mut self,
+        &self,
         kek: &Kek,
         handle: ObjectHandle,
         aad: &[u8],
@@ -131,7 +131,7 @@ impl Lane {
         let made = session
             .wrap_key(&self.profile.key_wrap().bare(), kek, object)
             .map_err(OpError::from)
-            .and_then(|wrapped| Ok((wrapped, self.value(object)?)));
+            .and_then(|wrapped| Ok((wrapped, self.tested(self.value(object)?)?)));
         session.destroy_object(object)?;
         let (wrapped, key) = made?;
         if wrapped.len() != WRAPPED_BYTES {
@@ -146,7 +146,7 @@ impl Lane {
         kek: ObjectHandle,
     ) -> Result<(KeyProtection, Vec<u8>, ClearBytes), OpError> {
         let session = self.session()?;
-        let key = self.random(DATA_KEY_BYTES as u32)?;
+        let key = self.tested(self.random(DATA_KEY_BYTES as u32)?)?;
         let mut iv = [0; CBC_IV_BYTES];
         session.generate_random_slice(&mut iv)?;
         let encrypted = key.expose(|bytes| session.encrypt(&Mechanism::AesCbc(iv), kek, bytes))?;
@@ -158,10 +158,10 @@ impl Lane {
 
     /// As [`Lane::data_key_by_cbc`], by AES-GCM.
     fn data_key_by_gcm(
-        &mut self,
+        &self,
         kek: ObjectHandle,
     ) -> Result<(KeyProtection, Vec<u8>, ClearBytes), OpError> {
-        let key = self.random(DATA_KEY_BYTES as u32)?;
+        let key = self.tested(self.random(DATA_KEY_BYTES as u32)?)?;
         let iv = self.next_iv()?;
         let (session, seal) = (self.session()?, &self.profile.seal);
         let encrypted =

@@ -3,7 +3,7 @@
 //! applications brought from `lane/brought.rs`.
 //!
 //! A key is at hand as a session object, sensitive and not extractable, as long as the session
-//! lives or until [`HANDLES`] others were used since.
+//! lives or until as many others were used since as the profile says (`limits.handles`).
 
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
@@ -25,8 +25,6 @@ use super::{Lane, OpError};
 use crate::kek;
 use crate::profile::{Kind, Role, Wrap, WrapForm};
 
-/// Keys at hand in one session, at most.
-const HANDLES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1023);
 /// What a key that was just made is tried with.
 pub(super) const TRIAL: [u8; 32] = [0x5A; 32];
 /// The point of X25519 that all public keys come from.
@@ -39,9 +37,13 @@ const BASE_POINT: [u8; 32] = {
 /// The keys a session has at hand, by the name of their sealing.
 pub(super) struct AtHand(LruCache<Vec<u8>, (KeyKind, ObjectHandle)>);
 
-impl Default for AtHand {
-    fn default() -> Self {
-        Self(LruCache::new(HANDLES))
+impl AtHand {
+    pub(super) fn new(most: usize) -> Self {
+        Self(LruCache::new(NonZeroUsize::new(most).unwrap_or(NonZeroUsize::MIN)))
+    }
+
+    fn is_full(&self) -> bool {
+        self.0.len() >= self.0.cap().get()
     }
 }
 
@@ -158,6 +160,11 @@ impl Lane {
             Some(_) => self.drop_key(&key.name)?,
             None => {}
         }
+        if self.at_hand.is_full()
+            && let Some((_, (_, old))) = self.at_hand.0.pop_lru()
+        {
+            self.destroy(old)?;
+        }
         let handle = match key.wrapped {
             true => {
                 let wrapped = self.open_wrapped(&key.aad, &key.sealed)?;
@@ -169,10 +176,7 @@ impl Lane {
             }
             false => self.imported(key)?,
         };
-        let entry = (key.kind, handle);
-        if let Some((_, (_, old))) = self.at_hand.0.push(key.name.clone(), entry) {
-            self.destroy(old)?;
-        }
+        self.at_hand.0.put(key.name.clone(), (key.kind, handle));
         Ok(handle)
     }
 

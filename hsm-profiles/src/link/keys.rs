@@ -3,23 +3,38 @@
 use std::sync::PoisonError;
 
 use cryptoki::session::Session;
-use km_core::hsm::{HsmError, KekInfo, KekParcel, KekReceiver};
+use km_core::hsm::{HsmError, KekId, KekInfo, KekParcel, KekReceiver};
 use tracing::info;
 
 use super::{Link, State};
-use crate::kek::{self, KekSet, SealCounts};
+use crate::kek::{self, KEK_ID_BYTES, KekSet, SealCounts};
 use crate::lane::{Lane, OpError, check_login};
 use crate::library::Held;
 use crate::parcels::{self, Place};
 
 impl Link {
-    /// Makes a KEK, which becomes the current one.
-    pub(crate) fn create_kek(&self, lane: &Lane) -> Result<KekInfo, OpError> {
+    /// Makes a KEK, which becomes the current one. `begun`: the one an earlier try of the same request was
+    /// to make. A token that answered it with an error may have made it all the same, and a second KEK of
+    /// one number would end all sealing.
+    pub(crate) fn create_kek(
+        &self,
+        lane: &Lane,
+        begun: &mut Option<(u64, Vec<u8>)>,
+    ) -> Result<KekInfo, OpError> {
+        let info = |number, id: &[u8]| KekInfo { id: KekId(hex::encode(id)), number };
         let made = self.change_keks(lane, |session, keks| {
-            let (number, prefix) = (keks.next_number(), &self.config.kek_label);
+            if let Some((number, id)) = &begun
+                && !kek::kept(session, id)?.is_empty()
+            {
+                return Ok(info(*number, id));
+            }
+            let prefix = &self.config.kek_label;
+            // Another KM that shares the token may have made one since.
+            let number = kek::free_number(session, prefix, keks.next_number())?;
             kek::ensure_wrapping(session, prefix, number, &self.profile)?;
-            let id = kek::generate(session, prefix, number, &self.profile)?;
-            Ok(KekInfo { id, number })
+            let (_, id) = begun.insert((number, session.generate_random_vec(KEK_ID_BYTES)?));
+            kek::generate(session, prefix, (number, id), &self.profile)?;
+            Ok(info(number, id))
         })?;
         info!(kek = %made.id.0, number = made.number, "KEK created");
         Ok(made)
@@ -157,9 +172,12 @@ impl Link {
         }
         wraps(keks.next_number())?;
         let number = keks.next_number();
-        let id = kek::generate(session, prefix, number, &self.profile)
-            .map_err(|e| self.explain("the token does not generate a KEK", &e))?;
-        info!(kek = %id.0, number, "first KEK created");
+        // Done or not, after an error the next connection looks first.
+        let made = session.generate_random_vec(KEK_ID_BYTES).and_then(|id| {
+            kek::generate(session, prefix, (number, &id), &self.profile).map(|()| id)
+        });
+        let id = made.map_err(|e| self.explain("the token does not generate a KEK", &e))?;
+        info!(kek = hex::encode(id), number, "first KEK created");
         find(&mut state.counts)
     }
 

@@ -14,9 +14,10 @@ impl Link {
         let token = info.label();
         if info.user_pin_locked() || info.user_pin_final_try() {
             let state = if info.user_pin_locked() { "is locked" } else { "has one try left" };
-            return Err(Refusal::ForGood(HsmError::Setup(format!(
+            // To look costs no try, so looking again does no harm.
+            return Err(Refusal::ForNow(HsmError::Setup(format!(
                 "the user PIN of token {token:?} {state}, so no login was tried: unlock it, or log \
-                 in once by hand with the right PIN, then start again"
+                 in once by hand with the right PIN"
             ))));
         }
         let Some(user) = self.profile.login.user.kind() else { return Ok(()) };

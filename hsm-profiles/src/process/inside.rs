@@ -27,7 +27,7 @@ use crate::queue::{Job, Reply};
 use crate::request::Response;
 use crate::wire::{Inbox, Outbox};
 
-/// How soon the KM hears of a change that comes without an answer.
+/// How soon the KM hears of a change that comes without an answer, and of a call that hangs.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Serves one token over standard input and output, which must be the sockets that the KM made.
@@ -72,8 +72,12 @@ fn converse(
         Err(error) => return send(answers, &Told::NotOpened { error, for_good: false }),
     };
     send(answers, &Told::Opened(back.link.seen()))?;
+    let watch = Arc::clone(here.watch());
     Builder::new().name("hsm-look".to_owned()).spawn(move || {
         loop {
+            if watch.hangs() {
+                back.tell_hang();
+            }
             back.flush();
             sleep(LOOK);
         }
@@ -216,6 +220,12 @@ impl Back {
         if self.told.swap(changes, Ordering::AcqRel) != changes {
             let _ = out.push(&Told::Changed(self.link.seen()));
         }
+    }
+
+    /// Asks the KM to end this process. It leaves with the next [`Back::flush`].
+    fn tell_hang(&self) {
+        // Short, so it fits.
+        let _ = self.lock().push(&Told::Hangs);
     }
 
     /// Writes what waits. A KM that is gone is noticed by the thread that reads.

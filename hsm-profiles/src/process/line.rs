@@ -26,6 +26,16 @@ const MAX_BYTES: usize = 32 << 20;
 /// Where an answer comes; an error there says that the worker ended before it answered.
 pub(crate) type Coming = oneshot::Receiver<Result<Response, HsmError>>;
 
+/// Why the answers of a worker are read no further.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Broken {
+    #[error("its worker process does not make sense: {0}")]
+    Nonsense(String),
+    /// The worker itself says so.
+    #[error("a call of its PKCS#11 library does not come back: check the device and its service")]
+    Hangs,
+}
+
 /// Why a request did not leave.
 pub(crate) enum NotSent {
     /// The worker has ended; another may take it.
@@ -154,14 +164,15 @@ impl Line {
         }
     }
 
-    /// Hands out answers, and changes to `changed`, until the socket closes.
+    /// Hands out answers, and changes to `changed`, until the socket closes. An error says that the worker
+    /// is to be ended.
     pub(crate) async fn read(
         &self,
         mut socket: tokio::net::UnixStream,
         mut inbox: Inbox,
         changed: impl Fn(Seen),
-    ) -> io::Result<()> {
-        let wrong = |what: &dyn ToString| io::Error::other(what.to_string());
+    ) -> Result<(), Broken> {
+        let wrong = |what: &dyn ToString| Broken::Nonsense(what.to_string());
         loop {
             while let Some(told) = inbox.next().map_err(|e| wrong(&e))? {
                 match told {
@@ -173,12 +184,14 @@ impl Line {
                         drop(waiting.reply.send(answer));
                     }
                     Told::Changed(seen) => changed(seen),
+                    Told::Hangs => return Err(Broken::Hangs),
                     Told::Opened(_) | Told::NotOpened { .. } => {
                         return Err(wrong(&"it opened the token a second time"));
                     }
                 }
             }
-            match socket.read(inbox.room().map_err(|e| wrong(&e))?).await? {
+            let room = inbox.room().map_err(|e| wrong(&e))?;
+            match socket.read(room).await.map_err(|e| wrong(&e))? {
                 0 => return Ok(()),
                 count => inbox.filled(count),
             }

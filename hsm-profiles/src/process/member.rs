@@ -47,6 +47,14 @@ enum Phase {
 struct View {
     phase: Phase,
     seen: Seen,
+    /// What is said of a probe that had no answer in time, until its worker tells a change or answers one.
+    unanswered: Option<String>,
+}
+
+impl View {
+    fn answers(&self) -> bool {
+        self.seen.status.ready && self.unanswered.is_none()
+    }
 }
 
 pub(super) struct Member {
@@ -97,6 +105,7 @@ impl Member {
             view: RwLock::new(View {
                 phase: Phase::Starting,
                 seen: Seen { status, known: Known::default() },
+                unanswered: None,
             }),
             restarts: AtomicU64::new(0),
             process: Mutex::default(),
@@ -126,7 +135,15 @@ impl Member {
 
     fn saw(&self, seen: Seen) {
         self.common.learn(&seen.known);
-        self.view.write().unwrap_or_else(PoisonError::into_inner).seen = seen;
+        let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
+        (view.seen, view.unanswered) = (seen, None);
+        drop(view);
+        self.common.changed.notify_waiters();
+    }
+
+    /// A probe was answered, or not in time: then others are asked, until one is.
+    pub(super) fn probed(&self, unanswered: Option<String>) {
+        self.view.write().unwrap_or_else(PoisonError::into_inner).unanswered = unanswered;
         self.common.changed.notify_waiters();
     }
 
@@ -232,7 +249,7 @@ impl Member {
         let (member, reads) = (Arc::clone(self), line);
         runtime.spawn(async move {
             if let Err(error) = reads.read(reading, inbox, |seen| member.saw(seen)).await {
-                member.kill(&reads, &format!("its worker process does not make sense: {error}"));
+                member.kill(&reads, &error.to_string());
             }
             writer.abort();
             member.set(Phase::Starting);
@@ -303,7 +320,7 @@ impl Member {
     pub(super) fn usable(&self, kek: Option<&KekId>) -> Option<Arc<Line>> {
         let view = self.view();
         match &view.phase {
-            Phase::Running(line) if view.seen.status.ready && self.fits(&view, kek) => {
+            Phase::Running(line) if view.answers() && self.fits(&view, kek) => {
                 Some(Arc::clone(line))
             }
             _ => None,
@@ -340,6 +357,10 @@ impl Member {
         let mut status = view.seen.status.clone();
         let breaker = match &view.phase {
             Phase::Running(_) if !status.ready => Breaker::HalfOpen,
+            Phase::Running(_) if view.unanswered.is_some() => {
+                status.detail = view.unanswered.clone().unwrap_or_default();
+                Breaker::HalfOpen
+            }
             Phase::Running(_) if self.fits(&view, None) => Breaker::Closed,
             Phase::Running(_) => {
                 let kek = self.common.current().map_or_else(String::new, |kek| kek.0);

@@ -16,8 +16,9 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tracing::warn;
 
-use super::line::{Coming, Line, NotSent};
+use super::line::{Line, NotSent};
 use super::member::{Begun, Member};
+use super::sent::{Outcome, Sent, lost};
 use super::start::Program;
 use super::state::{Breaker, Common, MemberStatus};
 use crate::clock::Clock;
@@ -42,14 +43,6 @@ pub(crate) struct Members {
     clock: Arc<Clock>,
     deadline: Duration,
     threads: Mutex<Vec<JoinHandle<()>>>,
-}
-
-/// What became of a request that was sent.
-enum Outcome {
-    Answered(Result<Response, HsmError>),
-    /// The worker ended before it answered.
-    Lost,
-    Overdue(HsmError),
 }
 
 impl Members {
@@ -103,7 +96,7 @@ impl Members {
     pub(crate) async fn ask(&self, request: Request) -> Result<Response, HsmError> {
         let until = Instant::now() + self.deadline;
         if request.is_for_all() && self.all.len() > 1 {
-            return self.ask_all(&request, until).await;
+            return self.ask_all(&request).await;
         }
         let mut tried = Vec::new();
         loop {
@@ -112,9 +105,8 @@ impl Members {
             };
             tried.push(n);
             let again = request.is_repeatable() && tried.len() < TRIES;
-            let outcome = match line.send(&request, until.saturating_duration_since(Instant::now()))
-            {
-                Ok(coming) => self.outcome(n, &line, coming, until).await,
+            let outcome = match Sent::to(n, line, &request, until) {
+                Ok(sent) => self.outcome(sent, until).await,
                 Err(NotSent::Refused(error)) => return Err(error),
                 // Not sent, so safe whatever it is.
                 Err(NotSent::Ended) if tried.len() < TRIES => continue,
@@ -134,10 +126,10 @@ impl Members {
     }
 
     /// Asks every token; an error names the first that did not do it.
-    async fn ask_all(&self, request: &Request, until: Instant) -> Result<Response, HsmError> {
+    async fn ask_all(&self, request: &Request) -> Result<Response, HsmError> {
         let mut failed = None;
-        for (n, member) in self.all.iter().enumerate() {
-            if let Err(error) = self.ask_one(n, request, until).await {
+        for (member, answer) in self.all.iter().zip(self.ask_each(request).await) {
+            if let Err(error) = answer {
                 failed = failed.or(Some(format!(
                     "not every token did it, {} did not ({error}): try again when all work",
                     member.name
@@ -147,6 +139,20 @@ impl Members {
         failed.map_or(Ok(Response::Done), |why| Err(HsmError::Unavailable(why)))
     }
 
+    /// Asks every token, once, all at the same time: one that hangs takes none of another's.
+    async fn ask_each(&self, request: &Request) -> Vec<Result<Response, HsmError>> {
+        let until = Instant::now() + self.deadline;
+        let sent: Vec<_> = (0..self.all.len()).map(|n| self.send_one(n, request, until)).collect();
+        let mut answers = Vec::with_capacity(sent.len());
+        for sent in sent {
+            answers.push(match sent {
+                Ok(sent) => self.outcome(sent, until).await.into_answer(request),
+                Err(error) => Err(error),
+            });
+        }
+        answers
+    }
+
     /// Asks this one token, once.
     async fn ask_one(
         &self,
@@ -154,32 +160,36 @@ impl Members {
         request: &Request,
         until: Instant,
     ) -> Result<Response, HsmError> {
+        let sent = self.send_one(n, request, until)?;
+        self.outcome(sent, until).await.into_answer(request)
+    }
+
+    fn send_one(&self, n: usize, request: &Request, until: Instant) -> Result<Sent, HsmError> {
         let away = || HsmError::Unavailable(self.troubles());
         let line = self.all.get(n).and_then(|member| member.running()).ok_or_else(away)?;
-        match line.send(request, until.saturating_duration_since(Instant::now())) {
-            Err(NotSent::Refused(error)) => Err(error),
-            Err(NotSent::Ended) => Err(away()),
-            Ok(coming) => match self.outcome(n, &line, coming, until).await {
-                Outcome::Answered(answer) => answer,
-                Outcome::Lost => Err(lost(request)),
-                Outcome::Overdue(error) => Err(error),
-            },
-        }
+        Sent::to(n, line, request, until).map_err(|not| match not {
+            NotSent::Refused(error) => error,
+            NotSent::Ended => away(),
+        })
     }
 
     /// Waits for the answer. A worker that has answered nothing for a whole deadline hangs, and
     /// is ended.
-    async fn outcome(&self, n: usize, line: &Line, coming: Coming, until: Instant) -> Outcome {
+    async fn outcome(&self, sent: Sent, until: Instant) -> Outcome {
+        let Sent { n, line, coming, at } = sent;
         tokio::select! {
             biased;
             answered = coming => answered.map_or(Outcome::Lost, Outcome::Answered),
-            () = self.clock.past(until) => Outcome::Overdue(self.overdue(n, line)),
+            () = self.clock.past(until) => Outcome::Overdue(self.overdue(n, &line, at)),
         }
     }
 
-    fn overdue(&self, n: usize, line: &Line) -> HsmError {
+    fn overdue(&self, n: usize, line: &Line, sent: Instant) -> HsmError {
         let ms = self.deadline.as_millis();
-        if !line.silent_for(self.deadline) {
+        // A line on which nothing was asked is silent as well. What was sent is sent a moment after its
+        // time has begun, or much later when another token had it before: that blames nobody.
+        let waited = sent.elapsed() >= self.deadline - self.deadline / 8;
+        if !waited || !line.silent_for(self.deadline) {
             return HsmError::Unavailable(format!(
                 "no answer within {ms} ms, the token is overloaded: send fewer requests at once"
             ));
@@ -238,10 +248,10 @@ impl Members {
     /// Room of the token that has the least: what is kept is kept in every one. Tokens that are away
     /// do not count.
     pub(crate) async fn room(&self) -> Result<TokenRoom, HsmError> {
-        let (mut least, until): (Option<TokenRoom>, _) = (None, Instant::now() + self.deadline);
+        let mut least: Option<TokenRoom> = None;
         let free = |room: &TokenRoom| room.free_bytes.unwrap_or(u64::MAX);
-        for n in 0..self.all.len() {
-            if let Ok(Response::Room(room)) = self.ask_one(n, &Request::Room, until).await {
+        for answer in self.ask_each(&Request::Room).await {
+            if let Ok(Response::Room(room)) = answer {
                 least = Some(least.filter(|least| free(least) <= free(&room)).unwrap_or(room));
             }
         }
@@ -251,10 +261,9 @@ impl Members {
     /// Names of the objects in any token: one that was away when another was told lacks them. Tokens
     /// that are away do not count.
     pub(crate) async fn names(&self, request: &Request) -> Result<Vec<String>, HsmError> {
-        let until = Instant::now() + self.deadline;
         let (mut all, mut failed) = (None, None);
-        for n in 0..self.all.len() {
-            match self.ask_one(n, request, until).await.and_then(Response::names) {
+        for answer in self.ask_each(request).await {
+            match answer.and_then(Response::names) {
                 Ok(names) => all.get_or_insert_with(BTreeSet::new).extend(names),
                 Err(error) => failed = failed.or(Some(error)),
             }
@@ -288,7 +297,7 @@ impl Members {
             failed = done.ok().and_then(Result::err).or(failed);
         }
         match (self.status(), failed) {
-            // The workers tell success and failure; only a missing answer is left to note.
+            // The workers tell success and failure, and a missing answer was noted.
             (status, Some(error)) if self.all.len() == 1 => {
                 HsmStatus { ready: false, detail: error.to_string(), ..status }
             }
@@ -299,7 +308,15 @@ impl Members {
     async fn probe_one(&self, n: usize) -> Result<(), HsmError> {
         let lacks = self.all.get(n).is_some_and(|member| member.lacks_current());
         let request = if lacks { Request::Keks } else { Request::Probe };
-        self.ask_one(n, &request, Instant::now() + self.deadline).await.map(drop)
+        let until = Instant::now() + self.deadline;
+        let outcome = self.outcome(self.send_one(n, &request, until)?, until).await;
+        if let Some(member) = self.all.get(n) {
+            member.probed(match &outcome {
+                Outcome::Overdue(error) => Some(error.to_string()),
+                Outcome::Answered(_) | Outcome::Lost => None,
+            });
+        }
+        outcome.into_answer(&request).map(drop)
     }
 
     pub(crate) fn current_kek(&self) -> KekId {
@@ -342,16 +359,6 @@ impl Members {
         };
         each.iter().map(why).collect::<Vec<_>>().join("; ")
     }
-}
-
-fn lost(request: &Request) -> HsmError {
-    HsmError::Unavailable(if request.is_repeatable() {
-        "the HSM worker process ended before it answered, again and again: look at its log".into()
-    } else {
-        "the HSM worker process ended before it answered, so it is not known whether this was \
-         done: look at the token before you try again"
-            .into()
-    })
 }
 
 impl Drop for Members {

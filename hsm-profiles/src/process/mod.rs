@@ -7,7 +7,7 @@
 //! | `start` | starting a worker, and its first exchange |
 //! | `line` | the KM's end of a running worker's socket: many requests under way at once |
 //! | `member`, `state` | one token: starts its worker, and starts it again when it ends; how it stands |
-//! | `members` | several tokens: which one is asked, and what is asked again |
+//! | `members`, `sent` | several tokens: which one is asked, and what is asked again |
 //!
 //! The socket is one end of a private pair that the worker inherits as its standard input. The
 //! configuration travels over it, and names the PIN's file; the worker reads the PIN itself.
@@ -16,6 +16,7 @@ pub(crate) mod inside;
 mod line;
 mod member;
 mod members;
+mod sent;
 mod start;
 mod state;
 
@@ -71,6 +72,8 @@ pub(crate) enum Told {
     },
     /// Something changed. Sent before the answers that were given after the change.
     Changed(Seen),
+    /// A call of the library does not come back: the process is to be ended.
+    Hangs,
 }
 
 /// The state of a token as its worker sees it.

@@ -99,10 +99,18 @@ pub struct Limits {
     /// signatures), where more of them are slower; none means all.
     #[serde(default)]
     pub short_sessions: Option<usize>,
+    /// Keys of applications that each session keeps at hand, at most, 1 to 65536: they take the token's
+    /// memory.
+    #[serde(default = "handles")]
+    pub handles: usize,
     /// Longest clear message in bytes, 1 to 16 MiB.
     pub message_bytes: usize,
     /// Longest associated data in bytes.
     pub aad_bytes: usize,
+}
+
+fn handles() -> usize {
+    1024
 }
 
 /// Return codes by what they ask for; each list adds to, and overrides, the standard's meaning.
@@ -205,6 +213,9 @@ impl Profile {
         if !(2..=4096).contains(&limits.sessions) {
             return Err(fail(format!("limits.sessions is {}, not 2 to 4096", limits.sessions)));
         }
+        if !(1..=65_536).contains(&limits.handles) {
+            return Err(fail(format!("limits.handles is {}, not 1 to 65536", limits.handles)));
+        }
         if !(1..=16 << 20).contains(&limits.message_bytes) || limits.aad_bytes > 1 << 20 {
             return Err(fail(
                 "limits.message_bytes must be 1 to 16777216 and limits.aad_bytes at most 1048576"
@@ -262,6 +273,7 @@ mod tests {
             ("CKR_GENERAL_ERROR\"]", "CKR_GENERAL\"]", "CKR_GENERAL"),
             ("\"AES_KEY_GEN\"", "\"AES_KEYGEN\"", "AES_KEYGEN"),
             ("sessions = 64", "sessions = 1", "limits.sessions"),
+            ("aad_bytes", "handles = 0\naad_bytes", "limits.handles"),
             ("multiple = 8", "multiple = 0", "wrap.multiple"),
             ("iv = \"host\"", "iv = \"host\"\niv_bytes = 16", "seal.iv_bytes"),
             ("iv = \"host\"", "iv_on_open = \"in-data\"", "iv_on_open"),

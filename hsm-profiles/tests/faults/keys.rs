@@ -1,10 +1,12 @@
 //! Keys of applications while the token fails: made, used, moved and forgotten.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use hsm_profiles::Token;
 use km_core::hsm::{Hsm, MadeKey, TokenKey};
 use km_core::material::ClearBytes;
+use km_core::usage::derive::Derivation;
 use km_core::usage::{Action, Cipher, Curve, Hash, KeyKind, Scheme, process, public};
 
 use super::within;
@@ -57,6 +59,12 @@ impl Keys {
         keys
     }
 
+    /// Another user of the token, who has a key at hand.
+    pub(crate) fn other_user(&self) -> Other {
+        let key = TokenKey { name: b"other".to_vec(), ..self.signs.clone() };
+        Other { key, public: self.public.clone() }
+    }
+
     fn fresh(&self, key: &TokenKey) -> TokenKey {
         let name = self.names.fetch_add(1, Ordering::Relaxed).to_be_bytes().to_vec();
         TokenKey { name, ..key.clone() }
@@ -95,10 +103,17 @@ impl Keys {
             }
             all = all.and(answer.map(drop));
         }
+        let hash = Action::Derive { how: Derivation::Hash(Hash::Sha256), len: 32 };
+        let none = ClearBytes::from_vec(Vec::new());
+        let derived = within(name, token.use_key(&self.fresh(&self.hmac), &hash, &none)).await;
+        if let Some(derived) = &derived {
+            let known = Hash::Sha256.of(&SECRET);
+            assert!(derived.expose(|bytes| *bytes == known[..]), "{name}: another hash");
+        }
         let signs = self.fresh(&self.signs);
-        let signed = self.signed(name, token, &signs, &self.public).await;
+        let signed = signed(name, token, &signs, &self.public).await;
         let agreed = self.agreed(name, token, &signs).await;
-        all.and(signed).and(agreed)
+        all.and(derived).and(signed).and(agreed)
     }
 
     /// The secret, and a key of it that never leaves the token.
@@ -133,17 +148,32 @@ impl Keys {
         all = all.and(made.map(drop));
         let pair = within(name, token.make_key(AAD, EC, 0)).await?;
         let key = self.fresh(&wrapped(EC, &pair));
-        let signed = self.signed(name, token, &key, &pair.public.unwrap()).await;
+        let signed = signed(name, token, &key, &pair.public.unwrap()).await;
         all.and(signed)
     }
+}
 
-    async fn signed(&self, name: &str, token: &Token, key: &TokenKey, public: &[u8]) -> Option<()> {
-        let digest = Hash::Sha256.of(b"what is signed");
-        let input = ClearBytes::copy_from(&digest);
-        let answer = within(name, token.use_key(key, &Action::Sign(ECDSA), &input)).await?;
-        let fits = answer.expose(|answer| public::verify(EC, ECDSA, public, &digest, answer));
-        assert!(fits.unwrap(), "{name}: a wrong signature");
-        Some(())
+async fn signed(name: &str, token: &Token, key: &TokenKey, public: &[u8]) -> Option<()> {
+    let digest = Hash::Sha256.of(b"what is signed");
+    let input = ClearBytes::copy_from(&digest);
+    let answer = within(name, token.use_key(key, &Action::Sign(ECDSA), &input)).await?;
+    let fits = answer.expose(|answer| public::verify(EC, ECDSA, public, &digest, answer));
+    assert!(fits.unwrap(), "{name}: a wrong signature");
+    Some(())
+}
+
+pub(crate) struct Other {
+    key: TokenKey,
+    public: Vec<u8>,
+}
+
+impl Other {
+    /// Signs all the time.
+    pub(crate) async fn signs(&self, token: &Token) {
+        loop {
+            signed("the other user", token, &self.key, &self.public).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 }
 

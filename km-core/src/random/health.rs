@@ -62,7 +62,7 @@ fn critical(n: u32, p: f64, alpha: f64) -> u32 {
 
 /// Both tests in the middle of a stream. Holds two bytes of it.
 #[derive(Debug)]
-pub(super) struct HealthTests {
+pub struct HealthTests {
     cutoffs: Cutoffs,
     last: Option<u8>,
     repeated: u32,
@@ -75,6 +75,11 @@ pub(super) struct HealthTests {
 }
 
 impl HealthTests {
+    /// At the begin of a stream that claims full entropy, as a token's generator does.
+    pub fn of_full_entropy() -> Self {
+        Self::new(Cutoffs::of(8.0))
+    }
+
     /// At the begin of a stream.
     pub(super) fn new(cutoffs: Cutoffs) -> Self {
         Self { cutoffs, last: None, repeated: 0, reference: 0, seen: 0, same: 0 }
@@ -82,7 +87,10 @@ impl HealthTests {
 
     /// Tests the next bytes of the stream. After a failure the stream is not to be used, and the
     /// tests begin anew.
-    pub(super) fn feed(&mut self, bytes: &[u8]) -> Result<(), Unhealthy> {
+    ///
+    /// # Errors
+    /// The test that failed.
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<(), Unhealthy> {
         bytes.iter().try_for_each(|byte| {
             self.repetition(*byte)?;
             self.proportion(*byte)

@@ -17,7 +17,7 @@ mod source;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub use health::Unhealthy;
+pub use health::{HealthTests, Unhealthy};
 pub use source::QrngConfig;
 
 use crate::{

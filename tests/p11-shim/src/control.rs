@@ -8,8 +8,12 @@
 //! C_FindObjects 1 abort
 //! C_Encrypt 1 short           a length that is one too small
 //! C_Encrypt 1 long            a length of 2^40 more
+//! C_GenerateRandom 1 stuck 12 the same 12 bytes, again and again from the first at each call
+//! C_GetTokenInfo 1 flags 0x40000  these flags of the token as well
 //! ```
-//! The names of all functions ever called stand in the file with `.called` at its end.
+//! With `after` before it (`C_GenerateKey 1 after answer 0x30`) a fault comes when the real library has
+//! done what it was told. The names of all functions ever called stand in the file with `.called` at
+//! its end.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -18,27 +22,39 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use cryptoki_sys::CK_RV;
+use cryptoki_sys::{CK_FLAGS, CK_RV};
 
-/// What is left to do to a call when [`called`] returns.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fault {
+enum Fault {
     Answer(CK_RV),
+    Sleep(Duration),
+    Hang,
+    Abort,
     Short,
     Long,
+    Stuck(usize),
+    Flags(CK_FLAGS),
+}
+
+/// What is to befall a call, and when.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Order {
+    fault: Fault,
+    after: bool,
 }
 
 static CALLS: Mutex<Option<HashMap<&'static str, u64>>> = Mutex::new(None);
 
-/// Counts a call and does what the control file says; does not return when that is to hang.
-pub(crate) fn called(name: &'static str) -> Option<Fault> {
+/// Counts a call; what the control file says of it.
+pub(crate) fn called(name: &'static str) -> Option<Order> {
     let control = PathBuf::from(std::env::var_os("QKM_SHIM_CONTROL")?);
     let count = count(name, &control);
     let text = std::fs::read_to_string(control).ok()?;
     text.lines().find_map(|line| {
-        let mut words = line.split_whitespace();
+        let mut words = line.split_whitespace().peekable();
         let of_this = words.next()? == name && words.next()?.parse::<u64>().ok()? <= count;
-        of_this.then(|| fault(words.next()?, words.next()))?
+        let after = of_this && words.next_if_eq(&"after").is_some();
+        of_this.then(|| Some(Order { fault: fault(words.next()?, words.next())?, after }))?
     })
 }
 
@@ -57,21 +73,74 @@ fn count(name: &'static str, control: &std::path::Path) -> u64 {
 }
 
 fn fault(what: &str, how: Option<&str>) -> Option<Fault> {
-    match what {
-        "answer" => {
-            let code = how?.strip_prefix("0x")?;
-            Some(Fault::Answer(CK_RV::from_str_radix(code, 16).ok()?))
+    let number = || CK_RV::from_str_radix(how?.strip_prefix("0x")?, 16).ok();
+    Some(match what {
+        "answer" => Fault::Answer(number()?),
+        "sleep" => Fault::Sleep(Duration::from_millis(how?.parse().ok()?)),
+        "hang" => Fault::Hang,
+        "abort" => Fault::Abort,
+        "short" => Fault::Short,
+        "long" => Fault::Long,
+        "stuck" => Fault::Stuck(how?.parse().ok()?),
+        "flags" => Fault::Flags(number()?),
+        _ => return None,
+    })
+}
+
+impl Order {
+    /// What comes before the real call: the answer in its place, if there is one.
+    pub(crate) fn before(self) -> Option<CK_RV> {
+        if self.after { None } else { self.fault.strike() }
+    }
+
+    /// What comes after it: the answer instead of the real one.
+    pub(crate) fn after(self) -> Option<CK_RV> {
+        if self.after { self.fault.strike() } else { None }
+    }
+
+    /// What becomes of a length that the real library answered.
+    pub(crate) fn bend(self, length: u64) -> u64 {
+        match self.fault {
+            Fault::Short => length.saturating_sub(1),
+            Fault::Long => length.saturating_add(1 << 40),
+            _ => length,
         }
-        "sleep" => {
-            std::thread::sleep(Duration::from_millis(how?.parse().ok()?));
-            None
+    }
+
+    /// What becomes of random bytes: a period of them looks random, whatever its length.
+    pub(crate) fn stick(self, bytes: &mut [u8]) {
+        let Fault::Stuck(period) = self.fault else { return };
+        let mut state = 1u32;
+        for (at, byte) in bytes.iter_mut().enumerate() {
+            if at % period.max(1) == 0 {
+                state = 1;
+            }
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            *byte = (state >> 24) as u8;
         }
-        "hang" => loop {
-            std::thread::sleep(Duration::from_secs(3600));
-        },
-        "abort" => std::process::abort(),
-        "short" => Some(Fault::Short),
-        "long" => Some(Fault::Long),
-        _ => None,
+    }
+
+    /// The flags of a token.
+    pub(crate) fn mark(self, flags: CK_FLAGS) -> CK_FLAGS {
+        match self.fault {
+            Fault::Flags(more) => flags | more,
+            _ => flags,
+        }
+    }
+}
+
+impl Fault {
+    /// Does not return when it is to hang.
+    fn strike(self) -> Option<CK_RV> {
+        match self {
+            Self::Answer(code) => return Some(code),
+            Self::Sleep(time) => std::thread::sleep(time),
+            Self::Hang => loop {
+                std::thread::sleep(Duration::from_secs(3600));
+            },
+            Self::Abort => std::process::abort(),
+            Self::Short | Self::Long | Self::Stuck(_) | Self::Flags(_) => {}
+        }
+        None
     }
 }

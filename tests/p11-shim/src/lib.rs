@@ -3,17 +3,19 @@
 //! Every call goes to the library that `QKM_SHIM_LIBRARY` names, unless the file that
 //! `QKM_SHIM_CONTROL` names says otherwise ([`control`]). The file is read at every call, so a
 //! test switches faults on and off while the key manager runs. It can also stand for a token that
-//! makes its own nonces ([`nonce`]), and write down the keys that are made ([`record`]).
+//! makes its own nonces ([`nonce`]) or that has little room ([`room`]), and write down the keys that are
+//! made ([`record`]).
 
 #![allow(unsafe_code, non_snake_case, clippy::too_many_arguments)]
 
 mod control;
 mod nonce;
 mod record;
+mod room;
 
 use std::sync::OnceLock;
 
-use control::Fault;
+use control::Order;
 use cryptoki_sys::*;
 
 /// The real library's functions, and ours: theirs, but for those that may fail.
@@ -54,6 +56,7 @@ fn load() -> Option<Lists> {
     let mut ours = ours(&real);
     nonce::install(&mut ours);
     record::install(&mut ours);
+    room::install(&mut ours);
     Some(Lists { real, ours, _library: library })
 }
 
@@ -69,22 +72,13 @@ pub unsafe extern "C" fn C_GetFunctionList(list: CK_FUNCTION_LIST_PTR_PTR) -> CK
     CKR_OK
 }
 
-/// What a fault does to a length that the real library answered.
-fn bend(fault: Option<Fault>, length: CK_ULONG) -> CK_ULONG {
-    match fault {
-        Some(Fault::Short) => length.saturating_sub(1),
-        Some(Fault::Long) => length.saturating_add(1 << 40),
-        _ => length,
-    }
-}
-
 /// One function for each that may fail. After `->` stands the pointer to the length or the count
-/// it answers, where it answers one.
+/// it answers, after `=>` what else befalls what it answers.
 macro_rules! functions {
-    ($($name:ident($($argument:ident: $kind:ty),*) $(-> $length:ident)?;)*) => {
+    ($($name:ident($($argument:ident: $kind:ty),*) $(-> $length:ident)? $(=> $more:ident($($of:ident),*))?;)*) => {
         $(unsafe extern "C" fn $name($($argument: $kind),*) -> CK_RV {
-            let fault = control::called(stringify!($name));
-            if let Some(Fault::Answer(code)) = fault {
+            let order = control::called(stringify!($name));
+            if let Some(code) = order.and_then(Order::before) {
                 return code;
             }
             let Some(real) = lists().and_then(|lists| lists.real.$name) else {
@@ -92,11 +86,15 @@ macro_rules! functions {
             };
             // SAFETY: the caller's arguments as they came.
             let answer = unsafe { real($($argument),*) };
-            $(if answer == CKR_OK && !$length.is_null() {
-                // SAFETY: the real library has just written there.
-                unsafe { *$length = bend(fault, *$length) };
-            })?
-            answer
+            if let Some(_order) = order.filter(|_| answer == CKR_OK) {
+                $(if !$length.is_null() {
+                    // SAFETY: the real library has just written there.
+                    unsafe { *$length = _order.bend(*$length) };
+                })?
+                // SAFETY: as above.
+                $(unsafe { $more(_order, $($of),*) };)?
+            }
+            order.and_then(Order::after).unwrap_or(answer)
         })*
 
         fn ours(real: &CK_FUNCTION_LIST) -> CK_FUNCTION_LIST {
@@ -105,6 +103,20 @@ macro_rules! functions {
             list
         }
     };
+}
+
+/// # Safety
+/// The real library has just written there.
+unsafe fn mark(order: Order, info: CK_TOKEN_INFO_PTR) {
+    // SAFETY: by the caller.
+    unsafe { (*info).flags = order.mark((*info).flags) };
+}
+
+/// # Safety
+/// The real library has just written `length` bytes there.
+unsafe fn stick(order: Order, bytes: CK_BYTE_PTR, length: CK_ULONG) {
+    // SAFETY: by the caller.
+    order.stick(unsafe { std::slice::from_raw_parts_mut(bytes, length as usize) });
 }
 
 type Session = CK_SESSION_HANDLE;
@@ -120,7 +132,7 @@ functions! {
     C_GetInfo(info: CK_INFO_PTR);
     C_GetSlotList(present: CK_BBOOL, list: CK_SLOT_ID_PTR, count: Length) -> count;
     C_GetSlotInfo(slot: CK_SLOT_ID, info: CK_SLOT_INFO_PTR);
-    C_GetTokenInfo(slot: CK_SLOT_ID, info: CK_TOKEN_INFO_PTR);
+    C_GetTokenInfo(slot: CK_SLOT_ID, info: CK_TOKEN_INFO_PTR) => mark(info);
     C_GetMechanismList(slot: CK_SLOT_ID, list: CK_MECHANISM_TYPE_PTR, count: Length) -> count;
     C_GetMechanismInfo(slot: CK_SLOT_ID, kind: CK_MECHANISM_TYPE, info: CK_MECHANISM_INFO_PTR);
     C_OpenSession(slot: CK_SLOT_ID, flags: CK_FLAGS, application: CK_VOID_PTR, notify: CK_NOTIFY, session: CK_SESSION_HANDLE_PTR);
@@ -144,6 +156,9 @@ functions! {
     C_Decrypt(session: Session, sealed: Bytes, length: CK_ULONG, data: Bytes, written: Length) -> written;
     C_DigestInit(session: Session, mechanism: Mechanism);
     C_Digest(session: Session, data: Bytes, length: CK_ULONG, digest: Bytes, written: Length) -> written;
+    C_DigestUpdate(session: Session, data: Bytes, length: CK_ULONG);
+    C_DigestKey(session: Session, key: Object);
+    C_DigestFinal(session: Session, digest: Bytes, written: Length) -> written;
     C_SignInit(session: Session, mechanism: Mechanism, key: Object);
     C_Sign(session: Session, data: Bytes, length: CK_ULONG, signature: Bytes, written: Length) -> written;
     C_VerifyInit(session: Session, mechanism: Mechanism, key: Object);
@@ -154,5 +169,5 @@ functions! {
     C_UnwrapKey(session: Session, mechanism: Mechanism, by: Object, wrapped: Bytes, length: CK_ULONG, template: Template, count: CK_ULONG, key: CK_OBJECT_HANDLE_PTR);
     C_DeriveKey(session: Session, mechanism: Mechanism, from: Object, template: Template, count: CK_ULONG, key: CK_OBJECT_HANDLE_PTR);
     C_SeedRandom(session: Session, seed: Bytes, length: CK_ULONG);
-    C_GenerateRandom(session: Session, bytes: Bytes, length: CK_ULONG);
+    C_GenerateRandom(session: Session, bytes: Bytes, length: CK_ULONG) => stick(bytes, length);
 }

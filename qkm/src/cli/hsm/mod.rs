@@ -91,7 +91,7 @@ pub(super) enum TokenCommand {
     /// Without --token or --serial, every token of the configuration in turn. The library is loaded in
     /// a process for each token: should it crash or hang, the others are tried all the same.
     ///
-    /// Seals under a KEK made for this, which is destroyed afterwards; nothing else in the token is
+    /// Seals under keys made for this, which are destroyed afterwards; nothing else in the token is
     /// touched. KEYS says where keys are while the function runs: in the token, or for that time in
     /// the memory of the host.
     Test {
