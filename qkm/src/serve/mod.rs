@@ -135,10 +135,8 @@ async fn sweep(node: Arc<Node>, shutdown: Shutdown) {
             () = tokio::time::sleep(SWEEP_EVERY) => {}
             () = shutdown.requested() => return,
         }
-        if node.cabinet.view().held > 0 {
-            // A token that is away has its own alarm; the next round sees the same.
-            seen = node.objects.sweep(&seen).await.unwrap_or(seen);
-        }
+        // A token that is away has its own alarm; the next round sees the same.
+        seen = node.objects.sweep(&seen).await.unwrap_or(seen);
     }
 }
 

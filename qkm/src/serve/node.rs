@@ -125,10 +125,11 @@ impl Node {
             Objects::new(records.clone(), vault.clone()).token_only(!config.crypto_in_process);
         let objects = objects.kept_in_token(config.kept_in_token.clone());
         let objects = objects.with_quotas(config.quotas.clone());
-        if candidate.is_none() {
-            // Of several KMs another one may be making what no record names yet; the sweep tells.
-            objects.compare_with_token().await.map_err(|e| of_objects(&path, &e))?;
-        }
+        let compared = match candidate {
+            None => objects.compare_with_token().await,
+            Some(_) => objects.count_kept().await,
+        };
+        compared.map_err(|e| of_objects(&path, &e))?;
         let kept = records.clone();
         let keeper = Keeper::new(epochs, vault.clone(), kept, supply.clone(), objects.clone());
         let keeper = Arc::new(match candidate {
