@@ -177,16 +177,11 @@ impl Vault {
     }
 
     pub(crate) async fn open(&self, aad: &[u8], sealed: &Sealed) -> Result<ClearBytes, HsmError> {
-        let opened = self.with_kek(&sealed.kek, || self.hsm.open(aad, sealed)).await;
-        match (opened, &self.epochs) {
-            (Err(HsmError::Unsupported(why)), Some(epochs)) => Err(epochs
-                .explain(&sealed.kek)
-                .map_or(HsmError::Unsupported(why), HsmError::Refused)),
-            (opened, _) => opened,
-        }
+        self.with_kek(&sealed.kek, || self.hsm.open(aad, sealed)).await
     }
 
     /// Does what needs `kek`: once more when the token lacked it and another KM had it wrapped for this one.
+    /// Of a KEK that no token will have again it is [`HsmError::Refused`].
     pub(crate) async fn with_kek<T, F>(
         &self,
         kek: &KekId,
@@ -195,12 +190,16 @@ impl Vault {
     where
         F: Future<Output = Result<T, HsmError>>,
     {
-        match (what().await, &self.epochs) {
-            (Err(HsmError::Unsupported(why)), Some(epochs)) => match epochs.fetch(kek).await {
-                true => what().await,
-                false => Err(HsmError::Unsupported(why)),
-            },
-            (done, _) => done,
+        let Some(epochs) = &self.epochs else { return what().await };
+        let mut done = what().await;
+        if matches!(done, Err(HsmError::Unsupported(_))) && epochs.fetch(kek).await {
+            done = what().await;
+        }
+        match done {
+            Err(HsmError::Unsupported(why)) => {
+                Err(epochs.explain(kek).map_or(HsmError::Unsupported(why), HsmError::Refused))
+            }
+            done => done,
         }
     }
 
