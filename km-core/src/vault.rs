@@ -286,19 +286,24 @@ impl Vault {
     }
 }
 
-/// Key encapsulation: in the token where it has it, else in this process.
+/// Key encapsulation: in the token where it has it, else in this process, by the library's generator and
+/// only while all random sources are well.
 impl Vault {
     /// Makes a pair for a few exchanges; [`KemPair::custody`] says where its private key is.
     ///
     /// # Errors
-    /// [`HsmError::Unavailable`] when the token is away: a pair is never made elsewhere for that.
+    /// [`HsmError::Unavailable`] when the token or a random source is away: a pair is never made elsewhere
+    /// for that.
     pub async fn kem_key_pair(&self, set: KemSet) -> Result<KemPair, HsmError> {
         match self.hsm.kem_key_pair(set).await {
             Ok((name, public)) => {
                 kem::check_len("public key", public.len(), set.public_bytes())?;
                 Ok(KemPair { set, public, private: KemPrivate::Token(name) })
             }
-            Err(HsmError::Unsupported(_)) => KemPair::make(set),
+            Err(HsmError::Unsupported(_)) => {
+                self.random.check().await?;
+                KemPair::make(set)
+            }
             Err(error) => Err(error),
         }
     }
@@ -315,7 +320,10 @@ impl Vault {
     ) -> Result<(Vec<u8>, ClearBytes), HsmError> {
         kem::check_public(set, public)?;
         match self.hsm.kem_encapsulate(set, public).await {
-            Err(HsmError::Unsupported(_)) => kem::encapsulate(set, public),
+            Err(HsmError::Unsupported(_)) => {
+                self.random.check().await?;
+                kem::encapsulate(set, public)
+            }
             done => done,
         }
     }

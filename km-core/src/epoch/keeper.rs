@@ -324,7 +324,7 @@ impl Epochs {
 fn of_vault(error: VaultError) -> EpochError {
     match error {
         VaultError::Hsm(error) | VaultError::Foreign(error) => error.into(),
-        VaultError::Random(error) => HsmError::Unavailable(error.to_string()).into(),
+        VaultError::Random(error) => HsmError::from(error).into(),
         VaultError::Store(error) => RecordError::from(error).into(),
     }
 }

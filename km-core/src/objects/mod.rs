@@ -30,6 +30,7 @@ use crate::{
     ids::SaeId,
     material::ClearBytes,
     provenance::Provenance,
+    random::RandomError,
     records::{RecordError, Records},
     store::{Commit, MAX_RANGE, Outcome, Staged, Version},
     vault::{Kind, SealedObject, Vault},
@@ -133,6 +134,9 @@ pub enum ObjectError {
     /// The HSM did not seal or open.
     #[error(transparent)]
     Hsm(#[from] HsmError),
+    /// A random source gives nothing that keys could be made of.
+    #[error(transparent)]
+    Random(#[from] RandomError),
     /// The store did not read or write.
     #[error(transparent)]
     Record(#[from] RecordError),
