@@ -10,9 +10,9 @@ use std::sync::{
 
 use crate::{
     cabinet::Cabinet,
-    custody::Custodies,
+    custody::{Custodies, ML_KEM},
     epoch::{Epochs, Pin},
-    hsm::{Hsm, HsmError, HsmStatus, KekId, Sealed},
+    hsm::{Custody, Hsm, HsmError, HsmStatus, KekId, Sealed},
     material::ClearBytes,
     random::{Random, RandomError},
     store::{Commit, Outcome, Record, Store, StoreError},
@@ -295,17 +295,19 @@ impl Vault {
     /// [`HsmError::Unavailable`] when the token or a random source is away: a pair is never made elsewhere
     /// for that.
     pub async fn kem_key_pair(&self, set: KemSet) -> Result<KemPair, HsmError> {
-        match self.hsm.kem_key_pair(set).await {
+        let pair = match self.hsm.kem_key_pair(set).await {
             Ok((name, public)) => {
                 kem::check_len("public key", public.len(), set.public_bytes())?;
-                Ok(KemPair { set, public, private: KemPrivate::Token(name) })
+                KemPair { set, public, private: KemPrivate::Token(name) }
             }
             Err(HsmError::Unsupported(_)) => {
                 self.random.check().await?;
-                KemPair::make(set)
+                KemPair::make(set)?
             }
-            Err(error) => Err(error),
-        }
+            Err(error) => return Err(error),
+        };
+        self.custodies.shown(ML_KEM, pair.custody());
+        Ok(pair)
     }
 
     /// A fresh secret, and the ciphertext that brings it to the holder of the private key to
@@ -319,13 +321,15 @@ impl Vault {
         public: &[u8],
     ) -> Result<(Vec<u8>, ClearBytes), HsmError> {
         kem::check_public(set, public)?;
-        match self.hsm.kem_encapsulate(set, public).await {
+        let (done, custody) = match self.hsm.kem_encapsulate(set, public).await {
             Err(HsmError::Unsupported(_)) => {
                 self.random.check().await?;
-                kem::encapsulate(set, public)
+                (kem::encapsulate(set, public)?, Custody::HostTransient)
             }
-            done => done,
-        }
+            done => (done?, Custody::InToken),
+        };
+        self.custodies.shown(ML_KEM, custody);
+        Ok(done)
     }
 
     /// The secret in `ciphertext`; another one when somebody changed the ciphertext.
@@ -338,10 +342,12 @@ impl Vault {
         ciphertext: &[u8],
     ) -> Result<ClearBytes, HsmError> {
         kem::check_len("ciphertext", ciphertext.len(), pair.set.ciphertext_bytes())?;
-        match &pair.private {
-            KemPrivate::Token(name) => self.hsm.kem_decapsulate(name, ciphertext).await,
-            KemPrivate::Here(private) => kem::decapsulate(pair.set, private, ciphertext),
-        }
+        let secret = match &pair.private {
+            KemPrivate::Token(name) => self.hsm.kem_decapsulate(name, ciphertext).await?,
+            KemPrivate::Here(private) => kem::decapsulate(pair.set, private, ciphertext)?,
+        };
+        self.custodies.used(ML_KEM, pair.custody());
+        Ok(secret)
     }
 
     /// Destroys the private key of a pair.

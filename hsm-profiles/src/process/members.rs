@@ -5,6 +5,8 @@
 //! but only where that is safe: a sealing whose answer was lost is only waste, while a key that
 //! was made and not told of would stay for ever.
 
+mod kem;
+
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
