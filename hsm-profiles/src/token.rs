@@ -141,7 +141,10 @@ impl Hsm for Token {
     }
 
     async fn create_kek(&self) -> Result<KekInfo, HsmError> {
-        self.ask(Request::CreateKek).await?.kek()
+        match self.several() {
+            Some(members) => Ok(members.create_kek_for(0, &[]).await?.0),
+            None => self.ask(Request::CreateKek).await?.kek(),
+        }
     }
 
     async fn create_kek_for(
@@ -149,6 +152,9 @@ impl Hsm for Token {
         from: u64,
         receivers: &[KekReceiver],
     ) -> Result<(KekInfo, Vec<KekParcel>), HsmError> {
+        if let Some(members) = self.several() {
+            return members.create_kek_for(from, receivers).await;
+        }
         self.ask(Request::CreateKekFor { from, receivers: receivers.to_vec() }).await?.kek_made()
     }
 
