@@ -77,7 +77,10 @@ pub struct TokenConfig {
 pub struct MemberConfig {
     /// What it is called in status and metrics.
     pub name: String,
-    /// The PKCS#11 library.
+    /// The profile, of a token of another product. It must seal as that of `[hsm]` does.
+    #[serde(default)]
+    pub profile: Option<String>,
+    /// The PKCS#11 library. With a profile of its own, what is absent is as that profile says.
     #[serde(default)]
     pub library: Option<PathBuf>,
     /// Which of the library's tokens.
@@ -196,8 +199,10 @@ impl TokenConfig {
         let name = self.name.clone().unwrap_or_else(|| by.clone());
         let first = Self { member: Vec::new(), ..self.clone() };
         let further = self.member.iter().map(|member| {
+            let of_first = || first.library.clone().filter(|_| member.profile.is_none());
             let config = Self {
-                library: member.library.clone().or_else(|| first.library.clone()),
+                profile: member.profile.clone().unwrap_or_else(|| first.profile.clone()),
+                library: member.library.clone().or_else(of_first),
                 token: member.token.clone().unwrap_or_else(|| first.token.clone()),
                 pin: member.pin.clone().unwrap_or_else(|| first.pin.clone()),
                 env: member.env.clone().unwrap_or_else(|| first.env.clone()),
@@ -339,6 +344,13 @@ mod tests {
         assert_eq!((first.as_str(), second.as_str()), ("n", "b"));
         assert_eq!((&a.env["A"][..], &b.env["A"][..]), ("1", "2"));
         assert_eq!((a.create_kek, b.create_kek, &b.pin), (true, false, &a.pin));
+        assert_eq!((&b.profile, &b.library), (&a.profile, &a.library));
+        let mixed = text.replace("name = 'b'", "name = 'b'\nprofile = 'kryoptic'");
+        let mut mixed: TokenConfig = toml::from_str(&mixed).unwrap();
+        mixed.library = Some("/usr/lib/first.so".into());
+        let members = mixed.members();
+        assert_eq!((&members[1].1.profile[..], &members[1].1.library), ("kryoptic", &None));
+        assert!(members[0].1.library.is_some());
         for (from, to) in [("'b'", "'n'"), ("A = '2'", "'A=' = '2'"), ("'b'", "''")] {
             let config: TokenConfig = toml::from_str(&text.replace(from, to)).unwrap();
             assert!(config.check().is_err(), "{to}");

@@ -51,7 +51,7 @@ mod worker;
 
 pub use config::{MemberConfig, PinSource, Spread, TokenConfig, TokenSelector};
 pub use process::inside::serve as serve_worker;
-pub use process::{Breaker, MemberStatus, Program};
+pub use process::{Breaker, MemberStatus, Program, take_no_keks};
 pub use profile::{
     BUILT_IN, Code, ErrorClasses, Flag, Import, IvOnOpen, IvSource, KeyUse, Keys, Kind, Limits,
     Login, LoginUser, MechanismName, OaepHash, Omitted, PinForm, Profile, Protection, Role, Seal,

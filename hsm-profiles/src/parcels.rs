@@ -285,7 +285,7 @@ impl Gift<'_> {
     }
 }
 
-fn check(profile: &Profile) -> Result<(), HsmError> {
+pub(crate) fn check(profile: &Profile) -> Result<(), HsmError> {
     let keys = &profile.keys;
     match keys.trusted == Trusted::No && !keys.token_objects_only {
         true => Ok(()),

@@ -65,14 +65,23 @@ impl Token {
         }
     }
 
-    /// Several tokens share their keys by the HSM's own means, before one of them is asked for anything.
+    /// Several tokens with a worker each.
+    fn several(&self) -> Option<&Members> {
+        match &self.door {
+            Door::Away(members) if members.are_several() => Some(&**members),
+            _ => None,
+        }
+    }
+
+    /// Another KM wraps its KEKs for one token, and each of several has a pair of its own to take them by.
     fn alone(&self) -> Result<(), HsmError> {
-        match self.members().len() {
-            0 | 1 => Ok(()),
-            many => Err(HsmError::Unsupported(format!(
-                "a key manager with {many} tokens takes no KEK of another: copy the keys between the \
-                 tokens by the HSM's own means"
-            ))),
+        match self.several() {
+            None => Ok(()),
+            Some(_) => Err(HsmError::Unsupported(
+                "a key manager with several tokens takes no KEK of another one: copy the keys to them by \
+                 the HSM's own means"
+                    .to_owned(),
+            )),
         }
     }
 
@@ -132,7 +141,10 @@ impl Hsm for Token {
     }
 
     async fn create_kek(&self) -> Result<KekInfo, HsmError> {
-        self.ask(Request::CreateKek).await?.kek()
+        match self.several() {
+            Some(members) => Ok(members.create_kek_for(0, &[]).await?.0),
+            None => self.ask(Request::CreateKek).await?.kek(),
+        }
     }
 
     async fn create_kek_for(
@@ -140,6 +152,9 @@ impl Hsm for Token {
         from: u64,
         receivers: &[KekReceiver],
     ) -> Result<(KekInfo, Vec<KekParcel>), HsmError> {
+        if let Some(members) = self.several() {
+            return members.create_kek_for(from, receivers).await;
+        }
         self.ask(Request::CreateKekFor { from, receivers: receivers.to_vec() }).await?.kek_made()
     }
 
@@ -200,12 +215,10 @@ impl Hsm for Token {
     }
 
     async fn kem_key_pair(&self, set: KemSet) -> Result<(Vec<u8>, Vec<u8>), HsmError> {
-        // A pair is in one token only, and who asks for a secret does not say in which.
-        if self.members().len() > 1 {
-            let text = "with several tokens, ML-KEM keys are in none of them";
-            return Err(HsmError::Unsupported(text.to_owned()));
+        match self.several() {
+            Some(members) => members.kem_key_pair(set).await,
+            None => self.ask(Request::KemKeyPair { set }).await?.pair(),
         }
-        self.ask(Request::KemKeyPair { set }).await?.pair()
     }
 
     async fn kem_encapsulate(
@@ -213,6 +226,9 @@ impl Hsm for Token {
         set: KemSet,
         public: &[u8],
     ) -> Result<(Vec<u8>, ClearBytes), HsmError> {
+        if let Some(members) = self.several() {
+            return members.kem_encapsulate(set, public).await;
+        }
         self.ask(Request::KemEncapsulate { set, public: public.to_vec() }).await?.encapsulated()
     }
 
@@ -221,13 +237,19 @@ impl Hsm for Token {
         name: &[u8],
         ciphertext: &[u8],
     ) -> Result<ClearBytes, HsmError> {
+        if let Some(members) = self.several() {
+            return members.kem_decapsulate(name, ciphertext).await;
+        }
         let (name, ciphertext) = (name.to_vec(), ciphertext.to_vec());
         self.ask(Request::KemDecapsulate { name, ciphertext }).await?.clear()
     }
 
     async fn kem_forget(&self, name: &[u8]) {
         // A token that is away has lost its login, and the key with it.
-        let _ = self.ask(Request::KemForget { name: name.to_vec() }).await;
+        let _ = match self.several() {
+            Some(members) => members.kem_forget(name).await,
+            None => self.ask(Request::KemForget { name: name.to_vec() }).await.map(drop),
+        };
     }
 
     async fn store_object(&self, name: &str, clear: &ClearBytes) -> Result<(), HsmError> {

@@ -15,7 +15,8 @@ use common::{
     worker_program,
 };
 use hsm_profiles::soft::{SoftToken, provision};
-use hsm_profiles::{PinSource, Token, TokenConfig, TokenSelector};
+use hsm_profiles::{Breaker, MemberConfig, PinSource, Token, TokenConfig, TokenSelector};
+use km_core::custody::{CustodyView, ML_KEM};
 use km_core::hsm::{Custody, Hsm, HsmError, KekReceiver};
 use km_core::material::ClearBytes;
 use km_core::usage::kem::KemSet;
@@ -40,8 +41,14 @@ fn a_kek_comes_by_ml_kem_as_well() {
     with_token("a_kek_comes_by_ml_kem_as_well", two_layers);
 }
 
-/// A token of another product, in a worker process of its own.
-async fn other(room: &Room) -> Arc<Token> {
+/// Which of them makes a pair is told by its name, so that it goes back there.
+#[test]
+fn of_several_tokens_the_one_with_ml_kem_makes_the_pairs() {
+    with_token("of_several_tokens_the_one_with_ml_kem_makes_the_pairs", mixed);
+}
+
+/// A token of another product.
+fn other(room: &Room) -> TokenConfig {
     let (product, dir) = (SoftToken::Kryoptic, room.dir.join("south"));
     std::fs::create_dir(&dir).unwrap();
     let mut init = init_command();
@@ -53,7 +60,7 @@ async fn other(room: &Room) -> Arc<Token> {
         env: [(product.conf_variable().to_owned(), made.conf.display().to_string())].into(),
         ..TokenConfig::new(product.profile(), token, pin)
     };
-    Token::start(TokenConfig { create_kek: true, ..config }, worker_program()).await.unwrap()
+    TokenConfig { create_kek: true, ..config }
 }
 
 /// Where the token that receives has ML-KEM, a KEK on its way to it is in a second layer, and nothing opens
@@ -62,7 +69,7 @@ fn two_layers(room: Room) {
     let inside = has_post_quantum(SoftToken::Kryoptic);
     let north = room.open();
     runtime().block_on(async {
-        let south = other(&room).await;
+        let south = Token::start(other(&room), worker_program()).await.unwrap();
         let receiver = south.kek_receiver().await.unwrap();
         assert_eq!(receiver.kem.is_some(), inside);
         assert_eq!(south.kek_receiver().await.unwrap(), receiver, "one pair for all");
@@ -143,5 +150,53 @@ fn one_secret(room: Room) {
         ours.kem_forget(pair).await;
         assert!(token.probe().await.ready);
         ours.kem_key_pair(KemSet::MlKem768).await.unwrap();
+    });
+}
+
+fn mixed(room: Room) {
+    let inside = has_post_quantum(SoftToken::Kryoptic);
+    let other = other(&room);
+    runtime().block_on(async {
+        let north = room.start().await;
+        let south = Token::start(other.clone(), worker_program()).await.unwrap();
+        let receiver = south.kek_receiver().await.unwrap();
+        let (_, made) = north.create_kek_for(0, &[receiver]).await.unwrap();
+        south.take_kek(&made[0]).await.unwrap();
+        drop((north, south));
+        let member = MemberConfig {
+            name: "south".into(),
+            profile: Some(other.profile),
+            library: other.library,
+            token: Some(other.token),
+            pin: Some(other.pin),
+            env: Some(other.env),
+        };
+        let config = TokenConfig { member: vec![member], ..room.config() };
+        let token = Token::start(config, worker_program()).await.unwrap();
+        let both = |token: &Token| token.members().iter().all(|one| one.breaker == Breaker::Closed);
+        assert!(both(&token), "{:?}", token.members());
+        token.create_kek().await.unwrap();
+        assert!(both(&token), "the KEK comes into the token of another vendor");
+
+        let ours = Vault::new(token.clone());
+        let library = Vault::new(Arc::new(hsm::SoftwareHsm::new()));
+        let custody = if inside { Custody::InToken } else { Custody::HostTransient };
+        for set in [KemSet::MlKem768, KemSet::MlKem1024] {
+            let pair = ours.kem_key_pair(set).await.unwrap();
+            assert_eq!(pair.custody(), custody);
+            let (sent, secret) = library.kem_encapsulate(set, &pair.public).await.unwrap();
+            assert_eq!(ours.kem_decapsulate(&pair, &sent).await.unwrap(), secret);
+            let (sent, secret) = ours.kem_encapsulate(set, &pair.public).await.unwrap();
+            assert_eq!(ours.kem_decapsulate(&pair, &sent).await.unwrap(), secret);
+            ours.kem_forget(pair).await;
+        }
+        let told = ours.custodies().list();
+        let uses = |view: &CustodyView| match inside {
+            true => (view.in_token, view.host_transient),
+            false => (view.host_transient, view.in_token),
+        };
+        let view = told.iter().find(|(name, _)| *name == ML_KEM).map(|(_, view)| uses(view));
+        // Made, and for each of two exchanges opened; one of these was sealed here.
+        assert_eq!(view, Some((2 * 4, 0)));
     });
 }

@@ -237,6 +237,7 @@ fn two_tokens(room: &Room) -> TokenConfig {
     assert!(conf.exists());
     let member = hsm_profiles::MemberConfig {
         name: "south".into(),
+        profile: None,
         library: None,
         token: None,
         pin: None,
@@ -295,10 +296,16 @@ fn two_active_tokens_share_the_work_and_stand_in_for_each_other() {
 fn a_token_without_the_kek_that_seals_is_not_used() {
     with_token("a_token_without_the_kek_that_seals_is_not_used", |room| {
         runtime().block_on(async {
-            let token = Token::start(two_tokens(&room), worker_program()).await.unwrap();
+            let config = two_tokens(&room);
+            let token = Token::start(config.clone(), worker_program()).await.unwrap();
             ready_again(&token).await;
             let before = sealed(&token).await;
-            let kek = token.create_kek().await.unwrap().id;
+            // By somebody who knows of the first one only.
+            let alone = TokenConfig { member: Vec::new(), ..config };
+            let alone = Token::start(alone, worker_program()).await.unwrap();
+            let kek = alone.create_kek().await.unwrap().id;
+            drop(alone);
+            assert_eq!(token.keks().await.unwrap().len(), 2);
             let after = sealed(&token).await;
             assert_eq!((token.current_kek(), &after.kek), (kek.clone(), &kek));
             token.probe().await;

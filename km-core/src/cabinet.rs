@@ -3,10 +3,16 @@
 //! Every object has a name that is used once: pool and block number, or identifier and owner, and
 //! random digits. So a record says exactly which object is its own, and what no record names is left
 //! from a crash and removed.
+//!
+//! The count follows what this KM makes and destroys; each look at the token sets it right, since other
+//! KMs may use the same token. On doubt too much is counted.
 
-use std::sync::{
-    Mutex, PoisonError,
-    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use crate::{
@@ -26,10 +32,35 @@ const OWNER_BYTES: usize = 8;
 pub struct Cabinet {
     here: ClusterId,
     most: u64,
-    held: AtomicU64,
+    counts: Mutex<Counts>,
     failed_removals: AtomicU64,
     room: Mutex<TokenRoom>,
     warned: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    /// By what names begin with: those of a pool, and those of managed objects.
+    groups: BTreeMap<String, Group>,
+    /// Places taken for objects that are on their way.
+    coming: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Group {
+    kept: u64,
+    /// How many this process made so far: a look that began before may have missed them.
+    made: u64,
+}
+
+impl Counts {
+    fn held(&self) -> u64 {
+        self.groups.values().map(|group| group.kept).sum::<u64>() + self.coming
+    }
+
+    fn group(&mut self, group: &str) -> &mut Group {
+        self.groups.entry(group.to_owned()).or_default()
+    }
 }
 
 /// A [`Cabinet`] as an operator sees it.
@@ -63,19 +94,23 @@ impl CabinetView {
 impl Cabinet {
     /// For at most `most` objects of the cluster `here`.
     pub fn new(here: ClusterId, most: u64) -> Self {
-        let (held, failed_removals) = (AtomicU64::new(0), AtomicU64::new(0));
-        let warned = AtomicBool::new(false);
-        Self { here, most, held, failed_removals, room: Mutex::default(), warned }
+        let (failed_removals, warned) = (AtomicU64::new(0), AtomicBool::new(false));
+        let (counts, room) = (Mutex::default(), Mutex::default());
+        Self { here, most, counts, failed_removals, room, warned }
+    }
+
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether another object may be kept.
     pub fn has_room(&self) -> bool {
-        self.held.load(Relaxed) < self.most
+        self.counts().held() < self.most
     }
 
     /// Refuses `count` more objects when they are not allowed.
     pub(crate) fn check_room(&self, count: u64) -> Result<(), HsmError> {
-        match self.held.load(Relaxed).saturating_add(count) <= self.most {
+        match self.counts().held().saturating_add(count) <= self.most {
             true => Ok(()),
             false => Err(self.full()),
         }
@@ -94,7 +129,7 @@ impl Cabinet {
     /// How full it is.
     pub fn view(&self) -> CabinetView {
         let room = *self.room.lock().unwrap_or_else(PoisonError::into_inner);
-        CabinetView { held: self.held.load(Relaxed), most: self.most, room }
+        CabinetView { held: self.counts().held(), most: self.most, room }
     }
 
     /// Asks the token for its room, and raises an alarm when it becomes nearly full; call it at
@@ -130,11 +165,36 @@ impl Cabinet {
         name.strip_prefix(&self.prefix(id)).is_some()
     }
 
-    /// The names of all objects of `pool` in the token, which count from now on.
+    /// The names of all objects of `pool` in the token.
     pub(crate) async fn find(&self, hsm: &dyn Hsm, pool: PoolTag) -> Result<Vec<String>, HsmError> {
-        let names = hsm.object_names(&self.pool_prefix(pool)).await?;
-        self.found(names.len());
+        let prefix = self.pool_prefix(pool);
+        self.counts().group(&prefix);
+        self.look_at(hsm, &prefix).await
+    }
+
+    /// The names in the token that begin with `prefix`. Those of managed objects, and of pools that this KM
+    /// has or had, are counted anew.
+    async fn look_at(&self, hsm: &dyn Hsm, prefix: &str) -> Result<Vec<String>, HsmError> {
+        let before = self.counts().groups.clone();
+        let names = hsm.object_names(prefix).await?;
+        let mut found: BTreeMap<&str, u64> = BTreeMap::new();
+        for group in names.iter().filter_map(|name| self.group_of(name)) {
+            *found.entry(group).or_default() += 1;
+        }
+        let mut counts = self.counts();
+        for (name, group) in counts.groups.iter_mut().filter(|(name, _)| name.starts_with(prefix)) {
+            let made = before.get(name).map_or(0, |before| before.made);
+            let found = found.get(name.as_str()).copied().unwrap_or_default();
+            group.kept = found + (group.made - made);
+        }
         Ok(names)
+    }
+
+    /// What the name of an object begins with: that of its pool, or of all managed objects.
+    fn group_of<'a>(&self, name: &'a str) -> Option<&'a str> {
+        let rest = name.strip_prefix(&Self::prefix_of(&self.here))?;
+        let end = name.len() - rest.len() + rest.find('-')? + 1;
+        name.get(..end)
     }
 
     /// What the names of all that is kept of managed objects begin with. No pool has this prefix:
@@ -160,14 +220,14 @@ impl Cabinet {
         String::from_utf8(unhex(uid)?).ok()
     }
 
-    /// The names of all that is kept of managed objects.
+    /// The names of all that is kept of managed objects. Blocks are counted too: another KM may have
+    /// changed what is kept of a pool since this one led.
     pub(crate) async fn objects(&self, hsm: &dyn Hsm) -> Result<Vec<String>, HsmError> {
-        hsm.object_names(&self.objects_prefix()).await
-    }
-
-    /// Counts what was found at the start.
-    pub(crate) fn found(&self, count: usize) {
-        self.held.fetch_add(count as u64, Relaxed);
+        let prefix = self.objects_prefix();
+        self.counts().group(&prefix);
+        let mut names = self.look_at(hsm, &Self::prefix_of(&self.here)).await?;
+        names.retain(|name| name.starts_with(&prefix));
+        Ok(names)
     }
 
     /// Keeps the bytes of a managed object; the name it gives is for its record.
@@ -205,7 +265,7 @@ impl Cabinet {
             drop(hsm.delete_object(&name).await);
         }
         kept?;
-        place.stays();
+        place.stays(&name);
         Ok(name)
     }
 
@@ -215,31 +275,45 @@ impl Cabinet {
             self.failed_removals.fetch_add(1, Relaxed);
             return Err(error);
         }
-        let less = |held: u64| Some(held.saturating_sub(1));
-        let _ = self.held.fetch_update(Relaxed, Relaxed, less);
+        if let Some(group) = self.group_of(name) {
+            let mut counts = self.counts();
+            let group = counts.group(group);
+            group.kept = group.kept.saturating_sub(1);
+        }
         Ok(())
     }
 
     fn take_place(&self) -> Result<Place<'_>, HsmError> {
-        let one_more = |held: u64| (held < self.most).then_some(held + 1);
-        self.held.fetch_update(Relaxed, Relaxed, one_more).map_err(|_| self.full())?;
-        Ok(Place(Some(&self.held)))
+        let mut counts = self.counts();
+        if counts.held() >= self.most {
+            return Err(self.full());
+        }
+        counts.coming += 1;
+        Ok(Place(Some(self)))
     }
 }
 
 /// A place taken for an object that may not come to be.
-struct Place<'a>(Option<&'a AtomicU64>);
+struct Place<'a>(Option<&'a Cabinet>);
 
 impl Place<'_> {
-    fn stays(mut self) {
-        self.0 = None;
+    /// It came to be, under this name.
+    fn stays(mut self, name: &str) {
+        let Some(cabinet) = self.0.take() else { return };
+        let mut counts = cabinet.counts();
+        counts.coming -= 1;
+        if let Some(group) = cabinet.group_of(name) {
+            let group = counts.group(group);
+            group.kept += 1;
+            group.made += 1;
+        }
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        if let Some(held) = self.0 {
-            held.fetch_sub(1, Relaxed);
+        if let Some(cabinet) = self.0 {
+            cabinet.counts().coming -= 1;
         }
     }
 }

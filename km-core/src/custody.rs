@@ -21,6 +21,8 @@ pub const SEAL_BLOCKS: &str = "seal-blocks";
 pub const SEAL_OBJECTS: &str = "seal-objects";
 /// Agreement on secrets with private keys.
 pub const AGREEMENT: &str = "agreement";
+/// Key encapsulation between KMs.
+pub const ML_KEM: &str = "ml-kem";
 
 /// Kinds of keys that any token makes at once, with their bits.
 pub const QUICK: &[(KeyKind, u32)] =
@@ -69,8 +71,8 @@ impl Custodies {
         }
     }
 
-    /// Counts a sealing, which also shows what the token does now.
-    pub(crate) fn sealed(&self, function: &'static str, custody: Custody) {
+    /// Counts a use that also shows what the token does now.
+    pub(crate) fn shown(&self, function: &'static str, custody: Custody) {
         self.used(function, custody);
         self.learnt(function, Some(custody));
     }

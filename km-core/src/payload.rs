@@ -86,7 +86,7 @@ impl Vault {
         let (payload, pins) = match storage {
             Storage::Blocks => {
                 let (sealed, pin) = self.seal(&block_aad(&header), clear).await?;
-                self.custodies().sealed(SEAL_BLOCKS, sealed.method.custody());
+                self.custodies().shown(SEAL_BLOCKS, sealed.method.custody());
                 (Payload::Whole(sealed), vec![pin])
             }
             Storage::Each(len) => self.seal_slices(&header, clear, len).await?,
@@ -105,7 +105,7 @@ impl Vault {
         for (index, range) in slices(len, clear.len()).enumerate() {
             let slice = clear.slice(range).ok_or_else(cut)?;
             let (sealed, pin) = self.seal(&slice_aad(header, len, index), &slice).await?;
-            self.custodies().sealed(SEAL_BLOCKS, sealed.method.custody());
+            self.custodies().shown(SEAL_BLOCKS, sealed.method.custody());
             all.push(sealed);
             pins.push(pin);
         }

@@ -101,7 +101,7 @@ impl Vault {
         clear: &ClearBytes,
     ) -> Result<SealedObject, HsmError> {
         let (sealed, pin) = self.seal(&object_aad(uid, owner), clear).await?;
-        self.custodies().sealed(SEAL_OBJECTS, sealed.method.custody());
+        self.custodies().shown(SEAL_OBJECTS, sealed.method.custody());
         Ok(SealedObject { form: Form::Sealed(sealed), pin })
     }
 

@@ -10,9 +10,9 @@ use std::sync::{
 
 use crate::{
     cabinet::Cabinet,
-    custody::Custodies,
+    custody::{Custodies, ML_KEM},
     epoch::{Epochs, Pin},
-    hsm::{Hsm, HsmError, HsmStatus, KekId, Sealed},
+    hsm::{Custody, Hsm, HsmError, HsmStatus, KekId, Sealed},
     material::ClearBytes,
     random::{Random, RandomError},
     store::{Commit, Outcome, Record, Store, StoreError},
@@ -177,16 +177,11 @@ impl Vault {
     }
 
     pub(crate) async fn open(&self, aad: &[u8], sealed: &Sealed) -> Result<ClearBytes, HsmError> {
-        let opened = self.with_kek(&sealed.kek, || self.hsm.open(aad, sealed)).await;
-        match (opened, &self.epochs) {
-            (Err(HsmError::Unsupported(why)), Some(epochs)) => Err(epochs
-                .explain(&sealed.kek)
-                .map_or(HsmError::Unsupported(why), HsmError::Refused)),
-            (opened, _) => opened,
-        }
+        self.with_kek(&sealed.kek, || self.hsm.open(aad, sealed)).await
     }
 
     /// Does what needs `kek`: once more when the token lacked it and another KM had it wrapped for this one.
+    /// Of a KEK that no token will have again it is [`HsmError::Refused`].
     pub(crate) async fn with_kek<T, F>(
         &self,
         kek: &KekId,
@@ -195,12 +190,16 @@ impl Vault {
     where
         F: Future<Output = Result<T, HsmError>>,
     {
-        match (what().await, &self.epochs) {
-            (Err(HsmError::Unsupported(why)), Some(epochs)) => match epochs.fetch(kek).await {
-                true => what().await,
-                false => Err(HsmError::Unsupported(why)),
-            },
-            (done, _) => done,
+        let Some(epochs) = &self.epochs else { return what().await };
+        let mut done = what().await;
+        if matches!(done, Err(HsmError::Unsupported(_))) && epochs.fetch(kek).await {
+            done = what().await;
+        }
+        match done {
+            Err(HsmError::Unsupported(why)) => {
+                Err(epochs.explain(kek).map_or(HsmError::Unsupported(why), HsmError::Refused))
+            }
+            done => done,
         }
     }
 
@@ -287,21 +286,28 @@ impl Vault {
     }
 }
 
-/// Key encapsulation: in the token where it has it, else in this process.
+/// Key encapsulation: in the token where it has it, else in this process, by the library's generator and
+/// only while all random sources are well.
 impl Vault {
     /// Makes a pair for a few exchanges; [`KemPair::custody`] says where its private key is.
     ///
     /// # Errors
-    /// [`HsmError::Unavailable`] when the token is away: a pair is never made elsewhere for that.
+    /// [`HsmError::Unavailable`] when the token or a random source is away: a pair is never made elsewhere
+    /// for that.
     pub async fn kem_key_pair(&self, set: KemSet) -> Result<KemPair, HsmError> {
-        match self.hsm.kem_key_pair(set).await {
+        let pair = match self.hsm.kem_key_pair(set).await {
             Ok((name, public)) => {
                 kem::check_len("public key", public.len(), set.public_bytes())?;
-                Ok(KemPair { set, public, private: KemPrivate::Token(name) })
+                KemPair { set, public, private: KemPrivate::Token(name) }
             }
-            Err(HsmError::Unsupported(_)) => KemPair::make(set),
-            Err(error) => Err(error),
-        }
+            Err(HsmError::Unsupported(_)) => {
+                self.random.check().await?;
+                KemPair::make(set)?
+            }
+            Err(error) => return Err(error),
+        };
+        self.custodies.shown(ML_KEM, pair.custody());
+        Ok(pair)
     }
 
     /// A fresh secret, and the ciphertext that brings it to the holder of the private key to
@@ -315,10 +321,15 @@ impl Vault {
         public: &[u8],
     ) -> Result<(Vec<u8>, ClearBytes), HsmError> {
         kem::check_public(set, public)?;
-        match self.hsm.kem_encapsulate(set, public).await {
-            Err(HsmError::Unsupported(_)) => kem::encapsulate(set, public),
-            done => done,
-        }
+        let (done, custody) = match self.hsm.kem_encapsulate(set, public).await {
+            Err(HsmError::Unsupported(_)) => {
+                self.random.check().await?;
+                (kem::encapsulate(set, public)?, Custody::HostTransient)
+            }
+            done => (done?, Custody::InToken),
+        };
+        self.custodies.shown(ML_KEM, custody);
+        Ok(done)
     }
 
     /// The secret in `ciphertext`; another one when somebody changed the ciphertext.
@@ -331,10 +342,12 @@ impl Vault {
         ciphertext: &[u8],
     ) -> Result<ClearBytes, HsmError> {
         kem::check_len("ciphertext", ciphertext.len(), pair.set.ciphertext_bytes())?;
-        match &pair.private {
-            KemPrivate::Token(name) => self.hsm.kem_decapsulate(name, ciphertext).await,
-            KemPrivate::Here(private) => kem::decapsulate(pair.set, private, ciphertext),
-        }
+        let secret = match &pair.private {
+            KemPrivate::Token(name) => self.hsm.kem_decapsulate(name, ciphertext).await?,
+            KemPrivate::Here(private) => kem::decapsulate(pair.set, private, ciphertext)?,
+        };
+        self.custodies.used(ML_KEM, pair.custody());
+        Ok(secret)
     }
 
     /// Destroys the private key of a pair.

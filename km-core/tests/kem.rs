@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 
 use aws_lc_rs::kem::{Ciphertext, DecapsulationKey, ML_KEM_768, ML_KEM_1024};
 use common::{SoftHsm, random};
-use km_core::{material::ClearBytes, usage::kem::KemSet, vault::Vault};
+use km_core::{
+    custody::ML_KEM, hsm::Custody, material::ClearBytes, usage::kem::KemSet, vault::Vault,
+};
 use ml_kem::{
     B32, Key, MlKem768, MlKem1024, Seed,
     kem::{Decapsulate, KeyExport},
@@ -158,4 +160,9 @@ async fn what_one_library_makes_the_other_opens() {
             assert_eq!(bytes(&vault.kem_decapsulate(&pair, &ciphertext).await.unwrap()), secret);
         }
     }
+    // This token has no ML-KEM: every use is told as one of this process.
+    let told = vault.custodies().list();
+    let (_, view) = told.iter().find(|(name, _)| *name == ML_KEM).expect("it is told");
+    assert_eq!(view.best, Some(Some(Custody::HostTransient)));
+    assert_eq!((view.in_token, view.host_transient), (0, 20 * 2 * 3));
 }

@@ -199,6 +199,31 @@ async fn an_object_that_is_not_destroyed_yet_is_counted_and_swept() {
     assert_eq!((machine.hsm.objects().len(), home.cabinet.view().held), (0, 0));
 }
 
+/// Of several KMs none removes at its start what another may be making; all are bound by what is there.
+#[tokio::test]
+async fn what_other_key_managers_made_and_destroyed_is_counted() {
+    let machine = Machine::new();
+    let first = home(&machine).await;
+    first.make("u1").await.unwrap();
+    let (records, vault, _) =
+        machine.unlock(first.life.clone(), EpochPolicy::default()).await.unwrap();
+    let cabinet = Arc::new(Cabinet::new(cluster("here"), MOST));
+    let objects = Objects::new(records, vault.with_cabinet(cabinet.clone()));
+    let second = objects.kept_in_token([sae("n1")].into());
+    second.count_kept().await.unwrap();
+    assert_eq!(second.sweep(&BTreeSet::new()).await.unwrap(), BTreeSet::new());
+    assert_eq!(cabinet.view().held, 1, "counted once however often it is looked at");
+    second.create(new("u2", "n1"), &clear()).await.unwrap();
+    first.make("u3").await.unwrap();
+    second.sweep(&BTreeSet::new()).await.unwrap();
+    let full = second.create(new("u4", "n1"), &clear()).await;
+    assert!(matches!(full, Err(ObjectError::Hsm(HsmError::Full(_)))), "{full:?}");
+    first.destroy("u1").await;
+    second.sweep(&BTreeSet::new()).await.unwrap();
+    second.create(new("u4", "n1"), &clear()).await.unwrap();
+    assert_eq!(cabinet.view().held, MOST);
+}
+
 #[tokio::test]
 async fn a_full_token_says_so_and_nothing_goes_elsewhere() {
     let machine = Machine::new();

@@ -10,13 +10,15 @@ use std::{
 };
 
 use common::{
-    FORMS, MOST_OBJECTS, Machine, NORTH, Pair, SOUTH, block, bytes_of, config, ids_of, random, sae,
-    single_keys,
+    FORMS, MOST_OBJECTS, Machine, NORTH, Pair, SOUTH, block, bytes_of, cluster, config, ids_of,
+    random, sae, single_keys,
 };
 use km_core::{
     block::SealedBlock,
+    cabinet::Cabinet,
     epoch::EpochPolicy,
     hsm::HsmError,
+    objects::Objects,
     payload::Storage,
     pool::{Pool, PoolConfig, PoolError},
     store::{Commit, SqliteStore, Store, faulty::FaultyStore},
@@ -125,6 +127,30 @@ async fn an_object_whose_record_is_erased_goes_after_it_also_over_a_crash() {
 }
 
 /// A copy of the store knows nothing of the blocks that came after it.
+/// Of several KMs, one that leads again opens its pools again; what others did meanwhile a sweep sees.
+#[tokio::test]
+async fn what_is_kept_of_a_pool_counts_once_however_often_it_is_opened() {
+    let mut pair = Pair::kept_in(Storage::Token).await;
+    for _ in 0..3 {
+        pair.admit_random(NORTH, 64).await;
+    }
+    pair.north().life.kill().await;
+    let machine = &pair.machines[NORTH];
+    let unlocked = machine.unlock(machine.disk.clone(), EpochPolicy::default()).await;
+    let (records, vault, _) = unlocked.unwrap();
+    let cabinet = Arc::new(Cabinet::new(cluster("here"), MOST_OBJECTS));
+    let vault = vault.with_cabinet(cabinet.clone());
+    for _ in 0..2 {
+        let config = PoolConfig { storage: Storage::Token, ..config(NORTH, pair.key_ttl) };
+        let pool = Pool::open(config, records.clone(), vault.clone()).await.unwrap();
+        assert_eq!((pool.view().blocks, cabinet.view().held), (3, 3));
+    }
+    let gone = machine.hsm.objects().keys().next().cloned().unwrap();
+    machine.hsm.objects().remove(&gone);
+    Objects::new(records, vault).sweep(&Default::default()).await.unwrap();
+    assert_eq!(cabinet.view().held, 2);
+}
+
 #[tokio::test]
 async fn a_copy_that_is_opened_and_burned_leaves_the_objects_of_the_store_in_place() {
     let mut pair = Pair::kept_in(Storage::Token).await;

@@ -18,12 +18,15 @@ use std::{
 };
 
 use async_trait::async_trait;
-use common::{SoftHsm, random, temp_dir};
+use common::{Machine, SoftHsm, random, temp_dir};
 use km_core::{
+    epoch::EpochPolicy,
     hsm::{Hsm, HsmError, HsmStatus, KekId, Sealed},
     material::ClearBytes,
+    objects::{ObjectError, Objects},
     provenance::Origin,
     random::{CHUNK, QrngConfig, Random, RandomError, Unhealthy},
+    usage::{Curve, DsaSet, KeyKind, kem::KemSet, seeded},
 };
 
 type Script = Box<dyn FnMut(usize) -> Result<Vec<u8>, HsmError> + Send>;
@@ -148,6 +151,66 @@ async fn a_stuck_token_gives_an_error_and_what_was_ready_goes_too() {
     tokio::time::sleep(Duration::from_millis(1100)).await;
     assert_eq!(random.bytes(32).await.unwrap().len(), 32);
     assert_eq!(random.status()[0].trouble, None);
+}
+
+/// Key pairs that are to leave the token, and ML-KEM where it has none, are made in this process.
+#[tokio::test]
+async fn no_generator_of_the_library_stands_in_for_a_source_that_is_away() {
+    let (dir, machine, set) = (temp_dir(), Machine::new(), KemSet::MlKem768);
+    let unlocked = machine.unlock(machine.disk.clone(), EpochPolicy::default()).await;
+    let (records, well, _) = unlocked.unwrap();
+    let gone = qrng(&dir.path().join("nowhere"), 8.0);
+    let unwell = Random::with_qrng(Some(machine.hsm.clone()), gone).unwrap();
+    let vault = well.clone().with_random(Arc::new(unwell));
+    let objects = Objects::new(records.clone(), vault.clone());
+    let kinds = [
+        KeyKind::Rsa,
+        KeyKind::Ec(Curve::P256),
+        KeyKind::Ed25519,
+        KeyKind::X25519,
+        KeyKind::MlDsa(DsaSet::MlDsa65),
+    ];
+    for kind in kinds {
+        let refused = objects.make_in_process(kind, 2048).await.map(drop);
+        let is_away =
+            |error: &RandomError| matches!(error, RandomError::Away { which: "qrng", .. });
+        assert!(
+            matches!(&refused, Err(ObjectError::Random(error)) if is_away(error)),
+            "{kind:?}: {refused:?}"
+        );
+    }
+    let pair = well.kem_key_pair(set).await.unwrap();
+    let refused = vault.kem_key_pair(set).await.map(drop);
+    assert!(matches!(refused, Err(HsmError::Unavailable(_))), "{refused:?}");
+    let refused = vault.kem_encapsulate(set, &pair.public).await.map(drop);
+    assert!(matches!(refused, Err(HsmError::Unavailable(_))), "{refused:?}");
+    // While all are well they are made, and say of what.
+    let objects = Objects::new(records, well);
+    for kind in kinds {
+        let (_, origin) = objects.make_in_process(kind, 2048).await.unwrap();
+        let expected = if kind == KeyKind::Rsa { Origin::Library } else { Origin::HsmRng };
+        assert_eq!(origin, expected, "{kind:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_pair_that_is_to_leave_is_made_of_the_numbers_of_the_sources() {
+    let (known, mut calls) = (random(CHUNK), 0);
+    let given = known.clone();
+    let token = token(move |len| {
+        calls += 1;
+        // After the start-up test.
+        Ok(if calls == 2 { given.clone() } else { random(len) })
+    });
+    let machine = Machine::new();
+    let unlocked = machine.unlock(machine.disk.clone(), EpochPolicy::default()).await;
+    let (records, vault, _) = unlocked.unwrap();
+    let vault = vault.with_random(Arc::new(Random::of_token(token)));
+    let objects = Objects::new(records, vault);
+    let (pair, _) = objects.make_in_process(KeyKind::Ed25519, 0).await.unwrap();
+    let seed = ClearBytes::copy_from(&known[CHUNK - 32..]);
+    let expected = seeded::make(KeyKind::Ed25519, &seed).unwrap().unwrap();
+    assert_eq!((pair.private, pair.public), (expected.private, expected.public));
 }
 
 #[tokio::test]

@@ -242,6 +242,7 @@ impl From<ObjectError> for OpError {
                 Self::Temporary(format!("it is not known whether object {uid} was stored"))
             }
             ObjectError::Hsm(error) => error.into(),
+            ObjectError::Random(error) => error.into(),
             error @ (ObjectError::Exists(_) | ObjectError::Record(_)) => {
                 tracing::error!(%error, "an object could not be read or written");
                 Self::Internal("the store did not do it; see the server's log".to_owned())

@@ -292,6 +292,45 @@ async fn keys_in_the_token_outlive_the_destruction_of_their_epoch() {
     }
 }
 
+/// The profile no longer says how a key was wrapped: it is told, and holds nothing else up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_the_token_cannot_wrap_anew_stays_behind_alone() {
+    let mut network = Network::north_alone(Options::default()).await;
+    network.ready(North).await;
+    let app = network.kmip_client(North, "sae-n1");
+    let inside = made(&app, Algorithm::Aes, ENCRYPT_DECRYPT).await;
+    let ciphertext = encrypted(&app, &inside).await;
+    for _ in 0..3 {
+        let create = client::create(Algorithm::Aes, 256, ENCRYPT_DECRYPT, [active()]);
+        app.ask(create).await.unwrap();
+    }
+    assert_eq!(network.stop(North), Some(0));
+    let config = network.site(North).config.clone();
+    let text = std::fs::read_to_string(&config).unwrap();
+    let built_in = include_str!("../../hsm-profiles/profiles/softhsm2.toml");
+    let [before, after] = ["[[wrap]]", "[keys]"].map(|table| built_in.find(table).unwrap());
+    let profile = network.dir().join("wraps-nothing.toml");
+    std::fs::write(&profile, [&built_in[..before], &built_in[after..]].concat()).unwrap();
+    let other = text.replace("profile = \"softhsm2\"", &format!("profile = {profile:?}"));
+    assert_ne!(other, text);
+    std::fs::write(&config, other).unwrap();
+    network.start_km(North);
+    network.ready(North).await;
+    let (code, said) = epochs::epoch(&network, Some(0), &["rotate"]);
+    assert_eq!(code, 0, "{said}");
+    let old = |network: &Network| epochs::listed(network).remove(0);
+    network.until("all but one have moved", || async { old(&network)["records_left"] == 1 }).await;
+    let log = network.log("north");
+    let told: Vec<&str> = log.lines().filter(|line| line.contains("reseal-stuck")).collect();
+    assert!(matches!(told[..], [line] if line.contains(&inside)), "{told:?}");
+    assert_eq!(network.stop(North), Some(0));
+    std::fs::write(&config, text).unwrap();
+    network.start_km(North);
+    network.ready(North).await;
+    network.until("the old epoch is empty", || async { old(&network)["empty"] == true }).await;
+    assert_eq!(encrypted(&network.kmip_client(North, "sae-n1"), &inside).await, ciphertext);
+}
+
 const SOFTWARE: i32 = 1;
 const HARDWARE: i32 = 2;
 

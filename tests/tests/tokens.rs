@@ -2,13 +2,17 @@
 //! second a copy of the first, as an HSM cluster keeps its members alike.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
+use hsm_profiles::soft::{SoftToken, provision};
 use kmip::{Answer, DateTime, SecretBytes, attribute::Attribute, client, enums, op};
 use qkm_tests::{
     clients::{Kmip, material},
     epochs::{self, listed},
-    network::{End::North, Network, Options, monitor_get},
+    network::{End::North, Network, Options, monitor_get, program, target_dir},
 };
 
 const ENCRYPT_DECRYPT: i32 = 0xC;
@@ -215,8 +219,6 @@ async fn an_epoch_is_destroyed_in_every_token_and_not_while_one_is_away() {
     let ciphertext = encrypted(&app, &inside).await;
     let (code, said) = epochs::epoch(&pair.network, Some(0), &["rotate"]);
     assert_eq!(code, 0, "{said}");
-    // What an HSM cluster does by itself.
-    copy(&pair.first, &pair.second);
     pair.both_ready().await;
     pair.network
         .until("the old epoch is empty", || async { listed(&pair.network)[0]["empty"] == true })
@@ -239,4 +241,89 @@ async fn an_epoch_is_destroyed_in_every_token_and_not_while_one_is_away() {
     let after = [&pair.first, &pair.second].map(|token| objects(token));
     assert_eq!(after, before.map(|count| count - 2));
     assert_eq!(encrypted(&app, &inside).await, ciphertext);
+}
+
+/// A standby of another product: it comes to hold a KEK by hand, and those of later epochs by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_of_another_vendor_takes_the_keks_of_new_epochs() {
+    let options = Options { hsm: [("north", "#member".to_owned())].into(), ..Options::default() };
+    let mut network = Network::north_alone(options).await;
+    network.ready(North).await;
+    let dir = network.dir().join("standby");
+    std::fs::create_dir(&dir).unwrap();
+    let built = target_dir().join("tools/kryoptic/release/libkryoptic_pkcs11.so");
+    let library = built.canonicalize().unwrap();
+    let mut init = Command::new(program());
+    init.arg("demo-token").arg("--library").arg(&library);
+    let token = provision(SoftToken::Kryoptic, &dir, "standby", init).unwrap();
+    let (request, parcel) = (dir.join("standby.json"), dir.join("standby.json.kek"));
+    let apart = |arguments: &[&str]| {
+        let mut qkm = Command::new(program());
+        qkm.args(["hsm", "kek"]).args(arguments);
+        qkm.args(["--token", "standby", "--profile", "kryoptic", "--pin-file"]);
+        qkm.arg(&token.pin_file).arg("--library").arg(&library);
+        let output = qkm.env("KRYOPTIC_CONF", &token.conf).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    apart(&["request", request.to_str().unwrap()]);
+    let rotate = ["rotate", "--for", request.to_str().unwrap()];
+    let (code, said) = epochs::epoch(&network, Some(0), &rotate);
+    assert_eq!(code, 0, "{said}");
+    let fingerprint = said.split("fingerprint ").nth(1).unwrap().trim();
+    apart(&["take", parcel.to_str().unwrap(), "--fingerprint", fingerprint]);
+    assert_eq!(network.stop(North), Some(0));
+
+    let site = network.site(North);
+    let member = format!(
+        "member = [{{ name = \"standby\", profile = \"kryoptic\", library = {library:?}, token = {{ label \
+         = \"standby\" }}, pin = {{ file = {:?} }}, env = {{ KRYOPTIC_CONF = {:?} }} }}]",
+        token.pin_file, token.conf
+    );
+    let text = std::fs::read_to_string(&site.config).unwrap();
+    std::fs::write(&site.config, text.replace("#member", &member)).unwrap();
+    network.start_km(North);
+    network.ready(North).await;
+    let both = || async { network.metric(North, "qkm_hsm_ready").await == 2.0 };
+    network.until("both tokens are used", both).await;
+    let app = network.kmip_client(North, "sae-n1");
+    let (code, said) = epochs::epoch(&network, Some(0), &["rotate"]);
+    assert!(code == 0 && said.contains("epoch 3 begins"), "{said}");
+    network.until("both tokens are used", both).await;
+    let (open, inside) = (made(&app, true).await, made(&app, false).await);
+    let bytes = material(&app.ask(client::get(&open)).await.unwrap()).unwrap();
+    let ciphertext = encrypted(&app, &inside).await;
+    let first = network.site(North).softhsm_conf.with_file_name("softhsm");
+    std::fs::rename(&first, first.with_file_name("away")).unwrap();
+    network
+        .until("the first token is out of use", || async {
+            network.metric(North, "qkm_hsm_ready").await == 1.0
+        })
+        .await;
+    assert_eq!(material(&app.ask(client::get(&open)).await.unwrap()), Some(bytes));
+    assert_eq!(encrypted(&app, &inside).await, ciphertext);
+    made(&app, true).await;
+}
+
+/// New keys come into it by its HSM's own means only: whoever begins epochs by age is told before one does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_takes_no_kek_is_named_by_doctor_and_at_the_start() {
+    let options = Options { hsm: [("north", "#member".to_owned())].into(), ..Options::default() };
+    let mut network = Network::north_alone(options).await;
+    network.ready(North).await;
+    assert_eq!(network.stop(North), Some(0));
+    let site = network.site(North);
+    let built_in = include_str!("../../hsm-profiles/profiles/softhsm2.toml");
+    let profile = network.dir().join("officer.toml");
+    let officer = built_in.replace("[keys]\n", "[keys]\ntrusted = \"officer\"\n");
+    std::fs::write(&profile, officer).unwrap();
+    let member = format!("member = [{{ name = \"cloned\", profile = {profile:?} }}]");
+    let text = std::fs::read_to_string(&site.config).unwrap().replace("#member", &member);
+    std::fs::write(&site.config, text).unwrap();
+    let told = "HSM token cloned takes no KEK of another";
+    let doctor = network.qkm(North, &["doctor"]).stdout;
+    let said = String::from_utf8_lossy(&doctor);
+    assert!(said.contains(told) && said.contains("max_age_days = 0"), "{said}");
+    network.start_km(North);
+    network.ready(North).await;
+    assert!(network.log("north").contains(told), "{}", network.log("north"));
 }

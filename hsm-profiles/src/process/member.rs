@@ -26,6 +26,8 @@ use super::start::{self, NotOpened, Opened, Program, Sockets, unavailable};
 use super::state::{Breaker, Common, MemberStatus};
 use crate::config::TokenConfig;
 use crate::link::Known;
+use crate::parcels;
+use crate::profile::Profile;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
@@ -352,6 +354,11 @@ impl Member {
         view.seen.status.ready && !self.fits(&view, None)
     }
 
+    /// Refuses when its profile takes no KEK of another token.
+    pub(super) fn check_takes_keks(&self) -> Result<(), HsmError> {
+        parcels::check(&Profile::load(&self.config.profile)?)
+    }
+
     pub(super) fn status(&self) -> MemberStatus {
         let view = self.view();
         let mut status = view.seen.status.clone();
@@ -365,8 +372,8 @@ impl Member {
             Phase::Running(_) => {
                 let kek = self.common.current().map_or_else(String::new, |kek| kek.0);
                 status.detail = format!(
-                    "it lacks KEK {kek}, which seals now: copy that key to it by the HSM's means, \
-                     or take it out of hsm.member"
+                    "it lacks KEK {kek}, which seals now: copy that key to it by the HSM's means, or \
+                     begin a new epoch (`qkm hsm epoch rotate`), or take it out of hsm.member"
                 );
                 Breaker::Open
             }

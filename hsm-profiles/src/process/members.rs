@@ -5,13 +5,16 @@
 //! but only where that is safe: a sealing whose answer was lost is only waste, while a key that
 //! was made and not told of would stay for ever.
 
-use std::collections::BTreeSet;
+mod kem;
+mod sharing;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{Builder, JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
-use km_core::hsm::{HsmError, HsmStatus, KekId, TokenRoom};
+use km_core::hsm::{HsmError, HsmStatus, KekId, KekParcel, TokenRoom};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tracing::warn;
@@ -26,6 +29,8 @@ use crate::config::{Spread, TokenConfig};
 use crate::here::wanted_sessions;
 use crate::profile::Profile;
 use crate::request::{Request, Response};
+
+pub use sharing::take_no_keks;
 
 /// How often one request is sent at most. One that ends every worker it meets must not go round.
 const TRIES: usize = 3;
@@ -42,6 +47,8 @@ pub(crate) struct Members {
     sessions: usize,
     clock: Arc<Clock>,
     deadline: Duration,
+    /// KEKs that a token did not take when they were made.
+    waiting: Mutex<BTreeMap<usize, KekParcel>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -49,6 +56,7 @@ impl Members {
     /// Starts the workers and waits until each has opened its token or failed to.
     pub(crate) async fn start(config: TokenConfig, program: Program) -> Result<Self, HsmError> {
         config.check()?;
+        sharing::check_alike(&config)?;
         let (spread, deadline) = (config.spread, Duration::from_millis(config.deadline_ms));
         let sessions = wanted_sessions(&config, &Profile::load(&config.profile)?);
         let common: Arc<Common> = Arc::default();
@@ -65,8 +73,9 @@ impl Members {
         let ticking = Builder::new().name("hsm-clock".to_owned());
         let ticking = ticking.spawn(move || ticks.run(deadline));
         threads.push(ticking.map_err(|e| HsmError::Setup(format!("no HSM thread: {e}")))?);
-        let (turn, threads) = (AtomicUsize::new(0), Mutex::new(threads));
-        let members = Self { all, common, spread, turn, sessions, clock, deadline, threads };
+        let (turn, waiting, threads) = (AtomicUsize::new(0), Mutex::default(), Mutex::new(threads));
+        let members =
+            Self { all, common, spread, turn, sessions, clock, deadline, waiting, threads };
         members.opened(opening).await?;
         Ok(members)
     }
@@ -307,6 +316,9 @@ impl Members {
 
     async fn probe_one(&self, n: usize) -> Result<(), HsmError> {
         let lacks = self.all.get(n).is_some_and(|member| member.lacks_current());
+        if lacks {
+            self.bring_waiting(n).await;
+        }
         let request = if lacks { Request::Keks } else { Request::Probe };
         let until = Instant::now() + self.deadline;
         let outcome = self.outcome(self.send_one(n, &request, until)?, until).await;

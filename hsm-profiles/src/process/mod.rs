@@ -29,6 +29,7 @@ use crate::link::Known;
 use crate::request::{Request, Response};
 
 pub(crate) use members::Members;
+pub use members::take_no_keks;
 pub use start::Program;
 pub use state::{Breaker, MemberStatus};
 

@@ -12,7 +12,7 @@ use std::{
 
 use tokio::time::{Interval, MissedTickBehavior};
 
-use super::{EpochError, EpochState, Epochs, Seen, locked};
+use super::{EpochError, EpochState, Epochs, Moved, Seen, locked};
 use crate::{
     block::SealedBlock,
     clock::now_ms,
@@ -33,17 +33,6 @@ const PAUSE: Duration = Duration::from_secs(10);
 /// Records read at once: blocks take 64 KiB each.
 const PAGE: usize = 16;
 
-/// What became of one record under a retiring epoch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Moved {
-    /// It is under the active epoch now, durably.
-    Done,
-    /// It was consumed or changed at the same time; the next look tells.
-    Changed,
-    /// Its KEK does not open it: it is under no epoch at all.
-    Refused,
-}
-
 /// What one look through the store found and did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
@@ -58,7 +47,7 @@ pub struct Tally {
 /// Rotates, seals anew, and scans.
 pub struct Keeper {
     pub(super) epochs: Arc<Epochs>,
-    vault: Vault,
+    pub(super) vault: Vault,
     records: Records,
     supply: Arc<Supply>,
     objects: Objects,
@@ -66,6 +55,8 @@ pub struct Keeper {
     pub(super) shared: Option<Duration>,
     /// Of these, while this KM leads.
     pub(super) lead: Mutex<Option<Fence>>,
+    /// Records that were told of as stuck: each look finds them again.
+    pub(super) stuck: Mutex<BTreeSet<String>>,
 }
 
 /// One look through the store.
@@ -85,13 +76,13 @@ impl Look {
         self.retiring.contains_key(kek)
     }
 
-    async fn count(&mut self, kek: &KekId, moved: Moved) {
+    async fn count(&mut self, kek: &KekId, moved: &Moved) {
         let Some(number) = self.retiring.get(kek) else { return };
         let tally = self.tallies.entry(*number).or_default();
         tally.found += 1;
-        tally.moved += u64::from(moved == Moved::Done);
-        tally.refused += u64::from(moved == Moved::Refused);
-        if moved == Moved::Done {
+        tally.moved += u64::from(*moved == Moved::Done);
+        tally.refused += u64::from(*moved == Moved::Refused);
+        if *moved == Moved::Done {
             self.pace.tick().await;
         }
     }
@@ -107,8 +98,8 @@ impl Keeper {
         supply: Arc<Supply>,
         objects: Objects,
     ) -> Self {
-        let lead = Mutex::default();
-        Self { epochs, vault, records, supply, objects, shared: None, lead }
+        let (lead, stuck) = (Mutex::default(), Mutex::default());
+        Self { epochs, vault, records, supply, objects, shared: None, lead, stuck }
     }
 
     /// Other KMs use this store. What they sealed and did not store yet is not known here, so no look
@@ -199,7 +190,7 @@ impl Keeper {
         let store = self.records.store();
         let moved = self.vault.reseal_record_key(store, |kek| look.seals(kek)).await;
         if let Some((kek, done)) = moved.map_err(of_vault)? {
-            look.count(&kek, if done { Moved::Done } else { Moved::Changed }).await;
+            look.count(&kek, if done { &Moved::Done } else { &Moved::Changed }).await;
         }
         Ok(())
     }
@@ -220,8 +211,11 @@ impl Keeper {
                 };
                 match moved {
                     Ok(Some((keks, moved))) => {
+                        if let Moved::Stuck(stuck) = &moved {
+                            self.tell(stuck)?;
+                        }
                         for kek in &keks {
-                            look.count(kek, moved).await;
+                            look.count(kek, &moved).await;
                         }
                     }
                     Ok(None) => {}
@@ -251,16 +245,16 @@ impl Keeper {
         if keks.is_empty() {
             return Ok(None);
         }
-        let refused = |error: HsmError| {
-            self.vault.note_refusal(Kind::Block, &id.to_string(), &error);
-            Ok(Some((keks.clone(), Moved::Refused)))
+        let sealed = match keys::payload(id.pool, id.number) == record.key {
+            true => self.vault.reseal_block(&block, |kek| look.seals(kek)).await,
+            false => Err(HsmError::Refused("it is the record of another block".into())),
         };
-        if keys::payload(id.pool, id.number) != record.key {
-            return refused(HsmError::Refused("it is the record of another block".into()));
-        }
-        let sealed = match self.vault.reseal_block(&block, |kek| look.seals(kek)).await {
-            Err(error @ HsmError::Refused(_)) => return refused(error),
-            sealed => sealed?,
+        let sealed = match sealed {
+            Ok(sealed) => sealed,
+            Err(error) => {
+                let moved = Moved::failed(&self.vault, Kind::Block, &id.to_string(), error)?;
+                return Ok(Some((keks, moved)));
+            }
         };
         let done = match self.supply.pools().iter().find(|pool| pool.tag() == id.pool) {
             Some(pool) => pool.put_resealed(&sealed).await.map_err(of_pool)?,
@@ -330,7 +324,7 @@ impl Epochs {
 fn of_vault(error: VaultError) -> EpochError {
     match error {
         VaultError::Hsm(error) | VaultError::Foreign(error) => error.into(),
-        VaultError::Random(error) => HsmError::Unavailable(error.to_string()).into(),
+        VaultError::Random(error) => HsmError::from(error).into(),
         VaultError::Store(error) => RecordError::from(error).into(),
     }
 }

@@ -8,8 +8,9 @@
 //! - `table`: the stored epochs, and how they follow the KEKs of the token.
 //! - `seals`: how often a KEK may seal; what is sealed and not stored yet.
 //! - `destroy`: approvals, and the destruction.
+//! - `receivers`: the tokens that take KEKs.
 //! - `sharing`: several KMs on one store, each with its own token. `closing`: how their epochs end.
-//! - `keeper`: rotation when it is due, sealing anew, the scan.
+//! - `keeper`: rotation when it is due, sealing anew, the scan. `moved`: what became of a record.
 //!
 //! The token is the truth about which KEKs exist, the store about what they are for. A KEK the
 //! store does not know (the KM died before it could write that down) becomes the active epoch.
@@ -17,6 +18,7 @@
 mod closing;
 mod destroy;
 mod keeper;
+mod moved;
 mod receivers;
 mod seals;
 mod sharing;
@@ -30,8 +32,8 @@ use std::{
 };
 
 pub use destroy::Destruction;
-pub(crate) use keeper::Moved;
 pub use keeper::{Keeper, Tally};
+pub(crate) use moved::Moved;
 pub use receivers::receiver_key;
 pub use seals::MOST_SEALS;
 pub(crate) use seals::{Pin, Sealing};

@@ -74,35 +74,48 @@ impl Objects {
     /// # Errors
     /// When token or store do not answer; then nothing more was removed.
     pub async fn compare_with_token(&self) -> Result<(), ObjectError> {
-        let cabinet = match self.vault.cabinet() {
-            Ok(cabinet) => cabinet,
-            Err(_) => return Ok(()),
-        };
-        let names = match cabinet.objects(self.vault.hsm()).await {
-            // A token that keeps no objects has none.
-            Err(HsmError::Unsupported(_)) => return Ok(()),
-            names => names?,
-        };
-        cabinet.found(names.len());
+        let names = self.names_kept().await?;
         for name in self.unnamed(names).await? {
             self.remove(&name).await?;
         }
         Ok(())
     }
 
-    /// Removes what no record names now and none did at the last look, `before`; gives those of the
-    /// second kind for the next look. Leave more time between two than a request may take.
+    /// Counts what the token keeps. Of several KMs another one may be making what no record names yet: only
+    /// sweeps remove.
+    ///
+    /// # Errors
+    /// When the token does not answer.
+    pub async fn count_kept(&self) -> Result<(), ObjectError> {
+        Ok(self.names_kept().await.map(drop)?)
+    }
+
+    /// Counts what the token keeps, and removes what no record names now and none did at the last look,
+    /// `before`; gives those that only this look found, for the next one. Leave more time between two
+    /// than a request may take.
     ///
     /// # Errors
     /// As [`Objects::compare_with_token`].
     pub async fn sweep(&self, before: &BTreeSet<String>) -> Result<BTreeSet<String>, ObjectError> {
-        let names = self.vault.cabinet()?.objects(self.vault.hsm()).await?;
+        let names = self.names_kept().await?;
         let (left, new): (BTreeSet<_>, BTreeSet<_>) =
             self.unnamed(names).await?.into_iter().partition(|name| before.contains(name));
         for name in left {
             self.remove(&name).await?;
         }
         Ok(new)
+    }
+
+    /// What the token keeps of managed objects. One that keeps no objects has none.
+    async fn names_kept(&self) -> Result<Vec<String>, HsmError> {
+        let found = match self.vault.cabinet() {
+            Ok(cabinet) => cabinet.objects(self.vault.hsm()).await,
+            Err(none) => Err(none),
+        };
+        match found {
+            Err(HsmError::Unsupported(_)) => Ok(Vec::new()),
+            found => found,
+        }
     }
 
     async fn remove(&self, name: &str) -> Result<(), HsmError> {

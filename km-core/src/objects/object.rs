@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{BadObjectStep, ObjectState};
 use crate::{
-    hsm::HsmError, ids::SaeId, provenance::Provenance, records::RecordError, vault::SealedObject,
+    hsm::HsmError, ids::SaeId, provenance::Provenance, random::RandomError, records::RecordError,
+    vault::SealedObject,
 };
 
 /// Longest Unique Identifier, in bytes.
@@ -105,6 +106,9 @@ pub enum ObjectError {
     /// The HSM did not seal or open.
     #[error(transparent)]
     Hsm(#[from] HsmError),
+    /// A random source gives nothing that keys could be made of.
+    #[error(transparent)]
+    Random(#[from] RandomError),
     /// The store did not read or write.
     #[error(transparent)]
     Record(#[from] RecordError),

@@ -3,7 +3,7 @@
 use super::{OBJECT, Object, ObjectError, Objects, guarded, object_key};
 use crate::{
     epoch::Moved,
-    hsm::{HsmError, KekId},
+    hsm::KekId,
     store::{Commit, Outcome, Record, Version},
     vault::{Kind, SealedObject},
 };
@@ -27,11 +27,11 @@ impl Objects {
         };
         let (uid, owner) = (&object.uid, object.owner.as_str());
         let sealed = match self.vault.reseal_object(uid, owner, old).await {
-            Err(error @ HsmError::Refused(_)) => {
-                self.vault.note_refusal(Kind::Object, uid, &error);
-                return Ok(Some((kek, Moved::Refused)));
+            Ok(sealed) => sealed,
+            Err(error) => {
+                let moved = Moved::failed(&self.vault, Kind::Object, uid, error)?;
+                return Ok(Some((kek, moved)));
             }
-            sealed => sealed?,
         };
         let key = object_key(uid, &object.owner);
         let new = Object { sealed: Some(sealed), ..object };

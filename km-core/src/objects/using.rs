@@ -7,9 +7,11 @@ use crate::{
     custody::AGREEMENT,
     hsm::{Custody, HsmError},
     material::ClearBytes,
+    provenance::Origin,
     usage::{
         Action, KeyKind, KeyUse,
         process::{self, MadePair},
+        seeded,
     },
     vault::{Kind, MadeObject, SealedObject},
 };
@@ -191,13 +193,29 @@ impl Objects {
         Ok(made)
     }
 
-    /// Makes a key pair in this process, where the operator allows it.
+    /// Makes a key pair in this process, where the operator allows it, of the random numbers of this KM.
+    /// RSA numbers come from the library's generator, and only while all random sources are well.
     ///
     /// # Errors
-    /// As [`Objects::check_process`] and [`process::make`].
-    pub async fn make_in_process(&self, kind: KeyKind, bits: u32) -> Result<MadePair, ObjectError> {
+    /// As [`Objects::check_process`] and [`process::make`]; [`ObjectError::Random`].
+    pub async fn make_in_process(
+        &self,
+        kind: KeyKind,
+        bits: u32,
+    ) -> Result<(MadePair, Origin), ObjectError> {
         self.check_process()?;
-        off_thread(move || process::make(kind, bits)).await
+        let random = self.vault.random();
+        let Some(len) = seeded::seed_bytes(kind) else {
+            random.check().await?;
+            let pair = off_thread(move || process::make(kind, bits)).await?;
+            return Ok((pair, Origin::Library));
+        };
+        loop {
+            let seed = random.bytes(len).await?;
+            if let Some(pair) = off_thread(move || seeded::make(kind, &seed)).await? {
+                return Ok((pair, random.origin()));
+            }
+        }
     }
 }
 

@@ -23,7 +23,7 @@ pub enum Origin {
     HsmRngAndQrng,
     /// An application brought it (KMIP Register).
     Registered,
-    /// The generator of the cryptographic library in this process (key pairs that are to leave).
+    /// The generator of the cryptographic library in this process (RSA key pairs that are to leave).
     Library,
     /// Derived from other keys.
     Derived,

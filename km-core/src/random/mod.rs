@@ -63,6 +63,17 @@ pub enum RandomError {
     Setup(String),
 }
 
+/// For whoever speaks of the token alone.
+impl From<RandomError> for HsmError {
+    fn from(error: RandomError) -> Self {
+        match error {
+            RandomError::Token(error) => error,
+            RandomError::Setup(why) => Self::Setup(why),
+            error => Self::Unavailable(error.to_string()),
+        }
+    }
+}
+
 /// A source as an operator sees it.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct SourceStatus {
@@ -161,6 +172,14 @@ impl Random {
             return Ok(taken);
         }
         self.refill(len).await
+    }
+
+    /// Whether all sources are well. What another generator makes is made only then, as if these made it.
+    ///
+    /// # Errors
+    /// As [`Random::bytes`].
+    pub async fn check(&self) -> Result<(), RandomError> {
+        self.bytes(1).await.map(drop)
     }
 
     /// Throws away what is held ready and draws anew; shows in [`Random::status`] whether all

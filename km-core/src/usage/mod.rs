@@ -15,6 +15,7 @@ pub mod private;
 pub mod process;
 pub mod public;
 mod rsa;
+pub mod seeded;
 
 use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};

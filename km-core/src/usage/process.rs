@@ -83,8 +83,9 @@ pub fn act(
     })
 }
 
-/// Makes a key pair of `kind`; `bits` counts for RSA only. Slow for RSA: keep it off the threads
-/// that serve.
+/// Makes a key pair of `kind` with the library's own generator, which knows nothing of the sources that
+/// the operator chose ([`super::seeded`] is for those). `bits` counts for RSA only. Slow for RSA: keep it
+/// off the threads that serve.
 ///
 /// # Errors
 /// [`HsmError::Unsupported`] for kinds that are no pairs, and other lengths.
@@ -416,7 +417,7 @@ fn rsa_decrypt(cipher: &Cipher, key: &[u8], input: &[u8]) -> Result<ClearBytes, 
     Ok(clear.into())
 }
 
-fn signing(curve: Curve) -> &'static EcdsaSigningAlgorithm {
+pub(super) fn signing(curve: Curve) -> &'static EcdsaSigningAlgorithm {
     match curve {
         Curve::P256 => &signature::ECDSA_P256_SHA256_ASN1_SIGNING,
         Curve::P384 => &signature::ECDSA_P384_SHA384_ASN1_SIGNING,

@@ -7,7 +7,7 @@ use km_core::{
     epoch::{EpochError, EpochPolicy, EpochState},
     hsm::Hsm,
     material::ClearBytes,
-    objects::ObjectStep,
+    objects::{Object, ObjectStep},
     store::{Commit, Store},
 };
 
@@ -39,6 +39,47 @@ async fn everything_sealed_moves_to_the_new_epoch_and_still_opens() {
         assert_eq!(open(&south.objects, uid).await, *bytes);
     }
     pair.assert_settled_and_balanced().await;
+}
+
+/// Only a person can get it moved. Its epoch waits for that; the other records do not.
+#[tokio::test]
+async fn a_record_that_the_token_cannot_move_stays_behind_alone() {
+    let (pair, _, objects) = rotated().await;
+    let (south, disk) = (pair.south(), &pair.machines[SOUTH].disk);
+    let key = b"object/a\0n1".as_slice();
+    let row = disk.get(key).await.unwrap().unwrap();
+    let a: Object = south.records.decode(key, &row.value).unwrap();
+    let mut form = postcard::to_allocvec(a.sealed.as_ref().unwrap()).unwrap();
+    // As a key that was made in the token: this one wraps none.
+    form[0] = 1;
+    let wrapped = Object { sealed: Some(postcard::from_bytes(&form).unwrap()), ..a };
+    disk.commit(Commit::new().put(key, south.records.encode(key, &wrapped))).await.unwrap();
+    let tally = south.keeper.pass().await.unwrap();
+    assert_eq!((tally.found, tally.moved, tally.refused), (6, 5, 0));
+    let tally = south.keeper.pass().await.unwrap();
+    assert_eq!((tally.found, tally.moved, tally.refused), (1, 0, 0));
+    let refused = south.keeper.destroy(1, "cn:ada").await;
+    assert_eq!(refused, Err(EpochError::NotEmpty { number: 1, left: Some(1) }));
+    disk.commit(Commit::new().put(key, row.value)).await.unwrap();
+    assert_eq!(south.keeper.pass().await.unwrap().moved, 1);
+    south.keeper.pass().await.unwrap();
+    destroy(&south.keeper, 1).await;
+    assert_eq!(open(&south.objects, "a").await, objects["a"]);
+}
+
+/// A token that seals nothing more says nothing of the records: no alarm for each of them.
+#[tokio::test]
+async fn a_look_ends_when_nothing_can_be_sealed_at_all() {
+    let machine = Machine::new();
+    let (objects, keeper) = lone(&machine, EpochPolicy::default()).await;
+    for uid in ["a", "b"] {
+        objects.create(object(uid), &ClearBytes::copy_from(&random(32))).await.unwrap();
+    }
+    keeper.epochs().rotate("cn:ada").await.unwrap();
+    keeper.move_record_key().await.unwrap();
+    keeper.epochs().spend().await.unwrap();
+    let ended = keeper.pass().await.unwrap_err();
+    assert!(ended.to_string().contains("the most that is safe"), "{ended}");
 }
 
 /// What is sealed and not stored yet cannot be found by a scan.

@@ -2,8 +2,11 @@
 
 use km_core::{
     epoch::{EpochError, EpochPolicy},
-    hsm::Hsm,
+    hsm::{Hsm, KekId, Sealed},
+    material::ClearBytes,
+    objects::Object,
     store::{Commit, Store},
+    usage::{Action, Cipher, KeyKind},
     vault::Kind,
 };
 
@@ -95,6 +98,39 @@ async fn foreign_blobs_are_refused_and_counted() {
     assert!(is_empty(south, 1));
     disk.commit(Commit::new().put(row.key, row.value)).await.unwrap();
     assert!(matches!(south.keeper.destroy(1, "cn:ada").await, Err(EpochError::NotEmpty { .. })));
+}
+
+/// A key that was made in the token says under which KEK it is wrapped, as sealed bytes do.
+#[tokio::test]
+async fn a_wrapped_key_under_a_kek_of_no_epoch_is_refused_and_counted() {
+    let (pair, _, _) = rotated().await;
+    let (south, disk) = (pair.south(), &pair.machines[SOUTH].disk);
+    let (a, _) = south.objects.get(&sae("n1"), "a").await.unwrap();
+    let bytes = postcard::to_allocvec(a.sealed.as_ref().unwrap()).unwrap();
+    // After the byte that tells the form.
+    let old: Sealed = postcard::from_bytes(&bytes[1..]).unwrap();
+    while south.keeper.pass().await.unwrap().found > 0 {}
+    destroy(&south.keeper, 1).await;
+    let unknown = Sealed { kek: KekId("77".into()), ..old.clone() };
+    let good = Sealed { kek: pair.machines[SOUTH].hsm.current_kek(), ..old.clone() };
+    let used = [
+        // This token uses no keys inside: that is no refusal.
+        (good, "does not use keys inside", 0),
+        (old, "epoch 1, which was destroyed", 1),
+        (unknown, "of no epoch here", 2),
+    ];
+    for (blob, expected, refusals) in used {
+        let wrapped = postcard::to_allocvec(&(1u8, &blob)).unwrap();
+        let forged = Object { sealed: Some(postcard::from_bytes(&wrapped).unwrap()), ..a.clone() };
+        let key = b"object/a\0n1".as_slice();
+        disk.commit(Commit::new().put(key, south.records.encode(key, &forged))).await.unwrap();
+        let (action, input) =
+            (Action::Encrypt(Cipher::Ecb { padded: false }), ClearBytes::copy_from(&[7; 16]));
+        let refused = south.objects.use_key(&forged, KeyKind::Aes, &action, &input).await;
+        let said = refused.unwrap_err().to_string();
+        assert!(said.contains(expected), "{said}");
+        assert_eq!(south.vault.refusals().of(Kind::Object), refusals, "{said}");
+    }
 }
 
 /// Of a block sealed slice by slice, a slice that does not open stays behind alone.

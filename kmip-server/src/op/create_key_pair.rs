@@ -258,12 +258,13 @@ impl Plan {
                 Err(error) => return Err(usage::used(error)),
             }
         }
-        let pair = objects.make_in_process(self.kind, bits).await.map_err(usage::used)?;
+        let made = objects.make_in_process(self.kind, bits).await;
+        let (pair, origin) = made.map_err(usage::used)?;
         let asked = self.private.format.unwrap_or(self.usual_private());
         let kind = ObjectType::PrivateKey;
         let (clear, private_meta) = in_form(pair.private, kind, MADE, asked, cx.now)?;
         let private = objects.seal(id, cx.caller.tenant(), &clear).await?;
-        Ok(Made { private, private_meta, public: pair.public, origin: Origin::Library })
+        Ok(Made { private, private_meta, public: pair.public, origin })
     }
 
     /// The form of a private key when nobody says it: that of the OASIS cases.

@@ -39,8 +39,8 @@ use crate::{
     fault::{Code, Failure},
     migrate::refuse_marked,
     serve::{
-        custody_lines, of_anchor, of_epochs, of_hsm, of_record, of_store, of_vault, open_random,
-        open_store,
+        custody_lines, epoch_warnings, of_anchor, of_epochs, of_hsm, of_record, of_store, of_vault,
+        open_random, open_store,
     },
 };
 
@@ -189,6 +189,7 @@ async fn token(config: &Config, report: &mut Report) -> Option<Arc<Token>> {
     for member in token.members().iter().filter(|member| !member.status.ready) {
         report.warn(format!("HSM token {}: {}", member.name, member.status.detail));
     }
+    epoch_warnings(config).into_iter().for_each(|warning| report.warn(warning));
     match round_trip(token.as_ref()).await {
         Ok((kek, custody)) => {
             report.ok(format!("HSM seals and opens under KEK {kek}; keys: {custody}"));

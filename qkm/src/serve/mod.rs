@@ -34,7 +34,7 @@ pub(crate) use fronts::{Fronts, Listening, bind};
 pub(crate) use health::{Health, custody_lines};
 pub(crate) use links::Links;
 pub(crate) use membership::Membership;
-pub(crate) use node::{Node, make_folder, open_random, open_store, open_token};
+pub(crate) use node::{Node, epoch_warnings, make_folder, open_random, open_store, open_token};
 
 /// How long the peers are told about ended runs before the links close.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -135,10 +135,8 @@ async fn sweep(node: Arc<Node>, shutdown: Shutdown) {
             () = tokio::time::sleep(SWEEP_EVERY) => {}
             () = shutdown.requested() => return,
         }
-        if node.cabinet.view().held > 0 {
-            // A token that is away has its own alarm; the next round sees the same.
-            seen = node.objects.sweep(&seen).await.unwrap_or(seen);
-        }
+        // A token that is away has its own alarm; the next round sees the same.
+        seen = node.objects.sweep(&seen).await.unwrap_or(seen);
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use cluster::{EtcdStore, desk::Client, lead::Candidate, roster::Roster};
-use hsm_profiles::Token;
+use hsm_profiles::{Token, take_no_keks};
 use km_core::{
     anchor::{self, Anchor},
     cabinet::Cabinet,
@@ -69,6 +69,7 @@ impl Node {
     /// Opens token, store and vault; the pools too, when this KM is the only one.
     pub(crate) async fn open(config: &Config) -> Result<Self, Failure> {
         let token = open_token(config).await?;
+        epoch_warnings(config).into_iter().for_each(|warning| warn!("{warning}"));
         if config.shared.is_none() {
             make_folder(config)?;
         }
@@ -127,10 +128,11 @@ impl Node {
             .kept_in_token(config.kept_in_token.clone())
             .kept_as_asked(config.kept_as_asked.clone());
         let objects = objects.with_quotas(config.quotas.clone());
-        if candidate.is_none() {
-            // Of several KMs another one may be making what no record names yet; the sweep tells.
-            objects.compare_with_token().await.map_err(|e| of_objects(&path, &e))?;
-        }
+        let compared = match candidate {
+            None => objects.compare_with_token().await,
+            Some(_) => objects.count_kept().await,
+        };
+        compared.map_err(|e| of_objects(&path, &e))?;
         let kept = records.clone();
         let keeper = Keeper::new(epochs, vault.clone(), kept, supply.clone(), objects.clone());
         let keeper = Arc::new(match candidate {
@@ -225,6 +227,20 @@ pub(super) async fn grow(anchor: &Anchor) {
 pub(crate) async fn open_token(config: &Config) -> Result<Arc<Token>, Failure> {
     let opened = Token::start(config.hsm.clone(), config.worker.clone()).await;
     opened.map_err(|e| of_hsm(&e))
+}
+
+/// Of tokens that an epoch takes out of use which begins by itself, unless their HSM brings them its KEK.
+pub(crate) fn epoch_warnings(config: &Config) -> Vec<String> {
+    let tokens = take_no_keks(&config.hsm).unwrap_or_default().into_iter();
+    let tokens = tokens.filter(|_| config.epochs.max_age.is_some());
+    let warning = |(name, why): (String, String)| {
+        format!(
+            "HSM token {name} takes no KEK of another ({why}). Unless that HSM brings new keys into it by \
+             itself, the next KEK epoch takes it out of use: then set epochs.max_age_days = 0, and copy \
+             the KEK after each `qkm hsm epoch rotate`"
+        )
+    };
+    tokens.map(warning).collect()
 }
 
 /// The sources as configured; one that is away keeps the KM from being ready, not from starting.

@@ -19,10 +19,37 @@ use kmip::{Answer, client, enums::CryptographicAlgorithm};
 use load::{is_destroyed, start_load};
 use qkm_tests::{
     clients::{Kmip, material},
-    cluster::{Cluster, NORTH, SOUTH},
+    cluster::{Cluster, NORTH, SOUTH, Settings},
     promises::{Dice, ENCRYPT_DECRYPT, Load, from_env},
 };
 use report::Report;
+
+/// Also by one that does not lead, and came when they were there.
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_in_a_token_that_several_key_managers_share_are_counted() {
+    let mut cluster = Cluster::with(Settings { kms: 2, ..Settings::default() }).await;
+    for km in 0..2 {
+        cluster.edit(km, |config| {
+            for sae in config["sae"].as_array_mut().unwrap() {
+                if sae["id"].as_str() == Some("sae-n1") {
+                    sae.as_table_mut().unwrap().insert("storage".into(), "token".into());
+                }
+            }
+        });
+        cluster.stop(km);
+        cluster.run(km);
+        cluster.ready(km).await;
+    }
+    let create = client::create(CryptographicAlgorithm::Aes, 256, ENCRYPT_DECRYPT, []);
+    cluster.kmip(0, "sae-n1").ask(create).await.unwrap();
+    assert_eq!(cluster.metric(0, "qkm_token_objects").await, 1.0);
+    for km in 0..2 {
+        cluster.stop(km);
+        cluster.run(km);
+        cluster.ready(km).await;
+        assert_eq!(cluster.metric(km, "qkm_token_objects").await, 1.0, "{km}");
+    }
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_fault_of_a_km_or_an_engine_member_loses_or_doubles_a_key() {
