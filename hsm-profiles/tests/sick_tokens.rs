@@ -19,7 +19,7 @@ use km_core::hsm::{Hsm, HsmError, TokenKey};
 use km_core::material::ClearBytes;
 use km_core::usage::{Action, Cipher, Curve, Hash, KeyKind, Scheme};
 use p11_shim::Shim;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 const EC: KeyKind = KeyKind::Ec(Curve::P256);
 const SIGN: Action = Action::Sign(Scheme::Ecdsa(Hash::Sha256));
@@ -90,18 +90,20 @@ fn digest() -> ClearBytes {
     ClearBytes::copy_from(&[7; 32])
 }
 
-/// Somebody else at work all the time.
-fn at_work(token: &Arc<Token>, signs: Option<TokenKey>) -> JoinHandle<()> {
-    let token = Arc::clone(token);
-    tokio::spawn(async move {
+/// Others at work all the time: so many that the other session never sleeps.
+fn at_work(token: &Arc<Token>, signs: Option<&TokenKey>) -> JoinSet<()> {
+    let work = |token: Arc<Token>, signs: Option<TokenKey>| async move {
         loop {
-            let _ = match &signs {
+            let done = match &signs {
                 Some(key) => token.use_key(key, &SIGN, &digest()).await.map(drop),
                 None => seal(&token).await.map(drop),
             };
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            if done.is_err() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
         }
-    })
+    };
+    (0..8).map(|_| work(Arc::clone(token), signs.cloned())).collect()
 }
 
 /// Others get their answers, so nothing but the hanging job itself shows it.
@@ -112,17 +114,18 @@ fn a_hang_in_one_session_is_ended_while_others_work() {
             let (config, orders) = obeying(&room);
             let token = start(config).await;
             let key = signs(&token).await;
-            for (function, restarts) in [("C_Encrypt", 1), ("C_Sign", 2)] {
-                let work = at_work(&token, (function == "C_Encrypt").then(|| key.clone()));
+            for function in ["C_Encrypt", "C_Sign"] {
+                let work = at_work(&token, (function == "C_Encrypt").then_some(&key));
+                let before = token.members()[0].restarts;
                 orders.order(&[format!("{function} 1 hang")]);
                 unavailable(match function {
                     "C_Encrypt" => seal(&token).await.map(drop),
                     _ => token.use_key(&key, &SIGN, &digest()).await.map(drop),
                 });
                 orders.lift();
-                until("it is ended", || token.members()[0].restarts == restarts).await;
+                until("it is ended", || token.members()[0].restarts > before).await;
                 ready_again(&token).await;
-                work.abort();
+                drop(work);
                 seal(&token).await.unwrap();
                 token.use_key(&key, &SIGN, &digest()).await.unwrap();
             }
@@ -136,7 +139,7 @@ fn a_standby_takes_over_from_a_token_that_hangs_in_one_session() {
         runtime().block_on(async {
             let (config, orders) = with_standby(&room);
             let token = start(config).await;
-            let work = at_work(&token, Some(signs(&token).await));
+            let _work = at_work(&token, Some(&signs(&token).await));
             orders.order(&["C_Encrypt 1 hang".to_owned()]);
             unavailable(seal(&token).await);
             let hangs = Instant::now();
@@ -146,7 +149,6 @@ fn a_standby_takes_over_from_a_token_that_hangs_in_one_session() {
             let [first, second] = &token.members()[..] else { panic!("two tokens") };
             assert_ne!(first.breaker, Breaker::Closed);
             assert_eq!((second.breaker, second.restarts), (Breaker::Closed, 0));
-            work.abort();
         });
     });
 }
@@ -157,7 +159,7 @@ fn a_token_that_leaves_a_probe_unanswered_is_not_used_until_it_answers() {
         runtime().block_on(async {
             let (config, orders) = with_standby(&room);
             let token = start(TokenConfig { deadline_ms: 2000, ..config }).await;
-            let work = at_work(&token, Some(signs(&token).await));
+            let _work = at_work(&token, Some(&signs(&token).await));
             // Too long for an answer, and too short for a hang.
             orders.order(&["C_EncryptInit 1 sleep 2400".to_owned()]);
             let asked = Instant::now();
@@ -173,7 +175,6 @@ fn a_token_that_leaves_a_probe_unanswered_is_not_used_until_it_answers() {
             orders.lift();
             token.probe().await;
             assert_eq!(token.members()[0].breaker, Breaker::Closed);
-            work.abort();
         });
     });
 }
@@ -186,12 +187,11 @@ fn a_token_that_hangs_costs_an_idle_standby_nothing() {
             let (config, orders) = with_standby(&room);
             let token = start(config).await;
             let clear = ClearBytes::copy_from(&[1; 8]);
-            for (n, function) in
-                ["C_GetTokenInfo", "C_FindObjectsInit", "C_CreateObject"].into_iter().enumerate()
-            {
+            for function in ["C_GetTokenInfo", "C_FindObjectsInit", "C_CreateObject"] {
                 // Idle for longer than a deadline, as a standby is.
                 tokio::time::sleep(Duration::from_millis(700)).await;
                 orders.order(&[format!("{function} 1 hang")]);
+                let before = token.members()[0].restarts;
                 match function {
                     "C_GetTokenInfo" => drop(token.room().await.unwrap()),
                     "C_FindObjectsInit" => drop(token.object_names("held-").await.unwrap()),
@@ -200,8 +200,8 @@ fn a_token_that_hangs_costs_an_idle_standby_nothing() {
                         assert!(why.contains("north did not"), "{why}");
                     }
                 }
-                until("the first is ended", || token.members()[0].restarts == n as u64 + 1).await;
                 orders.lift();
+                until("the first is ended", || token.members()[0].restarts > before).await;
                 ready_again(&token).await;
             }
             assert_eq!(token.members()[1].restarts, 0);

@@ -32,6 +32,23 @@ fn kill_workers() {
     children.into_iter().for_each(|pid| kill_process(pid, Signal::KILL).unwrap());
 }
 
+/// Returns once they stand still: the signal reaches one thread, which stops the others.
+fn stop_workers() {
+    let children = children();
+    assert!(!children.is_empty());
+    let stands = |task: std::fs::DirEntry| {
+        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap();
+        stat.rsplit(") ").next().unwrap().starts_with('T')
+    };
+    for pid in children {
+        kill_process(pid, Signal::STOP).unwrap();
+        let tasks = || std::fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero())).unwrap();
+        while !tasks().all(|task| stands(task.unwrap())) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
 async fn sealed(token: &Token) -> Sealed {
     token.seal(b"before", &ClearBytes::copy_from(&[5; 40])).await.unwrap()
 }
@@ -179,7 +196,7 @@ fn a_stopped_worker_is_ended_at_the_deadline_and_replaced() {
             let config = TokenConfig { deadline_ms: 400, ..room.config() };
             let token = Token::start(config, worker_program()).await.unwrap();
             let before = sealed(&token).await;
-            children().into_iter().for_each(|pid| kill_process(pid, Signal::STOP).unwrap());
+            stop_workers();
             let asked = Instant::now();
             let answer = token.open(b"before", &before).await;
             let waited = asked.elapsed();
@@ -198,7 +215,7 @@ fn what_may_not_be_repeated_is_not() {
     with_token("what_may_not_be_repeated_is_not", |room| {
         runtime().block_on(async {
             let token = room.start().await;
-            children().into_iter().for_each(|pid| kill_process(pid, Signal::STOP).unwrap());
+            stop_workers();
             let asking = {
                 let token = Arc::clone(&token);
                 tokio::spawn(async move { token.create_kek().await })
