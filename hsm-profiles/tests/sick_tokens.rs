@@ -38,6 +38,7 @@ fn with_standby(room: &Room) -> (TokenConfig, Shim) {
     drop(room.open());
     let (config, orders) = obeying(room);
     let south = MemberConfig {
+        profile: None,
         name: "south".into(),
         library: Some(library(room.product)),
         token: None,
