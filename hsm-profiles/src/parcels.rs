@@ -203,14 +203,25 @@ impl Place<'_> {
     }
 }
 
+/// Destroys what tries that failed left of an epoch. By their names: an answer may have been lost.
+pub(crate) fn take_back(session: &Session, begun: &mut Vec<Vec<u8>>) -> Result<(), Error> {
+    while let Some(id) = begun.last() {
+        for object in kek::kept(session, id)? {
+            session.destroy_object(object)?;
+        }
+        begun.pop();
+    }
+    Ok(())
+}
+
 /// Makes the keys of epoch `number`, or of the next free one, in the session's token, wrapped for each
-/// receiver as well: all of them, or none.
+/// receiver as well: all of them, or none. What a failure leaves all the same is named in `begun`.
 pub(crate) fn give(
     session: &Session,
     profile: &Profile,
-    prefix: &str,
-    number: u64,
+    (prefix, number): (&str, u64),
     receivers: &[KekReceiver],
+    begun: &mut Vec<Vec<u8>>,
 ) -> Result<(KekInfo, Vec<KekParcel>), OpError> {
     check(profile).map_err(OpError::Answer)?;
     if receivers.len() > MOST_RECEIVERS {
@@ -222,9 +233,8 @@ pub(crate) fn give(
     kek::clear_wrapping(session, prefix, number)?;
     let publics: Vec<ObjectHandle> =
         receivers.iter().map(|receiver| public(session, receiver)).collect::<Result<_, _>>()?;
-    let mut kept = Vec::new();
     let gift = Gift { session, profile, prefix, number, receivers, publics: &publics };
-    let made = gift.make(&mut kept).and_then(|mut made| {
+    let made = gift.make(begun).and_then(|mut made| {
         publics.iter().try_for_each(|public| session.destroy_object(*public))?;
         let layers = receivers.iter().zip(&mut made.1);
         let closed = layers.map(|(receiver, parcel)| hybrid::close(receiver, parcel));
@@ -232,11 +242,9 @@ pub(crate) fn give(
         Ok(made)
     });
     if made.is_err() {
-        // Half an epoch, or one that no receiver hears of. By their names: an answer may have been lost.
-        // What this leaves, the next attempt clears.
-        for object in kept.iter().flat_map(|id| kek::kept(session, id).unwrap_or_default()) {
-            let _ = session.destroy_object(object);
-        }
+        // Half an epoch, or one that no receiver hears of. The session may be gone too: then the next try
+        // does it.
+        let _ = take_back(session, begun);
     }
     made
 }

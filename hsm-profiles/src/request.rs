@@ -188,11 +188,27 @@ impl Request {
                 Work::Long
             }
             Self::MakeKey { kind, .. } if kind.is_pair() => Work::Long,
+            // A pair that takes KEKs is made at the first of them, and meanwhile nobody finds KEKs.
+            Self::KekReceiver | Self::CreateKekFor { .. } | Self::TakeKek { .. } | Self::Keks => {
+                Work::Long
+            }
             Self::AgreeKey { .. } => Work::Long,
             Self::KemKeyPair { .. } | Self::KemEncapsulate { .. } | Self::KemDecapsulate { .. } => {
                 Work::Long
             }
             _ => Work::Short,
+        }
+    }
+
+    /// Whether a token may be at it for as long as it takes to find large primes.
+    pub(crate) fn finds_primes(&self) -> bool {
+        match self {
+            Self::MakeKey { kind, .. } => *kind == KeyKind::Rsa,
+            // It makes such a pair; the others wait for that.
+            Self::KekReceiver | Self::CreateKekFor { .. } | Self::TakeKek { .. } | Self::Keks => {
+                true
+            }
+            _ => false,
         }
     }
 

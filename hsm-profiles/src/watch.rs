@@ -8,10 +8,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::queue::Work;
+use crate::request::Request;
 
-/// Deadlines that long work may take. Nobody waits for it any more after one, but a slow token makes key
-/// pairs so, in a session that no short work needs.
+/// Deadlines that long work may take: nobody waits for it any more after one, but it comes to be.
 const LONG: u32 = 4;
+/// What no call of a library is faster to be judged by, however short deadlines are.
+const LEAST: Duration = Duration::from_secs(1);
+/// How long a slow token may look for the primes of an RSA pair.
+const PRIMES: Duration = Duration::from_secs(120);
 
 /// The session threads of one token.
 pub(crate) struct Watch {
@@ -46,12 +50,18 @@ impl Watch {
         threads.iter().any(|until| (1..=now).contains(&until.load(Ordering::Relaxed)))
     }
 
-    /// Half a deadline beyond the one that was promised is for a token that is merely busy.
-    fn patience(&self, work: Work) -> Duration {
-        match work {
-            Work::Short => self.deadline + self.deadline / 2,
-            Work::Long => self.deadline * LONG,
-        }
+    /// How long a request may take. Half a deadline beyond the one that was promised is for a token that is
+    /// merely busy; each further operation of one request has an eighth of its own.
+    fn patience(&self, request: Option<&Request>) -> Duration {
+        let long = request.is_some_and(|request| request.work() == Work::Long);
+        let one = if long { self.deadline * LONG } else { self.deadline + self.deadline / 2 };
+        let more = request.map_or(0, |request| request.operations().saturating_sub(1));
+        let all = one + self.deadline / 8 * u32::try_from(more).unwrap_or(u32::MAX);
+        let least = match request.is_some_and(Request::finds_primes) {
+            true => PRIMES,
+            false => LEAST,
+        };
+        all.max(least)
     }
 
     fn ms(&self, from_now: Duration) -> u64 {
@@ -60,9 +70,15 @@ impl Watch {
 }
 
 impl Watched {
-    /// Does a job that is watched. The time is that of the one job: others of its batch have their own.
-    pub(crate) fn during<T>(&self, work: Work, job: impl FnOnce() -> T) -> T {
-        let until = self.watch.ms(self.watch.patience(work)).max(1);
+    /// How long a job may take: that of `request`, or of none.
+    pub(crate) fn patience(&self, request: Option<&Request>) -> Duration {
+        self.watch.patience(request)
+    }
+
+    /// Does a job that is watched, of a request or by itself. The time is that of the one job: others of its
+    /// batch have their own.
+    pub(crate) fn during<T>(&self, patience: Duration, job: impl FnOnce() -> T) -> T {
+        let until = self.watch.ms(patience).max(1);
         self.until_ms.store(until, Ordering::Relaxed);
         let done = job();
         self.until_ms.store(0, Ordering::Relaxed);
@@ -72,26 +88,42 @@ impl Watched {
 
 #[cfg(test)]
 mod tests {
+    use km_core::usage::KeyKind;
+
     use super::*;
 
     #[test]
     fn a_job_hangs_when_its_own_time_is_over() {
-        let watch = Arc::new(Watch::new(Duration::from_millis(200)));
+        let watch = Arc::new(Watch::new(Duration::from_millis(40)));
         let (one, other) = (watch.thread(), watch.thread());
+        let (short, long) = (Duration::from_millis(60), Duration::from_millis(160));
         let pause = |ms| std::thread::sleep(Duration::from_millis(ms));
-        other.during(Work::Long, || {
+        other.during(long, || {
             for _ in 0..4 {
-                one.during(Work::Short, || pause(80));
+                one.during(short, || pause(20));
             }
             assert!(!watch.hangs(), "many short jobs, and one that may take longer");
-            one.during(Work::Short, || {
-                pause(301);
+            one.during(short, || {
+                pause(61);
                 assert!(watch.hangs());
             });
             assert!(!watch.hangs());
-            pause(800);
+            pause(160);
             assert!(watch.hangs());
         });
         assert!(!watch.hangs());
+    }
+
+    #[test]
+    fn a_request_has_the_time_of_what_it_asks() {
+        let make = |kind| Request::MakeKey { aad: Vec::new(), kind, bits: 2048 };
+        let of = |deadline, request: &Request| {
+            Watch::new(Duration::from_millis(deadline)).patience(Some(request)).as_millis()
+        };
+        assert_eq!(of(5000, &Request::Probe), 7500);
+        assert_eq!(of(10, &Request::Probe), 1000);
+        assert_eq!(of(5000, &make(KeyKind::Ed25519)), 20_000);
+        assert_eq!(of(5000, &make(KeyKind::Rsa)), 120_000);
+        assert_eq!(of(5000, &Request::KekReceiver), 120_000);
     }
 }

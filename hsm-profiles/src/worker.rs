@@ -14,7 +14,7 @@ use km_core::hsm::{HsmError, KekId};
 use crate::fault::{Fault, classify};
 use crate::lane::{Lane, OpError};
 use crate::link::{Connection, Link, code};
-use crate::queue::{Job, Queue, Reply, Taken, Work, deliver};
+use crate::queue::{Job, Queue, Reply, Taken, deliver};
 use crate::request::{Request, Response};
 use crate::watch::Watched;
 
@@ -34,12 +34,15 @@ pub(crate) fn run(link: Arc<Link>, queue: Arc<Queue>, watched: Watched) {
             Taken::Closed => return,
             Taken::Nap => {
                 let looks = || worker.attempt(|lane| lane.round_trip(None), OnData::Retry);
-                drop(watched.during(Work::Short, looks));
+                drop(watched.during(watched.patience(None), looks));
             }
             Taken::Jobs(work) => {
                 done = Some(work);
                 let jobs = batch.drain(..);
-                answers.extend(jobs.map(|job| watched.during(work, || worker.answer(job))));
+                answers.extend(jobs.map(|job| {
+                    let patience = watched.patience(Some(&job.request));
+                    watched.during(patience, || worker.answer(job))
+                }));
                 deliver(answers.drain(..));
             }
         }
@@ -101,8 +104,8 @@ impl Worker {
                 self.retried(|lane| link.create_kek(lane, &mut begun)).map(Response::Kek)
             }
             Request::CreateKekFor { from, receivers } => {
-                let link = Arc::clone(&self.link);
-                self.retried(|lane| link.create_kek_for(lane, from, &receivers))
+                let (link, mut begun) = (Arc::clone(&self.link), Vec::new());
+                self.retried(|lane| link.create_kek_for(lane, from, &receivers, &mut begun))
                     .map(|(kek, parcels)| Response::KekMade(kek, parcels))
             }
             Request::KekReceiver => {

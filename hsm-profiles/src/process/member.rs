@@ -336,6 +336,11 @@ impl Member {
         }
     }
 
+    /// Whether its token holds `kek`, or the one that seals.
+    pub(super) fn holds(&self, kek: Option<&KekId>) -> bool {
+        self.fits(&self.view(), kek)
+    }
+
     /// The worker, whether its token works or not.
     pub(super) fn running(&self) -> Option<Arc<Line>> {
         match &self.view().phase {

@@ -8,13 +8,13 @@
 mod kem;
 mod sharing;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{Builder, JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
-use km_core::hsm::{HsmError, HsmStatus, KekId, KekParcel, TokenRoom};
+use km_core::hsm::{HsmError, HsmStatus, KekId, TokenRoom};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tracing::warn;
@@ -48,7 +48,7 @@ pub(crate) struct Members {
     clock: Arc<Clock>,
     deadline: Duration,
     /// KEKs that a token did not take when they were made.
-    waiting: Mutex<BTreeMap<usize, KekParcel>>,
+    waiting: Mutex<sharing::Waiting>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -286,8 +286,11 @@ impl Members {
 
     /// No token works: one that runs says best why.
     async fn ask_anyone(&self, request: &Request, until: Instant) -> Result<Response, HsmError> {
-        let mut all = self.all.iter();
-        let fitting = all.position(|m| m.running().is_some() && !m.lacks_current());
+        let runs = |m: &&Arc<Member>| m.running().is_some() && !m.lacks_current();
+        let at = |fits: &dyn Fn(&Member) -> bool| {
+            self.all.iter().position(|member| runs(&member) && fits(member))
+        };
+        let fitting = at(&|member| member.holds(request.kek())).or_else(|| at(&|_| true));
         match fitting {
             Some(n) => self.ask_one(n, request, until).await,
             None => Err(HsmError::Unavailable(self.troubles())),
@@ -315,10 +318,8 @@ impl Members {
     }
 
     async fn probe_one(&self, n: usize) -> Result<(), HsmError> {
+        self.bring_waiting(n).await;
         let lacks = self.all.get(n).is_some_and(|member| member.lacks_current());
-        if lacks {
-            self.bring_waiting(n).await;
-        }
         let request = if lacks { Request::Keks } else { Request::Probe };
         let until = Instant::now() + self.deadline;
         let outcome = self.outcome(self.send_one(n, &request, until)?, until).await;

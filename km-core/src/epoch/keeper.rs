@@ -82,7 +82,8 @@ impl Look {
         tally.found += 1;
         tally.moved += u64::from(*moved == Moved::Done);
         tally.refused += u64::from(*moved == Moved::Refused);
-        if *moved == Moved::Done {
+        // A try that failed has cost the token as much.
+        if matches!(moved, Moved::Done | Moved::Stuck(_)) {
             self.pace.tick().await;
         }
     }

@@ -6,6 +6,9 @@ use crate::{
     vault::{Kind, Vault},
 };
 
+/// Records whose alarm is raised by name, at most; more of them have one cause.
+const MOST_TOLD: usize = 100;
+
 /// What became of one record under a retiring epoch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Moved {
@@ -62,7 +65,8 @@ impl Keeper {
         if !self.vault.status().ready || self.epochs.active().left() == 0 {
             return Err(error.clone());
         }
-        if locked(&self.stuck).insert(format!("{} {name}", kind.name())) {
+        let mut told = locked(&self.stuck);
+        if told.len() < MOST_TOLD && told.insert(format!("{} {name}", kind.name())) {
             tracing::error!(record = kind.name(), %name, %error, alarm = "reseal-stuck",
                 "the HSM does not seal it under the new KEK epoch: the old one cannot end");
         }

@@ -7,7 +7,7 @@ use std::sync::{MutexGuard, PoisonError};
 use std::time::Instant;
 
 use km_core::hsm::{HsmError, KekInfo, KekParcel, KekReceiver};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::Members;
 use crate::config::TokenConfig;
@@ -63,21 +63,40 @@ impl Members {
         let takers = self.takers(maker).await?;
         let theirs = takers.iter().filter_map(|(_, receiver)| receiver.clone());
         let all: Vec<KekReceiver> = receivers.iter().cloned().chain(theirs).collect();
-        let request = match all.is_empty() && from == 0 {
-            true => Request::CreateKek,
-            false => Request::CreateKekFor { from, receivers: all },
+        let alone = receivers.is_empty() && from == 0;
+        let (kek, mut parcels) = match self.make_kek(maker, from, all).await {
+            // Its tokens may come to it by the HSM's own means, as they did before.
+            Err(HsmError::Unsupported(why)) if alone => {
+                warn!(why, "a new KEK is made for one token alone");
+                self.make_kek(maker, from, Vec::new()).await?
+            }
+            made => made?,
         };
-        let made = self.ask_one(maker, &request, Instant::now() + self.deadline).await?;
-        let (kek, mut parcels) = match request {
-            Request::CreateKek => (made.kek()?, Vec::new()),
-            _ => made.kek_made()?,
-        };
+        // Kept before anything else is waited for: no parcel can be made again.
         let mut for_takers = parcels.split_off(receivers.len().min(parcels.len())).into_iter();
-        for (n, receiver) in takers {
-            let parcel = receiver.and_then(|_| for_takers.next());
-            self.bring(n, &kek, parcel).await;
+        for (n, receiver) in &takers {
+            if let Some(parcel) = receiver.as_ref().and_then(|_| for_takers.next()) {
+                self.waiting().insert((*n, parcel.number), Parcel { parcel, told: false });
+            }
+        }
+        for (n, _) in takers {
+            self.bring(n, &kek).await;
         }
         Ok((kek, parcels))
+    }
+
+    async fn make_kek(
+        &self,
+        maker: usize,
+        from: u64,
+        receivers: Vec<KekReceiver>,
+    ) -> Result<(KekInfo, Vec<KekParcel>), HsmError> {
+        let until = Instant::now() + self.deadline;
+        if receivers.is_empty() && from == 0 {
+            let made = self.ask_one(maker, &Request::CreateKek, until).await?;
+            return Ok((made.kek()?, Vec::new()));
+        }
+        self.ask_one(maker, &Request::CreateKekFor { from, receivers }, until).await?.kek_made()
     }
 
     /// The other tokens, each with how it takes KEKs; none where it takes none.
@@ -112,44 +131,55 @@ impl Members {
     }
 
     /// Sees to it that a token holds the KEK that was just made.
-    async fn bring(&self, n: usize, kek: &KekInfo, parcel: Option<KekParcel>) {
+    async fn bring(&self, n: usize, kek: &KekInfo) {
         let Some(member) = self.all.get(n) else { return };
         let looked = Instant::now() + self.deadline;
         let keks = self.ask_one(n, &Request::Keks, looked).await.and_then(Response::keks);
         if keks.is_ok_and(|keks| keks.contains(kek)) {
+            self.waiting().remove(&(n, kek.number));
             return;
         }
-        let Some(parcel) = parcel else {
+        if !self.waiting().contains_key(&(n, kek.number)) {
             error!(token = member.name, kek = %kek.id.0, alarm = "kek-not-shared",
                 "it does not show the new KEK: unless its HSM brings it there by itself, copy it");
-            return;
-        };
-        self.waiting().insert(n, parcel);
+        }
         self.bring_waiting(n).await;
     }
 
-    /// Has a token take what waits for it. What fails is tried again at the next probe.
+    /// Has a token take what waits for it, the oldest first. What fails is tried again at the next probe.
     pub(super) async fn bring_waiting(&self, n: usize) {
-        let (Some(member), Some(parcel)) = (self.all.get(n), self.waiting().get(&n).cloned())
-        else {
-            return;
-        };
-        let request = Request::TakeKek { parcel: parcel.clone() };
-        match self.ask_one(n, &request, Instant::now() + self.deadline).await {
-            Ok(_) => {
-                let mut waiting = self.waiting();
-                if waiting.get(&n) == Some(&parcel) {
-                    waiting.remove(&n);
+        let Some(member) = self.all.get(n) else { return };
+        let of_token = (n, 0)..=(n, u64::MAX);
+        let parcels: Vec<KekParcel> =
+            self.waiting().range(of_token).map(|(_, one)| one.parcel.clone()).collect();
+        for parcel in parcels {
+            let place = (n, parcel.number);
+            let request = Request::TakeKek { parcel };
+            match self.ask_one(n, &request, Instant::now() + self.deadline).await {
+                Ok(_) => drop(self.waiting().remove(&place)),
+                Err(error) => {
+                    let mut waiting = self.waiting();
+                    let Some(one) = waiting.get_mut(&place).filter(|one| !one.told) else { return };
+                    one.told = true;
+                    error!(token = member.name, number = place.1, %error, alarm = "kek-not-shared",
+                        "it did not take the new KEK; it is tried again, until this KM ends");
+                    return;
                 }
-            }
-            Err(error) => {
-                error!(token = member.name, number = parcel.number, %error, alarm = "kek-not-shared",
-                    "it did not take the new KEK; it is tried again, until this KM ends");
             }
         }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, BTreeMap<usize, KekParcel>> {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// KEKs that tokens did not take when they were made, by token and number.
+pub(super) type Waiting = BTreeMap<(usize, u64), Parcel>;
+
+/// One of them.
+pub(super) struct Parcel {
+    parcel: KekParcel,
+    /// An alarm told of it.
+    told: bool,
 }
