@@ -81,11 +81,16 @@ pub(crate) async fn with_digest(
 ) -> Result<Vec<Instance>, OpError> {
     let mut list = all(object, cx.now)?;
     let meta = Meta::of(object)?;
-    if meta.digest.is_none() && !object.state.is_destroyed() && !meta.in_token {
+    if has_digest_to_make(object, &meta) {
         let clear = cx.objects().open(object).await?;
         list.push(first(digest(&meta, clear.expose(sha256))));
     }
     Ok(list)
+}
+
+/// Whether the Digest is not kept and can be made of the bytes.
+pub(crate) fn has_digest_to_make(object: &Object, meta: &Meta) -> bool {
+    meta.digest.is_none() && !object.state.is_destroyed() && !meta.in_token
 }
 
 fn digest(meta: &Meta, hash: [u8; 32]) -> Attribute {

@@ -216,11 +216,15 @@ impl<'a> Search<'a> {
         }
         let digest = |part: &&Part| part.kind == AttributeKind::Digest;
         let (digests, parts): (Vec<_>, Vec<_>) = self.parts.iter().partition(digest);
-        if !have(&all, &parts) || have(&all, &digests) {
-            return Ok(have(&all, &parts));
+        if !have(&all, &parts) {
+            return Ok(false);
         }
-        // Not kept, so it has to be made of the bytes, which tells as much of them as Get Attributes does.
-        if !cx.may_itself(OperationCode::GetAttributes) {
+        if have(&all, &digests) {
+            return Ok(true);
+        }
+        // To be made of the bytes, which tells as much of them as Get Attributes does.
+        let may_open = cx.may_itself(OperationCode::GetAttributes);
+        if !may_open || !shown::has_digest_to_make(object, &meta) {
             return Ok(false);
         }
         self.opened += 1;

@@ -214,9 +214,21 @@ async fn a_digest_is_compared_also_where_it_is_not_kept() {
     let secret = kmip::SecretBytes::copy_from(b"hunter2");
     let secret = client::register_secret(SecretDataType::Password, secret, []);
     let id = client.register(secret).await.unwrap().id;
+    // Of these it is kept: however many there are, none is opened.
+    for _ in 0..101 {
+        client.aes([]).await.unwrap();
+    }
     let found = client.attribute(&id, AttributeKind::Digest).await.unwrap();
-    assert_eq!(find(&mut client, [found.clone()]).await, [id]);
+    assert_eq!(find(&mut client, [found.clone()]).await, [id.as_str()]);
     let Attribute::Digest(mut digest) = found else { panic!("{found:?}") };
     digest.value.as_mut().unwrap()[0] ^= 1;
     assert!(find(&mut client, [Attribute::Digest(digest)]).await.is_empty());
+    for round in 0..100 {
+        let secret = kmip::SecretBytes::copy_from(&[round; 9]);
+        let secret = client::register_secret(SecretDataType::Password, secret, []);
+        client.register(secret).await.unwrap();
+    }
+    let digest = client.attribute(&id, AttributeKind::Digest).await.unwrap();
+    let too_many = client.locate(client::locate([digest])).await;
+    assert_eq!(refusal(too_many), ResultReason::InvalidField, "101 secrets to open");
 }
