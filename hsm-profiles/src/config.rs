@@ -50,8 +50,7 @@ pub struct TokenConfig {
     /// Longest time one operation may take, waiting included: 10 to 120000 ms. The answer that it is
     /// over comes late by an eighth of it at most, and by 250 ms at most. An operation that the token is at
     /// for half as long again, four times as long where it signs or makes a key pair, and at least for 1 s (an
-    /// RSA pair: 120 s), is taken for a hang:
-    /// the worker process is started anew.
+    /// RSA pair: 120 s), is taken for a hang: the worker process is started anew.
     #[serde(default = "default_deadline_ms")]
     pub deadline_ms: u64,
     /// Environment variables for the library, set in its worker process alone.
