@@ -1,8 +1,9 @@
 //! The KM's end of one running worker: many requests under way at once. Enter through
 //! [`Line::send`].
 //!
-//! Callers add frames to one buffer; a task writes all that came together at once, another reads
-//! all answers that came together at once. Under load few system calls are spent on hand-over.
+//! A request that finds none before it is written at once. The others add frames to one buffer; a task
+//! writes all that came together, another reads all answers that came together: under load few system
+//! calls are spent on hand-over.
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -56,8 +57,18 @@ struct Pending {
     ended: bool,
 }
 
+/// What is to be written.
+#[derive(Default)]
+struct Out {
+    frames: Outbox,
+    /// The task that writes has frames that were added before these.
+    task_writes: bool,
+}
+
 pub(crate) struct Line {
-    out: Mutex<Outbox>,
+    /// Where requests go; it does not block.
+    socket: UnixStream,
+    out: Mutex<Out>,
     flush: Notify,
     pending: Mutex<Pending>,
     started: Instant,
@@ -65,8 +76,10 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    pub(crate) fn new() -> Self {
+    /// A line to the worker that reads `socket`, which must not block.
+    pub(crate) fn new(socket: UnixStream) -> Self {
         Self {
+            socket,
             out: Mutex::default(),
             flush: Notify::new(),
             pending: Mutex::default(),
@@ -79,26 +92,37 @@ impl Line {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn out(&self) -> MutexGuard<'_, Outbox> {
+    fn out(&self) -> MutexGuard<'_, Out> {
         self.out.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sends `request`, to be begun within `within`.
     pub(crate) fn send(&self, request: &Request, within: Duration) -> Result<Coming, NotSent> {
         let (reply, coming) = oneshot::channel();
-        let id = self.enlist(Waiting { reply, bytes: request.bytes() })?;
+        let (id, alone) = self.enlist(Waiting { reply, bytes: request.bytes() })?;
         let within_us = u64::try_from(within.as_micros()).unwrap_or(u64::MAX);
         let until_us = now_us().saturating_add(within_us);
-        let pushed = self.out().push(&Ask::Do { id, until_us, request });
-        if let Err(error) = pushed {
+        let mut out = self.out();
+        if let Err(error) = out.frames.push(&Ask::Do { id, until_us, request }) {
+            drop(out);
             drop(self.delist(id));
             return Err(NotSent::Refused(HsmError::Unsupported(error.to_string())));
         }
-        self.flush.notify_one();
+        if alone && !out.task_writes {
+            // Nothing to share the system call with. What goes wrong, the task finds as well.
+            let count = write_now(&self.socket, out.frames.waiting()).unwrap_or(0);
+            out.frames.sent(count);
+        }
+        let is_left = !out.frames.waiting().is_empty();
+        drop(out);
+        if is_left {
+            self.flush.notify_one();
+        }
         Ok(coming)
     }
 
-    fn enlist(&self, waiting: Waiting) -> Result<u64, NotSent> {
+    /// Gives its number, and whether no other request waits for its answer.
+    fn enlist(&self, waiting: Waiting) -> Result<(u64, bool), NotSent> {
         let mut pending = self.pending();
         if pending.ended {
             return Err(NotSent::Ended);
@@ -114,7 +138,7 @@ impl Line {
         let id = pending.next;
         pending.bytes += waiting.bytes;
         pending.waiting.insert(id, waiting);
-        Ok(id)
+        Ok((id, count == 0))
     }
 
     fn delist(&self, id: u64) -> Option<Waiting> {
@@ -146,20 +170,37 @@ impl Line {
         drop(waiting);
     }
 
-    /// Writes what is sent, until the socket breaks. It must not block.
-    pub(crate) async fn write(&self, socket: UnixStream) -> io::Result<()> {
+    /// Writes what is sent, until the socket breaks.
+    pub(crate) async fn write(&self) -> io::Result<()> {
         let mut sending = Outbox::default();
         loop {
             self.flush.notified().await;
-            loop {
-                std::mem::swap(&mut *self.out(), &mut sending);
-                if sending.waiting().is_empty() {
-                    break;
-                }
+            while self.take(&mut sending) {
                 while !sending.waiting().is_empty() {
-                    let count = write_some(&socket, sending.waiting()).await?;
+                    let count = self.write_some(sending.waiting()).await?;
                     sending.sent(count);
                 }
+            }
+        }
+    }
+
+    /// Moves what is to be written into `sending`, which is empty; whether there is any.
+    fn take(&self, sending: &mut Outbox) -> bool {
+        let mut out = self.out();
+        std::mem::swap(&mut out.frames, sending);
+        out.task_writes = !sending.waiting().is_empty();
+        out.task_writes
+    }
+
+    /// The runtime looks at the socket only while it is full: the kernel tells of room in a local socket
+    /// at each reading at the other end, and every request would wake a thread here once more.
+    async fn write_some(&self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match write_now(&self.socket, bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    tokio::net::UnixStream::from_std(self.socket.try_clone()?)?.writable().await?;
+                }
+                done => return done,
             }
         }
     }
@@ -200,14 +241,9 @@ impl Line {
     }
 }
 
-/// The runtime looks at the socket only while it is full: the kernel tells of room in a local socket
-/// at each reading at the other end, and every request would wake a thread here once more.
-async fn write_some(mut socket: &UnixStream, bytes: &[u8]) -> io::Result<usize> {
+fn write_now(mut socket: &UnixStream, bytes: &[u8]) -> io::Result<usize> {
     loop {
         match socket.write(bytes) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                tokio::net::UnixStream::from_std(socket.try_clone()?)?.writable().await?;
-            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             done => return done,
         }
@@ -216,11 +252,64 @@ async fn write_some(mut socket: &UnixStream, bytes: &[u8]) -> io::Result<usize> 
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::sync::Arc;
+
+    use km_core::material::ClearBytes;
+
     use super::*;
+    use crate::process::Asked;
+
+    /// A line, and the worker's end of its socket.
+    fn line() -> (Arc<Line>, UnixStream) {
+        let (here, there) = UnixStream::pair().unwrap();
+        here.set_nonblocking(true).unwrap();
+        (Arc::new(Line::new(here)), there)
+    }
+
+    /// Reads `count` requests; their numbers.
+    fn numbers(mut socket: UnixStream, count: usize) -> Vec<u64> {
+        let (mut inbox, mut numbers) = (Inbox::default(), Vec::new());
+        while numbers.len() < count {
+            let len = socket.read(inbox.room().unwrap()).unwrap();
+            assert_ne!(len, 0);
+            inbox.filled(len);
+            while let Some(asked) = inbox.next().unwrap() {
+                let Asked::Do { id, .. } = asked else { panic!() };
+                numbers.push(id);
+            }
+        }
+        numbers
+    }
+
+    #[test]
+    fn a_request_that_is_alone_needs_no_task_to_leave() {
+        let (line, there) = line();
+        let _coming = line.send(&Request::Probe, Duration::from_secs(1)).ok().unwrap();
+        assert_eq!(numbers(there, 1), [1]);
+    }
+
+    #[tokio::test]
+    async fn requests_leave_in_order_though_the_socket_is_full() {
+        let (line, there) = line();
+        let writes = Arc::clone(&line);
+        let writer = tokio::spawn(async move { writes.write().await });
+        let mut coming = Vec::new();
+        // The first is longer than the socket takes at once.
+        for len in [1 << 20, 1, 100_000, 1].into_iter().cycle().take(40) {
+            let clear = ClearBytes::from_vec(vec![7; len]);
+            let request = Request::Seal { aad: Vec::new(), clear };
+            coming.push(line.send(&request, Duration::from_secs(9)).ok().unwrap());
+            tokio::task::yield_now().await;
+        }
+        let read = tokio::task::spawn_blocking(move || numbers(there, 40)).await.unwrap();
+        assert_eq!(read, (1..=40).collect::<Vec<u64>>());
+        writer.abort();
+    }
 
     #[test]
     fn what_is_under_way_is_bounded_and_told_of_the_end() {
-        let line = Line::new();
+        let (line, _there) = line();
         let within = Duration::from_secs(1);
         let mut coming: Vec<_> =
             (0..MAX_WAITING).map(|_| line.send(&Request::Probe, within).ok().unwrap()).collect();

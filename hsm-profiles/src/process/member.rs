@@ -242,12 +242,12 @@ impl Member {
         let inside = runtime.enter();
         let reading = tokio::net::UnixStream::from_std(answers)?;
         drop(inside);
-        let line = Arc::new(Line::new());
+        let line = Arc::new(Line::new(requests));
         info!(token = self.name, serial = seen.status.serial, "HSM worker runs");
         self.saw(seen);
         self.set(Phase::Running(Arc::clone(&line)));
         let writes = Arc::clone(&line);
-        let writer = runtime.spawn(async move { writes.write(requests).await });
+        let writer = runtime.spawn(async move { writes.write().await });
         let (member, reads) = (Arc::clone(self), line);
         runtime.spawn(async move {
             if let Err(error) = reads.read(reading, inbox, |seen| member.saw(seen)).await {
