@@ -5,7 +5,7 @@
 //! the steadiest on a noisy machine. Results also go to `target/bench/results.json`.
 //!
 //! `QKM_BENCH_SECONDS` sets the time of each measurement (default 4);
-//! `QKM_BENCH_ONLY` names parts (`etsi014`, `kmip`, `usage`, `connections`, `locate`, `ingest`,
+//! `QKM_BENCH_ONLY` names parts (`etsi014`, `kmip`, `usage`, `seal`, `connections`, `locate`, `ingest`,
 //! `relay`, `cluster`, `cluster_apart`, `simulation`), with commas between them, to leave the others out;
 //! `QKM_BENCH_KEYS` the keys stored for the memory figure (default 10 million);
 //! `QKM_BENCH_OBJECTS` the objects among which names are looked for (default 1 million);
@@ -16,6 +16,10 @@
 mod kmip;
 #[path = "parts/relay.rs"]
 mod relay;
+#[path = "parts/seal.rs"]
+mod seal;
+#[path = "parts/usage.rs"]
+mod usage;
 
 #[path = "rows/cluster.rs"]
 mod cluster;
@@ -30,11 +34,9 @@ use std::{
 
 use qkm_tests::{
     load::{
-        Figures, Framing, Script, Target, closed_loop, cpu,
-        direct::{self, Direct},
-        echo, paced,
+        Figures, Framing, Script, Target, closed_loop, cpu, direct, echo, paced,
         report::Report,
-        scripts::{Echo, Enc, Kmip, Pair, create_one, encrypt_request, get_request, sign_request},
+        scripts::{Echo, Enc, Kmip, Pair, create_one, get_request},
     },
     network::{End, Network, Options, target_dir},
 };
@@ -44,18 +46,17 @@ const CONNECTIONS: [usize; 3] = [1, 8, 64];
 /// About the sizes of an `enc_keys` exchange for one key.
 const ECHO_REQUEST: usize = 96;
 const ECHO_RESPONSE: usize = 320;
-/// Items of a KMIP request that asks for many at once.
-const BATCH: usize = 32;
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
 }
 
 /// What can be measured by itself.
-const PARTS: [&str; 10] = [
+const PARTS: [&str; 11] = [
     "etsi014",
     "kmip",
     "usage",
+    "seal",
     "connections",
     "locate",
     "ingest",
@@ -77,13 +78,18 @@ fn parts() -> Vec<&'static str> {
     only.split(',').map(known).collect()
 }
 
-#[tokio::main]
-async fn main() {
-    if let Some(files) = echo_role() {
-        return echo::run(files, ECHO_REQUEST, ECHO_RESPONSE).await;
-    }
-    if direct::role() {
+fn main() {
+    // These are processes of their own, without a runtime.
+    if direct::role() || seal::role() {
         return;
+    }
+    measure();
+}
+
+#[tokio::main]
+async fn measure() {
+    if let Some((files, request, response)) = echo_role() {
+        return echo::run(files, request, response).await;
     }
     let parts = parts();
     let wanted = |part: &str| parts.contains(&part);
@@ -108,6 +114,9 @@ async fn main() {
     if wanted("usage") {
         bench.usage(&network).await;
         bench.sizes(&network).await;
+    }
+    if wanted("seal") {
+        seal::rows(&mut bench.report, network.site(End::North), time).await;
     }
     if wanted("connections") {
         bench.connections(&network).await;
@@ -137,11 +146,13 @@ async fn main() {
     bench.report.write(&target_dir().join("bench/results.json"));
 }
 
-/// `--echo CERTIFICATE KEY CA`: this process is the echo server.
-fn echo_role() -> Option<TlsFiles> {
+/// `--echo CERTIFICATE KEY CA REQUEST RESPONSE`: this process is the echo server, for messages of so many
+/// bytes.
+fn echo_role() -> Option<(TlsFiles, usize, usize)> {
     let mut args = std::env::args().skip_while(|arg| arg != "--echo").skip(1);
     let (certificate, key, ca) = (args.next()?.into(), args.next()?.into(), args.next()?.into());
-    Some(TlsFiles { certificate, key, ca })
+    let mut bytes = || args.next()?.parse().ok();
+    Some((TlsFiles { certificate, key, ca }, bytes()?, bytes()?))
 }
 
 struct Bench {
@@ -199,7 +210,7 @@ impl Bench {
     }
 
     async fn echo(&mut self, network: &Network) {
-        let (server, address) = spawn_echo(&network.tls("km-north"));
+        let (server, address) = spawn_echo(&network.tls("km-north"), ECHO_REQUEST, ECHO_RESPONSE);
         let client = network.tls("sae-n1");
         let target = Target::new(&address, &client, Framing::Fixed(ECHO_RESPONSE));
         let scripts = async |count| {
@@ -342,55 +353,6 @@ impl Bench {
     }
 }
 
-impl Bench {
-    /// Keys in use in the token through KMIP, against the same calls in a plain loop with as many
-    /// threads as there are connections.
-    async fn usage(&mut self, network: &Network) {
-        let target = Target::new(&network.kmip(End::North), &network.tls("sae-n1"), Framing::Kmip);
-        let pid = network.pid(End::North);
-        let mut first = target.connect().await;
-        let site = network.site(End::North);
-        let plain = [("kmip_encrypt_1k", Direct::Encrypt), ("kmip_sign_p256", Direct::Sign)];
-        for (base, plain) in plain {
-            for count in CONNECTIONS {
-                let alone = plain.per_second(&site.softhsm_conf, &site.pin_file, count, self.time);
-                self.report.add(&format!("{base}_direct_per_s@{count}"), alone, "1/s");
-            }
-            for items in [1, BATCH] {
-                let request = match plain {
-                    Direct::Encrypt => encrypt_request(&mut first, direct::BYTES, items).await,
-                    Direct::Sign => sign_request(&mut first, items).await,
-                };
-                let name = if items == 1 { base.to_owned() } else { format!("{base}_x{items}") };
-                self.used(&name, base, pid, &target, (&request, items)).await;
-            }
-        }
-    }
-
-    /// One request over and over, `items` items each; its items are what is compared.
-    async fn used(
-        &mut self,
-        name: &str,
-        base: &str,
-        pid: u32,
-        target: &Target,
-        (request, items): (&[u8], usize),
-    ) {
-        let scripts = async |count| {
-            let connections = target.connect_many(count).await;
-            let again = |c| Kmip::batch(c, request.to_vec(), items);
-            connections.into_iter().map(again).collect::<Vec<_>>()
-        };
-        self.sweep(&format!("{name}_per_s"), pid, scripts).await;
-        for count in CONNECTIONS {
-            let of = |name: String| self.report.get(&name).unwrap_or(0.0);
-            let done = of(format!("{name}_per_s@{count}")) * items as f64;
-            let alone = of(format!("{base}_direct_per_s@{count}"));
-            self.report.against(&format!("{name}_of_direct@{count}"), done, "1/s", alone);
-        }
-    }
-}
-
 /// Killed when dropped.
 struct Server(Child);
 
@@ -401,10 +363,11 @@ impl Drop for Server {
     }
 }
 
-fn spawn_echo(files: &TlsFiles) -> (Server, String) {
+fn spawn_echo(files: &TlsFiles, request: usize, response: usize) -> (Server, String) {
     let mut child = Command::new(std::env::current_exe().expect("own path"))
         .arg("--echo")
         .args([&files.certificate, &files.key, &files.ca])
+        .args([request.to_string(), response.to_string()])
         .stdout(Stdio::piped())
         .spawn()
         .expect("the echo starts");

@@ -83,7 +83,7 @@ impl Bench {
 
     /// New connections, and idle ones, beside those of the echo. Each new connection asks one thing.
     pub(super) async fn connections(&mut self, network: &Network) {
-        let (echo, address) = spawn_echo(&network.tls("km-north"));
+        let (echo, address) = spawn_echo(&network.tls("km-north"), ECHO_REQUEST, ECHO_RESPONSE);
         let files = network.tls("sae-n1");
         let (echo_pid, pid) = (echo.0.id(), network.pid(End::North));
         let echoed = Target::new(&address, &files, Framing::Fixed(ECHO_RESPONSE));

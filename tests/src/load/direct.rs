@@ -15,28 +15,43 @@ use cryptoki::types::AuthPin;
 /// Bytes that are encrypted at a time.
 pub const BYTES: usize = 1024;
 const ROLE: &str = "--direct";
+/// As long as what binds a block to its header.
+pub const SEAL_AAD: &[u8] = b"block header of thirty-two bytes";
 
 /// What is done over and over.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direct {
     /// AES-256-GCM of [`BYTES`] bytes.
     Encrypt,
     /// ECDSA on P-256 of a hash.
     Sign,
+    /// AES-256-GCM of so many bytes, its nonce from the token.
+    Seal(usize),
+    /// Back from that.
+    Open(usize),
 }
 
 impl Direct {
-    fn name(self) -> &'static str {
+    fn name(self) -> (&'static str, usize) {
         match self {
-            Self::Encrypt => "encrypt",
-            Self::Sign => "sign",
+            Self::Encrypt => ("encrypt", BYTES),
+            Self::Sign => ("sign", 0),
+            Self::Seal(len) => ("seal", len),
+            Self::Open(len) => ("open", len),
         }
+    }
+
+    fn named(name: &str, len: usize) -> Option<Self> {
+        let all = [Self::Encrypt, Self::Sign, Self::Seal(len), Self::Open(len)];
+        all.into_iter().find(|one| one.name() == (name, len))
     }
 
     /// Operations per second with `threads` threads, in a child of this program.
     pub fn per_second(self, conf: &Path, pin_file: &Path, threads: usize, time: Duration) -> f64 {
+        let (name, len) = self.name();
         let output = Command::new(std::env::current_exe().expect("own path"))
-            .args([ROLE, self.name(), &threads.to_string(), &time.as_millis().to_string()])
+            .args([ROLE, name, &len.to_string(), &threads.to_string()])
+            .arg(time.as_millis().to_string())
             .arg(pin_file)
             .env("SOFTHSM2_CONF", conf)
             .output()
@@ -47,11 +62,12 @@ impl Direct {
 
     fn key(self, session: &Session) -> ObjectHandle {
         let made = match self {
-            Self::Encrypt => {
+            Self::Encrypt | Self::Seal(_) | Self::Open(_) => {
                 let template = [
                     Attribute::ValueLen(32.into()),
                     Attribute::Token(false),
                     Attribute::Encrypt(true),
+                    Attribute::Decrypt(true),
                 ];
                 session.generate_key(&Mechanism::AesKeyGen, &template)
             }
@@ -66,31 +82,49 @@ impl Direct {
         made.expect("the token makes a key")
     }
 
-    fn once(self, session: &Session, key: ObjectHandle) {
-        let done = match self {
-            Self::Encrypt => {
-                let mut iv = [7; 12];
-                let gcm = GcmParams::new(&mut iv, &[], 128.into()).expect("parameters");
-                session.encrypt(&Mechanism::AesGcm(gcm), key, &[1; BYTES])
-            }
-            Self::Sign => session.sign(&Mechanism::Ecdsa, key, &[1; 32]),
+    /// What one thread repeats.
+    fn repeated<'s>(self, session: &'s Session) -> Box<dyn FnMut() + 's> {
+        let key = self.key(session);
+        let seal = move |nonce: &mut [u8], aad: &[u8], len| {
+            let gcm = GcmParams::new(nonce, aad, 128.into()).expect("parameters");
+            let sealed = session.encrypt(&Mechanism::AesGcm(gcm), key, &vec![1; len]);
+            sealed.expect("the token does it")
         };
-        done.expect("the token does it");
+        match self {
+            Self::Encrypt => Box::new(move || drop(seal(&mut [7; 12], &[], BYTES))),
+            Self::Sign => Box::new(move || {
+                drop(session.sign(&Mechanism::Ecdsa, key, &[1; 32]).expect("the token does it"));
+            }),
+            Self::Seal(len) => Box::new(move || {
+                let mut nonce = [0; 12];
+                session.generate_random_slice(&mut nonce).expect("the token has random numbers");
+                drop(seal(&mut nonce, SEAL_AAD, len));
+            }),
+            Self::Open(len) => {
+                let sealed = seal(&mut [7; 12], SEAL_AAD, len);
+                Box::new(move || {
+                    let mut nonce = [7; 12];
+                    let gcm = GcmParams::new(&mut nonce, SEAL_AAD, 128.into()).expect("parameters");
+                    let clear = session.decrypt(&Mechanism::AesGcm(gcm), key, &sealed);
+                    drop(clear.expect("the token does it"));
+                })
+            }
+        }
     }
 }
 
 /// Whether this process is such a child; then the figure is printed.
 pub fn role() -> bool {
     let mut args = std::env::args().skip_while(|arg| arg != ROLE).skip(1);
-    let (Some(what), Some(threads), Some(ms), Some(pin_file)) =
-        (args.next(), args.next(), args.next(), args.next())
+    let (Some(what), Some(len), Some(threads), Some(ms), Some(pin_file)) =
+        (args.next(), args.next(), args.next(), args.next(), args.next())
     else {
         return false;
     };
-    let what = if what == "sign" { Direct::Sign } else { Direct::Encrypt };
-    let number = |text: String| text.parse::<u64>().expect("a number");
-    let time = Duration::from_millis(number(ms));
-    let threads = usize::try_from(number(threads)).expect("a number");
+    let number = |text: String| text.parse::<usize>().expect("a number");
+    let what = Direct::named(&what, number(len)).expect("something to do");
+    let time = Duration::from_millis(ms.parse().expect("a number"));
+    let threads = number(threads);
     println!("{}", run(what, threads, time, &PathBuf::from(pin_file)));
     true
 }
@@ -111,9 +145,9 @@ fn run(what: Direct, threads: usize, time: Duration, pin_file: &Path) -> f64 {
         for _ in 0..threads {
             scope.spawn(|| {
                 let session = pkcs11.open_rw_session(slot).expect("a session");
-                let key = what.key(&session);
+                let mut once = what.repeated(&session);
                 while !over.load(Relaxed) {
-                    what.once(&session, key);
+                    once();
                     count.fetch_add(1, Relaxed);
                 }
             });
