@@ -20,8 +20,10 @@ use crate::{
     caller::Client,
 };
 
-/// Room for what comes, and for answers, while requests follow one another.
+/// Room for what comes, at first.
 const ROOM: usize = 16 * 1024;
+/// Most room that is kept for what comes, and as much for answers, while requests follow one another.
+const KEPT: usize = 64 * 1024;
 /// Room a connection keeps while it waits: enough for most requests.
 const WAITING: usize = 512;
 /// How long a connection that pauses keeps more than that.
@@ -135,7 +137,7 @@ impl Outbox {
 
     /// Overwrites what was sent; a buffer that grew big is not kept.
     fn put_back(&mut self, mut bytes: Wiped) {
-        if bytes.capacity() <= ROOM {
+        if bytes.capacity() <= KEPT {
             bytes.clear();
             self.0 = bytes;
         }
@@ -243,7 +245,7 @@ impl Inbox {
             wipe(used);
         }
         self.filled = left;
-        if self.bytes.len() > ROOM && left <= ROOM {
+        if self.bytes.len() > KEPT && left <= ROOM {
             self.resize(ROOM);
         }
     }

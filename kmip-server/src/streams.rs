@@ -106,7 +106,8 @@ pub(crate) struct Marks {
 #[derive(Clone, Default)]
 pub(crate) struct Said {
     pub(crate) key: Option<String>,
-    pub(crate) parameters: Option<CryptographicParameters>,
+    /// In a box, as [`Input`] says.
+    pub(crate) parameters: Option<Box<CryptographicParameters>>,
     pub(crate) iv: Option<Vec<u8>>,
     pub(crate) aad: Option<Vec<u8>>,
     /// A signature, MAC or tag that is to be verified.
@@ -125,14 +126,15 @@ impl Said {
     }
 }
 
-/// The data of a request with all that came before it in its stream.
+/// The data of a request with all that came before it in its stream. It passes through many hands, so what is
+/// large and seldom looked at is in boxes.
 pub(crate) struct Input {
     pub(crate) said: Said,
     /// Bytes of the result that earlier answers gave.
     pub(crate) given: usize,
     /// Bytes that came with this part.
     pub(crate) fresh: usize,
-    stream: Option<(Place, Stream)>,
+    stream: Option<Box<(Place, Stream)>>,
     ends: bool,
     data: Wiped,
 }
@@ -173,7 +175,7 @@ impl Input {
     /// Waits for the next part, of which the answer tells the Correlation Value; `given` bytes of
     /// the result were given by now. `None` when this was the last.
     pub(crate) fn keep(self, cx: &Context<'_>, given: usize) -> Option<Vec<u8>> {
-        let (mut place, mut stream) = self.stream.filter(|_| !self.ends)?;
+        let (mut place, mut stream) = *self.stream.filter(|_| !self.ends)?;
         stream.said = self.said;
         stream.data = self.data;
         stream.given = given;
@@ -213,7 +215,8 @@ pub(crate) async fn begin(
             }
             all.append(data.as_deref().unwrap_or_default());
             let given = stream.given;
-            Ok(Input { said, given, fresh, stream: Some((place, stream)), ends, data: all })
+            let stream = Some(Box::new((place, stream)));
+            Ok(Input { said, given, fresh, stream, ends, data: all })
         }
         None if init && !ends => {
             let place = cx.server.streams.open(cx).await?;
@@ -226,7 +229,8 @@ pub(crate) async fn begin(
                 touched: Instant::now(),
             };
             let data = data.unwrap_or_default();
-            Ok(Input { said, given: 0, fresh, stream: Some((place, stream)), ends, data })
+            let stream = Some(Box::new((place, stream)));
+            Ok(Input { said, given: 0, fresh, stream, ends, data })
         }
         None if ends && !init => {
             Err(OpError::Missing("the last part of a stream needs its Correlation Value"))

@@ -28,6 +28,9 @@ use crate::{
 
 /// Items under way at a time.
 const MOST: usize = 32;
+/// Items the token is asked for at once, at most. While it does these, the next are made ready and the
+/// answers before are written.
+const PART: usize = 8;
 
 /// The operation and ID of an item, and what came of it.
 type Outcome = (OperationCode, Option<Vec<u8>>, Result<Done, OpError>);
@@ -171,7 +174,7 @@ impl<'a> Together<'a> {
         mut run: Vec<RequestItem>,
     ) {
         let sessions = context().objects().vault().sessions();
-        let most = run.len().div_ceil(sessions.max(1));
+        let most = run.len().div_ceil(sessions.max(1)).min(PART);
         while !run.is_empty() {
             let rest = run.split_off(most.min(run.len()));
             let part = std::mem::replace(&mut run, rest);
@@ -230,14 +233,14 @@ async fn act_alike(
 /// The uses of a key.
 pub(crate) async fn act(cx: &mut Context<'_>, operation: Operation) -> Result<Answer, OpError> {
     match operation {
-        Operation::Encrypt(r) => uses::once(cx, r).await,
-        Operation::Decrypt(r) => uses::once(cx, r).await,
-        Operation::Sign(r) => uses::once(cx, r).await,
-        Operation::Mac(r) => uses::once(cx, r).await,
+        Operation::Encrypt(r) => uses::once(cx, *r).await,
+        Operation::Decrypt(r) => uses::once(cx, *r).await,
+        Operation::Sign(r) => uses::once(cx, *r).await,
+        Operation::Mac(r) => uses::once(cx, *r).await,
         Operation::SignatureVerify(r) => {
-            Ok(Box::pin(op::signature_verify::signature_verify(cx, r)).await?.into())
+            Ok(Box::pin(op::signature_verify::signature_verify(cx, *r)).await?.into())
         }
-        Operation::MacVerify(r) => Ok(Box::pin(op::mac_verify::mac_verify(cx, r)).await?.into()),
+        Operation::MacVerify(r) => Ok(Box::pin(op::mac_verify::mac_verify(cx, *r)).await?.into()),
         _ => Err(OpError::Operation),
     }
 }

@@ -27,14 +27,14 @@ type Answering = Box<dyn FnOnce(&Context<'_>, ClearBytes) -> Answer + Send>;
 /// What an operation came to before the key does anything.
 pub(crate) enum Step {
     /// It needs no more.
-    Done(Box<Answer>),
+    Done(Answer),
     /// It needs the key.
     Asks(Asked),
 }
 
 impl Step {
     pub(crate) fn done(answer: impl Into<Answer>) -> Self {
-        Self::Done(Box::new(answer.into()))
+        Self::Done(answer.into())
     }
 
     pub(crate) fn asks<A: Into<Answer>>(
@@ -71,10 +71,10 @@ pub(crate) trait OneUse: Sized + Send {
 pub(crate) async fn once<R: OneUse>(cx: &Context<'_>, request: R) -> Result<Answer, OpError> {
     let said = request.begin(cx).await?;
     let input = R::input(&said);
-    let parameters = input.said.parameters.clone();
+    let parameters = input.said.parameters.as_deref().cloned();
     let subject = Subject::find(cx, input.key(), parameters, R::USE).await?;
     match R::prepare(cx, &subject, said).await? {
-        Step::Done(answer) => Ok(*answer),
+        Step::Done(answer) => Ok(answer),
         Step::Asks(Asked { kind, one, answer }) => {
             let done = subject.act(cx, kind, &one.action, &one.input).await?;
             Ok(answer(cx, done))
@@ -93,7 +93,7 @@ pub(crate) async fn each(
     let (mut of, mut uses, mut makers) = (None, Vec::new(), Vec::new());
     for operation in operations {
         answers.push(match prepared(cx, subject, operation).await {
-            Ok(Step::Done(answer)) => Some(Ok(*answer)),
+            Ok(Step::Done(answer)) => Some(Ok(answer)),
             Ok(Step::Asks(Asked { kind, one, answer })) => {
                 of = Some(kind);
                 uses.push(one);
@@ -130,10 +130,10 @@ async fn prepared(
         R::prepare(cx, subject, said).await
     }
     match operation {
-        Operation::Encrypt(request) => of(cx, subject, request).await,
-        Operation::Decrypt(request) => of(cx, subject, request).await,
-        Operation::Sign(request) => of(cx, subject, request).await,
-        Operation::Mac(request) => of(cx, subject, request).await,
+        Operation::Encrypt(request) => of(cx, subject, *request).await,
+        Operation::Decrypt(request) => of(cx, subject, *request).await,
+        Operation::Sign(request) => of(cx, subject, *request).await,
+        Operation::Mac(request) => of(cx, subject, *request).await,
         _ => Err(OpError::Operation),
     }
 }

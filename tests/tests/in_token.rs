@@ -437,7 +437,7 @@ async fn objects_of_an_application_are_kept_inside_the_token() {
         attributes: Attributes::default(),
         protection_storage_masks: None,
     };
-    let answer = app.ask(Operation::CreateSplitKey(split)).await.unwrap();
+    let answer = app.ask(split).await.unwrap();
     let Answer::CreateSplitKey(parts) = answer else { panic!("{answer:?}") };
     assert_eq!(network.metric(North, "qkm_token_objects").await, 4.0);
     for id in parts.ids.iter().chain([&made.id]) {

@@ -26,7 +26,7 @@ impl OneUse for Request {
         let Self { id, parameters, data, iv, correlation_value, init, last, aad, tag } = self;
         let marks = Marks { correlation: correlation_value, init, last };
         let key = streams::named(cx, id, &marks)?;
-        let said = Said { key, parameters, iv, aad, proof: tag };
+        let said = Said { key, parameters: parameters.map(Box::new), iv, aad, proof: tag };
         streams::begin(cx, OperationCode::Decrypt, marks, said, data.map(Wiped::new)).await
     }
 

@@ -24,7 +24,7 @@ impl OneUse for Request {
         let Self { id, parameters, data, iv, correlation_value, init, last, aad } = self;
         let marks = Marks { correlation: correlation_value, init, last };
         let key = streams::named(cx, id, &marks)?;
-        let said = Said { key, parameters, iv, aad, proof: None };
+        let said = Said { key, parameters: parameters.map(Box::new), iv, aad, proof: None };
         let data = data.map(SecretBytes::into_inner);
         streams::begin(cx, OperationCode::Encrypt, marks, said, data).await
     }

@@ -26,7 +26,7 @@ impl OneUse for Request {
         let Self { id, parameters, data, correlation_value, init, last } = self;
         let marks = Marks { correlation: correlation_value, init, last };
         let key = streams::named(cx, id, &marks)?;
-        let said = Said { key, parameters, ..Said::default() };
+        let said = Said { key, parameters: parameters.map(Box::new), ..Said::default() };
         let data = data.map(SecretBytes::into_inner);
         streams::begin(cx, OperationCode::Mac, marks, said, data).await
     }

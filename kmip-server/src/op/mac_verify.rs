@@ -22,10 +22,12 @@ pub(crate) async fn mac_verify(
     let Request { id, parameters, data, mac: given, correlation_value, init, last } = request;
     let marks = Marks { correlation: correlation_value, init, last };
     let key = streams::named(cx, id, &marks)?;
-    let said = Said { key, parameters, proof: given, ..Said::default() };
+    let said = Said { key, parameters: parameters.map(Box::new), proof: given, ..Said::default() };
     let data = data.map(SecretBytes::into_inner);
     let input = streams::begin(cx, OperationCode::MacVerify, marks, said, data).await?;
-    let subject = Subject::find(cx, input.key(), input.said.parameters.clone(), MAC_VERIFY).await?;
+    let subject =
+        Subject::find(cx, input.key(), input.said.parameters.as_deref().cloned(), MAC_VERIFY)
+            .await?;
     let id = subject.object.uid.clone();
     if !input.ends() {
         // Nothing is known yet.

@@ -24,7 +24,7 @@ impl OneUse for Request {
         let Self { id, parameters, data, digested, correlation_value, init, last } = self;
         let marks = Marks { correlation: correlation_value, init, last };
         let key = streams::named(cx, id, &marks)?;
-        let said = Said { key, parameters, ..Said::default() };
+        let said = Said { key, parameters: parameters.map(Box::new), ..Said::default() };
         let (data, digested) = usage::data_or_digest(data, digested, &marks)?;
         Ok((streams::begin(cx, OperationCode::Sign, marks, said, data).await?, digested))
     }

@@ -21,10 +21,12 @@ pub(crate) async fn signature_verify(
         request;
     let marks = Marks { correlation: correlation_value, init, last };
     let key = streams::named(cx, id, &marks)?;
-    let said = Said { key, parameters, proof: signature, ..Said::default() };
+    let said =
+        Said { key, parameters: parameters.map(Box::new), proof: signature, ..Said::default() };
     let (data, digested) = usage::data_or_digest(data, digested, &marks)?;
     let input = streams::begin(cx, OperationCode::SignatureVerify, marks, said, data).await?;
-    let subject = Subject::find(cx, input.key(), input.said.parameters.clone(), VERIFY).await?;
+    let subject =
+        Subject::find(cx, input.key(), input.said.parameters.as_deref().cloned(), VERIFY).await?;
     if subject.meta.kind() != ObjectType::PublicKey {
         return Err(subject.unusable("signatures are verified with public keys"));
     }

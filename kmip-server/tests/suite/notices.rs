@@ -124,7 +124,7 @@ async fn state(inbox: &mut mpsc::Receiver<Operation>) -> (String, State) {
 
 async fn put(inbox: &mut mpsc::Receiver<Operation>) -> op::put::Request {
     match next(inbox).await {
-        Operation::Put(sent) => sent,
+        Operation::Put(sent) => *sent,
         other => panic!("Put, not {other:?}"),
     }
 }

@@ -79,22 +79,21 @@ pub struct Raw {
 
 macro_rules! operations {
     ($( $name:ident: $module:ident, )+) => {
-        /// What a batch item asks.
-        #[allow(clippy::large_enum_variant, reason = "one lives at a time, on its way to the wire")]
+        /// What a batch item asks. In a box: it passes through many hands, and the largest is far longer than
+        /// most.
         #[derive(Debug)]
         pub enum Operation {
             $( #[doc = concat!("See [`", stringify!($module), "`].")]
-               $name($module::Request), )+
+               $name(Box<$module::Request>), )+
             /// Any other operation.
             Raw(Raw),
         }
 
         /// What a successful batch item answers.
-        #[allow(clippy::large_enum_variant, reason = "one lives at a time, on its way to the wire")]
         #[derive(Debug)]
         pub enum Answer {
             $( #[doc = concat!("See [`", stringify!($module), "`].")]
-               $name($module::Response), )+
+               $name(Box<$module::Response>), )+
             /// Any other operation.
             Raw(Raw),
         }
@@ -104,10 +103,10 @@ macro_rules! operations {
 
         $(
             impl From<$module::Request> for Operation {
-                fn from(request: $module::Request) -> Self { Self::$name(request) }
+                fn from(request: $module::Request) -> Self { Self::$name(Box::new(request)) }
             }
             impl From<$module::Response> for Answer {
-                fn from(response: $module::Response) -> Self { Self::$name(response) }
+                fn from(response: $module::Response) -> Self { Self::$name(Box::new(response)) }
             }
         )+
     };
@@ -124,7 +123,7 @@ macro_rules! operations {
             /// Reads the payload of `code`.
             pub(crate) fn read(code: OperationCode, payload: &Item<'_>) -> Result<Self> {
                 Ok(match code {
-                    $( OperationCode::$name => Self::$name(Field::read(payload)?), )+
+                    $( OperationCode::$name => Self::$name(Box::new(Field::read(payload)?)), )+
                     code => {
                         payload.children()?;
                         let payload = SecretBytes::copy_from(payload.body());

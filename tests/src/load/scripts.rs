@@ -358,7 +358,7 @@ mod tests {
         let version = Version::V1_4;
         let mut answer = ResponseWriter::new(version, ResponseHeader::new(version, DateTime(0)));
         let sign = op::sign::Response { id: "1".into(), ..Default::default() };
-        answer.item(&ResponseItem::success(None, KmipAnswer::Sign(sign)));
+        answer.item(&ResponseItem::success(None, sign.into()));
         let mut short = answer.finish().to_vec();
         assert_eq!(kmip_ok(&short, 1), Ok(()));
         assert_eq!(kmip_ok(&short, 2).unwrap_err(), "an answer of 1 items only");

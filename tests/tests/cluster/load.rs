@@ -97,7 +97,7 @@ async fn new_register(load: &Load, kms: &[Kmip]) -> Option<(String, String)> {
     let id = made.id.to_string();
     let attribute = Instance { index: None, attribute: Attribute::Comment("0".into()) };
     let add = add_attribute::Request { id: Some(id.as_str().into()), attribute };
-    load.any(kms).ask(Operation::AddAttribute(add)).await.ok()?;
+    load.any(kms).ask(add).await.ok()?;
     let got = load.any(kms).ask(client::get(&id)).await.ok()?;
     Some((id, material(&got)?))
 }
@@ -165,10 +165,10 @@ pub(crate) fn is_destroyed(error: &str) -> bool {
 fn write(id: &str, value: u64) -> Operation {
     let new = Instance { index: None, attribute: Attribute::Comment(value.to_string()) };
     let id = Some(id.into());
-    Operation::ModifyAttribute(modify_attribute::Request { id, current: None, new })
+    modify_attribute::Request { id, current: None, new }.into()
 }
 
 fn read(id: &str) -> Operation {
     let id = Some(id.into());
-    Operation::GetAttributes(get_attributes::Request { id, attributes: Vec::new() })
+    get_attributes::Request { id, attributes: Vec::new() }.into()
 }

@@ -34,7 +34,7 @@ macro_rules! typed {
             request: op::$module::Request,
         ) -> Result<op::$module::Response> {
             match self.call(request).await? {
-                Answer::$operation(response) => Ok(response),
+                Answer::$operation(response) => Ok(*response),
                 other => panic!("answered {other:?}"),
             }
         }
