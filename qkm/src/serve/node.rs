@@ -78,7 +78,8 @@ impl Node {
         let path = config.store_file();
         let (store, etcd) = tokio::select! {
             opened = open_store(config) => opened.map_err(|e| of_store(&path, &e))?,
-            () = shutdown.requested() => {
+            // A file is open at once, and what else is wrong with the start is told then.
+            () = shutdown.requested(), if config.shared.is_some() => {
                 // Waits for the HSM's threads: not on a thread others need.
                 let _ = tokio::task::spawn_blocking(move || drop(token)).await;
                 return Ok(None);
