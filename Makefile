@@ -38,7 +38,8 @@ kill:
 	QKM_KILLS=200 $(CARGO) test --locked -p qkm-tests --test kill -- --nocapture
 	QKM_KILLS=100 $(CARGO) test --locked -p qkm-tests --test kill_relay -- --nocapture
 
-## The OASIS KMIP test cases over the socket, as a table and in target/oasis/results.json.
+## The OASIS KMIP test cases over the socket, also those of 1.4 as 1.3 and of 2.1 as 2.0, as a table and in
+## target/oasis/results.json.
 ## ARGS="--dir DIR" takes other files than those of ../shared/oasis-kmip.
 oasis:
 	@scripts/setup.sh

@@ -7,7 +7,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::Duration,
@@ -64,6 +64,8 @@ pub struct Candidate {
     pulse: Arc<dyn Pulse>,
     leader: watch::Sender<Option<Seat>>,
     rests: AtomicBool,
+    /// How long the lead lasts that it took last.
+    granted: Mutex<Option<Duration>>,
 }
 
 impl Candidate {
@@ -76,7 +78,13 @@ impl Candidate {
             pulse,
             leader: watch::Sender::new(None),
             rests: AtomicBool::new(false),
+            granted: Mutex::default(),
         }
+    }
+
+    /// How long this KM keeps the lead when it says nothing, as the engine granted it; `None` before it led.
+    pub fn granted(&self) -> Option<Duration> {
+        *self.granted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Who leads, as far as is known here.
@@ -170,6 +178,7 @@ impl Candidate {
             return Ok(None);
         };
         self.follow(&self.me);
+        *self.granted.lock().unwrap_or_else(PoisonError::into_inner) = Some(ttl);
         let fence = Fence { key: LEAD.to_vec(), version };
         Ok(Some(Lease::hold(self.records.clone(), session, fence, ttl, asked)))
     }

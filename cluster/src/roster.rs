@@ -38,6 +38,9 @@ pub struct Condition {
     pub link_certificate: Option<String>,
     /// How long its last write to the store took, in milliseconds; `None`: it failed.
     pub store_ms: Option<u64>,
+    /// How long it keeps the lead when it says nothing, as the engine granted it, in milliseconds; `None`
+    /// before it led.
+    pub lease_ms: Option<u64>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

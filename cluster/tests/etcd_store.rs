@@ -217,7 +217,7 @@ async fn a_key_manager_works_with_rights_to_its_prefix_alone() {
     two.rest("n2", true).await.unwrap();
 }
 
-/// Whoever starts while the engine has no leader waits until it has one.
+/// Whoever starts while the engine has no leader waits until it has one, longer than for a single answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_opens_once_the_engine_has_a_leader_again() {
     let mut etcd = Etcd::start(3);
@@ -226,7 +226,7 @@ async fn a_store_opens_once_the_engine_has_a_leader_again() {
     // Longer than the last one takes itself for led.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     let opening = tokio::spawn(async move { EtcdStore::open(&settings).await.map(drop) });
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    tokio::time::sleep(Duration::from_millis(5500)).await;
     assert!(!opening.is_finished());
     etcd.run(0);
     opening.await.unwrap().unwrap();

@@ -59,7 +59,9 @@ async fn one_member_that_is_away_does_not_end_the_lead() {
     let first = (leader + 1) % 3;
     endpoints.swap(0, first);
     let (_, candidate) = candidate(endpoints, &engine, "km1").await;
+    assert_eq!(candidate.granted(), None);
     let lease = candidate.elected().await;
+    assert_eq!(candidate.granted(), Some(LEASE));
     engine.signal(first, "STOP");
     assert!(!lost_within(&lease, 4 * LEASE).await, "a member stands still");
     engine.signal(first, "CONT");

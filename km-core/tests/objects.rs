@@ -7,7 +7,9 @@ mod common;
 use common::{Life, Machine, SoftHsm, sae};
 use km_core::{
     material::ClearBytes,
-    objects::{MAX_TERMS, NewObject, Object, ObjectError, ObjectState, ObjectStep, Objects, Quota},
+    objects::{
+        MAX_TERMS, NewObject, Object, ObjectError, ObjectState, ObjectStep, Objects, Quota, Walk,
+    },
     provenance::{Origin, Provenance},
     records::{RecordError, Records},
     store::{Commit, Store, faulty::Fault},
@@ -48,6 +50,22 @@ impl Room {
         let rows = self.machine.disk.range(prefix, Bound::Unbounded, 1000).await.unwrap();
         rows.into_iter().map(|row| (row.key, row.value)).collect()
     }
+}
+
+/// Through the objects of `n1`.
+fn walk(terms: &[&str], page_size: usize) -> Walk {
+    let terms = terms.iter().map(|&term| term.to_owned()).collect();
+    Walk::of(sae("n1"), terms, page_size)
+}
+
+/// The next objects that a walk meets, at most `most`.
+async fn met(walk: &mut Walk, room: &Room, most: usize) -> Vec<String> {
+    let mut met = Vec::new();
+    while met.len() < most {
+        let Some(object) = walk.next(&room.objects).await.unwrap() else { break };
+        met.push(object.uid);
+    }
+    met
 }
 
 #[tokio::test]
@@ -92,7 +110,7 @@ async fn the_index_follows_every_change() {
     room.objects.create(new("u1", "n1", &["name:a", "type:x"]), &clear()).await.unwrap();
     room.objects.create(new("u2", "n1", &["name:b", "type:x"]), &clear()).await.unwrap();
     room.objects.create(new("u3", "n2", &["name:a"]), &clear()).await.unwrap();
-    let found = async |term: &str| room.objects.search(&owner, term, None, 10).await.unwrap();
+    let found = async |term: &str| room.objects.search(&owner, term, 10).await.unwrap();
     assert_eq!(found("name:a").await, ["u1"]);
     assert_eq!(found("type:x").await, ["u2", "u1"], "the newest first");
     assert_eq!(found("name").await, [""; 0], "a term is matched whole");
@@ -102,9 +120,49 @@ async fn the_index_follows_every_change() {
     room.objects.update(&old, version, &changed).await.unwrap();
     assert_eq!(found("name:a").await, [""; 0]);
     assert_eq!(found("name:c").await, ["u1"]);
-    let page = room.objects.search(&owner, "type:x", Some("u2"), 10).await.unwrap();
-    assert_eq!(page, ["u1"]);
+    assert_eq!(met(&mut walk(&["type:x"], 1), &room, 10).await, ["u2", "u1"], "page by page");
     assert_eq!(room.rows(b"index/n1").await.len(), 4);
+}
+
+/// Whatever happens to whichever object, wherever the walk is and however long its pages are.
+#[tokio::test]
+async fn a_walk_meets_each_object_once_while_others_change_them() {
+    let room = room().await;
+    let owner = sae("n1");
+    let all = ["u6", "u5", "u4", "u3", "u2", "u1"];
+    let destroy = async |uid: &str, gone: &str| {
+        let change = |object: &mut Object| object.terms = vec![gone.to_owned()];
+        room.objects.step(&owner, uid, ObjectStep::Destroy, change).await.unwrap();
+    };
+    let replace = async |uid: &str, live: &str| {
+        let (old, version) = room.objects.get(&owner, uid).await.unwrap();
+        let new = new(uid, "n1", &[live]);
+        room.objects.replace(new, &clear(), (&old, version)).await.unwrap();
+    };
+    for (page_size, steps, one) in (1..=4)
+        .flat_map(|page_size| (0..=6).map(move |steps| (page_size, steps)))
+        .flat_map(|(page_size, steps)| (0..6).map(move |one| (page_size, steps, one)))
+    {
+        for is_destroyed in [true, false] {
+            let round = format!("{page_size}/{steps}/{one}/{is_destroyed}");
+            let [live, gone] = ["live", "gone"].map(|term| format!("{term}:{round}"));
+            let uid = |name: &str| format!("{round}/{name}");
+            for name in all.iter().rev() {
+                room.objects.create(new(&uid(name), "n1", &[&live]), &clear()).await.unwrap();
+            }
+            let mut walk = walk(&[&live, &gone], page_size);
+            let mut found = met(&mut walk, &room, steps).await;
+            match is_destroyed {
+                true => destroy(&uid(all[one]), &gone).await,
+                false => replace(&uid(all[one]), &live).await,
+            }
+            room.objects.create(new(&uid("u7"), "n1", &[&live]), &clear()).await.unwrap();
+            found.extend(met(&mut walk, &room, 10).await);
+            // The new one is met where the walk had not begun.
+            found.retain(|found| *found != uid("u7"));
+            assert_eq!(found, all.map(uid));
+        }
+    }
 }
 
 #[tokio::test]
@@ -118,7 +176,7 @@ async fn every_search_term_may_change_at_once() {
     let mut changed = old.clone();
     changed.terms = terms("b");
     room.objects.update(&old, version, &changed).await.unwrap();
-    assert_eq!(room.objects.search(&sae("n1"), "b:7", None, 10).await.unwrap(), ["u1"]);
+    assert_eq!(room.objects.search(&sae("n1"), "b:7", 10).await.unwrap(), ["u1"]);
     changed.terms.push("one:more".into());
     let refused = room.objects.update(&old, version, &changed).await;
     assert!(matches!(refused, Err(ObjectError::TooLarge(_))));
@@ -138,7 +196,7 @@ async fn of_two_changes_from_one_reading_one_wins() {
     let refused = room.objects.update(&old, version, &two).await;
     assert_eq!(refused.unwrap_err(), ObjectError::Conflict("u1".into()));
     assert_eq!(room.objects.get(&sae("n1"), "u1").await.unwrap().0, one);
-    assert!(room.objects.search(&sae("n1"), "two:2", None, 10).await.unwrap().is_empty());
+    assert!(room.objects.search(&sae("n1"), "two:2", 10).await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -159,7 +217,7 @@ async fn a_destroyed_object_keeps_its_name_and_loses_its_bytes() {
     assert_eq!(gone.state, ObjectState::Destroyed);
     assert!(matches!(room.objects.open(&gone).await, Err(ObjectError::Destroyed(_))));
     assert!(!holds(&room.rows(b"").await));
-    assert_eq!(room.objects.search(&owner, "name:a", None, 10).await.unwrap(), ["u1"]);
+    assert_eq!(room.objects.search(&owner, "name:a", 10).await.unwrap(), ["u1"]);
 }
 
 #[tokio::test]

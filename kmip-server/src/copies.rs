@@ -79,7 +79,7 @@ impl Server {
             let tenant = caller.tenant();
             let mut uids = vec![name.to_owned()];
             let term = terms::name(name);
-            uids.extend(self.objects.search(tenant, &term, None, 2).await.map_err(failed)?);
+            uids.extend(self.objects.search(tenant, &term, 2).await.map_err(failed)?);
             for uid in uids {
                 let known = found.iter().any(|(_, o)| o.uid == uid);
                 let object = qkd::existing(&self.objects, tenant, &uid).await.map_err(failed)?;

@@ -228,6 +228,18 @@ impl House {
         })
     }
 
+    /// The defaults that hold for new objects in `groups`, and in no other; all of them without.
+    pub(crate) fn defaults_in(&self, groups: Option<&ObjectGroups>) -> Vec<ObjectDefaults> {
+        let named = |defaults: &ObjectGroups, asked: &ObjectGroups| {
+            asked.list.iter().any(|group| defaults.list.contains(group))
+        };
+        let holds = |defaults: &&ObjectDefaults| match (&defaults.groups, groups) {
+            (Some(defaults), Some(asked)) => named(defaults, asked),
+            _ => true,
+        };
+        self.defaults.list.iter().filter(holds).cloned().collect()
+    }
+
     /// Adds what the defaults say and the request does not, nor the object that came with it.
     pub(crate) fn complete(
         &self,

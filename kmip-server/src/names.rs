@@ -50,6 +50,6 @@ pub(crate) async fn is_taken(
     except: &[&str],
 ) -> Result<bool, OpError> {
     let most = except.len() + 1;
-    let found = objects.search(owner, &terms::name(name), None, most).await?;
+    let found = objects.search(owner, &terms::name(name), most).await?;
     Ok(found.iter().any(|uid| !except.contains(&uid.as_str())))
 }

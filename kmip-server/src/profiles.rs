@@ -1,5 +1,6 @@
 //! The profiles this server conforms to, as Query tells them: those whose OASIS cases it passes over
-//! its socket, for the version of the client. Not Complete Server (Re-Provision is not there), not
+//! its socket, for the version of the client; of 1.3 and 2.0 these are the cases of the version after, where
+//! nothing in them is newer (`tests/oasis.toml`). Not Complete Server (Re-Provision is not there), not
 //! Quantum Safe, and not PKCS #11: of that operation only the functions are there that say what is.
 
 use kmip::{Version, op::query::ProfileInformation, ttlv::Value};

@@ -13,6 +13,18 @@ pub(crate) const SOFTWARE: i32 = 0x1;
 /// An object inside the HSM.
 pub(crate) const HARDWARE: i32 = 0x2;
 
+/// Where new objects of the caller may be kept, the usual place first. Keys that the HSM wraps are kept as
+/// Software whatever the operator says.
+pub(crate) fn offered(cx: &Context<'_>) -> ProtectionStorageMasks {
+    let objects = cx.objects();
+    let masks = match place(cx) {
+        HARDWARE => vec![HARDWARE, SOFTWARE],
+        _ if objects.may_keep_inside(cx.caller.tenant()) => vec![SOFTWARE, HARDWARE],
+        _ => vec![SOFTWARE],
+    };
+    ProtectionStorageMasks { masks }
+}
+
 /// Has the new object of the item that is being done kept where `masks` allow. `wrapped`: the HSM makes it,
 /// and it never leaves it in clear.
 pub(crate) fn choose(

@@ -47,7 +47,7 @@ pub(crate) async fn expand(
 
 async fn content(cx: &Context<'_>, name: &str) -> Result<Attributes, OpError> {
     let owner = cx.caller.tenant();
-    for uid in cx.objects().search(owner, &terms::name(name), None, MAX_SAME).await? {
+    for uid in cx.objects().search(owner, &terms::name(name), MAX_SAME).await? {
         let (object, _) = cx.objects().get(owner, &uid).await?;
         if Meta::of(&object)?.kind() == ObjectType::Template {
             let clear = cx.objects().open(&object).await?;

@@ -262,7 +262,7 @@ pub fn destroy(id: &str) -> op::destroy::Request {
 
 /// Query.
 pub fn query(functions: impl IntoIterator<Item = QueryFunction>) -> op::query::Request {
-    op::query::Request { functions: functions.into_iter().collect() }
+    op::query::Request { functions: functions.into_iter().collect(), groups: None }
 }
 
 /// Discover every version the server speaks.

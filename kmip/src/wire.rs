@@ -176,9 +176,8 @@ macro_rules! wire_struct {
                 version: $crate::version::Version,
             ) {
                 w.structure(tag, |w| { $(
-                    if version >= $crate::version::Version::$since
-                        $( && version <= $crate::version::Version::$until )?
-                    {
+                    let had = $crate::version::Version::$since..=wire_struct!(@until $($until)?);
+                    if had.contains(&version) {
                         wire_struct!(@put $kind w self.$field $tag version);
                     }
                 )* let _ = (w, version); })
@@ -190,6 +189,8 @@ macro_rules! wire_struct {
             }
         }
     };
+    (@until) => { $crate::version::Version::V2_1 };
+    (@until $until:ident) => { $crate::version::Version::$until };
     (@type one $type:ty) => { $type };
     (@type opt $type:ty) => { Option<$type> };
     (@type many $type:ty) => { Vec<$type> };

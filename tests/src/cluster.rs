@@ -262,6 +262,7 @@ impl Cluster {
         if let Some(mut child) = self.kms[km].take() {
             drop(child.stdin.take());
             let _ = child.wait();
+            forget_clock(child.id());
         }
     }
 
@@ -453,5 +454,13 @@ fn end(child: Option<Child>) {
     if let Some(mut child) = child {
         let _ = child.kill();
         let _ = child.wait();
+        forget_clock(child.id());
+    }
+}
+
+/// Removes what libfaketime keeps in memory for a process, which it leaves there when that is killed.
+fn forget_clock(pid: u32) {
+    for kept in ["faketime_shm_", "sem.faketime_sem_"] {
+        let _ = std::fs::remove_file(format!("/dev/shm/{kept}{pid}"));
     }
 }

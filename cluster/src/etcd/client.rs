@@ -26,6 +26,7 @@ use super::{
 
 /// Longest wait for one member's answer to a small request.
 pub(super) const ONE_TRY: Duration = Duration::from_millis(1500);
+const USUAL: Patience = Patience { within: ONE_TRY, shuns: false };
 /// Longest wait for all of them together: an election of the engine takes up to two seconds.
 const ALL_TRIES: Duration = Duration::from_secs(4);
 const SET_BACK: &str = "an older copy of etcd was put back. Stop all key managers that share it, then: \
@@ -37,6 +38,13 @@ const SHUNNED_FOR: Duration = Duration::from_secs(3);
 /// How long a member is connected to before another is tried as well.
 const MOMENT: Duration = Duration::from_millis(250);
 const NOBODY: &str = "none of the members can be asked now";
+
+/// How long one member is waited for, and whether one that lets us wait longer is shunned.
+#[derive(Clone, Copy)]
+pub(super) struct Patience {
+    pub(super) within: Duration,
+    pub(super) shuns: bool,
+}
 
 pub(super) struct Client {
     members: Vec<TlsClient>,
@@ -163,10 +171,10 @@ impl Client {
         self.current.lock().await.leave(channel);
     }
 
-    /// The member of `channel` did not renew a lease in time: it is left, not connected to again for a while,
+    /// The member of `channel` did not answer in time: it is left, not connected to again for a while,
     /// and what it was asked before does not wait for it. Others may be silent because of it, so it is the
     /// first that counts.
-    pub(super) async fn shun(&self, channel: &Arc<Channel>) {
+    async fn shun(&self, channel: &Arc<Channel>) {
         let mut current = self.current.lock().await;
         current.leave(channel);
         if self.members.len() > 1 && current.shunned().is_none() {
@@ -190,17 +198,21 @@ impl Client {
     }
 
     /// Asks one member once.
-    async fn try_once<A: Message + Default>(
+    pub(super) async fn try_once<A: Message + Default>(
         &self,
         method: &str,
         request: &impl Message,
+        Patience { within, shuns }: Patience,
     ) -> Result<A, CallError> {
         let channel = self.channel().await?;
         let answer = tokio::select! {
             biased;
             answer = channel.unary(method, request) => answer,
-            () = tokio::time::sleep(ONE_TRY) => {
-                Err(CallError::Broken(format!("no answer within {ONE_TRY:?}")))
+            () = tokio::time::sleep(within) => {
+                if shuns {
+                    self.shun(&channel).await;
+                }
+                Err(CallError::Broken(format!("no answer within {within:?}")))
             }
             () = channel.fell_silent() => Err(CallError::Broken("its member says nothing".into())),
         };
@@ -223,7 +235,7 @@ impl Client {
             return Err(CallError::SetBack);
         }
         loop {
-            let error = match self.try_once(method, request).await {
+            let error = match self.try_once(method, request, USUAL).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
@@ -243,11 +255,18 @@ impl Client {
         &self,
         request: &proto::RangeRequest,
     ) -> Result<proto::RangeResponse, StoreError> {
+        self.read(request).await.map_err(refused)
+    }
+
+    /// As [`Client::range`], for whoever must know what kind of error it is.
+    pub(super) async fn read(
+        &self,
+        request: &proto::RangeRequest,
+    ) -> Result<proto::RangeResponse, CallError> {
         let seen = self.seen();
-        let answer: proto::RangeResponse =
-            self.call("KV/Range", request, true).await.map_err(refused)?;
+        let answer: proto::RangeResponse = self.call("KV/Range", request, true).await?;
         // Reading an old revision is answered with the newest one in the header.
-        self.follow(seen, answer.header.as_ref()).map_err(refused)?;
+        self.follow(seen, answer.header.as_ref())?;
         Ok(answer)
     }
 

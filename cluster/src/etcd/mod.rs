@@ -25,7 +25,7 @@ use std::{
     ops::Bound,
     path::Path,
     sync::{Arc, OnceLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -37,6 +37,7 @@ use transport::TlsFiles;
 
 use client::Client;
 use flights::Flights;
+use setup::START_WAIT;
 pub use setup::{Member, MemberState};
 
 /// Records read with one request: a whole page of blocks would be 64 MiB.
@@ -70,7 +71,8 @@ struct Engine {
 }
 
 impl EtcdStore {
-    /// Connects, and checks the versions of engine and schema; an empty prefix is taken into use.
+    /// Connects, and checks the versions of engine and schema; an empty prefix is taken into use. An engine
+    /// that does not answer yet, or has no leader, is waited for: ten seconds, and for what was asked last.
     ///
     /// # Errors
     /// `Unavailable` when no member answers or one is of a release that is not maintained,
@@ -79,8 +81,9 @@ impl EtcdStore {
         let client = Arc::new(Client::new(config)?);
         let keys = Keys(config.prefix.clone().into_bytes());
         let engine = Arc::new(Engine { client, keys, bar: OnceLock::new() });
-        engine.check_engine(config.allow_unmaintained).await?;
-        engine.check_format().await?;
+        let until = Instant::now() + START_WAIT;
+        engine.check_engine(config.allow_unmaintained, until).await?;
+        engine.check_format(until).await?;
         tracing::info!(endpoints = ?config.endpoints, prefix = config.prefix, "store open on etcd");
         Ok(Self { flights: Flights::new(engine.clone()), engine })
     }

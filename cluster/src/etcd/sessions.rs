@@ -7,7 +7,7 @@ use km_core::store::{Session, SessionId, StoreError};
 use super::{
     Engine,
     channel::{CallError, code},
-    client::{is_verdict, refused},
+    client::{Patience, is_verdict, refused},
     lease,
     proto::{
         LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveResponse, LeaseName,
@@ -15,9 +15,8 @@ use super::{
     },
 };
 
-/// Longest wait for one member to renew a lease, which costs the engine no write: the others get their turn
-/// while the shortest lease lasts.
-const RENEWED_WITHIN: Duration = Duration::from_millis(250);
+/// A renewal costs the engine no write: the other members get their turn while the shortest lease lasts.
+const RENEWAL: Patience = Patience { within: Duration::from_millis(250), shuns: true };
 
 impl Engine {
     /// Leases last whole seconds, and at least 1.5 times as long as the engine's election timeout. One
@@ -45,30 +44,16 @@ impl Engine {
         let mut tries = self.client.members().len();
         loop {
             tries = tries.saturating_sub(1);
-            match self.renew_once(id).await {
+            // A stream of renewals to the engine; ours has one.
+            let renewal = LeaseName { id };
+            let asked = self.client.try_once("Lease/LeaseKeepAlive", &renewal, RENEWAL).await;
+            let answered: Result<LeaseKeepAliveResponse, _> = asked;
+            match answered {
                 Ok(answer) => return Ok(answer.ttl > 0),
                 Err(error) if tries == 0 || is_verdict(&error) => return Err(refused(error)),
                 Err(error) => tracing::info!(?error, "another member is asked to renew a lease"),
             }
         }
-    }
-
-    async fn renew_once(&self, id: i64) -> Result<LeaseKeepAliveResponse, CallError> {
-        let channel = self.client.channel().await?;
-        let request = LeaseName { id };
-        // A stream of renewals to the engine; ours has one.
-        let asked = channel.unary("Lease/LeaseKeepAlive", &request);
-        let answer = match tokio::time::timeout(RENEWED_WITHIN, asked).await {
-            Ok(answer) => answer,
-            Err(_) => {
-                self.client.shun(&channel).await;
-                Err(CallError::Broken("a lease was not renewed in time".into()))
-            }
-        };
-        if let Err(error) = &answer {
-            self.client.failed(&channel, error).await;
-        }
-        answer
     }
 
     pub(super) async fn revoke_session(&self, session: SessionId) -> Result<(), StoreError> {

@@ -12,7 +12,7 @@ use transport::TlsClient;
 use super::{
     Engine,
     channel::{CallError, Channel},
-    client::refused,
+    client::{is_verdict, refused},
     proto::{
         Compare, PutRequest, RangeRequest, Request, RequestOp, StatusRequest, StatusResponse,
         TxnRequest, TxnResponse,
@@ -27,9 +27,8 @@ const MAINTAINED: [(u32, u32, u32); 2] = [(3, 5, 30), (3, 6, 11)];
 /// Bytes of a database that is not worth to be defragmented.
 const WORTH_IT: u64 = 64 << 20;
 const ASK_WITHIN: Duration = Duration::from_secs(2);
-/// How long a start waits for a first member that answers: the engine may be starting too, or choosing its
-/// leader.
-const START_WAIT: Duration = Duration::from_secs(10);
+/// How long a start waits for the engine, which may be starting too, or choosing its leader.
+pub(super) const START_WAIT: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// One member of the engine, as it sees itself.
@@ -109,9 +108,9 @@ impl Engine {
         members
     }
 
-    /// As [`Engine::members`], once one of them answers or none did for a while.
-    async fn first_look(&self) -> Vec<Member> {
-        let (until, mut told) = (Instant::now() + START_WAIT, false);
+    /// As [`Engine::members`], once one of them answers or none did until then.
+    async fn first_look(&self, until: Instant) -> Vec<Member> {
+        let mut told = false;
         loop {
             let members = self.members().await;
             let answered = members.iter().any(|member| member.state.is_ok());
@@ -126,11 +125,15 @@ impl Engine {
         }
     }
 
-    /// Members that are away are not judged; one at least must answer.
-    pub(super) async fn check_engine(&self, allow_unmaintained: bool) -> Result<(), StoreError> {
+    /// Members that are away are not judged; one at least must answer until then.
+    pub(super) async fn check_engine(
+        &self,
+        allow_unmaintained: bool,
+        until: Instant,
+    ) -> Result<(), StoreError> {
         let mut answered = false;
         let mut last = String::new();
-        for Member { address, state } in self.first_look().await {
+        for Member { address, state } in self.first_look(until).await {
             match state {
                 Ok(state) => {
                     answered = true;
@@ -156,24 +159,22 @@ impl Engine {
         }
     }
 
-    pub(super) async fn check_format(&self) -> Result<(), StoreError> {
+    /// Before the engine has a leader it answers nothing of this; after `until` that is final.
+    pub(super) async fn check_format(&self, until: Instant) -> Result<(), StoreError> {
         let key = self.keys.format();
-        let put = PutRequest { key: key.clone(), value: FORMAT.to_string().into(), lease: 0 };
-        let request = TxnRequest {
-            compare: vec![Compare::absent(key.clone())],
-            success: vec![RequestOp { request: Some(Request::Put(put)) }],
-            ..Default::default()
-        };
-        let found = RangeRequest { key: key.clone(), ..Default::default() };
-        let there = self.client.range(&found).await?;
-        if there.kvs.is_empty() {
-            // Carried out twice it does the same.
-            let _: TxnResponse =
-                self.client.call("KV/Txn", &request, true).await.map_err(refused)?;
-        }
-        let there = self.client.range(&found).await?;
-        let value = there.kvs.into_iter().next().map(|pair| pair.value).unwrap_or_default();
         let path = String::from_utf8_lossy(&key).into_owned();
+        let value = loop {
+            match self.format_there(&key).await {
+                Ok(value) => break value,
+                Err(error) if is_verdict(&error) || Instant::now() >= until => {
+                    return Err(refused(error));
+                }
+                Err(error) => {
+                    tracing::info!(?error, wait = ?START_WAIT, "etcd cannot be read yet");
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+            }
+        };
         match std::str::from_utf8(&value).ok().and_then(|text| text.parse::<u32>().ok()) {
             Some(FORMAT) => Ok(()),
             Some(found) if found > FORMAT => {
@@ -181,6 +182,24 @@ impl Engine {
             }
             _ => Err(StoreError::Damaged(format!("{path} in etcd is not written by qkm"))),
         }
+    }
+
+    /// What stands under `key`: the form this build writes, where nothing did.
+    async fn format_there(&self, key: &[u8]) -> Result<Vec<u8>, CallError> {
+        let key = key.to_owned();
+        let put = PutRequest { key: key.clone(), value: FORMAT.to_string().into(), lease: 0 };
+        let request = TxnRequest {
+            compare: vec![Compare::absent(key.clone())],
+            success: vec![RequestOp { request: Some(Request::Put(put)) }],
+            ..Default::default()
+        };
+        let found = RangeRequest { key, ..Default::default() };
+        if self.client.read(&found).await?.kvs.is_empty() {
+            // Carried out twice it does the same.
+            let _: TxnResponse = self.client.call("KV/Txn", &request, true).await?;
+        }
+        let there = self.client.read(&found).await?.kvs.into_iter().next();
+        Ok(there.map(|pair| pair.value).unwrap_or_default())
     }
 }
 

@@ -116,7 +116,8 @@ impl Objects {
     }
 
     /// Puts an object with bytes of its own in the place of `old`, read at `version`, in one
-    /// commit; durable on return. `new` has its identifier and owner.
+    /// commit; durable on return. `new` has its identifier and owner, and stands where it stood, so that
+    /// no search misses it; what replaces a destroyed one is new.
     pub async fn replace(
         &self,
         new: NewObject,
@@ -124,7 +125,10 @@ impl Objects {
         (old, version): (&Object, Version),
     ) -> Result<Object, ObjectError> {
         new.check()?;
-        let (object, _) = self.sealed_record(new, clear).await?;
+        let (mut object, _) = self.sealed_record(new, clear).await?;
+        if !old.state.is_destroyed() {
+            object.created_ms = old.created_ms;
+        }
         let done = self.update(old, version, &object).await;
         self.discard_unless(done, object.sealed.as_ref()).await?;
         Ok(object)

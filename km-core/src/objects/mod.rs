@@ -12,6 +12,7 @@ mod quota;
 mod reseal;
 mod state;
 mod using;
+mod walk;
 
 use std::{
     collections::BTreeSet,
@@ -22,12 +23,11 @@ use std::{
 use flight::Flights;
 pub(crate) use object::OBJECT;
 pub use object::{MAX_ATTRIBUTES, MAX_HOLDERS, MAX_TERMS, MAX_UID, NewObject, Object, ObjectError};
-use object::{
-    copies_prefix, index_place, index_prefix, is_uid, missing, object_key, placed_uid, sealing,
-};
+use object::{copies_prefix, index_prefix, is_uid, missing, object_key, placed_uid, sealing};
 use quota::Quotas;
 pub use quota::{Place, Quota};
 pub use state::{BadObjectStep, ObjectState, ObjectStep};
+pub use walk::Walk;
 
 use crate::{
     epoch::Pin,
@@ -35,7 +35,7 @@ use crate::{
     ids::SaeId,
     material::ClearBytes,
     records::{RecordError, Records},
-    store::{Commit, MAX_RANGE, Outcome, Staged, Version},
+    store::{Commit, MAX_RANGE, Outcome, Record, Staged, Version},
     vault::{Kind, SealedObject, Vault},
 };
 
@@ -133,7 +133,7 @@ impl Objects {
         let prefix = copies_prefix(uid);
         let copies = self.records.store().range(&prefix, Bound::Unbounded, MAX_HOLDERS).await;
         let copies = copies.map_err(RecordError::from)?;
-        let decode = |record: crate::store::Record| self.records.decode(&record.key, &record.value);
+        let decode = |record: Record| self.records.decode(&record.key, &record.value);
         Ok(copies.into_iter().map(decode).collect::<Result<_, _>>()?)
     }
 
@@ -165,30 +165,35 @@ impl Objects {
         done.inspect_err(|error| self.vault.note_refusal(Kind::Object, uid, error))
     }
 
-    /// Identifiers of `owner`'s objects that have `term`, the newest first, after `after`.
+    /// Identifiers of the newest of `owner`'s objects that have `term`, at most `limit`; all of them:
+    /// [`Walk`].
     pub async fn search(
         &self,
         owner: &SaeId,
         term: &str,
-        after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<String>, ObjectError> {
+        let places = self.listed(owner, term, None, limit).await?;
+        Ok(places.iter().map(|place| placed_uid(place)).collect())
+    }
+
+    /// Where the objects of `owner` that have `term` stand among these, the newest first, after a place.
+    async fn listed(
+        &self,
+        owner: &SaeId,
+        term: &str,
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<Vec<u8>>, ObjectError> {
         let prefix = index_prefix(owner, term);
         let after = match after {
-            Some(uid) => {
-                let created_ms = self.get(owner, uid).await?.0.created_ms;
-                let place = index_place(created_ms, uid);
-                Bound::Excluded(prefix.iter().copied().chain(place).collect())
-            }
+            Some(place) => Bound::Excluded([&prefix, place].concat()),
             None => Bound::Unbounded,
         };
-        let store = self.records.store();
-        let page = store.range(&prefix, after, limit.min(MAX_RANGE)).await;
-        let uids = page
-            .map_err(RecordError::from)?
-            .into_iter()
-            .map(|record| placed_uid(record.key.get(prefix.len()..).unwrap_or_default()));
-        Ok(uids.collect())
+        let page = self.records.store().range(&prefix, after, limit.min(MAX_RANGE)).await;
+        let page = page.map_err(RecordError::from)?.into_iter();
+        let place = |record: Record| record.key.get(prefix.len()..).unwrap_or_default().to_vec();
+        Ok(page.map(place).collect())
     }
 
     /// An error when a commit of these met a conflict because their KEK epoch was closed.

@@ -137,7 +137,7 @@ pub(super) fn index_prefix(owner: &SaeId, term: &str) -> Vec<u8> {
 
 /// An object's place among those that have a term. Inverted, so that the newest comes first; of the
 /// same millisecond, identifiers of one generator are in order too.
-pub(super) fn index_place(created_ms: u64, uid: &str) -> impl Iterator<Item = u8> {
+fn index_place(created_ms: u64, uid: &str) -> impl Iterator<Item = u8> {
     created_ms.to_be_bytes().into_iter().chain(uid.bytes()).map(|byte| !byte)
 }
 

@@ -10,7 +10,7 @@ use std::{
 use km_core::{
     clock::now_ms,
     ids::SaeId,
-    objects::{Object, ObjectState},
+    objects::{Object, ObjectState, Walk},
 };
 use tokio::sync::Notify;
 
@@ -117,20 +117,15 @@ pub(super) async fn watch(server: Weak<Server>) {
 async fn look(server: &Server) {
     for tenant in server.notices.listeners.keys() {
         for term in terms::every_kind() {
-            let mut after: Option<String> = None;
+            let mut walk = Walk::of(tenant.clone(), vec![term], PAGE);
             loop {
-                let page = server.objects.search(tenant, &term, after.as_deref(), PAGE).await;
-                let Ok(page) = page.inspect_err(|error| {
-                    tracing::warn!(%tenant, %error, "dates of its objects could not be looked for");
-                }) else {
-                    break;
-                };
-                for uid in &page {
-                    server.notices.due.expect_of(server, tenant, uid).await;
-                }
-                match page.last() {
-                    Some(last) if page.len() == PAGE => after = Some(last.clone()),
-                    _ => break,
+                match walk.next(&server.objects).await {
+                    Ok(Some(object)) => server.notices.due.expect(&object),
+                    Ok(None) => break,
+                    Err(error) => {
+                        tracing::warn!(%tenant, %error, "dates of its objects could not be looked for");
+                        break;
+                    }
                 }
             }
         }

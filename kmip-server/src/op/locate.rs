@@ -1,12 +1,12 @@
 //! Locate: the caller's objects that fit every filter; or fresh keys of a pool.
 //!
 //! The index narrows the search by its most selective term; the objects it leaves are read and
-//! compared with all filters, the newest first (KMIP 1.3, 4.9).
-
-use std::collections::VecDeque;
+//! compared with all filters, the newest first (KMIP 1.3, 4.9). What fits all the while is found once,
+//! whatever is made, changed or destroyed meanwhile. Of several requests with Offset Items that cannot hold:
+//! each counts anew, so when an object that was passed is destroyed, the next page leaves out another.
 
 use km_core::{
-    objects::{Object, ObjectError},
+    objects::{Object, Walk},
     store::MAX_RANGE,
 };
 use kmip::{
@@ -151,29 +151,25 @@ impl<'a> Search<'a> {
             Some(term) => vec![term],
             None => terms::every_kind().collect(),
         };
-        let here = |term: &String| (self.mask & (ON_LINE | ARCHIVED) != 0).then(|| term.clone());
-        let gone = |term: &String| (self.mask & DESTROYED != 0).then(|| terms::gone(term));
-        let mut last = String::new();
-        let mut walks: Vec<Walk> = terms
-            .iter()
-            .flat_map(|term| [here(term), gone(term)])
-            .flatten()
-            .map(Walk::of)
-            .collect();
+        // In this order, for live objects may be destroyed meanwhile.
+        let terms_of = |term: &String| {
+            let here = (self.mask & (ON_LINE | ARCHIVED) != 0).then(|| term.clone());
+            let gone = (self.mask & DESTROYED != 0).then(|| terms::gone(term));
+            here.into_iter().chain(gone).collect()
+        };
+        let walk = |term| Walk::of(cx.caller.tenant().clone(), terms_of(term), MAX_RANGE);
+        let mut heads: Vec<Head> =
+            terms.iter().map(|term| Head { walk: walk(term), next: None }).collect();
         loop {
-            for walk in &mut walks {
-                walk.go_on(cx).await?;
+            for head in &mut heads {
+                head.go_on(cx).await?;
             }
-            let newest = walks.iter_mut().max_by(|one, other| one.age().cmp(&other.age()));
-            let Some(object) = newest.and_then(|walk| walk.next.take()) else { return Ok(true) };
+            let newest = heads.iter_mut().max_by(|one, other| one.age().cmp(&other.age()));
+            let Some(object) = newest.and_then(|head| head.next.take()) else { return Ok(true) };
             if self.ids.len() >= self.limit && self.looked_at >= COUNTED {
                 return Ok(false);
             }
-            // One that was destroyed meanwhile stands in both lists.
-            if object.uid != last {
-                last.clone_from(&object.uid);
-                self.look_at(cx, object).await?;
-            }
+            self.look_at(cx, object).await?;
         }
     }
 
@@ -297,46 +293,22 @@ fn leaves_open(filter: &Attribute) -> bool {
     }
 }
 
-/// The objects that have a term, the newest first.
-struct Walk {
-    term: String,
-    page: VecDeque<String>,
-    /// After which the next page begins; `None` before the first and after the last.
-    after: Option<String>,
-    is_over: bool,
+/// A walk and the object it stands at.
+struct Head {
+    walk: Walk,
     next: Option<Object>,
 }
 
-impl Walk {
-    fn of(term: String) -> Self {
-        Self { term, page: VecDeque::new(), after: None, is_over: false, next: None }
-    }
-
-    /// When the next object was made, as the index orders it.
+impl Head {
+    /// When the object was made, as the index orders it.
     fn age(&self) -> Option<(u64, &str)> {
         self.next.as_ref().map(|object| (object.created_ms, object.uid.as_str()))
     }
 
     /// Reads the next object, unless it is read already.
     async fn go_on(&mut self, cx: &Context<'_>) -> Result<(), OpError> {
-        let owner = cx.caller.tenant();
-        while self.next.is_none() {
-            let Some(uid) = self.page.pop_front() else {
-                if self.is_over {
-                    return Ok(());
-                }
-                let after = self.after.as_deref();
-                let page = cx.objects().search(owner, &self.term, after, MAX_RANGE).await?;
-                self.is_over = page.len() < MAX_RANGE;
-                self.after = page.last().cloned();
-                self.page = page.into();
-                continue;
-            };
-            match cx.objects().get(owner, &uid).await {
-                Ok((object, _)) => self.next = Some(object),
-                Err(ObjectError::NotFound(_)) => {}
-                Err(error) => return Err(error.into()),
-            }
+        if self.next.is_none() {
+            self.next = self.walk.next(cx.objects()).await?;
         }
         Ok(())
     }
@@ -369,7 +341,7 @@ async fn narrowest(cx: &Context<'_>, search: &Search<'_>) -> Result<Option<Strin
     }
     let mut best: Option<(usize, String)> = None;
     for term in found {
-        let page = cx.objects().search(cx.caller.tenant(), &term, None, MAX_RANGE).await?;
+        let page = cx.objects().search(cx.caller.tenant(), &term, MAX_RANGE).await?;
         if best.as_ref().is_none_or(|(least, _)| page.len() < *least) {
             best = Some((page.len(), term));
         }

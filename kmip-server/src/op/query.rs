@@ -1,4 +1,8 @@
 //! Query: what this server can do.
+//!
+//! Asked for Object Groups (KMIP 2.1), it tells those defaults alone that hold for new objects in them.
+//! Nothing else of what it tells depends on groups, and none is unknown to it: here a group comes into
+//! being with its first object.
 
 use kmip::{
     attribute::RngParameters,
@@ -6,12 +10,15 @@ use kmip::{
         DestroyAction, ObjectType, OperationCode, QueryFunction, RngAlgorithm, ShreddingAlgorithm,
         UnwrapMode,
     },
-    op::query::{CapabilityInformation, Request, Response},
+    op::{
+        query::{CapabilityInformation, Request, Response},
+        set_defaults::DefaultsInformation,
+    },
 };
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::{Server, context::Context, error::OpError, house, profiles, qkd};
+use crate::{Server, context::Context, error::OpError, house, profiles, qkd, storage};
 
 const VENDOR: &str = concat!("qkm ", env!("CARGO_PKG_VERSION"));
 
@@ -116,8 +123,13 @@ pub(crate) async fn query(cx: &mut Context<'_>, request: Request) -> Result<Resp
                 response.profiles = profiles::of(cx.version, cx.server.web.load(Relaxed));
             }
             QueryFunction::QueryDefaultsInformation => {
-                let defaults = house::of(cx).await?.defaults.clone();
-                response.defaults = Some(defaults).filter(|defaults| !defaults.list.is_empty());
+                let list = house::of(cx).await?.defaults_in(request.groups.as_ref());
+                response.defaults = (!list.is_empty()).then_some(DefaultsInformation { list });
+            }
+            QueryFunction::QueryStorageProtectionMasks => {
+                let offered = storage::offered(cx);
+                response.protection_storage_mask = offered.masks.clone();
+                response.protection_storage_masks = Some(offered);
             }
             QueryFunction::QueryCapabilities => response.capabilities = vec![capabilities()],
             // Nothing to say: no extensions, attestation, validations, registration.

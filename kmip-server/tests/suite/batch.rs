@@ -285,7 +285,7 @@ async fn a_batch_that_takes_too_long_is_not_carried_on() {
         for item in &done[in_time..] {
             assert_eq!(reason(item), Some(ResultReason::GeneralFailure), "{version}");
         }
-        let there = network.north.objects.search(&owner, "type:2", None, 1000).await.unwrap();
+        let there = network.north.objects.search(&owner, "type:2", 1000).await.unwrap();
         assert_eq!(there.len(), made, "what was refused was not done");
         let stopped = run(&mut client, (0..128).map(|_| create()), |_| {}).await;
         let (last, before) = stopped.split_last().unwrap();

@@ -102,9 +102,23 @@ async fn defaults_give_what_a_request_does_not_say() {
         of_type(ObjectType::PublicKey, &[Attribute::CryptographicUsageMask(2)]),
     ];
     set_defaults(&mut custodian, list.clone()).await.unwrap();
-    let functions = vec![QueryFunction::QueryDefaultsInformation];
-    let told = custodian.query(op::query::Request { functions }).await.unwrap().defaults;
+    let query = client::query([QueryFunction::QueryDefaultsInformation]);
+    let told = custodian.query(query).await.unwrap().defaults;
     assert_eq!(told.unwrap().list, list);
+    // Of objects in some groups: those that hold for all, and those of these groups.
+    for (groups, holds) in [
+        (&["vault"][..], &list[..]),
+        (&["desk", "vault"], &list),
+        (&["desk"], &[&list[..1], &list[2..]].concat()),
+    ] {
+        let groups = groups.iter().map(|&group| group.to_owned()).collect();
+        let query = op::query::Request {
+            groups: Some(ObjectGroups { list: groups }),
+            ..client::query([QueryFunction::QueryDefaultsInformation])
+        };
+        let told = custodian.query(query).await.unwrap().defaults;
+        assert_eq!(told.unwrap().list, holds);
+    }
 
     // They hold for all of the tenant, in every version, and for nobody else.
     for version in [Version::V1_0, Version::V2_1] {

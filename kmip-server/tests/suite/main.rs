@@ -19,6 +19,7 @@ mod model;
 mod notices;
 mod operations;
 mod pairs;
+mod pairs_again;
 mod pool_keys;
 mod pykmip;
 mod seeds;

@@ -1,7 +1,7 @@
 //! Every operation of the standard is had and told by Query, or neither.
 
 use kmip::{
-    RequestMessage, ResponseMessage, SecretBytes, Version,
+    RequestMessage, ResponseMessage, SecretBytes, Version, client,
     enums::{OperationCode, QueryFunction, ResultReason},
     message::{Outcome, RequestHeader, RequestItem},
     op::{self, Raw},
@@ -44,8 +44,8 @@ async fn each_operation_works_or_is_refused_and_not_told_of() {
     let network = Network::start().await;
     for version in Version::ALL {
         let mut client = network.client("n1", version).await;
-        let functions = vec![QueryFunction::QueryOperations];
-        let told = client.query(op::query::Request { functions }).await.unwrap().operations;
+        let told =
+            client.query(client::query([QueryFunction::QueryOperations])).await.unwrap().operations;
         for code in OperationCode::ALL.iter().copied() {
             let known = code.since().is_some_and(|since| since <= version);
             let expected = known && !MISSING.contains(&code);
@@ -62,8 +62,8 @@ async fn the_profiles_told_are_those_of_the_version_and_not_those_that_do_not_ho
     let network = Network::start().await;
     let told = async |version| {
         let mut client = network.client("n1", version).await;
-        let functions = vec![QueryFunction::QueryProfiles];
-        let told = client.query(op::query::Request { functions }).await.unwrap().profiles;
+        let told =
+            client.query(client::query([QueryFunction::QueryProfiles])).await.unwrap().profiles;
         let number = |profile: &op::query::ProfileInformation| match profile.name {
             Value::Enumeration(number) => number,
             ref other => panic!("{other:?}"),

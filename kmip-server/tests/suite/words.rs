@@ -123,10 +123,9 @@ async fn what_a_version_took_away_is_not_sent_to_its_clients() {
     let network = Network::start().await;
     let mut old = network.client("n1", Version::V1_4).await;
     let mut new = network.client("n1", Version::V2_1).await;
-    let functions = || vec![QueryFunction::QueryObjects];
-    let told = old.query(op::query::Request { functions: functions() }).await.unwrap();
+    let told = old.query(client::query([QueryFunction::QueryObjects])).await.unwrap();
     assert!(told.object_types.contains(&ObjectType::Template));
-    let told = new.query(op::query::Request { functions: functions() }).await.unwrap();
+    let told = new.query(client::query([QueryFunction::QueryObjects])).await.unwrap();
     assert!(!told.object_types.contains(&ObjectType::Template));
 
     let wishes: Attributes = [Attribute::CryptographicLength(256)].into_iter().collect();
@@ -204,7 +203,14 @@ async fn what_is_not_done_is_refused_and_not_left_out() {
         let request = client::create(CryptographicAlgorithm::Aes, 256, 12, []);
         op::create::Request { protection_storage_masks: Some(masks), ..request }
     };
-    // Here is no place inside an HSM.
+    // Here is no place inside an HSM, and Query says so.
+    let query = client::query([QueryFunction::QueryStorageProtectionMasks]);
+    let offered = client.query(query).await.unwrap().protection_storage_masks;
+    assert_eq!(offered.map(|offered| offered.masks), Some(vec![1]));
+    let mut older = network.client("n1", Version::V2_0).await;
+    let query = client::query([QueryFunction::QueryStorageProtectionMasks]);
+    let told = older.query(query).await.unwrap();
+    assert_eq!((told.protection_storage_mask, told.protection_storage_masks), (vec![1], None));
     let reason = refusal(client.create(masks(&[2])).await);
     assert_eq!(reason, ResultReason::ProtectionStorageUnavailable);
     client.create(masks(&[2, 1])).await.unwrap();

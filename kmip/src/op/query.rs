@@ -1,6 +1,7 @@
 //! Query: what a server can do. (KMIP 2.1, 6.1)
 
 use super::create::ProtectionStorageMasks;
+use super::delegated_login::ObjectGroups;
 use super::set_defaults::DefaultsInformation;
 use crate::attribute::RngParameters;
 use crate::enums::*;
@@ -13,6 +14,8 @@ wire_struct! {
     pub struct Request {
         /// What is asked.
         functions: many QueryFunction = QueryFunction @ V1_0,
+        /// Of objects in these groups (2.1).
+        groups: opt ObjectGroups = ObjectGroups @ V2_1,
     }
 }
 
@@ -47,8 +50,10 @@ wire_struct! {
             ClientRegistrationMethod @ V1_3,
         /// Default attributes by object type.
         defaults: opt DefaultsInformation = DefaultsInformation @ V2_0,
-        /// Storage masks the server can keep.
-        protection_storage_masks: opt ProtectionStorageMasks = ProtectionStorageMasks @ V2_0,
+        /// Places an object may be kept in, one by one, as PyKMIP reads 2.0.
+        protection_storage_mask: many i32 = ProtectionStorageMask @ V2_0 ..= V2_0,
+        /// The same in 2.1.
+        protection_storage_masks: opt ProtectionStorageMasks = ProtectionStorageMasks @ V2_1,
     }
 }
 

@@ -30,6 +30,9 @@ pub(super) async fn list(inside: &Inside) -> Result<Value, Problem> {
         node["kek_wrapping"] =
             node["name"].as_str().and_then(|name| keks.get(name).copied()).into();
     }
+    // That of the KM that leads: the engine may grant a longer one than is configured.
+    let lease = nodes.iter().find(|node| node["leads"] == true).map(|node| &node["lease_ms"]);
+    let lease = lease.cloned();
     let engine = inside.health.engine();
     let newest = engine.iter().filter_map(|member| Some(member.state.as_ref().ok()?.applied)).max();
     let member = |Member { address, state }: &Member| match state {
@@ -42,7 +45,7 @@ pub(super) async fn list(inside: &Inside) -> Result<Value, Problem> {
     };
     Ok(json!({
         "cluster": inside.node.supply.here(),
-        "lease_ms": inside.node.lease.as_millis() as u64,
+        "lease_ms": lease,
         "nodes": nodes,
         "engine": engine.iter().map(member).collect::<Vec<_>>(),
     }))

@@ -6,7 +6,7 @@ use cluster::roster::Condition;
 use km_core::clock::now_ms;
 use transport::Shutdown;
 
-use super::Inside;
+use super::{Inside, Node};
 
 /// How often it tells and looks. News of its own is told sooner.
 const EVERY: Duration = Duration::from_secs(4);
@@ -28,6 +28,7 @@ pub(super) async fn attend(inside: Arc<Inside>, shutdown: Shutdown) {
         certificate: membership.certificate.clone(),
         link_certificate: membership.link_certificate.clone(),
         store_ms: inside.health.store_ms(),
+        lease_ms: granted(&inside.node),
     };
     loop {
         let told = condition();
@@ -44,7 +45,9 @@ pub(super) async fn attend(inside: Arc<Inside>, shutdown: Shutdown) {
             for _ in 0..EVERY.as_millis() / LOOK.as_millis() {
                 tokio::time::sleep(LOOK).await;
                 let now = condition();
-                if now.troubles != told.troubles || now.drained != told.drained {
+                if (&now.troubles, now.drained, now.lease_ms)
+                    != (&told.troubles, told.drained, told.lease_ms)
+                {
                     return;
                 }
             }
@@ -55,4 +58,10 @@ pub(super) async fn attend(inside: Arc<Inside>, shutdown: Shutdown) {
         }
     }
     let _ = tokio::time::timeout(WAIT, roster.leave()).await;
+}
+
+/// How long the lead lasts that this KM took, in milliseconds.
+fn granted(node: &Node) -> Option<u64> {
+    let granted = node.candidate.as_ref()?.granted()?;
+    u64::try_from(granted.as_millis()).ok()
 }

@@ -60,7 +60,11 @@ pub(crate) struct Inside {
 /// When it cannot start; once it runs it ends well, unless its store was moved away.
 pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
     let config = Arc::new(config);
-    let node = Arc::new(Node::open(&config).await?);
+    let Some(node) = Node::open(&config, &shutdown).await? else {
+        info!("asked to stop while it waited for its store; nothing was begun");
+        return Ok(());
+    };
+    let node = Arc::new(node);
     // Readiness tells of the sources from the start.
     node.random.renew().await;
     let health = Arc::new(Health::default());

@@ -25,7 +25,7 @@ use km_core::{
     vault::{Vault, VaultError},
 };
 use tracing::{info, warn};
-use transport::{Profile, client_config};
+use transport::{Profile, Shutdown, client_config};
 
 use super::failures::{
     of_anchor, of_epochs, of_hsm, of_objects, of_random, of_record, of_store, of_tls, of_vault,
@@ -49,8 +49,6 @@ pub(crate) struct Node {
     records: Records,
     /// Where it takes its turn at leading, if several KMs share the store.
     pub(crate) candidate: Option<Candidate>,
-    /// How long one of them that says nothing is to keep the lead; the engine may grant no shorter time.
-    pub(crate) lease: Duration,
     /// Where it tells the others how it is, likewise.
     pub(crate) roster: Option<Roster>,
     /// What is decided of it there, likewise.
@@ -66,15 +64,27 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Opens token, store and vault; the pools too, when this KM is the only one.
-    pub(crate) async fn open(config: &Config) -> Result<Self, Failure> {
+    /// Opens token, store and vault; the pools too, when this KM is the only one. `None` when `shutdown` came
+    /// while it waited for the store.
+    pub(crate) async fn open(
+        config: &Config,
+        shutdown: &Shutdown,
+    ) -> Result<Option<Self>, Failure> {
         let token = open_token(config).await?;
         epoch_warnings(config).into_iter().for_each(|warning| warn!("{warning}"));
         if config.shared.is_none() {
             make_folder(config)?;
         }
         let path = config.store_file();
-        let (store, etcd) = open_store(config).await.map_err(|e| of_store(&path, &e))?;
+        let (store, etcd) = tokio::select! {
+            opened = open_store(config) => opened.map_err(|e| of_store(&path, &e))?,
+            // A file is open at once, and what else is wrong with the start is told then.
+            () = shutdown.requested(), if config.shared.is_some() => {
+                // Waits for the HSM's threads: not on a thread others need.
+                let _ = tokio::task::spawn_blocking(move || drop(token)).await;
+                return Ok(None);
+            }
+        };
         refuse_marked(config, store.as_ref()).await?;
         let random = open_random(config, token.clone())?;
         let cabinet = Arc::new(Cabinet::new(config.cluster.clone(), config.token_objects));
@@ -144,7 +154,6 @@ impl Node {
             store,
             records,
             candidate,
-            lease: config.shared.as_ref().map_or(Duration::ZERO, |shared| shared.lease),
             roster,
             membership,
             etcd,
@@ -158,7 +167,7 @@ impl Node {
         if node.candidate.is_none() {
             node.supply.lead(node.open_pools(config, None).await?, Box::new(|| true));
         }
-        Ok(node)
+        Ok(Some(node))
     }
 
     /// Opens the pools, under `fence` where several KMs share the store.

@@ -12,7 +12,9 @@ use kmip::{
 };
 
 use super::{
+    query::query,
     scope::{self, Scope},
+    words::{differs, said, show, status, value_text},
     xml::{Template, Variable},
 };
 
@@ -43,22 +45,6 @@ const GENERATED: [Tag; 8] = [
 ];
 /// What sealing and signing give differs every time when the padding or the vector is random.
 const RANDOM_PADDINGS: [PaddingMethod; 2] = [PaddingMethod::Oaep, PaddingMethod::Pss];
-/// What every server has (KMIP Profiles, "Baseline Server").
-const BASELINE: [OperationCode; 13] = [
-    OperationCode::Locate,
-    OperationCode::Check,
-    OperationCode::Get,
-    OperationCode::GetAttributes,
-    OperationCode::GetAttributeList,
-    OperationCode::AddAttribute,
-    OperationCode::ModifyAttribute,
-    OperationCode::DeleteAttribute,
-    OperationCode::Activate,
-    OperationCode::Revoke,
-    OperationCode::Destroy,
-    OperationCode::Query,
-    OperationCode::DiscoverVersions,
-];
 /// Operations that make what the case cannot foresee.
 const MAKERS: [OperationCode; 7] = [
     OperationCode::Create,
@@ -166,10 +152,6 @@ impl Comparison {
         expected: &Template,
         found: &Value,
     ) -> Result<(), String> {
-        let status = |value: &Value| match child(value, Tag::ResultReason) {
-            Some(Value::Enumeration(n)) => name(Tag::ResultReason, *n),
-            _ => "success".to_owned(),
-        };
         if let Template::Structure(parts) = expected {
             // Said first: what the rest of an item holds depends on it.
             for tag in [Tag::ResultStatus, Tag::ResultReason] {
@@ -346,27 +328,6 @@ fn variable_fits(
     }
 }
 
-/// What a server can do is its own; but it answers what was asked, and has what every server has.
-fn query(expected: &Template, found: &Value) -> Result<(), String> {
-    let Template::Structure(parts) = expected else { return Err("no structure".into()) };
-    let wanted = parts.iter().find(|(tag, _)| *tag == Tag::ResponsePayload);
-    let Some((_, Template::Structure(wanted))) = wanted else { return Ok(()) };
-    let payload = child(found, Tag::ResponsePayload).ok_or("no Response Payload")?;
-    for tag in [Tag::Operation, Tag::ObjectType, Tag::VendorIdentification] {
-        let (asked, told) = (wanted.iter().any(|(t, _)| *t == tag), child(payload, tag).is_some());
-        if asked != told {
-            return Err(format!("{tag}: told {told}, asked {asked}"));
-        }
-    }
-    let told: Vec<&Value> = children(payload, Tag::Operation).collect();
-    let lacking = BASELINE.iter().find(|code| {
-        let code = Value::Enumeration(code.number());
-        let asked = wanted.contains(&(Tag::Operation, Template::Value(code.clone())));
-        asked && !told.contains(&&code)
-    });
-    lacking.map_or(Ok(()), |code| Err(format!("Query lacks {code:?}")))
-}
-
 /// The tag that says what a part means: that of the attribute for an Attribute Value.
 fn meaning(tag: Tag, parts: Parts<'_>) -> Tag {
     let name = parts.iter().find_map(|(tag, part)| match part {
@@ -416,7 +377,7 @@ fn is_operation(item: &Template, code: OperationCode) -> bool {
     matches!(item, Template::Structure(parts) if parts.contains(&wanted))
 }
 
-fn children(value: &Value, tag: Tag) -> impl Iterator<Item = &Value> {
+pub(super) fn children(value: &Value, tag: Tag) -> impl Iterator<Item = &Value> {
     let parts = match value {
         Value::Structure(parts) => parts.as_slice(),
         _ => &[],
@@ -424,48 +385,8 @@ fn children(value: &Value, tag: Tag) -> impl Iterator<Item = &Value> {
     parts.iter().filter(move |(other, _)| *other == tag).map(|(_, value)| value)
 }
 
-fn child(value: &Value, tag: Tag) -> Option<&Value> {
+pub(super) fn child(value: &Value, tag: Tag) -> Option<&Value> {
     children(value, tag).next()
-}
-
-/// The Result Message of an item, for whoever reads the report.
-fn said(item: &Value) -> String {
-    match child(item, Tag::ResultMessage) {
-        Some(Value::TextString(text)) => format!(" ({text})"),
-        _ => String::new(),
-    }
-}
-
-fn differs(tag: Tag, expected: &Template, found: &Value) -> String {
-    format!("{} in place of {}", value_text(tag, found), show(tag, expected))
-}
-
-fn name(tag: Tag, number: u32) -> String {
-    kmip::enums::name_of(tag, number).map_or_else(|| format!("{number:#x}"), str::to_owned)
-}
-
-fn show(tag: Tag, template: &Template) -> String {
-    match template {
-        Template::Structure(parts) => {
-            let parts: Vec<String> = parts.iter().map(|(tag, part)| show(*tag, part)).collect();
-            format!("{tag} {{{}}}", parts.join(", "))
-        }
-        Template::Value(value) => value_text(tag, value),
-        Template::Open(variable) => format!("{tag} ${}", variable.name),
-    }
-}
-
-fn value_text(tag: Tag, value: &Value) -> String {
-    match value {
-        Value::Structure(parts) => {
-            let parts: Vec<String> = parts.iter().map(|(tag, v)| value_text(*tag, v)).collect();
-            format!("{tag} {{{}}}", parts.join(", "))
-        }
-        Value::Enumeration(number) => format!("{tag} {}", name(tag, *number)),
-        Value::ByteString(bytes) => format!("{tag} {}", hex::encode(bytes)),
-        Value::TextString(text) => format!("{tag} {text:?}"),
-        other => format!("{tag} {other:?}"),
-    }
 }
 
 #[cfg(test)]

@@ -30,10 +30,13 @@ impl Way<'_> {
 
 /// Runs a case; the error says at which message it differs, and how. `made` says whether the
 /// server made keys in the cases before it in its family, and is kept up.
-pub(super) async fn case(way: &Way<'_>, text: &str, made: &mut bool) -> Result<(), String> {
-    let messages = xml::messages(text)?;
+pub(super) async fn case(
+    way: &Way<'_>,
+    messages: &[(Tag, xml::Template)],
+    made: &mut bool,
+) -> Result<(), String> {
     let mut scope = Scope::default();
-    let mut comparison = Comparison::of(&messages, *made);
+    let mut comparison = Comparison::of(messages, *made);
     *made = comparison.makes();
     let mut answer = None;
     for (number, (tag, template)) in messages.iter().enumerate() {

@@ -12,7 +12,10 @@ mod faults;
 mod load;
 mod report;
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::{
+    sync::atomic::Ordering::Relaxed,
+    time::{Duration, Instant},
+};
 
 use faults::{FAULTS, Fault, inject, other_build};
 use kmip::{Answer, client, enums::CryptographicAlgorithm};
@@ -49,6 +52,39 @@ async fn objects_in_a_token_that_several_key_managers_share_are_counted() {
         cluster.ready(km).await;
         assert_eq!(cluster.metric(km, "qkm_token_objects").await, 1.0, "{km}");
     }
+}
+
+/// A start waits for an engine that is away, unless it is told to end. The lease that is told is the one that
+/// the engine granted: whole seconds.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_waits_ends_at_once_and_the_lease_in_force_is_told() {
+    let mut cluster = Cluster::with(Settings { kms: 1, ..Settings::default() }).await;
+    cluster.stop(0);
+    cluster.edit(0, |config| {
+        config["node"].as_table_mut().unwrap().insert("lease_ms".into(), 2500.into());
+    });
+    cluster.run(0);
+    cluster.ready(0).await;
+    let name = cluster.site(0).name.clone();
+    cluster
+        .until("the lease in force is told", async || {
+            let (code, shown) = cluster.qkm(0, &["node", "show", &name, "-o", "json"]);
+            let shown: serde_json::Value = serde_json::from_str(&shown).unwrap_or_default();
+            code == 0 && shown["lease_ms"] == 3000
+        })
+        .await;
+    cluster.stop(0);
+    (0..3).for_each(|member| cluster.engine.kill(member));
+    cluster.run(0);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(cluster.ended(0), None, "it waits");
+    cluster.signal(0, "TERM");
+    let told = Instant::now();
+    while cluster.ended(0).is_none() {
+        assert!(told.elapsed() < Duration::from_secs(3), "it does not end");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(cluster.ended(0), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
