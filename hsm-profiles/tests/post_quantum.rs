@@ -19,7 +19,7 @@ use hsm_profiles::{Breaker, MemberConfig, PinSource, Token, TokenConfig, TokenSe
 use km_core::custody::{CustodyView, ML_KEM};
 use km_core::hsm::{Custody, Hsm, HsmError, KekReceiver};
 use km_core::material::ClearBytes;
-use km_core::usage::kem::KemSet;
+use km_core::usage::kem::{Encapsulated, KemSet};
 use km_core::vault::Vault;
 
 #[test]
@@ -113,11 +113,15 @@ fn one_secret(room: Room) {
             let theirs = library.kem_key_pair(set).await.unwrap();
             assert_eq!(theirs.custody(), Custody::HostTransient);
             // Each way, and by itself.
-            let (sent, secret) = library.kem_encapsulate(set, &pair.public).await.unwrap();
+            let Encapsulated { ciphertext: sent, secret, .. } =
+                library.kem_encapsulate(set, &pair.public).await.unwrap();
             assert_eq!(ours.kem_decapsulate(&pair, &sent).await.unwrap(), secret);
-            let (sent, secret) = ours.kem_encapsulate(set, &theirs.public).await.unwrap();
+            let Encapsulated { ciphertext: sent, secret, .. } =
+                ours.kem_encapsulate(set, &theirs.public).await.unwrap();
             assert_eq!(library.kem_decapsulate(&theirs, &sent).await.unwrap(), secret);
-            let (mut sent, secret) = ours.kem_encapsulate(set, &pair.public).await.unwrap();
+            let made = ours.kem_encapsulate(set, &pair.public).await.unwrap();
+            assert_eq!(made.custody, custody);
+            let (mut sent, secret) = (made.ciphertext, made.secret);
             assert_eq!(ours.kem_decapsulate(&pair, &sent).await.unwrap(), secret);
             sent[3] ^= 0x10;
             assert_ne!(ours.kem_decapsulate(&pair, &sent).await.unwrap(), secret);
@@ -132,7 +136,8 @@ fn one_secret(room: Room) {
             assert!(token.status().ready, "{:?}", token.status());
         }
         let pair = ours.kem_key_pair(KemSet::MlKem768).await.unwrap();
-        let (sent, secret) = library.kem_encapsulate(pair.set, &pair.public).await.unwrap();
+        let Encapsulated { ciphertext: sent, secret, .. } =
+            library.kem_encapsulate(pair.set, &pair.public).await.unwrap();
         // An error that costs a session does not cost the pair.
         let mut sealed = token.seal(b"1", &ClearBytes::copy_from(b"sealed")).await.unwrap();
         sealed.ciphertext[0] ^= 1;
@@ -184,9 +189,11 @@ fn mixed(room: Room) {
         for set in [KemSet::MlKem768, KemSet::MlKem1024] {
             let pair = ours.kem_key_pair(set).await.unwrap();
             assert_eq!(pair.custody(), custody);
-            let (sent, secret) = library.kem_encapsulate(set, &pair.public).await.unwrap();
+            let Encapsulated { ciphertext: sent, secret, .. } =
+                library.kem_encapsulate(set, &pair.public).await.unwrap();
             assert_eq!(ours.kem_decapsulate(&pair, &sent).await.unwrap(), secret);
-            let (sent, secret) = ours.kem_encapsulate(set, &pair.public).await.unwrap();
+            let Encapsulated { ciphertext: sent, secret, .. } =
+                ours.kem_encapsulate(set, &pair.public).await.unwrap();
             assert_eq!(ours.kem_decapsulate(&pair, &sent).await.unwrap(), secret);
             ours.kem_forget(pair).await;
         }

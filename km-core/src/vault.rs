@@ -16,7 +16,7 @@ use crate::{
     material::ClearBytes,
     random::{Random, RandomError},
     store::{Commit, Outcome, Record, Store, StoreError},
-    usage::kem::{self, KemPair, KemPrivate, KemSet},
+    usage::kem::{self, Encapsulated, KemPair, KemPrivate, KemSet},
 };
 
 pub use crate::sealed::{MadeObject, SealedObject};
@@ -319,9 +319,9 @@ impl Vault {
         &self,
         set: KemSet,
         public: &[u8],
-    ) -> Result<(Vec<u8>, ClearBytes), HsmError> {
+    ) -> Result<Encapsulated, HsmError> {
         kem::check_public(set, public)?;
-        let (done, custody) = match self.hsm.kem_encapsulate(set, public).await {
+        let ((ciphertext, secret), custody) = match self.hsm.kem_encapsulate(set, public).await {
             Err(HsmError::Unsupported(_)) => {
                 self.random.check().await?;
                 (kem::encapsulate(set, public)?, Custody::HostTransient)
@@ -329,7 +329,7 @@ impl Vault {
             done => (done?, Custody::InToken),
         };
         self.custodies.shown(ML_KEM, custody);
-        Ok(done)
+        Ok(Encapsulated { ciphertext, secret, custody })
     }
 
     /// The secret in `ciphertext`; another one when somebody changed the ciphertext.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use km_core::{
     copies::{CopyError, Placed},
+    hsm::Custody,
     ids::{ClusterId, LinkId, PoolTag},
     ledger::Ledger,
     material::ClearBytes,
@@ -255,6 +256,8 @@ pub enum Event {
         ciphertext: Vec<u8>,
         /// The secret.
         secret: ClearBytes,
+        /// Where it was made.
+        custody: Custody,
     },
     /// Leader: the secret is open.
     KemOpened {
@@ -262,6 +265,8 @@ pub enum Event {
         id: u64,
         /// The secret.
         secret: ClearBytes,
+        /// Where the private key worked.
+        custody: Custody,
     },
     /// A span the peer lends is durable and open here, or cannot be.
     Lent {
@@ -418,10 +423,10 @@ impl Session {
                 Vec::new()
             }
             Event::KemMade { id, public } => self.kems.made(id, public),
-            Event::KemSealed { id, public, ciphertext, secret } => {
-                self.kems.sealed(id, &public, ciphertext, secret)
+            Event::KemSealed { id, public, ciphertext, secret, custody } => {
+                self.kems.sealed(id, &public, ciphertext, (secret, custody))
             }
-            Event::KemOpened { id, secret } => self.kems.opened(id, secret),
+            Event::KemOpened { id, secret, custody } => self.kems.opened(id, secret, custody),
             Event::Tick(now) => {
                 let mut actions = self.blocks.tick(now);
                 if self.greeted {

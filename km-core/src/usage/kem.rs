@@ -91,6 +91,17 @@ impl KemPair {
     }
 }
 
+/// A fresh secret for the holder of a private key.
+#[derive(Debug)]
+pub struct Encapsulated {
+    /// Brings it there.
+    pub ciphertext: Vec<u8>,
+    /// The secret.
+    pub secret: ClearBytes,
+    /// Where it was made.
+    pub custody: Custody,
+}
+
 /// A fresh secret and the ciphertext that brings it to the holder of the private key to `public`,
 /// in this process.
 ///
