@@ -438,6 +438,26 @@ pub trait Hsm: Send + Sync + 'static {
         Err(HsmError::Unsupported("this HSM takes no KEKs of another".into()))
     }
 
+    /// How each token of the KM takes KEKs, by its name; that of the first is empty. `None` of one that is
+    /// away now; those that take none are left out.
+    async fn kek_receivers(&self) -> Result<Vec<(String, Option<KekReceiver>)>, HsmError> {
+        Ok(vec![(String::new(), Some(self.kek_receiver().await?))])
+    }
+
+    /// As [`Hsm::take_kek`], in the token of that name.
+    async fn take_kek_in(&self, token: &str, parcel: &KekParcel) -> Result<KekInfo, HsmError> {
+        match token {
+            "" => self.take_kek(parcel).await,
+            other => Err(HsmError::Unsupported(format!("this HSM has no token {other:?}"))),
+        }
+    }
+
+    /// KEKs this HSM made that one of its own tokens did not take yet, each with the name of the token:
+    /// nobody can wrap them again.
+    fn keks_waiting(&self) -> Vec<(String, KekParcel)> {
+        Vec::new()
+    }
+
     /// Keeps `clear` inside the token, in every one of several, as a private object. Names are
     /// given once: an equal object of that name is left as it is, another one refused. Slow.
     async fn store_object(&self, _name: &str, _clear: &ClearBytes) -> Result<(), HsmError> {

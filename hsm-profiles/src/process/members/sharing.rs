@@ -85,6 +85,73 @@ impl Members {
         Ok((kek, parcels))
     }
 
+    /// How each token takes KEKs that another KM made; see [`Hsm::kek_receivers`](km_core::hsm::Hsm).
+    pub(crate) async fn kek_receivers(
+        &self,
+    ) -> Result<Vec<(String, Option<KekReceiver>)>, HsmError> {
+        let mut all = Vec::new();
+        for (n, member) in self.all.iter().enumerate() {
+            let until = Instant::now() + self.deadline;
+            let answer = match member.check_takes_keks() {
+                Err(none) => Err(none),
+                Ok(()) => self.ask_one(n, &Request::KekReceiver, until).await,
+            };
+            match answer.and_then(Response::receiver) {
+                Ok(receiver) => all.push((self.name_of(n), Some(receiver))),
+                Err(HsmError::Unsupported(why)) => {
+                    info!(token = member.name, why, "it takes no KEK of another token");
+                }
+                Err(HsmError::Unavailable(why)) => {
+                    info!(token = member.name, why, "it is asked later how it takes KEKs");
+                    all.push((self.name_of(n), None));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(all)
+    }
+
+    /// Takes a KEK that another KM made, in the token of this name.
+    pub(crate) async fn take_kek_in(
+        &self,
+        token: &str,
+        parcel: &KekParcel,
+    ) -> Result<KekInfo, HsmError> {
+        let unknown =
+            || HsmError::Unsupported(format!("a KEK waits for {token:?}, which is no token here"));
+        let n = (0..self.all.len()).find(|n| self.name_of(*n) == token).ok_or_else(unknown)?;
+        let request = Request::TakeKek { parcel: parcel.clone() };
+        self.ask_one(n, &request, Instant::now() + self.deadline).await?.kek()
+    }
+
+    /// By what other KMs know a token: the first one has no name, whatever else there is.
+    fn name_of(&self, n: usize) -> String {
+        match self.all.get(n) {
+            Some(member) if n > 0 => member.name.clone(),
+            _ => String::new(),
+        }
+    }
+
+    /// Destroys a KEK in every token; none takes it afterwards. Not while one is away: whoever asks a token
+    /// that has destroyed it could not tell that another holds it still.
+    pub(crate) async fn destroy_kek(&self, kek: &KekInfo) -> Result<(), HsmError> {
+        if let Some(away) = self.all.iter().find(|member| member.running().is_none()) {
+            return Err(HsmError::Unavailable(format!(
+                "no token destroys it, as {} is away ({}): try again when all work",
+                away.name,
+                away.status().status.detail
+            )));
+        }
+        self.waiting().retain(|(_, number), _| *number != kek.number);
+        self.ask(Request::DestroyKek { kek: kek.clone() }).await?.done()
+    }
+
+    /// What tokens did not take when it was made.
+    pub(crate) fn keks_waiting(&self) -> Vec<(String, KekParcel)> {
+        let waiting = self.waiting();
+        waiting.iter().map(|((n, _), one)| (self.name_of(*n), one.parcel.clone())).collect()
+    }
+
     async fn make_kek(
         &self,
         maker: usize,
@@ -162,7 +229,7 @@ impl Members {
                     let Some(one) = waiting.get_mut(&place).filter(|one| !one.told) else { return };
                     one.told = true;
                     error!(token = member.name, number = place.1, %error, alarm = "kek-not-shared",
-                        "it did not take the new KEK; it is tried again, until this KM ends");
+                        "it did not take the new KEK; it is tried again");
                     return;
                 }
             }
