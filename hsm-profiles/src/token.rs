@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use km_core::hsm::{
-    Hsm, HsmError, HsmStatus, KekId, KekInfo, KekParcel, KekReceiver, MadeKey,
+    Hsm, HsmError, HsmStatus, KEK_SEED_BYTES, KekId, KekInfo, KekParcel, KekReceiver, MadeKey,
     Sealed, TokenKey, TokenRoom,
 };
 use km_core::material::ClearBytes;
@@ -130,7 +130,10 @@ impl Hsm for Token {
 
     async fn create_kek(&self) -> Result<KekInfo, HsmError> {
         match self.several() {
-            Some(members) => Ok(members.create_kek_for(0, &[]).await?.0),
+            Some(members) => {
+                let seed = self.random(KEK_SEED_BYTES).await?;
+                Ok(members.create_kek_for(0, &[], &seed).await?.0)
+            }
             None => self.ask(Request::CreateKek).await?.kek(),
         }
     }
@@ -139,11 +142,13 @@ impl Hsm for Token {
         &self,
         from: u64,
         receivers: &[KekReceiver],
+        seed: &ClearBytes,
     ) -> Result<(KekInfo, Vec<KekParcel>), HsmError> {
         if let Some(members) = self.several() {
-            return members.create_kek_for(from, receivers).await;
+            return members.create_kek_for(from, receivers, seed).await;
         }
-        self.ask(Request::CreateKekFor { from, receivers: receivers.to_vec() }).await?.kek_made()
+        let (receivers, seed) = (receivers.to_vec(), seed.expose(ClearBytes::copy_from));
+        self.ask(Request::CreateKekFor { from, receivers, seed }).await?.kek_made()
     }
 
     async fn kek_receiver(&self) -> Result<KekReceiver, HsmError> {
@@ -152,6 +157,10 @@ impl Hsm for Token {
 
     async fn take_kek(&self, parcel: &KekParcel) -> Result<KekInfo, HsmError> {
         self.ask(Request::TakeKek { parcel: parcel.clone() }).await?.kek()
+    }
+
+    fn is_several(&self) -> bool {
+        self.several().is_some()
     }
 
     async fn kek_receivers(&self) -> Result<Vec<(String, Option<KekReceiver>)>, HsmError> {

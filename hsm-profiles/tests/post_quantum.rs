@@ -11,7 +11,7 @@ mod hsm;
 use std::sync::Arc;
 
 use common::{
-    Room, has_post_quantum, init_command, library, runtime, with_token, with_token_of,
+    Room, has_post_quantum, init_command, library, runtime, seed, with_token, with_token_of,
     worker_program,
 };
 use hsm_profiles::soft::{SoftToken, provision};
@@ -74,7 +74,8 @@ fn two_layers(room: Room) {
         assert_eq!(receiver.kem.is_some(), inside);
         assert_eq!(south.kek_receiver().await.unwrap(), receiver, "one pair for all");
         let alone = KekReceiver { kem: None, ..receiver.clone() };
-        let (kek, made) = north.create_kek_for(0, &[receiver, alone.clone()]).await.unwrap();
+        let (kek, made) =
+            north.create_kek_for(0, &[receiver, alone.clone()], &seed()).await.unwrap();
         let [parcel, by_rsa] = &made[..] else { panic!("{made:?}") };
         assert_eq!((parcel.kem.is_some(), by_rsa.kem.is_some()), (inside, false));
         let layer = if inside { 16 } else { 0 };
@@ -91,7 +92,7 @@ fn two_layers(room: Room) {
             assert!(matches!(refused, Err(HsmError::Refused(_))), "{refused:?}");
         }
         assert_eq!(south.take_kek(parcel).await.unwrap(), kek);
-        let (next, made) = north.create_kek_for(0, &[alone]).await.unwrap();
+        let (next, made) = north.create_kek_for(0, &[alone], &seed()).await.unwrap();
         let clear = ClearBytes::copy_from(b"sealed under it");
         let sealed = north.seal(b"aad", &clear).await.unwrap();
         // Said aloud, and taken.
@@ -165,7 +166,7 @@ fn mixed(room: Room) {
         let north = room.start().await;
         let south = Token::start(other.clone(), worker_program()).await.unwrap();
         let receiver = south.kek_receiver().await.unwrap();
-        let (_, made) = north.create_kek_for(0, &[receiver]).await.unwrap();
+        let (_, made) = north.create_kek_for(0, &[receiver], &seed()).await.unwrap();
         south.take_kek(&made[0]).await.unwrap();
         drop((north, south));
         let member = MemberConfig {

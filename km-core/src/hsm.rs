@@ -51,6 +51,9 @@ pub fn wrapping(with_kem: bool) -> &'static str {
     }
 }
 
+/// Random bytes that the ML-KEM layers around one KEK are made of ([`Hsm::create_kek_for`]).
+pub const KEK_SEED_BYTES: usize = 32;
+
 /// The keys of an epoch, wrapped for one token. Whoever takes it must know who made it: anybody can
 /// wrap a key of his own for a public key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -416,14 +419,21 @@ pub trait Hsm: Send + Sync + 'static {
     }
 
     /// As [`Hsm::create_kek`], with a number not below `from`; the keys of the new epoch come wrapped for
-    /// each receiver, in order.
+    /// each receiver, in order. What is random of the wrapping outside the token is made of `seed`,
+    /// [`KEK_SEED_BYTES`] that are used for nothing else.
     async fn create_kek_for(
         &self,
         from: u64,
         receivers: &[KekReceiver],
+        seed: &ClearBytes,
     ) -> Result<(KekInfo, Vec<KekParcel>), HsmError> {
-        let _ = (from, receivers);
+        let _ = (from, receivers, seed);
         Err(HsmError::Unsupported("this HSM gives no KEKs to another".into()))
+    }
+
+    /// Whether there are several tokens, so that each KEK is wrapped for the others.
+    fn is_several(&self) -> bool {
+        false
     }
 
     /// What other tokens need to wrap a KEK for this one; the same every time.

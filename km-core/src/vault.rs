@@ -286,8 +286,8 @@ impl Vault {
     }
 }
 
-/// Key encapsulation: in the token where it has it, else in this process, by the library's generator and
-/// only while all random sources are well.
+/// Key encapsulation: in the token where it has it, else in this process. Secrets are made of the random
+/// sources, pairs by the library's generator and only while all sources are well.
 impl Vault {
     /// Makes a pair for a few exchanges; [`KemPair::custody`] says where its private key is.
     ///
@@ -323,8 +323,8 @@ impl Vault {
         kem::check_public(set, public)?;
         let ((ciphertext, secret), custody) = match self.hsm.kem_encapsulate(set, public).await {
             Err(HsmError::Unsupported(_)) => {
-                self.random.check().await?;
-                (kem::encapsulate(set, public)?, Custody::HostTransient)
+                let seed = self.random.bytes(kem::SECRET_BYTES).await?;
+                (kem::encapsulate_of(set, public, &seed)?, Custody::HostTransient)
             }
             done => (done?, Custody::InToken),
         };

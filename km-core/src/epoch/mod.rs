@@ -28,7 +28,7 @@ mod tokens;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak, atomic::AtomicBool},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -44,6 +44,7 @@ pub use state::{Approval, BadEpochStep, Epoch, EpochState, EpochStep};
 use crate::{
     clock::now_ms,
     hsm::{Hsm, HsmError, KekId, KekParcel, KekReceiver},
+    random::Random,
     records::{RecordError, Records},
     store::Version,
 };
@@ -169,6 +170,8 @@ pub struct Epochs {
     seen: Mutex<BTreeMap<u64, Seen>>,
     /// Where several KMs share the store.
     share: Option<Share>,
+    /// What the wrapping of KEKs for other tokens is made of; the token's numbers where nothing else is said.
+    random: OnceLock<Arc<Random>>,
     /// Whether KEKs may wait in the store for a token of this KM; it is looked once after a start.
     waits: AtomicBool,
     /// One change of the epochs at a time.
@@ -209,6 +212,7 @@ impl Epochs {
             before: Mutex::default(),
             seen: Mutex::default(),
             share,
+            random: OnceLock::new(),
             waits: AtomicBool::new(true),
             changing: tokio::sync::Mutex::default(),
         });
@@ -227,6 +231,11 @@ impl Epochs {
         }
         drop(changing);
         Ok(epochs)
+    }
+
+    /// Has the wrapping of KEKs for other tokens made of these numbers. Once, before any is wrapped.
+    pub fn draw_from(&self, random: Arc<Random>) {
+        let _ = self.random.set(random);
     }
 
     /// The rules it was opened with.

@@ -28,8 +28,9 @@ use super::{
     tokens::Own,
 };
 use crate::{
-    hsm::{Hsm, HsmError, KekId, KekInfo, KekParcel, KekReceiver, wrapping},
+    hsm::{Hsm, HsmError, KEK_SEED_BYTES, KekId, KekInfo, KekParcel, KekReceiver, wrapping},
     material::ClearBytes,
+    random::Random,
     records::{RecordError, Records},
     store::{Check, Commit, MAX_RANGE, Outcome, Store, StoreError},
     vault::{RECORD_KEY, Vault, VaultError},
@@ -264,9 +265,9 @@ impl Epochs {
             None => None,
         };
         let others = self.others().await?;
-        if others.is_empty() && more.is_empty() {
+        if others.is_empty() && more.is_empty() && !self.hsm.is_several() {
             let kek = self.hsm.create_kek().await?;
-            let brings = Brings { puts: self.untaken(&kek), set };
+            let brings = Brings { puts: Vec::new(), set };
             return Ok(Made { kek, brings, parcels: Vec::new() });
         }
         let from = match others.is_empty() {
@@ -275,7 +276,9 @@ impl Epochs {
         };
         let all: Vec<KekReceiver> =
             more.iter().chain(others.iter().map(|(_, r)| r)).cloned().collect();
-        let (kek, mut parcels) = self.hsm.create_kek_for(from, &all).await?;
+        let random = self.random.get_or_init(|| Arc::new(Random::of_token(self.hsm.clone())));
+        let seed = random.bytes(KEK_SEED_BYTES).await.map_err(HsmError::from)?;
+        let (kek, mut parcels) = self.hsm.create_kek_for(from, &all, &seed).await?;
         let for_others = parcels.split_off(more.len().min(parcels.len()));
         let mut puts = self.untaken(&kek);
         for ((name, _), parcel) in others.iter().zip(&for_others) {

@@ -4,10 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use km_core::{
     epoch::{self, Epoch, EpochError, EpochPolicy, EpochState, Epochs, Keeper},
-    hsm::{Hsm, HsmError, KekParcel, KekReceiver},
+    hsm::{Hsm, HsmError, KEK_SEED_BYTES, KekParcel, KekReceiver},
     journal::Fence,
     material::ClearBytes,
     objects::Objects,
+    random::{QrngConfig, Random},
     records::Records,
     registry::Registry,
     store::{Commit, Outcome, Store},
@@ -223,7 +224,8 @@ async fn a_parcel_of_an_intruder_is_not_taken() {
     own.make();
     let receiver = joining.kek_receiver().await.unwrap();
     let (_, parcels) = own
-        .create_kek_for(0, &[receiver]).await
+        .create_kek_for(0, &[receiver], &ClearBytes::copy_from(&[7; KEK_SEED_BYTES]))
+        .await
         .unwrap();
     let other = Records::new(machine.disk.clone(), &ClearBytes::copy_from(&[1; 32]));
     let forged = other.encode(&row.key, &parcels[0]);
@@ -231,6 +233,22 @@ async fn a_parcel_of_an_intruder_is_not_taken() {
     let refused = start(&machine, &joining, "n2").await.err().unwrap();
     assert!(refused.contains("authentication tag"), "{refused}");
     assert_eq!(joining.keks().await.unwrap().len(), 1);
+}
+
+/// Not by the token's numbers either, nor by a library's: a KEK that nobody can wrap soundly is not made.
+#[tokio::test]
+async fn no_kek_is_made_for_others_while_a_random_source_is_away() {
+    let (machine, folder) = (Machine::new(), tempfile::tempdir().unwrap());
+    let n1 = start(&machine, &machine.hsm, "n1").await.unwrap();
+    let path = folder.path().join("qrng");
+    let away = QrngConfig { path, min_entropy: 8.0, deadline: Duration::from_secs(1) };
+    n1.epochs.draw_from(Arc::new(Random::with_qrng(Some(machine.hsm.clone()), away).unwrap()));
+    let before = machine.hsm.keks().await.unwrap();
+    let receiver = SoftHsm::empty().kek_receiver().await.unwrap();
+    let refused = admitted(&n1, "n2", &receiver).await.map(drop);
+    assert!(matches!(refused, Err(EpochError::Hsm(HsmError::Unavailable(_)))), "{refused:?}");
+    assert_eq!(machine.hsm.keks().await.unwrap(), before);
+    assert!(rows(&machine, b"share/receiver/n2").await.is_empty());
 }
 
 /// A crash between the KEK and its epoch loses the parcels: another one is begun.

@@ -7,6 +7,7 @@ use std::sync::{MutexGuard, PoisonError};
 use std::time::Instant;
 
 use km_core::hsm::{HsmError, KekInfo, KekParcel, KekReceiver};
+use km_core::material::ClearBytes;
 use tracing::{error, info, warn};
 
 use super::Members;
@@ -57,6 +58,7 @@ impl Members {
         &self,
         from: u64,
         receivers: &[KekReceiver],
+        seed: &ClearBytes,
     ) -> Result<(KekInfo, Vec<KekParcel>), HsmError> {
         let usable = self.all.iter().position(|member| member.usable(None).is_some());
         let maker = usable.ok_or_else(|| HsmError::Unavailable(self.troubles()))?;
@@ -64,11 +66,11 @@ impl Members {
         let theirs = takers.iter().filter_map(|(_, receiver)| receiver.clone());
         let all: Vec<KekReceiver> = receivers.iter().cloned().chain(theirs).collect();
         let alone = receivers.is_empty() && from == 0;
-        let (kek, mut parcels) = match self.make_kek(maker, from, all).await {
+        let (kek, mut parcels) = match self.make_kek(maker, from, all, seed).await {
             // Its tokens may come to it by the HSM's own means, as they did before.
             Err(HsmError::Unsupported(why)) if alone => {
                 warn!(why, "a new KEK is made for one token alone");
-                self.make_kek(maker, from, Vec::new()).await?
+                self.make_kek(maker, from, Vec::new(), seed).await?
             }
             made => made?,
         };
@@ -157,13 +159,16 @@ impl Members {
         maker: usize,
         from: u64,
         receivers: Vec<KekReceiver>,
+        seed: &ClearBytes,
     ) -> Result<(KekInfo, Vec<KekParcel>), HsmError> {
         let until = Instant::now() + self.deadline;
         if receivers.is_empty() && from == 0 {
             let made = self.ask_one(maker, &Request::CreateKek, until).await?;
             return Ok((made.kek()?, Vec::new()));
         }
-        self.ask_one(maker, &Request::CreateKekFor { from, receivers }, until).await?.kek_made()
+        let request =
+            Request::CreateKekFor { from, receivers, seed: seed.expose(ClearBytes::copy_from) };
+        self.ask_one(maker, &request, until).await?.kek_made()
     }
 
     /// The other tokens, each with how it takes KEKs; none where it takes none.
