@@ -156,6 +156,8 @@ pub enum KeyProtection {
         #[serde(with = "serde_bytes")]
         iv: Vec<u8>,
     },
+    /// AES key wrap with padding (RFC 5649) in the token.
+    KeyWrapPadded,
 }
 
 impl SealMethod {
