@@ -12,9 +12,10 @@ use cryptoki::error::Error;
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, MlKemParameterSetType, ObjectClass, ObjectHandle};
 use cryptoki::session::Session;
-use km_core::hsm::{HsmError, KekParcel, KekReceiver};
+use km_core::hsm::{HsmError, KEK_SEED_BYTES, KekParcel, KekReceiver};
 use km_core::material::ClearBytes;
 use km_core::usage::kem::{self, KemSet, SECRET_BYTES};
+use wiped::Wiped;
 
 use crate::lane::{OpError, secret_template, taken, value};
 use crate::parcels::{Place, answered, find, refused};
@@ -90,10 +91,15 @@ fn decapsulate(
     taken(session, secret, SECRET_BYTES)
 }
 
-/// Puts the layer around what is wrapped for this receiver, where its token opens it.
-pub(crate) fn close(receiver: &KekReceiver, parcel: &mut KekParcel) -> Result<(), HsmError> {
+/// Puts the layer around what is wrapped for this receiver, where its token opens it. Its secret is made of
+/// the seed that all receivers of one KEK have in common.
+pub(crate) fn close(
+    receiver: &KekReceiver,
+    seed: &ClearBytes,
+    parcel: &mut KekParcel,
+) -> Result<(), HsmError> {
     let Some(public) = &receiver.kem else { return Ok(()) };
-    let (ciphertext, secret) = kem::encapsulate(SET, public)?;
+    let (ciphertext, secret) = kem::encapsulate_of(SET, public, &own_seed(seed, public)?)?;
     for key in &mut parcel.keys {
         let (layer, said) = (layer(&secret, parcel.number, &key.id)?, key.usage as u8);
         let nonce = Nonce::assume_unique_for_key([0; 12]);
@@ -141,6 +147,22 @@ pub(crate) fn open(place: &Place<'_>, parcel: &KekParcel) -> Result<KekParcel, O
     Ok(opened)
 }
 
+/// The seed of one receiver's secret: no other is known by it.
+fn own_seed(seed: &ClearBytes, public: &[u8]) -> Result<ClearBytes, HsmError> {
+    if seed.len() != KEK_SEED_BYTES {
+        let text = format!("the seed of a KEK's wrapping has {} bytes", seed.len());
+        return Err(HsmError::Unsupported(text));
+    }
+    let mut own = Wiped::zeros(SECRET_BYTES);
+    let info: [&[u8]; 2] = [b"qkm kek parcel seed 1", public];
+    let filled = seed.expose(|seed| {
+        let extracted = Salt::new(HKDF_SHA256, &[]).extract(seed);
+        extracted.expand(&info, HKDF_SHA256).and_then(|made| made.fill(&mut own))
+    });
+    filled.map_err(|_| refused("the library derives no seed"))?;
+    Ok(ClearBytes::copy_from(&own))
+}
+
 /// The key of one message: an identifier is random, and used once.
 fn layer(secret: &ClearBytes, number: u64, id: &[u8]) -> Result<LessSafeKey, HsmError> {
     let info: [&[u8]; 3] = [b"qkm kek parcel 1", &number.to_be_bytes(), id];
@@ -153,4 +175,42 @@ fn layer(secret: &ClearBytes, number: u64, id: &[u8]) -> Result<LessSafeKey, Hsm
 
 fn label(place: &Place<'_>) -> Vec<u8> {
     format!("{}kem-pair", place.prefix).into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::kem::{DecapsulationKey, ML_KEM_1024};
+    use km_core::hsm::{KekUse, WrappedKek};
+    use km_core::usage::Hash;
+
+    use super::*;
+
+    fn receiver() -> KekReceiver {
+        let key = DecapsulationKey::generate(&ML_KEM_1024).unwrap();
+        let public = key.encapsulation_key().unwrap().key_bytes().unwrap();
+        let kem = Some(public.as_ref().to_vec());
+        KekReceiver { modulus: vec![1], exponent: vec![3], hash: Hash::Sha256, kem }
+    }
+
+    #[test]
+    fn the_layers_around_a_kek_are_made_of_its_seed_and_each_is_its_receivers_own() {
+        let (one, other) = (receiver(), receiver());
+        let closed = |receiver: &KekReceiver, seed: u8| {
+            let key = WrappedKek { id: vec![5; 16], usage: KekUse::Keys, key: vec![6; 384] };
+            let mut parcel = KekParcel { number: 9, keys: vec![key], kem: None };
+            let seed = ClearBytes::from_vec(vec![seed; KEK_SEED_BYTES]);
+            close(receiver, &seed, &mut parcel).unwrap();
+            parcel
+        };
+        assert_eq!(closed(&one, 1), closed(&one, 1), "something else is in it");
+        let all = [closed(&one, 1), closed(&one, 2), closed(&other, 1), closed(&other, 2)];
+        for (n, parcel) in all.iter().enumerate() {
+            let others = all.iter().skip(n + 1);
+            assert!(others.clone().all(|other| other.kem != parcel.kem));
+            assert!(others.clone().all(|other| other.keys[0].key != parcel.keys[0].key));
+        }
+        let public = one.kem.as_ref().unwrap();
+        let own = |seed: &[u8]| own_seed(&ClearBytes::copy_from(seed), public);
+        assert!(own(&[1; KEK_SEED_BYTES]).is_ok() && own(&[1; 31]).is_err());
+    }
 }

@@ -10,6 +10,7 @@ use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::Session;
 use km_core::hsm::{HsmError, KekId, KekInfo, KekParcel, KekReceiver, KekUse, WrappedKek};
+use km_core::material::ClearBytes;
 use km_core::usage::Hash;
 
 use crate::config::TokenConfig;
@@ -215,12 +216,13 @@ pub(crate) fn take_back(session: &Session, begun: &mut Vec<Vec<u8>>) -> Result<(
 }
 
 /// Makes the keys of epoch `number`, or of the next free one, in the session's token, wrapped for each
-/// receiver as well: all of them, or none. What a failure leaves all the same is named in `begun`.
+/// receiver as well: all of them, or none. What is random of the ML-KEM layers is made of the seed. What a
+/// failure leaves all the same is named in `begun`.
 pub(crate) fn give(
     session: &Session,
     profile: &Profile,
     (prefix, number): (&str, u64),
-    receivers: &[KekReceiver],
+    (receivers, seed): (&[KekReceiver], &ClearBytes),
     begun: &mut Vec<Vec<u8>>,
 ) -> Result<(KekInfo, Vec<KekParcel>), OpError> {
     check(profile).map_err(OpError::Answer)?;
@@ -237,7 +239,7 @@ pub(crate) fn give(
     let made = gift.make(begun).and_then(|mut made| {
         publics.iter().try_for_each(|public| session.destroy_object(*public))?;
         let layers = receivers.iter().zip(&mut made.1);
-        let closed = layers.map(|(receiver, parcel)| hybrid::close(receiver, parcel));
+        let closed = layers.map(|(receiver, parcel)| hybrid::close(receiver, seed, parcel));
         closed.collect::<Result<(), _>>().map_err(OpError::Answer)?;
         Ok(made)
     });

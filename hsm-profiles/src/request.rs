@@ -47,7 +47,12 @@ pub(crate) enum Request {
     /// Answered by [`Response::Kek`].
     CreateKek,
     /// Answered by [`Response::KekMade`].
-    CreateKekFor { from: u64, receivers: Vec<KekReceiver> },
+    CreateKekFor {
+        from: u64,
+        receivers: Vec<KekReceiver>,
+        #[serde(with = "crate::wire::clear")]
+        seed: ClearBytes,
+    },
     /// Answered by [`Response::Receiver`].
     KekReceiver,
     /// Answered by [`Response::Kek`].

@@ -150,7 +150,13 @@ async fn other_methods(hsm: &dyn Hsm) -> Outcome {
         |protection: KeyProtection| keys.iter().map(move |key| (protection.clone(), key.clone()));
     let cbc = KeyProtection::Cbc { iv: [0; 16] };
     let gcm = [0, 12, 17].map(|len| KeyProtection::Gcm { iv: vec![0; len] });
-    let mut methods: Vec<_> = wrapped(KeyProtection::KeyWrap)
+    let own = match &sealed.method {
+        SealMethod::WrappedKeyGcm { protection: KeyProtection::KeyWrapPadded, .. } => {
+            KeyProtection::KeyWrapPadded
+        }
+        _ => KeyProtection::KeyWrap,
+    };
+    let mut methods: Vec<_> = wrapped(own)
         .chain(wrapped(cbc))
         .chain(gcm.into_iter().flat_map(wrapped))
         .map(|(protection, data_key)| SealMethod::WrappedKeyGcm { protection, data_key })
@@ -173,8 +179,28 @@ async fn other_methods(hsm: &dyn Hsm) -> Outcome {
         refused(hsm, b"record", &Sealed { method, ..sealed.clone() }, "with another method")
             .await?;
     }
+    other_wrapping(hsm, &sealed, &keys).await?;
     let answer = hsm.open(b"record", &Sealed { format: 2, ..sealed }).await;
     ensure!(matches!(answer, Err(HsmError::Unsupported(_))), "another format: {answer:?}");
+    Ok(())
+}
+
+/// Nor does key wrap with padding stand for the one without, under one KEK that may do both. The token need
+/// not have the one that it does not seal by.
+async fn other_wrapping(hsm: &dyn Hsm, sealed: &Sealed, keys: &[Vec<u8>]) -> Outcome {
+    let SealMethod::WrappedKeyGcm { protection, data_key } = &sealed.method else { return Ok(()) };
+    let protection = match protection {
+        KeyProtection::KeyWrap => KeyProtection::KeyWrapPadded,
+        KeyProtection::KeyWrapPadded => KeyProtection::KeyWrap,
+        _ => return Ok(()),
+    };
+    for data_key in keys.iter().chain([data_key]) {
+        let (protection, data_key) = (protection.clone(), data_key.clone());
+        let method = SealMethod::WrappedKeyGcm { protection, data_key };
+        let answer = hsm.open(b"record", &Sealed { method, ..sealed.clone() }).await;
+        let opened = !matches!(answer, Err(HsmError::Refused(_) | HsmError::Unsupported(_)));
+        ensure!(!opened, "with the other way of wrapping: {answer:?}");
+    }
     Ok(())
 }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use km_core::hsm::{
-    Hsm, HsmError, HsmStatus, KekId, KekInfo, KekParcel, KekReceiver, MadeKey, Sealed, TokenKey,
-    TokenRoom,
+    Hsm, HsmError, HsmStatus, KEK_SEED_BYTES, KekId, KekInfo, KekParcel, KekReceiver, MadeKey,
+    Sealed, TokenKey, TokenRoom,
 };
 use km_core::material::ClearBytes;
 use km_core::usage::kem::KemSet;
@@ -73,18 +73,6 @@ impl Token {
         }
     }
 
-    /// Another KM wraps its KEKs for one token, and each of several has a pair of its own to take them by.
-    fn alone(&self) -> Result<(), HsmError> {
-        match self.several() {
-            None => Ok(()),
-            Some(_) => Err(HsmError::Unsupported(
-                "a key manager with several tokens takes no KEK of another one: copy the keys to them by \
-                 the HSM's own means"
-                    .to_owned(),
-            )),
-        }
-    }
-
     /// The one way of every ability: within the configured deadline, wherever the library is.
     pub(crate) async fn ask(&self, request: Request) -> Result<Response, HsmError> {
         match &self.door {
@@ -142,7 +130,10 @@ impl Hsm for Token {
 
     async fn create_kek(&self) -> Result<KekInfo, HsmError> {
         match self.several() {
-            Some(members) => Ok(members.create_kek_for(0, &[]).await?.0),
+            Some(members) => {
+                let seed = self.random(KEK_SEED_BYTES).await?;
+                Ok(members.create_kek_for(0, &[], &seed).await?.0)
+            }
             None => self.ask(Request::CreateKek).await?.kek(),
         }
     }
@@ -151,25 +142,54 @@ impl Hsm for Token {
         &self,
         from: u64,
         receivers: &[KekReceiver],
+        seed: &ClearBytes,
     ) -> Result<(KekInfo, Vec<KekParcel>), HsmError> {
         if let Some(members) = self.several() {
-            return members.create_kek_for(from, receivers).await;
+            return members.create_kek_for(from, receivers, seed).await;
         }
-        self.ask(Request::CreateKekFor { from, receivers: receivers.to_vec() }).await?.kek_made()
+        let (receivers, seed) = (receivers.to_vec(), seed.expose(ClearBytes::copy_from));
+        self.ask(Request::CreateKekFor { from, receivers, seed }).await?.kek_made()
     }
 
     async fn kek_receiver(&self) -> Result<KekReceiver, HsmError> {
-        self.alone()?;
         self.ask(Request::KekReceiver).await?.receiver()
     }
 
     async fn take_kek(&self, parcel: &KekParcel) -> Result<KekInfo, HsmError> {
-        self.alone()?;
         self.ask(Request::TakeKek { parcel: parcel.clone() }).await?.kek()
     }
 
+    fn is_several(&self) -> bool {
+        self.several().is_some()
+    }
+
+    async fn kek_receivers(&self) -> Result<Vec<(String, Option<KekReceiver>)>, HsmError> {
+        match self.several() {
+            Some(members) => members.kek_receivers().await,
+            None => Ok(vec![(String::new(), Some(self.kek_receiver().await?))]),
+        }
+    }
+
+    async fn take_kek_in(&self, token: &str, parcel: &KekParcel) -> Result<KekInfo, HsmError> {
+        match (self.several(), token) {
+            (Some(members), _) => members.take_kek_in(token, parcel).await,
+            (None, "") => self.take_kek(parcel).await,
+            (None, other) => Err(HsmError::Unsupported(format!(
+                "a KEK waits for the token {other:?}, which is not in the configuration: it is for an \
+                 operator to say (`qkm hsm epoch rotate` makes another)"
+            ))),
+        }
+    }
+
+    fn keks_waiting(&self) -> Vec<(String, KekParcel)> {
+        self.several().map(Members::keks_waiting).unwrap_or_default()
+    }
+
     async fn destroy_kek(&self, kek: &KekInfo) -> Result<(), HsmError> {
-        self.ask(Request::DestroyKek { kek: kek.clone() }).await?.done()
+        match self.several() {
+            Some(members) => members.destroy_kek(kek).await,
+            None => self.ask(Request::DestroyKek { kek: kek.clone() }).await?.done(),
+        }
     }
 
     async fn make_key(&self, aad: &[u8], kind: KeyKind, bits: u32) -> Result<MadeKey, HsmError> {

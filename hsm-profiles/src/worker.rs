@@ -103,9 +103,10 @@ impl Worker {
                 let (link, mut begun) = (Arc::clone(&self.link), None);
                 self.retried(|lane| link.create_kek(lane, &mut begun)).map(Response::Kek)
             }
-            Request::CreateKekFor { from, receivers } => {
+            Request::CreateKekFor { from, receivers, seed } => {
                 let (link, mut begun) = (Arc::clone(&self.link), Vec::new());
-                self.retried(|lane| link.create_kek_for(lane, from, &receivers, &mut begun))
+                let given = (&receivers[..], &seed);
+                self.retried(|lane| link.create_kek_for(lane, from, given, &mut begun))
                     .map(|(kek, parcels)| Response::KekMade(kek, parcels))
             }
             Request::KekReceiver => {

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Room, init_command, runtime, with_token};
+use common::{Room, init_command, runtime, seed, with_token};
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, AttributeType, ObjectClass};
 use hsm_profiles::{PinSource, Token, TokenConfig, TokenSelector, parcels};
@@ -72,7 +72,7 @@ fn a_kek_goes_to_another_token_and_stays_inside_both() {
             assert_eq!(parcels::receiver(south.clone()).unwrap(), receiver, "one pair for all");
             let other = parcels::receiver(west.clone()).unwrap();
             assert_eq!(receiver.kem, None, "the token has no ML-KEM");
-            let (kek, made) = north.create_kek_for(0, &[receiver, other]).await.unwrap();
+            let (kek, made) = north.create_kek_for(0, &[receiver, other], &seed()).await.unwrap();
             let [parcel, for_west] = &made[..] else { panic!("{made:?}") };
             assert!(parcel.kem.is_none() && for_west.kem.is_none());
             assert_eq!((kek.number, parcel.number), (2, 2));
@@ -129,7 +129,7 @@ fn an_epoch_that_fails_half_way_leaves_no_key_that_wraps() {
         let half = TokenConfig { profile: room.written("half", &profile), ..room.config() };
         let north = Token::open(half).unwrap();
         runtime().block_on(async {
-            let failed = north.create_kek_for(0, std::slice::from_ref(&receiver)).await;
+            let failed = north.create_kek_for(0, std::slice::from_ref(&receiver), &seed()).await;
             assert!(failed.is_err(), "{failed:?}");
             assert_eq!(held(&room, 2), [0, 0], "all keys of an epoch, or none");
             drop(north);
@@ -147,7 +147,7 @@ fn an_epoch_that_fails_half_way_leaves_no_key_that_wraps() {
             ];
             let north = room.open();
             room.other_session().generate_key(&Mechanism::AesKeyGen, &left).unwrap();
-            let (kek, made) = north.create_kek_for(0, &[receiver]).await.unwrap();
+            let (kek, made) = north.create_kek_for(0, &[receiver], &seed()).await.unwrap();
             assert_eq!(held(&room, 2), [1, 1]);
             assert_eq!(parcels::take(south.clone(), &made[0]).unwrap(), kek);
             hold_the_same(&north, &Token::open(south).unwrap(), &kek).await;

@@ -11,7 +11,7 @@ mod hsm;
 use std::sync::Arc;
 
 use common::{
-    Room, has_post_quantum, init_command, library, runtime, with_token, with_token_of,
+    Room, has_post_quantum, init_command, library, runtime, seed, with_token, with_token_of,
     worker_program,
 };
 use hsm_profiles::soft::{SoftToken, provision};
@@ -19,7 +19,7 @@ use hsm_profiles::{Breaker, MemberConfig, PinSource, Token, TokenConfig, TokenSe
 use km_core::custody::{CustodyView, ML_KEM};
 use km_core::hsm::{Custody, Hsm, HsmError, KekReceiver};
 use km_core::material::ClearBytes;
-use km_core::usage::kem::KemSet;
+use km_core::usage::kem::{Encapsulated, KemSet};
 use km_core::vault::Vault;
 
 #[test]
@@ -74,7 +74,8 @@ fn two_layers(room: Room) {
         assert_eq!(receiver.kem.is_some(), inside);
         assert_eq!(south.kek_receiver().await.unwrap(), receiver, "one pair for all");
         let alone = KekReceiver { kem: None, ..receiver.clone() };
-        let (kek, made) = north.create_kek_for(0, &[receiver, alone.clone()]).await.unwrap();
+        let (kek, made) =
+            north.create_kek_for(0, &[receiver, alone.clone()], &seed()).await.unwrap();
         let [parcel, by_rsa] = &made[..] else { panic!("{made:?}") };
         assert_eq!((parcel.kem.is_some(), by_rsa.kem.is_some()), (inside, false));
         let layer = if inside { 16 } else { 0 };
@@ -91,7 +92,7 @@ fn two_layers(room: Room) {
             assert!(matches!(refused, Err(HsmError::Refused(_))), "{refused:?}");
         }
         assert_eq!(south.take_kek(parcel).await.unwrap(), kek);
-        let (next, made) = north.create_kek_for(0, &[alone]).await.unwrap();
+        let (next, made) = north.create_kek_for(0, &[alone], &seed()).await.unwrap();
         let clear = ClearBytes::copy_from(b"sealed under it");
         let sealed = north.seal(b"aad", &clear).await.unwrap();
         // Said aloud, and taken.
@@ -113,11 +114,15 @@ fn one_secret(room: Room) {
             let theirs = library.kem_key_pair(set).await.unwrap();
             assert_eq!(theirs.custody(), Custody::HostTransient);
             // Each way, and by itself.
-            let (sent, secret) = library.kem_encapsulate(set, &pair.public).await.unwrap();
+            let Encapsulated { ciphertext: sent, secret, .. } =
+                library.kem_encapsulate(set, &pair.public).await.unwrap();
             assert_eq!(ours.kem_decapsulate(&pair, &sent).await.unwrap(), secret);
-            let (sent, secret) = ours.kem_encapsulate(set, &theirs.public).await.unwrap();
+            let Encapsulated { ciphertext: sent, secret, .. } =
+                ours.kem_encapsulate(set, &theirs.public).await.unwrap();
             assert_eq!(library.kem_decapsulate(&theirs, &sent).await.unwrap(), secret);
-            let (mut sent, secret) = ours.kem_encapsulate(set, &pair.public).await.unwrap();
+            let made = ours.kem_encapsulate(set, &pair.public).await.unwrap();
+            assert_eq!(made.custody, custody);
+            let (mut sent, secret) = (made.ciphertext, made.secret);
             assert_eq!(ours.kem_decapsulate(&pair, &sent).await.unwrap(), secret);
             sent[3] ^= 0x10;
             assert_ne!(ours.kem_decapsulate(&pair, &sent).await.unwrap(), secret);
@@ -132,7 +137,8 @@ fn one_secret(room: Room) {
             assert!(token.status().ready, "{:?}", token.status());
         }
         let pair = ours.kem_key_pair(KemSet::MlKem768).await.unwrap();
-        let (sent, secret) = library.kem_encapsulate(pair.set, &pair.public).await.unwrap();
+        let Encapsulated { ciphertext: sent, secret, .. } =
+            library.kem_encapsulate(pair.set, &pair.public).await.unwrap();
         // An error that costs a session does not cost the pair.
         let mut sealed = token.seal(b"1", &ClearBytes::copy_from(b"sealed")).await.unwrap();
         sealed.ciphertext[0] ^= 1;
@@ -160,7 +166,7 @@ fn mixed(room: Room) {
         let north = room.start().await;
         let south = Token::start(other.clone(), worker_program()).await.unwrap();
         let receiver = south.kek_receiver().await.unwrap();
-        let (_, made) = north.create_kek_for(0, &[receiver]).await.unwrap();
+        let (_, made) = north.create_kek_for(0, &[receiver], &seed()).await.unwrap();
         south.take_kek(&made[0]).await.unwrap();
         drop((north, south));
         let member = MemberConfig {
@@ -184,9 +190,11 @@ fn mixed(room: Room) {
         for set in [KemSet::MlKem768, KemSet::MlKem1024] {
             let pair = ours.kem_key_pair(set).await.unwrap();
             assert_eq!(pair.custody(), custody);
-            let (sent, secret) = library.kem_encapsulate(set, &pair.public).await.unwrap();
+            let Encapsulated { ciphertext: sent, secret, .. } =
+                library.kem_encapsulate(set, &pair.public).await.unwrap();
             assert_eq!(ours.kem_decapsulate(&pair, &sent).await.unwrap(), secret);
-            let (sent, secret) = ours.kem_encapsulate(set, &pair.public).await.unwrap();
+            let Encapsulated { ciphertext: sent, secret, .. } =
+                ours.kem_encapsulate(set, &pair.public).await.unwrap();
             assert_eq!(ours.kem_decapsulate(&pair, &sent).await.unwrap(), secret);
             ours.kem_forget(pair).await;
         }

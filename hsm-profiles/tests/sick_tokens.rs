@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{Room, library, runtime, with_token, worker_program};
+use common::{Room, library, runtime, seed, with_token, worker_program};
 use cryptoki::object::{Attribute, AttributeType};
 use hsm_profiles::{Breaker, MemberConfig, Token, TokenConfig};
 use km_core::hsm::{Hsm, HsmError, TokenKey};
@@ -249,7 +249,7 @@ fn a_kek_that_was_made_but_not_told_of_does_not_stay_for_others() {
             let token = start(TokenConfig { profile, deadline_ms: 5000, ..config }).await;
             let receiver = token.kek_receiver().await.unwrap();
             orders.order(&["C_CopyObject 1 after answer 0x30".to_owned()]);
-            unavailable(token.create_kek_for(0, &[receiver]).await);
+            unavailable(token.create_kek_for(0, &[receiver], &seed()).await);
             orders.lift();
             ready_again(&token).await;
             assert_eq!(token.keks().await.unwrap().len(), 1);

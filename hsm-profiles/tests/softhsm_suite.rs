@@ -9,7 +9,7 @@ use std::sync::Arc;
 use common::{runtime, with_token};
 use hsm_profiles::soft::{CONF_VARIABLE, SoftToken, provision};
 use hsm_profiles::suite::{assert_passes, hsm_suite};
-use km_core::hsm::{Custody, Hsm, HsmError};
+use km_core::hsm::{Custody, Hsm, HsmError, KeyProtection, SealMethod};
 use km_core::material::ClearBytes;
 
 #[test]
@@ -24,6 +24,29 @@ fn passes_the_suite_with_wrapped_data_keys() {
     with_token("passes_the_suite_with_wrapped_data_keys", |room| {
         let token = hsm_profiles::Token::open(room.sealing_by("key-wrap")).unwrap();
         assert_passes(&runtime().block_on(hsm_suite(&*token)));
+    });
+}
+
+/// As of a token that lists no other way to wrap: RFC 3394 is not asked for.
+#[test]
+fn passes_the_suite_with_data_keys_under_padded_key_wrap() {
+    with_token("passes_the_suite_with_data_keys_under_padded_key_wrap", |room| {
+        let seal = "method = \"wrapped-key-gcm\"\nprotection = \"key-wrap-padded\"";
+        let text = room.built_in().replace("method = \"token-gcm\"", seal);
+        let only = text.replace(
+            "mechanism = \"AES_KEY_WRAP\"\nform = \"rfc3394\"",
+            "mechanism = \"AES_KEY_WRAP_PAD\"\nform = \"rfc5649\"",
+        );
+        assert_ne!(only, text);
+        let profile = room.written("padded", &only);
+        let config = hsm_profiles::TokenConfig { profile, ..room.config() };
+        let token = hsm_profiles::Token::open(config).unwrap();
+        runtime().block_on(async {
+            assert_passes(&hsm_suite(&*token).await);
+            let sealed = token.seal(b"", &ClearBytes::copy_from(b"x")).await.unwrap();
+            let SealMethod::WrappedKeyGcm { protection, .. } = sealed.method else { panic!() };
+            assert_eq!(protection, KeyProtection::KeyWrapPadded);
+        });
     });
 }
 

@@ -50,7 +50,9 @@ fn keys_made_in_the_token_work_there_kryoptic() {
 
 #[test]
 fn private_keys_from_outside_are_used_in_the_token() {
-    with_token("private_keys_from_outside_are_used_in_the_token", |room| brought_pairs(&room));
+    with_token("private_keys_from_outside_are_used_in_the_token", |room| {
+        brought_pairs(&room, Way::Clear)
+    });
 }
 
 #[test]
@@ -58,7 +60,7 @@ fn private_keys_from_outside_are_used_in_the_token_kryoptic() {
     with_token_of(
         SoftToken::Kryoptic,
         "private_keys_from_outside_are_used_in_the_token_kryoptic",
-        |room| brought_pairs(&room),
+        |room| brought_pairs(&room, Way::Clear),
     );
 }
 
@@ -71,7 +73,7 @@ fn keys_from_outside_go_in_encrypted_where_the_profile_says_so() {
         |room| {
             let room = room.with_keys("encrypted", "import = \"encrypt-then-unwrap\"");
             answers::same_answers(&room);
-            brought_pairs(&room);
+            brought_pairs(&room, Way::Unwrapped);
         },
     );
 }
@@ -247,8 +249,17 @@ async fn signs(token: &Token, key: &TokenKey, scheme: Scheme, public: &[u8]) {
 }
 
 /// Private keys that applications brought are used in the token, those it does not have are not.
-fn brought_pairs(room: &Room) {
+/// How keys from outside go into the token.
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    Clear,
+    Unwrapped,
+}
+
+fn brought_pairs(room: &Room, way: Way) {
     let token = room.open();
+    // Kryoptic 1.5.4 takes ML-DSA keys in clear, and unwraps none: see what it says below.
+    let ml_dsa = has_post_quantum(room.product) && way == Way::Clear;
     let (sha256, sha384) = (Hash::Sha256, Hash::Sha384);
     runtime().block_on(async {
         let rsa = process::make(KeyKind::Rsa, 2048).unwrap();
@@ -267,9 +278,9 @@ fn brought_pairs(room: &Room) {
             (KeyKind::Ec(Curve::P384), Scheme::Ecdsa(sha384), true),
             (KeyKind::Ec(Curve::P521), Scheme::Ecdsa(sha384), true),
             (KeyKind::Ed25519, Scheme::Ed25519, has_ed25519(room)),
-            (KeyKind::MlDsa(DsaSet::MlDsa44), Scheme::MlDsa, has_post_quantum(room.product)),
-            (KeyKind::MlDsa(DsaSet::MlDsa65), Scheme::MlDsa, has_post_quantum(room.product)),
-            (KeyKind::MlDsa(DsaSet::MlDsa87), Scheme::MlDsa, has_post_quantum(room.product)),
+            (KeyKind::MlDsa(DsaSet::MlDsa44), Scheme::MlDsa, ml_dsa),
+            (KeyKind::MlDsa(DsaSet::MlDsa65), Scheme::MlDsa, ml_dsa),
+            (KeyKind::MlDsa(DsaSet::MlDsa87), Scheme::MlDsa, ml_dsa),
         ] {
             let pair = process::make(kind, 0).unwrap();
             let bytes = pair.private.expose(<[u8]>::to_vec);
@@ -280,7 +291,10 @@ fn brought_pairs(room: &Room) {
             }
             let input = ClearBytes::copy_from(b"x");
             let refused = token.use_key(&key, &Action::Sign(scheme), &input).await;
-            assert!(matches!(refused, Err(HsmError::Unsupported(_))), "{kind:?}: {refused:?}");
+            let Err(HsmError::Unsupported(why)) = refused else { panic!("{kind:?}: {refused:?}") };
+            if has_post_quantum(room.product) {
+                assert!(why.contains("CKR_FUNCTION_NOT_SUPPORTED"), "{kind:?}: {why}");
+            }
         }
         // A key that does not fit its public half: nothing is signed with it.
         let mut wrong = bytes.clone();

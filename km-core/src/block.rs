@@ -1,13 +1,15 @@
 //! Blocks: about 64 KiB of agreed key bits, sealed once, carved lazily. Enter through
 //! [`BlockHeader`]; the life of a block is the table [`Phase::after`].
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::{
     epoch::Pin,
+    hsm::Custody,
     ids::{BlockId, ClusterId},
     payload::Payload,
     provenance::{Grade, Provenance},
+    records,
     store::Commit,
 };
 
@@ -34,12 +36,36 @@ pub struct BlockHeader {
 }
 
 /// A block as it may be stored or replicated. Only [`crate::vault::Vault`] makes one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(from = "Stored")]
 pub struct SealedBlock {
     header: BlockHeader,
     payload: Payload,
-    #[serde(skip)]
     pins: Vec<Pin>,
+}
+
+/// Its record. What was added is no part of the header, whose bytes the seal covers.
+#[derive(Deserialize)]
+struct Stored {
+    header: BlockHeader,
+    payload: Payload,
+    #[serde(deserialize_with = "records::added")]
+    custody: Option<Custody>,
+}
+
+impl From<Stored> for SealedBlock {
+    fn from(stored: Stored) -> Self {
+        let Stored { mut header, payload, custody } = stored;
+        header.provenance.tell_custody(custody);
+        Self::new(header, payload, Vec::new())
+    }
+}
+
+impl Serialize for SealedBlock {
+    fn serialize<S: Serializer>(&self, into: S) -> Result<S::Ok, S::Error> {
+        let custody = self.header.provenance.custody();
+        records::with_added(&(&self.header, &self.payload), custody.as_ref(), into)
+    }
 }
 
 impl SealedBlock {
@@ -139,6 +165,38 @@ impl BlockState {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        ids::{LinkId, PoolTag},
+        provenance::{Combination, CombineMethod},
+        usage::kem::KemSet,
+    };
+
+    /// Of a block combined with ML-KEM, as the version before that of [`Combination::custody`] wrote it.
+    const OLD_HEADER: &[u8] = b"\x5a\x07\x40\x00\x02l1\x00\x00\x01\x00\x01\x06module\x05";
+
+    #[test]
+    fn a_block_of_before_opens_and_what_was_added_is_at_the_end_of_its_record_alone() {
+        let mut provenance = Provenance::direct(LinkId::parse("l1").unwrap());
+        let (kem, method) = (KemSet::MlKem768, CombineMethod::CatKdf);
+        provenance.combined = Some(Combination { kem, method, custody: None });
+        let id = BlockId { pool: PoolTag::from_bits(0x5a), number: 7 };
+        let (module, received_ms) = ("module".to_owned(), 5);
+        let header = BlockHeader { id, len: 64, provenance, module, received_ms };
+        let payload = Payload::Object("name".into());
+        let old = postcard::to_extend(&payload, OLD_HEADER.to_vec()).unwrap();
+        let block = SealedBlock::new(header, payload.clone(), Vec::new());
+        assert_eq!(postcard::from_bytes::<SealedBlock>(&old).unwrap(), block);
+        assert_eq!(postcard::to_allocvec(&block).unwrap(), old);
+
+        let mut told = block.clone();
+        told.header.provenance.tell_custody(Some(Custody::InToken));
+        let new = postcard::to_allocvec(&told).unwrap();
+        assert_eq!(postcard::from_bytes::<SealedBlock>(&new).unwrap(), told);
+        // What the seal covers is as it was, and a program of before reads the record.
+        assert_eq!(postcard::to_allocvec(told.header()).unwrap(), OLD_HEADER);
+        let before: (BlockHeader, Payload) = postcard::from_bytes(&new).unwrap();
+        assert_eq!(before, (block.header, payload));
+    }
 
     #[test]
     fn a_held_block_is_not_usable_any_more_and_only_erased() {

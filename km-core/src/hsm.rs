@@ -51,6 +51,9 @@ pub fn wrapping(with_kem: bool) -> &'static str {
     }
 }
 
+/// Random bytes that the ML-KEM layers around one KEK are made of ([`Hsm::create_kek_for`]).
+pub const KEK_SEED_BYTES: usize = 32;
+
 /// The keys of an epoch, wrapped for one token. Whoever takes it must know who made it: anybody can
 /// wrap a key of his own for a public key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -153,6 +156,8 @@ pub enum KeyProtection {
         #[serde(with = "serde_bytes")]
         iv: Vec<u8>,
     },
+    /// AES key wrap with padding (RFC 5649) in the token.
+    KeyWrapPadded,
 }
 
 impl SealMethod {
@@ -416,14 +421,21 @@ pub trait Hsm: Send + Sync + 'static {
     }
 
     /// As [`Hsm::create_kek`], with a number not below `from`; the keys of the new epoch come wrapped for
-    /// each receiver, in order.
+    /// each receiver, in order. What is random of the wrapping outside the token is made of `seed`,
+    /// [`KEK_SEED_BYTES`] that are used for nothing else.
     async fn create_kek_for(
         &self,
         from: u64,
         receivers: &[KekReceiver],
+        seed: &ClearBytes,
     ) -> Result<(KekInfo, Vec<KekParcel>), HsmError> {
-        let _ = (from, receivers);
+        let _ = (from, receivers, seed);
         Err(HsmError::Unsupported("this HSM gives no KEKs to another".into()))
+    }
+
+    /// Whether there are several tokens, so that each KEK is wrapped for the others.
+    fn is_several(&self) -> bool {
+        false
     }
 
     /// What other tokens need to wrap a KEK for this one; the same every time.
@@ -436,6 +448,26 @@ pub trait Hsm: Send + Sync + 'static {
     async fn take_kek(&self, parcel: &KekParcel) -> Result<KekInfo, HsmError> {
         let _ = parcel;
         Err(HsmError::Unsupported("this HSM takes no KEKs of another".into()))
+    }
+
+    /// How each token of the KM takes KEKs, by its name; that of the first is empty. `None` of one that is
+    /// away now; those that take none are left out.
+    async fn kek_receivers(&self) -> Result<Vec<(String, Option<KekReceiver>)>, HsmError> {
+        Ok(vec![(String::new(), Some(self.kek_receiver().await?))])
+    }
+
+    /// As [`Hsm::take_kek`], in the token of that name.
+    async fn take_kek_in(&self, token: &str, parcel: &KekParcel) -> Result<KekInfo, HsmError> {
+        match token {
+            "" => self.take_kek(parcel).await,
+            other => Err(HsmError::Unsupported(format!("this HSM has no token {other:?}"))),
+        }
+    }
+
+    /// KEKs this HSM made that one of its own tokens did not take yet, each with the name of the token:
+    /// nobody can wrap them again.
+    fn keks_waiting(&self) -> Vec<(String, KekParcel)> {
+        Vec::new()
     }
 
     /// Keeps `clear` inside the token, in every one of several, as a private object. Names are

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use aws_lc_rs::hmac;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 
 use crate::{
     material::ClearBytes,
@@ -137,6 +137,28 @@ impl Records {
                 None => return Ok(()),
             }
         }
+    }
+}
+
+/// Reads a field that was added to a kind of record, at its end: records of before do not have it, and
+/// programs of before pass it over.
+pub(crate) fn added<'de, D, T>(record: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    Ok(T::deserialize(record).ok())
+}
+
+/// Writes a record, and at its end what was added to its kind, where there is anything to say.
+pub(crate) fn with_added<S: Serializer>(
+    record: &impl Serialize,
+    added: Option<&impl Serialize>,
+    into: S,
+) -> Result<S::Ok, S::Error> {
+    match added {
+        Some(added) => (record, added).serialize(into),
+        None => record.serialize(into),
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
     material::ClearBytes,
     random::{Random, RandomError},
     store::{Commit, Outcome, Record, Store, StoreError},
-    usage::kem::{self, KemPair, KemPrivate, KemSet},
+    usage::kem::{self, Encapsulated, KemPair, KemPrivate, KemSet},
 };
 
 pub use crate::sealed::{MadeObject, SealedObject};
@@ -286,8 +286,8 @@ impl Vault {
     }
 }
 
-/// Key encapsulation: in the token where it has it, else in this process, by the library's generator and
-/// only while all random sources are well.
+/// Key encapsulation: in the token where it has it, else in this process. Secrets are made of the random
+/// sources, pairs by the library's generator and only while all sources are well.
 impl Vault {
     /// Makes a pair for a few exchanges; [`KemPair::custody`] says where its private key is.
     ///
@@ -319,17 +319,17 @@ impl Vault {
         &self,
         set: KemSet,
         public: &[u8],
-    ) -> Result<(Vec<u8>, ClearBytes), HsmError> {
+    ) -> Result<Encapsulated, HsmError> {
         kem::check_public(set, public)?;
-        let (done, custody) = match self.hsm.kem_encapsulate(set, public).await {
+        let ((ciphertext, secret), custody) = match self.hsm.kem_encapsulate(set, public).await {
             Err(HsmError::Unsupported(_)) => {
-                self.random.check().await?;
-                (kem::encapsulate(set, public)?, Custody::HostTransient)
+                let seed = self.random.bytes(kem::SECRET_BYTES).await?;
+                (kem::encapsulate_of(set, public, &seed)?, Custody::HostTransient)
             }
             done => (done?, Custody::InToken),
         };
         self.custodies.shown(ML_KEM, custody);
-        Ok(done)
+        Ok(Encapsulated { ciphertext, secret, custody })
     }
 
     /// The secret in `ciphertext`; another one when somebody changed the ciphertext.

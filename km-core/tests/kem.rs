@@ -150,7 +150,9 @@ async fn what_one_library_makes_the_other_opens() {
         for set in [KemSet::MlKem768, KemSet::MlKem1024] {
             let (theirs, seed, m) = (theirs(set), random(64), random(32));
             let public = (theirs.public)(&seed);
-            let (mut ciphertext, secret) = vault.kem_encapsulate(set, &public).await.unwrap();
+            let made = vault.kem_encapsulate(set, &public).await.unwrap();
+            assert_eq!(made.custody, Custody::HostTransient);
+            let (mut ciphertext, secret) = (made.ciphertext, made.secret);
             assert_eq!((theirs.decapsulate)(&seed, &ciphertext), bytes(&secret));
             ciphertext[round] ^= 1;
             assert_ne!((theirs.decapsulate)(&seed, &ciphertext), bytes(&secret));

@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use km_core::usage::kem::{KemPair, KemSet};
+use km_core::usage::kem::{Encapsulated, KemPair, KemSet};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::{peer::Peer, session::Event, work::Done};
@@ -62,8 +62,8 @@ pub(crate) async fn seal(
     public: Vec<u8>,
 ) {
     match peer.pool.vault().kem_encapsulate(set, &public).await {
-        Ok((ciphertext, secret)) => {
-            let sealed = Event::KemSealed { id, public, ciphertext, secret };
+        Ok(Encapsulated { ciphertext, secret, custody }) => {
+            let sealed = Event::KemSealed { id, public, ciphertext, secret, custody };
             let _ = done.send(Done::Event(sealed));
         }
         Err(error) => failed(&peer, &error),
@@ -80,9 +80,10 @@ pub(crate) async fn open(
 ) {
     let Some(made) = take(&pair, |of| of == id) else { return };
     let opened = peer.pool.vault().kem_decapsulate(&made, &ciphertext).await;
+    let custody = made.custody();
     peer.pool.vault().kem_forget(made).await;
     match opened {
-        Ok(secret) => drop(done.send(Done::Event(Event::KemOpened { id, secret }))),
+        Ok(secret) => drop(done.send(Done::Event(Event::KemOpened { id, secret, custody }))),
         Err(error) => failed(&peer, &error),
     }
 }

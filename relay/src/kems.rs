@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use km_core::{
+    hsm::Custody,
     material::ClearBytes,
     provenance::{Combination, CombineMethod},
     usage::kem::KemSet,
@@ -44,6 +45,8 @@ pub struct Combined {
 struct Held {
     id: u64,
     secret: KemSecret,
+    /// Where this end did its part of the exchange.
+    custody: Custody,
     blocks: u32,
     since: Instant,
 }
@@ -139,13 +142,13 @@ impl Kems {
         id: u64,
         public: &[u8],
         ciphertext: Vec<u8>,
-        secret: ClearBytes,
+        (secret, custody): (ClearBytes, Custody),
     ) -> Vec<Action> {
         let Some(settings) = self.settings else { return Vec::new() };
         let Some(secret) = KemSecret::new(settings.set, public, &ciphertext, secret) else {
             return Vec::new();
         };
-        self.unproven = Some(Held { id, secret, blocks: 0, since: self.now });
+        self.unproven = Some(Held { id, secret, custody, blocks: 0, since: self.now });
         vec![Action::Send(Frame::KemAnswer { id, ciphertext })]
     }
 
@@ -160,7 +163,7 @@ impl Kems {
     }
 
     /// Leader: the secret is opened.
-    pub(crate) fn opened(&mut self, id: u64, secret: ClearBytes) -> Vec<Action> {
+    pub(crate) fn opened(&mut self, id: u64, secret: ClearBytes, custody: Custody) -> Vec<Action> {
         let (Some(asked), Some(settings)) = (self.asked.take_if(|a| a.id == id), self.settings)
         else {
             return Vec::new();
@@ -168,7 +171,7 @@ impl Kems {
         let secret = KemSecret::new(settings.set, &asked.public, &asked.ciphertext, secret);
         let Some(secret) = secret else { return Vec::new() };
         let proof = secret.proof().to_vec();
-        self.hold(Held { id, secret, blocks: 0, since: self.now });
+        self.hold(Held { id, secret, custody, blocks: 0, since: self.now });
         vec![Action::Send(Frame::KemReady { id, proof })]
     }
 
@@ -209,6 +212,7 @@ impl Kems {
     /// The secret a proposal names, and what the provenance says of it.
     pub(crate) fn find(&self, said: Combined) -> Option<(&KemSecret, Combination)> {
         let held = self.held.iter().find(|held| held.id == said.kem)?;
-        Some((&held.secret, Combination { kem: self.settings?.set, method: said.method }))
+        let (kem, method, custody) = (self.settings?.set, said.method, Some(held.custody));
+        Some((&held.secret, Combination { kem, method, custody }))
     }
 }

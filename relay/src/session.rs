@@ -194,10 +194,10 @@ impl Session {
                 Vec::new()
             }
             Event::KemMade { id, public } => self.kems.made(id, public),
-            Event::KemSealed { id, public, ciphertext, secret } => {
-                self.kems.sealed(id, &public, ciphertext, secret)
+            Event::KemSealed { id, public, ciphertext, secret, custody } => {
+                self.kems.sealed(id, &public, ciphertext, (secret, custody))
             }
-            Event::KemOpened { id, secret } => self.kems.opened(id, secret),
+            Event::KemOpened { id, secret, custody } => self.kems.opened(id, secret, custody),
             Event::Tick(now) => {
                 let mut actions = self.blocks.tick(now);
                 if self.greeted {

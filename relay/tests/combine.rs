@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use ends::{bytes_of, ids_of, sae};
 use km_core::{
+    hsm::Custody,
     ids::{ClusterId, LinkId, PoolTag},
     material::ClearBytes,
     module::ModuleKey,
@@ -140,7 +141,9 @@ async fn combined(method: CombineMethod, path: &[HopCipher], grade: Grade) {
     for (key, same) in keys.iter().zip(&got) {
         assert_eq!(bytes_of(key), bytes_of(same));
         for seen in [&key.provenance, &same.provenance] {
-            let with = Combination { kem: KemSet::MlKem768, method };
+            // The token of these ends has no ML-KEM, whichever of the two it is.
+            let (kem, custody) = (KemSet::MlKem768, Some(Custody::HostTransient));
+            let with = Combination { kem, method, custody };
             assert_eq!((seen.combined, seen.grade()), (Some(with), grade));
             assert_eq!(seen.end_tag(), EndTag::MlKem);
             let ciphers: Vec<HopCipher> = seen.path.iter().map(|hop| hop.cipher).collect();
@@ -232,12 +235,19 @@ fn a_secret_that_differs_is_noticed_before_it_is_used() {
         assert!(matches!(b.on_frame(frame(&offer)).unwrap()[..], [Action::KemSeal { .. }]));
         let secret = |byte| ClearBytes::from_vec(vec![byte; 32]);
         let (public, ciphertext) = (vec![1; 1184], vec![2; 1088]);
-        let answer = b.on_event(Event::KemSealed { id, public, ciphertext, secret: secret(5) });
+        let answer = b.on_event(Event::KemSealed {
+            id,
+            public,
+            ciphertext,
+            secret: secret(5),
+            custody: Custody::InToken,
+        });
         let opening = a.on_frame(frame(&answer)).unwrap();
         assert!(matches!(opening[..], [Action::KemOpen { .. }]));
         // The same answer again opens nothing more.
         assert!(a.on_frame(frame(&answer)).unwrap().is_empty());
-        let ready = a.on_event(Event::KemOpened { id, secret: secret(5 + u8::from(spoiled)) });
+        let (secret, custody) = (secret(5 + u8::from(spoiled)), Custody::InToken);
+        let ready = a.on_event(Event::KemOpened { id, secret, custody });
         let Frame::KemReady { .. } = frame(&ready) else { panic!("{ready:?}") };
         match b.on_frame(frame(&ready)) {
             Ok(actions) => assert!(!spoiled && actions.is_empty()),

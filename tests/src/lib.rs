@@ -5,6 +5,7 @@
 //! - [`promises`]: what must hold for applications while parts of a network die.
 //! - [`cluster`]: three key managers on one store, and one beyond the link.
 //! - [`history`]: whether what clients saw could have happened. [`proxy`]: connections that can be cut.
+//! - [`standby`]: a second token of another product.
 //! - [`oasis`]: the OASIS test cases against such a key manager.
 //! - [`load`]: the load generator: many keep-alive connections over mutual TLS, and figures.
 //!
@@ -23,3 +24,4 @@ pub mod oasis;
 pub mod ports;
 pub mod promises;
 pub mod proxy;
+pub mod standby;

@@ -4,10 +4,7 @@
 
 use std::{ops::Bound, path::Path, process::Command, sync::Arc, time::Duration};
 
-use hsm_profiles::{
-    PinSource, Program, Token, TokenConfig, TokenSelector,
-    soft::{SoftToken, provision},
-};
+use hsm_profiles::{PinSource, Program, Token, TokenConfig, TokenSelector};
 use km_core::{
     hsm::Hsm,
     objects::Object,
@@ -19,7 +16,8 @@ use kmip::{Answer, client, enums::CryptographicAlgorithm, op::get};
 use qkm_tests::{
     clients::{self, material},
     epochs::{epoch, listed},
-    network::{End::North, End::South, Network, Options, program, target_dir},
+    network::{End::North, End::South, Network, Options, program},
+    standby::{STANDBY, Standby},
 };
 use serde_json::Value;
 
@@ -263,34 +261,17 @@ async fn swaps_the_sealed_bytes_of_two_objects() {
 async fn a_token_of_another_product_comes_to_share_the_kek() {
     let network = Network::start(Options::default()).await;
     let dir = network.dir().join("standby");
-    std::fs::create_dir(&dir).unwrap();
-    let built = target_dir().join("tools/kryoptic/release/libkryoptic_pkcs11.so");
-    let library = built.canonicalize().unwrap();
-    let mut init = Command::new(program());
-    init.arg("demo-token").arg("--library").arg(&library);
-    let made = provision(SoftToken::Kryoptic, &dir, "standby", init).unwrap();
-    let run = |arguments: &[&str]| {
-        let mut qkm = Command::new(program());
-        qkm.args(["hsm", "kek"]).args(arguments).args([
-            "--token",
-            "standby",
-            "--profile",
-            "kryoptic",
-        ]);
-        qkm.arg("--pin-file").arg(&made.pin_file).arg("--library").arg(&library);
-        let output = qkm.env("KRYOPTIC_CONF", &made.conf).output().unwrap();
-        let said = [output.stdout, output.stderr].concat();
-        (output.status.code().unwrap(), String::from_utf8_lossy(&said).into_owned())
-    };
+    let standby = Standby::provision(&dir);
     let request = dir.join("standby.json");
-    let (code, said) = run(&["request", request.to_str().unwrap()]);
+    let (code, said) = standby.kek(&["request", request.to_str().unwrap()]);
     assert_eq!(code, 0, "{said}");
     let (code, said) = epoch(&network, Some(0), &["rotate", "--for", request.to_str().unwrap()]);
     assert!(code == 0 && said.contains("epoch 2 begins"), "{said}");
     let fingerprint = said.split("fingerprint ").nth(1).unwrap().trim().to_owned();
     let parcel = dir.join("standby.json.kek");
-    let take =
-        |fingerprint: &str| run(&["take", parcel.to_str().unwrap(), "--fingerprint", fingerprint]);
+    let take = |fingerprint: &str| {
+        standby.kek(&["take", parcel.to_str().unwrap(), "--fingerprint", fingerprint])
+    };
     let (code, said) = take(&fingerprint.replace(['0', '1'], "2"));
     assert!(code == 1 && said.contains("not what the custodian made"), "{code} {said}");
     let (code, said) = take(&fingerprint);
@@ -305,19 +286,19 @@ async fn a_token_of_another_product_comes_to_share_the_kek() {
     let to = network.dir().join("copy");
     copy(&network.site(North).store, &to);
     let config = TokenConfig {
-        library: Some(library),
-        env: [("KRYOPTIC_CONF".to_owned(), made.conf.display().to_string())].into(),
+        library: Some(standby.library.clone()),
+        env: [("KRYOPTIC_CONF".to_owned(), standby.token.conf.display().to_string())].into(),
         create_kek: false,
         ..TokenConfig::new(
             "kryoptic",
-            TokenSelector::Label("standby".to_owned()),
-            PinSource::File(made.pin_file.clone()),
+            TokenSelector::Label(STANDBY.to_owned()),
+            PinSource::File(standby.token.pin_file.clone()),
         )
     };
     let arguments = ["hsm-worker", "--lock-memory", "off"].map(Into::into).to_vec();
     let worker = Program { path: program().to_owned(), arguments };
-    let standby = Token::start(config, worker).await.unwrap();
+    let opened = Token::start(config, worker).await.unwrap();
     let store = SqliteStore::open(to.join("store.qkm")).unwrap();
-    assert_eq!(standby.current_kek().0, kek);
-    Vault::new(standby).record_key(&store).await.unwrap();
+    assert_eq!(opened.current_kek().0, kek);
+    Vault::new(opened).record_key(&store).await.unwrap();
 }

@@ -2,19 +2,21 @@
 //! second a copy of the first, as an HSM cluster keeps its members alike.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
+#[path = "../../testkit/p11_shim.rs"]
+#[allow(dead_code, reason = "this suite does not ask what was called")]
+mod p11_shim;
 
-use hsm_profiles::soft::{SoftToken, provision};
+use std::path::{Path, PathBuf};
+
 use kmip::{Answer, DateTime, SecretBytes, attribute::Attribute, client, enums, op};
 use qkm_tests::{
     clients::{Kmip, material},
     epochs::{self, listed},
-    network::{End::North, Network, Options, monitor_get, program, target_dir},
+    network::{End::North, Network, Options, monitor_get},
+    standby::Standby,
 };
 
+const SOFTHSM: &str = "/usr/lib/softhsm/libsofthsm2.so";
 const ENCRYPT_DECRYPT: i32 = 0xC;
 
 /// A key manager with a standby, and where the two tokens are.
@@ -37,8 +39,13 @@ fn copy(from: &Path, to: &Path) {
 
 impl Pair {
     async fn start() -> Self {
+        Self::start_with(2000, |conf| format!("env = {{ SOFTHSM2_CONF = {conf:?} }}")).await
+    }
+
+    /// What the configuration says of the standby, whose SoftHSM has that configuration file.
+    async fn start_with(deadline_ms: u32, said: impl FnOnce(&Path) -> String) -> Self {
         let options = Options {
-            hsm: [("north", "deadline_ms = 2000\n#member".to_owned())].into(),
+            hsm: [("north", format!("deadline_ms = {deadline_ms}\n#member"))].into(),
             ..Options::default()
         };
         let mut network = Network::north_alone(options).await;
@@ -54,10 +61,7 @@ impl Pair {
         let (one, other) = (first.to_str().unwrap(), second.to_str().unwrap());
         assert!(text.contains(one), "{text}");
         std::fs::write(&conf, text.replace(one, other)).unwrap();
-        let member = format!(
-            "member = [{{ name = \"standby\", env = {{ SOFTHSM2_CONF = {:?} }} }}]",
-            conf.to_str().unwrap()
-        );
+        let member = format!("member = [{{ name = \"standby\", {} }}]", said(&conf));
         let text = std::fs::read_to_string(&site.config).unwrap();
         std::fs::write(&site.config, text.replace("#member", &member)).unwrap();
         network.start_km(North);
@@ -243,6 +247,46 @@ async fn an_epoch_is_destroyed_in_every_token_and_not_while_one_is_away() {
     assert_eq!(encrypted(&app, &inside).await, ciphertext);
 }
 
+/// What a token does not take when an epoch begins can be wrapped by nobody any more: it waits in the store, and
+/// a key manager that died meanwhile gives it to the token all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kek_that_a_token_did_not_take_outlives_the_death_of_the_key_manager() {
+    let orders = tempfile::tempdir().unwrap();
+    let shim = p11_shim::Shim::new(orders.path().join("orders"));
+    // Time for the standby to make the pair that it takes KEKs by.
+    let mut pair = Pair::start_with(30_000, |conf| {
+        let mut env = shim.env(SOFTHSM.as_ref());
+        env.insert("SOFTHSM2_CONF".to_owned(), conf.display().to_string());
+        let env: Vec<String> =
+            env.iter().map(|(name, text)| format!("{name} = {text:?}")).collect();
+        format!("library = {:?}, env = {{ {} }}", p11_shim::library(), env.join(", "))
+    })
+    .await;
+    // CKR_FUNCTION_FAILED.
+    shim.order(&["C_UnwrapKey 1 answer 0x6".to_owned()]);
+    let (code, said) = epochs::epoch(&pair.network, Some(0), &["rotate"]);
+    assert!(code == 0 && said.contains("epoch 2 begins"), "{said}");
+    pair.network
+        .until("the standby is out of use", || async { !pair.is_ready("standby").await })
+        .await;
+    let told = pair.network.log("north");
+    assert!(told.contains("it did not take the new KEK"), "{told}");
+    let inside = made(&pair.app(), false).await;
+    let ciphertext = encrypted(&pair.app(), &inside).await;
+    pair.network.kill(North);
+    shim.lift();
+    pair.network.start_km(North);
+    pair.network.ready(North).await;
+    pair.both_ready().await;
+    let away = pair.first.with_file_name("away");
+    std::fs::rename(&pair.first, &away).unwrap();
+    pair.network
+        .until("the first token is out of use", || async { !pair.is_ready("north").await })
+        .await;
+    assert_eq!(encrypted(&pair.app(), &inside).await, ciphertext);
+    assert_eq!(listed(&pair.network).len(), 2, "no epoch had to begin for it");
+}
+
 /// A standby of another product: it comes to hold a KEK by hand, and those of later epochs by itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_of_another_vendor_takes_the_keks_of_new_epochs() {
@@ -250,20 +294,11 @@ async fn a_standby_of_another_vendor_takes_the_keks_of_new_epochs() {
     let mut network = Network::north_alone(options).await;
     network.ready(North).await;
     let dir = network.dir().join("standby");
-    std::fs::create_dir(&dir).unwrap();
-    let built = target_dir().join("tools/kryoptic/release/libkryoptic_pkcs11.so");
-    let library = built.canonicalize().unwrap();
-    let mut init = Command::new(program());
-    init.arg("demo-token").arg("--library").arg(&library);
-    let token = provision(SoftToken::Kryoptic, &dir, "standby", init).unwrap();
+    let standby = Standby::provision(&dir);
     let (request, parcel) = (dir.join("standby.json"), dir.join("standby.json.kek"));
     let apart = |arguments: &[&str]| {
-        let mut qkm = Command::new(program());
-        qkm.args(["hsm", "kek"]).args(arguments);
-        qkm.args(["--token", "standby", "--profile", "kryoptic", "--pin-file"]);
-        qkm.arg(&token.pin_file).arg("--library").arg(&library);
-        let output = qkm.env("KRYOPTIC_CONF", &token.conf).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let (code, said) = standby.kek(arguments);
+        assert_eq!(code, 0, "{said}");
     };
     apart(&["request", request.to_str().unwrap()]);
     let rotate = ["rotate", "--for", request.to_str().unwrap()];
@@ -274,11 +309,7 @@ async fn a_standby_of_another_vendor_takes_the_keks_of_new_epochs() {
     assert_eq!(network.stop(North), Some(0));
 
     let site = network.site(North);
-    let member = format!(
-        "member = [{{ name = \"standby\", profile = \"kryoptic\", library = {library:?}, token = {{ label \
-         = \"standby\" }}, pin = {{ file = {:?} }}, env = {{ KRYOPTIC_CONF = {:?} }} }}]",
-        token.pin_file, token.conf
-    );
+    let member = format!("member = [{}]", standby.member());
     let text = std::fs::read_to_string(&site.config).unwrap();
     std::fs::write(&site.config, text.replace("#member", &member)).unwrap();
     network.start_km(North);

@@ -24,7 +24,7 @@ use transport::{
     http::{ClientError, ClientLimits, HttpClient},
 };
 
-use super::wire::{self, Answer, KIND, MAX_ANSWER, Request};
+use super::wire::{self, Answer, KIND, MAX_ANSWER, MORE, Request};
 use crate::lead::{Pulse, Seat};
 
 /// Connections to the one that leads; requests beyond wait for each other.
@@ -105,7 +105,7 @@ impl Client {
         let line = lines.get(next).ok_or_else(|| SupplyError::NotLed("no line".to_owned()))?;
         // One that is paused keeps the connection and says nothing: whoever took its place does.
         let said = tokio::select! {
-            said = line.post_as("/", KIND, request.encode()) => said,
+            said = line.post_as(MORE, KIND, request.encode()) => said,
             () = self.led_by_another(line.address()) => {
                 let text = "another key manager took the lead meanwhile".to_owned();
                 return Err(match repeatable {

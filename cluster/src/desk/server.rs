@@ -24,7 +24,7 @@ use transport::{
 
 use tokio::sync::watch;
 
-use super::wire::{self, Answer, KIND, MAX_REQUEST, Request};
+use super::wire::{self, Answer, KIND, MAX_REQUEST, MORE, Request};
 
 const BODY_WITHIN: Duration = Duration::from_secs(5);
 
@@ -84,10 +84,11 @@ impl Desk {
         &self,
         request: hyper::Request<Incoming>,
     ) -> Result<Response<Full<Bytes>>, Infallible> {
+        let more = request.uri().path() == MORE;
         let body = read_body(request.into_body(), MAX_REQUEST, BODY_WITHIN).await;
         let asked = body.ok().and_then(|body| Request::decode(&body));
         let mut response = match asked {
-            Some(asked) => Response::new(secret_body(wire::encode(self.act(asked).await))),
+            Some(asked) => Response::new(secret_body(wire::encode(self.act(asked).await, more))),
             None => {
                 let mut refused = Response::new(Full::default());
                 *refused.status_mut() = StatusCode::BAD_REQUEST;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use km_core::{
+    hsm::Custody,
     ids::{ClusterId, SaeId},
     key_id::KeyId,
     material::ClearBytes,
@@ -14,6 +15,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 use wiped::Wiped;
 
+/// Where who knows what was [`added`] to answers with keys asks. Those that answer everywhere the same knew
+/// nothing of it.
+pub(super) const MORE: &str = "/more";
 /// Media type of both directions.
 pub(super) const KIND: &str = "application/octet-stream";
 /// Most bytes of a request: names, and the identifiers of as many keys as may be asked for.
@@ -78,8 +82,15 @@ impl Request {
     }
 }
 
-/// The bytes of an answer.
-pub(super) fn encode(answer: Result<Answer, SupplyError>) -> Wiped {
+/// What follows the bytes of keys: where their combinations were made ready, if there are any.
+fn added(keys: &[SuppliedKey]) -> Vec<u8> {
+    let custodies: Vec<_> = keys.iter().map(|key| key.provenance.custody()).collect();
+    let said = custodies.iter().any(Option::is_some);
+    said.then(|| bytes(&custodies)).unwrap_or_default()
+}
+
+/// The bytes of an answer; with what was [`added`], for who knows of it.
+pub(super) fn encode(answer: Result<Answer, SupplyError>, more: bool) -> Wiped {
     let keys = match answer {
         Ok(Answer::Keys(keys)) => keys,
         Ok(Answer::Brought) => return Wiped::new(bytes(&Head::Brought)),
@@ -90,13 +101,15 @@ pub(super) fn encode(answer: Result<Answer, SupplyError>) -> Wiped {
         (key.id.uuid(), key.bytes.len() as u32, key.provenance.as_ref().clone())
     };
     let head = bytes(&Head::Keys(keys.iter().map(named).collect()));
+    let added = if more { added(&keys) } else { Vec::new() };
     let clear: usize = keys.iter().map(|key| key.bytes.len()).sum();
     // In one piece: growing would leave copies.
-    let mut all = Wiped::with_capacity(head.len() + clear);
+    let mut all = Wiped::with_capacity(head.len() + clear + added.len());
     all.append(&head);
     for key in &keys {
         key.bytes.expose(|bytes| all.append(bytes));
     }
+    all.append(&added);
     all
 }
 
@@ -109,14 +122,26 @@ pub(super) fn decode(text: &[u8]) -> Option<Result<Answer, SupplyError>> {
         Head::Level(level) => return Some(Ok(Answer::Level(level))),
         Head::Refused(refusal) => return error(refusal).map(Err),
     };
+    let clear_bytes = named.iter().map(|(_, len, _)| *len as usize).sum();
+    let mut custodies = custodies(clear.get(clear_bytes..)?, named.len())?.into_iter();
     let mut keys = Vec::with_capacity(named.len());
-    for (id, len, provenance) in named {
+    for (id, len, mut provenance) in named {
         let (bytes, rest) = clear.split_at_checked(len as usize)?;
         clear = rest;
+        provenance.tell_custody(custodies.next().flatten());
         let (bytes, provenance) = (ClearBytes::copy_from(bytes), Arc::new(provenance));
         keys.push(SuppliedKey { id: KeyId::from_uuid(id)?, bytes, provenance });
     }
-    clear.is_empty().then_some(Ok(Answer::Keys(keys)))
+    Some(Ok(Answer::Keys(keys)))
+}
+
+/// What [`added`] wrote for `keys` keys; nothing where it wrote nothing.
+fn custodies(added: &[u8], keys: usize) -> Option<Vec<Option<Custody>>> {
+    if added.is_empty() {
+        return Some(Vec::new());
+    }
+    let (custodies, rest): (Vec<_>, _) = parse(added)?;
+    (custodies.len() == keys && rest.is_empty()).then_some(custodies)
 }
 
 fn refusal(error: SupplyError) -> Refusal {
@@ -157,4 +182,50 @@ fn error(refusal: Refusal) -> Option<SupplyError> {
         Refusal::Quota(text) => SupplyError::Quota(text),
         Refusal::Full => SupplyError::Full,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use km_core::{
+        ids::{BlockId, LinkId, PoolTag},
+        key_id::Slice,
+        provenance::{Combination, CombineMethod},
+        usage::kem::KemSet,
+    };
+
+    use super::*;
+
+    fn key(offset: u16, custody: Option<Custody>) -> SuppliedKey {
+        let mut provenance = Provenance::direct(LinkId::parse("l1").unwrap());
+        let (kem, method) = (KemSet::MlKem768, CombineMethod::Xor);
+        provenance.combined = Some(Combination { kem, method, custody });
+        let block = BlockId { pool: PoolTag::from_bits(5), number: 9 };
+        let id = KeyId::of(Slice { block, offset, len: 32 });
+        SuppliedKey { id, bytes: ClearBytes::copy_from(&[7; 32]), provenance: provenance.into() }
+    }
+
+    fn told(answer: &[u8]) -> Option<Vec<Option<Custody>>> {
+        let Answer::Keys(keys) = decode(answer)?.ok()? else { return None };
+        assert!(keys.iter().all(|key| key.bytes.len() == 32));
+        Some(keys.iter().map(|key| key.provenance.custody()).collect())
+    }
+
+    #[test]
+    fn what_was_added_to_an_answer_is_told_to_who_knows_of_it_alone() {
+        let said = [Some(Custody::InToken), None, Some(Custody::HostTransient)];
+        let keys = |said: &[Option<Custody>]| {
+            let keys = (0u16..).zip(said).map(|(n, custody)| key(32 * n, *custody));
+            Ok(Answer::Keys(keys.collect()))
+        };
+        let (first, more) = (encode(keys(&said), false), encode(keys(&said), true));
+        assert!(more.starts_with(&first) && more.len() > first.len());
+        assert_eq!(told(&first), Some(vec![None; 3]));
+        assert_eq!(told(&more), Some(said.to_vec()));
+        // Nothing to say: as before.
+        assert_eq!(encode(keys(&[None; 2]), true)[..], encode(keys(&[None; 2]), false)[..]);
+        for cut in first.len() + 1..more.len() {
+            assert_eq!(told(&more[..cut]), None, "{cut} bytes of {}", more.len());
+        }
+        assert_eq!(told(&[&more[..], &[0]].concat()), None, "bytes follow its end");
+    }
 }

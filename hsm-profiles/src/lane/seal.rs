@@ -12,10 +12,10 @@ use wiped::Wiped;
 use super::gcm::{self, IV_BYTES, MAX_IV_BYTES, TAG_BYTES};
 use super::{Lane, OpError, no_kek};
 use crate::kek::{Kek, Usage};
-use crate::profile::{Protection, SealBy};
+use crate::profile::{MechanismName, Protection, SealBy};
 
 const DATA_KEY_BYTES: usize = 32;
-/// AES key wrap adds its check value of 64 bits.
+/// AES key wrap adds its check value of 64 bits, with padding or not: a data key needs none.
 const WRAPPED_BYTES: usize = DATA_KEY_BYTES + 8;
 const CBC_IV_BYTES: usize = 16;
 /// Tells an encrypted data key from a message of that length.
@@ -128,8 +128,14 @@ impl Lane {
         let mut template = data_key_template();
         template.push(Attribute::ValueLen((DATA_KEY_BYTES as u64).into()));
         let object = session.generate_key(&Mechanism::AesKeyGen, &template)?;
+        let (protection, mechanism) = match self.profile.seal.protection {
+            Protection::KeyWrapPadded => {
+                (KeyProtection::KeyWrapPadded, self.profile.key_wrap_padded())
+            }
+            _ => (KeyProtection::KeyWrap, self.profile.key_wrap()),
+        };
         let made = session
-            .wrap_key(&self.profile.key_wrap().bare(), kek, object)
+            .wrap_key(&mechanism.bare(), kek, object)
             .map_err(OpError::from)
             .and_then(|wrapped| Ok((wrapped, self.tested(self.value(object)?)?)));
         session.destroy_object(object)?;
@@ -137,7 +143,7 @@ impl Lane {
         if wrapped.len() != WRAPPED_BYTES {
             return Err(Error::InvalidValue.into());
         }
-        Ok((KeyProtection::KeyWrap, wrapped, key))
+        Ok((protection, wrapped, key))
     }
 
     /// A data key from the token's generator, encrypted by the KEK.
@@ -179,7 +185,7 @@ impl Lane {
     ) -> Result<ClearBytes, OpError> {
         let session = self.session()?;
         let (expected, usage) = match protection {
-            KeyProtection::KeyWrap => (WRAPPED_BYTES, Usage::Wraps),
+            KeyProtection::KeyWrap | KeyProtection::KeyWrapPadded => (WRAPPED_BYTES, Usage::Wraps),
             KeyProtection::Cbc { .. } => (DATA_KEY_BYTES, Usage::Encrypts),
             KeyProtection::Gcm { .. } => (DATA_KEY_BYTES + TAG_BYTES, Usage::Encrypts),
         };
@@ -189,12 +195,10 @@ impl Lane {
         }
         match protection {
             KeyProtection::KeyWrap => {
-                let template = data_key_template();
-                let mechanism = self.profile.key_wrap().bare();
-                let object = session.unwrap_key(&mechanism, handle, data_key, &template)?;
-                let key = self.value(object);
-                session.destroy_object(object)?;
-                key
+                self.unwrapped_data_key(&self.profile.key_wrap(), handle, data_key)
+            }
+            KeyProtection::KeyWrapPadded => {
+                self.unwrapped_data_key(&self.profile.key_wrap_padded(), handle, data_key)
             }
             KeyProtection::Cbc { iv } => {
                 let key = session.decrypt(&Mechanism::AesCbc(*iv), handle, data_key)?;
@@ -209,6 +213,20 @@ impl Lane {
                 Ok(ClearBytes::from_vec(key))
             }
         }
+    }
+
+    /// The clear bytes of a data key that the KEK wrapped.
+    fn unwrapped_data_key(
+        &self,
+        by: &MechanismName,
+        kek: ObjectHandle,
+        data_key: &[u8],
+    ) -> Result<ClearBytes, OpError> {
+        let session = self.session()?;
+        let object = session.unwrap_key(&by.bare(), kek, data_key, &data_key_template())?;
+        let key = self.value(object);
+        session.destroy_object(object)?;
+        key
     }
 
     /// The clear bytes of a session object that allows it.

@@ -4,6 +4,7 @@ use std::sync::PoisonError;
 
 use cryptoki::session::Session;
 use km_core::hsm::{HsmError, KekId, KekInfo, KekParcel, KekReceiver};
+use km_core::material::ClearBytes;
 use tracing::info;
 
 use super::{Link, State};
@@ -41,18 +42,19 @@ impl Link {
     }
 
     /// As [`Link::create_kek`], with a number not below `from`; the keys of the new epoch come wrapped for
-    /// each receiver. `begun` names what the tries before may have left.
+    /// each receiver, with what is random of it made of the seed. `begun` names what the tries before may have
+    /// left.
     pub(crate) fn create_kek_for(
         &self,
         lane: &Lane,
         from: u64,
-        receivers: &[KekReceiver],
+        (receivers, seed): (&[KekReceiver], &ClearBytes),
         begun: &mut Vec<Vec<u8>>,
     ) -> Result<(KekInfo, Vec<KekParcel>), OpError> {
         let made = self.change_keks(lane, |session, keks| {
             parcels::take_back(session, begun)?;
             let (number, prefix) = (keks.next_number().max(from), &self.config.kek_label);
-            parcels::give(session, &self.profile, (prefix, number), receivers, begun)
+            parcels::give(session, &self.profile, (prefix, number), (receivers, seed), begun)
         })?;
         let (kek, count) = (&made.0, receivers.len());
         info!(kek = %kek.id.0, number = kek.number, receivers = count, "KEK created");

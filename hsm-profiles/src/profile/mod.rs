@@ -153,6 +153,7 @@ impl Profile {
         match (self.seal.method, self.seal.protection) {
             (SealBy::TokenGcm, _) => self.seal.mechanism.clone(),
             (SealBy::WrappedKeyGcm, Protection::KeyWrap) => self.key_wrap(),
+            (SealBy::WrappedKeyGcm, Protection::KeyWrapPadded) => self.key_wrap_padded(),
             (SealBy::WrappedKeyGcm, Protection::Cbc) => MechanismName::standard("AES_CBC"),
         }
     }
@@ -164,8 +165,18 @@ impl Profile {
 
     /// What wraps by RFC 3394 in this token.
     pub(crate) fn key_wrap(&self) -> MechanismName {
-        let listed = self.wrap.iter().find(|wrap| wrap.form == WrapForm::Kw);
-        listed.map_or_else(|| MechanismName::standard("AES_KEY_WRAP"), |kw| kw.mechanism.clone())
+        self.wrapping_by(WrapForm::Kw, "AES_KEY_WRAP")
+    }
+
+    /// What wraps by RFC 5649 in this token.
+    pub(crate) fn key_wrap_padded(&self) -> MechanismName {
+        self.wrapping_by(WrapForm::Kwp, "AES_KEY_WRAP_KWP")
+    }
+
+    /// The mechanism of a form: as the profile lists it, or the standard's.
+    fn wrapping_by(&self, form: WrapForm, standard: &'static str) -> MechanismName {
+        let listed = self.wrap.iter().find(|wrap| wrap.form == form);
+        listed.map_or_else(|| MechanismName::standard(standard), |way| way.mechanism.clone())
     }
 
     /// The built-in profile made for tokens of this manufacturer and model.
@@ -263,6 +274,15 @@ mod tests {
         assert_eq!(sealing("generic-wrap"), "AES_KEY_WRAP");
         assert_eq!(sealing("yubihsm2"), "AES_CBC");
         assert_eq!(Profile::load("cloudhsm").unwrap().key_wrap().name, "0x80002109");
+        let padded = |listed: &str| {
+            let (_, text) = BUILT_IN.iter().find(|(name, _)| *name == "generic-wrap").unwrap();
+            let text =
+                text.replace("protection = \"key-wrap\"", "protection = \"key-wrap-padded\"");
+            let text = text.replace("AES_KEY_WRAP\"\nform = \"rfc3394\"", listed);
+            Profile::parse(&text, "test").unwrap().sealing().name
+        };
+        assert_eq!(padded("AES_KEY_WRAP_PAD\"\nform = \"rfc5649\""), "AES_KEY_WRAP_PAD");
+        assert_eq!(padded("AES_KEY_WRAP\"\nform = \"rfc3394\""), "AES_KEY_WRAP_KWP");
     }
 
     #[test]

@@ -88,6 +88,9 @@ pub enum Protection {
     /// Wraps it by AES key wrap (RFC 3394). The data key is made in the token.
     #[default]
     KeyWrap,
+    /// Wraps it by AES key wrap with padding (RFC 5649), which adds none to a data key. For tokens that have
+    /// only this one.
+    KeyWrapPadded,
     /// Encrypts it by AES-CBC. For tokens that cannot wrap, or give no wrapped key to the host.
     Cbc,
 }
@@ -109,7 +112,9 @@ impl Seal {
     /// What the KEK must be able to do.
     pub(crate) fn usage(&self) -> Usage {
         match (self.method, self.protection) {
-            (SealBy::WrappedKeyGcm, Protection::KeyWrap) => Usage::Wraps,
+            (SealBy::WrappedKeyGcm, Protection::KeyWrap | Protection::KeyWrapPadded) => {
+                Usage::Wraps
+            }
             (SealBy::TokenGcm, _) | (SealBy::WrappedKeyGcm, Protection::Cbc) => Usage::Encrypts,
         }
     }

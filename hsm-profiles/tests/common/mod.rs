@@ -13,6 +13,7 @@ use cryptoki::session::Session;
 use cryptoki::slot::Slot;
 use hsm_profiles::soft::{CONF_VARIABLE, SoftToken, provision};
 use hsm_profiles::{PinSource, Profile, Program, Spread, Token, TokenConfig, TokenSelector};
+use km_core::{hsm::KEK_SEED_BYTES, material::ClearBytes};
 
 const FOLDER_VARIABLE: &str = "QKM_TEST_FOLDER";
 /// Tells `qkm-token-init` where the library is.
@@ -60,6 +61,13 @@ pub fn with_token_of(product: SoftToken, name: &str, body: impl FnOnce(Room)) {
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(said.contains("1 passed") && output.status.success(), "{name}: {output:#?}");
+}
+
+/// What the wrapping of one KEK is made of.
+pub fn seed() -> ClearBytes {
+    let mut bytes = vec![0; KEK_SEED_BYTES];
+    aws_lc_rs::rand::fill(&mut bytes).unwrap();
+    ClearBytes::from_vec(bytes)
 }
 
 pub fn runtime() -> tokio::runtime::Runtime {

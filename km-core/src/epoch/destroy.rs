@@ -103,6 +103,7 @@ impl Epochs {
         };
         for epoch in decided {
             let kek = KekInfo { id: epoch.kek.clone(), number: epoch.number };
+            self.forget_waiting(kek.number).await?;
             self.hsm.destroy_kek(&kek).await?;
             if self.hsm.keks().await?.iter().any(|kek| kek.id == epoch.kek) {
                 let why = "the HSM says the KEK is destroyed, and still holds it".to_owned();

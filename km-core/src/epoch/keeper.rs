@@ -124,6 +124,7 @@ impl Keeper {
     pub async fn tend(&self) {
         loop {
             tokio::time::sleep(TICK).await;
+            self.epochs.take_own().await;
             if let Some(why) = self.epochs.due(now_ms())
                 && let Err(error) = self.epochs.rotate(why).await
             {

@@ -8,7 +8,7 @@
 //! - `table`: the stored epochs, and how they follow the KEKs of the token.
 //! - `seals`: how often a KEK may seal; what is sealed and not stored yet.
 //! - `destroy`: approvals, and the destruction.
-//! - `receivers`: the tokens that take KEKs.
+//! - `receivers`: the tokens that take KEKs. `tokens`: those of this KM among them.
 //! - `sharing`: several KMs on one store, each with its own token. `closing`: how their epochs end.
 //! - `keeper`: rotation when it is due, sealing anew, the scan. `moved`: what became of a record.
 //!
@@ -24,10 +24,11 @@ mod seals;
 mod sharing;
 mod state;
 mod table;
+mod tokens;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -43,6 +44,7 @@ pub use state::{Approval, BadEpochStep, Epoch, EpochState, EpochStep};
 use crate::{
     clock::now_ms,
     hsm::{Hsm, HsmError, KekId, KekParcel, KekReceiver},
+    random::Random,
     records::{RecordError, Records},
     store::Version,
 };
@@ -168,6 +170,10 @@ pub struct Epochs {
     seen: Mutex<BTreeMap<u64, Seen>>,
     /// Where several KMs share the store.
     share: Option<Share>,
+    /// What the wrapping of KEKs for other tokens is made of; the token's numbers where nothing else is said.
+    random: OnceLock<Arc<Random>>,
+    /// Whether KEKs may wait in the store for a token of this KM; it is looked once after a start.
+    waits: AtomicBool,
     /// One change of the epochs at a time.
     changing: tokio::sync::Mutex<()>,
 }
@@ -206,6 +212,8 @@ impl Epochs {
             before: Mutex::default(),
             seen: Mutex::default(),
             share,
+            random: OnceLock::new(),
+            waits: AtomicBool::new(true),
             changing: tokio::sync::Mutex::default(),
         });
         let changing = epochs.changing.lock().await;
@@ -223,6 +231,11 @@ impl Epochs {
         }
         drop(changing);
         Ok(epochs)
+    }
+
+    /// Has the wrapping of KEKs for other tokens made of these numbers. Once, before any is wrapped.
+    pub fn draw_from(&self, random: Arc<Random>) {
+        let _ = self.random.set(random);
     }
 
     /// The rules it was opened with.

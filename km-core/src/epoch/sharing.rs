@@ -21,14 +21,16 @@ use serde::{Deserialize, Serialize};
 use super::{
     Epoch, EpochError, EpochPolicy, EpochState, Epochs, locked,
     receivers::{
-        check_name, parcel_key, parcels_of, put_receiver, receive, receivers, remove_receiver,
-        set_as_it_is,
+        check_name, check_tokens, km, parcel_key, place, put_receiver, receive, receivers,
+        remove_receiver, set_as_it_is, waiting,
     },
     table,
+    tokens::Own,
 };
 use crate::{
-    hsm::{Hsm, HsmError, KekId, KekInfo, KekParcel, KekReceiver, wrapping},
+    hsm::{Hsm, HsmError, KEK_SEED_BYTES, KekId, KekInfo, KekParcel, KekReceiver, wrapping},
     material::ClearBytes,
+    random::Random,
     records::{RecordError, Records},
     store::{Check, Commit, MAX_RANGE, Outcome, Store, StoreError},
     vault::{RECORD_KEY, Vault, VaultError},
@@ -68,9 +70,9 @@ pub(super) struct Made {
 /// The token of one KM among several.
 pub(super) struct Share {
     /// The name of the KM.
-    me: String,
-    /// How its token takes KEKs, once that mattered; none where it takes none.
-    receiver: tokio::sync::OnceCell<Option<KekReceiver>>,
+    pub(super) me: String,
+    /// How its tokens take KEKs, once that mattered.
+    pub(super) own: tokio::sync::Mutex<Own>,
     /// Retiring epochs whose KEK the token lacks, and under which there may be something.
     lacks: Mutex<BTreeSet<u64>>,
     /// The KEKs of the token.
@@ -94,7 +96,7 @@ impl Epochs {
         receive(hsm.as_ref(), &records, me).await?;
         let share = Share {
             me: me.to_owned(),
-            receiver: tokio::sync::OnceCell::new(),
+            own: tokio::sync::Mutex::default(),
             lacks: Mutex::default(),
             held: Mutex::default(),
             empty_since: Mutex::default(),
@@ -151,17 +153,23 @@ impl Epochs {
         };
         let mut any = false;
         for kek in keks.iter().filter(|kek| destroyed.iter().any(|epoch| epoch.kek == kek.id)) {
-            self.hsm.destroy_kek(kek).await?;
+            match self.hsm.destroy_kek(kek).await {
+                Ok(()) => {}
+                // A token of several is away. This KM works meanwhile, and tries again.
+                Err(HsmError::Unavailable(why)) => {
+                    tracing::warn!(
+                        epoch = kek.number,
+                        why,
+                        "destroyed elsewhere, and not yet here"
+                    );
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            }
             tracing::warn!(epoch = kek.number, kek = %kek.id.0, "destroyed in this token as well");
             any = true;
         }
         Ok(any)
-    }
-
-    /// Takes what waits for the token.
-    pub(super) async fn take_waiting(&self) -> Result<bool, EpochError> {
-        let Some(share) = &self.share else { return Ok(false) };
-        Ok(receive(self.hsm.as_ref(), &self.records, &share.me).await? > 0)
     }
 
     /// Whether the token has `kek` after what waits for it was taken, and had not before.
@@ -180,48 +188,51 @@ impl Epochs {
         }
     }
 
-    /// Lets the token of `name` have the keys of every epoch to come, and begins one.
+    /// Lets the tokens of the KM `name` have the keys of every epoch to come, and begins one, of which each of
+    /// them gets the keys, or none does ([`Epochs::waiting_for`]). The name of its first token is empty.
     ///
     /// # Errors
     /// [`HsmError::Unsupported`] of a name or token that cannot be, and those of [`Epochs::rotate`].
     pub async fn admit(
         &self,
         name: &str,
-        receiver: &KekReceiver,
-    ) -> Result<(Epoch, KekParcel), EpochError> {
+        tokens: &[(String, KekReceiver)],
+    ) -> Result<Epoch, EpochError> {
         check_name(name)?;
+        check_tokens(tokens)?;
         let _changing = self.changing.lock().await;
-        self.register().await?;
-        let share = self.share.as_ref();
-        if share.and_then(|share| share.receiver.get()).is_none_or(Option::is_none) {
+        if !self.register().await? {
             let text = "this key manager's own token takes no KEKs, and so gives none".to_owned();
             return Err(HsmError::Unsupported(text).into());
         }
-        let known = receivers(&self.records).await?;
-        if known.len() >= MOST_TOKENS && known.iter().all(|(other, _)| other != name) {
+        let mut after = receivers(&self.records).await?;
+        after.retain(|(place, _)| km(place) != name);
+        if after.len() + tokens.len() > MOST_TOKENS {
             let text = format!("at most {MOST_TOKENS} tokens share the KEKs of a store");
             return Err(HsmError::Unsupported(text).into());
         }
-        put_receiver(&self.records, name, receiver).await?;
-        let begun = self.begin(&format!("{name} joins"), &[]).await;
-        if begun.is_err() {
-            remove_receiver(&self.records, name).await?;
+        let begun = async {
+            for (token, receiver) in tokens {
+                put_receiver(&self.records, &place(name, token), receiver).await?;
+            }
+            self.begin(&format!("{name} joins"), &[]).await
+        };
+        match begun.await {
+            Ok((epoch, _)) => Ok(epoch),
+            Err(error) => {
+                remove_receiver(&self.records, name).await?;
+                Err(error)
+            }
         }
-        let (epoch, _) = begun?;
-        let key = parcel_key(name, epoch.number);
-        let parcel = self.records.get(&key).await?.ok_or(EpochError::Unknown)?;
-        Ok((epoch, parcel))
     }
 
-    /// All that waits for the token of `name`. Whoever joins needs it: another may have joined at the same
+    /// All that waits for the tokens of `name`, each with the name of the token. Whoever joins needs it: another may have joined at the same
     /// time, and the record key be under the epoch that began for that one.
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn waiting_for(&self, name: &str) -> Result<Vec<KekParcel>, EpochError> {
-        let mut parcels = Vec::new();
-        self.records.each(&parcels_of(name), |_, parcel| parcels.push(parcel)).await?;
-        Ok(parcels)
+    pub async fn waiting_for(&self, name: &str) -> Result<Vec<(String, KekParcel)>, EpochError> {
+        Ok(waiting(&self.records, name).await?)
     }
 
     /// The token of `name` gets no key of an epoch that begins after this, and one does.
@@ -235,32 +246,16 @@ impl Epochs {
         Ok(epoch)
     }
 
-    /// How the token of each KM that has one of its own takes KEKs: see [`wrapping`].
+    /// How the tokens of each KM that has its own take KEKs: see [`wrapping`]. Of several the worst is told.
     ///
     /// # Errors
     /// Those of the store.
     pub async fn wrappings(&self) -> Result<BTreeMap<String, &'static str>, EpochError> {
-        let receivers = receivers(&self.records).await?.into_iter();
-        Ok(receivers.map(|(name, at)| (name, wrapping(at.kem.is_some()))).collect())
-    }
-
-    /// Tells the others how this token takes KEKs.
-    async fn register(&self) -> Result<(), EpochError> {
-        let Some(share) = &self.share else { return Ok(()) };
-        let own = share.receiver.get_or_try_init(|| async {
-            match self.hsm.kek_receiver().await {
-                Ok(receiver) => Ok(Some(receiver)),
-                Err(HsmError::Unsupported(why)) => {
-                    tracing::warn!(%why, "this token takes no KEK of another");
-                    Ok(None)
-                }
-                Err(error) => Err(error),
-            }
-        });
-        match own.await? {
-            Some(own) => put_receiver(&self.records, &share.me, own).await,
-            None => Ok(()),
+        let mut all: BTreeMap<String, bool> = BTreeMap::new();
+        for (place, at) in receivers(&self.records).await? {
+            *all.entry(km(&place).to_owned()).or_insert(true) &= at.kem.is_some();
         }
+        Ok(all.into_iter().map(|(name, with_kem)| (name, wrapping(with_kem))).collect())
     }
 
     /// Makes a KEK, for the tokens of the other KMs as well, and for those of `more`.
@@ -270,7 +265,7 @@ impl Epochs {
             None => None,
         };
         let others = self.others().await?;
-        if others.is_empty() && more.is_empty() {
+        if others.is_empty() && more.is_empty() && !self.hsm.is_several() {
             let kek = self.hsm.create_kek().await?;
             let brings = Brings { puts: Vec::new(), set };
             return Ok(Made { kek, brings, parcels: Vec::new() });
@@ -281,9 +276,11 @@ impl Epochs {
         };
         let all: Vec<KekReceiver> =
             more.iter().chain(others.iter().map(|(_, r)| r)).cloned().collect();
-        let (kek, mut parcels) = self.hsm.create_kek_for(from, &all).await?;
+        let random = self.random.get_or_init(|| Arc::new(Random::of_token(self.hsm.clone())));
+        let seed = random.bytes(KEK_SEED_BYTES).await.map_err(HsmError::from)?;
+        let (kek, mut parcels) = self.hsm.create_kek_for(from, &all, &seed).await?;
         let for_others = parcels.split_off(more.len().min(parcels.len()));
-        let mut puts = Vec::new();
+        let mut puts = self.untaken(&kek);
         for ((name, _), parcel) in others.iter().zip(&for_others) {
             let (wrapping, number) = (wrapping(parcel.kem.is_some()), parcel.number);
             tracing::info!(node = name, epoch = number, wrapping, "a KEK goes to another token");
@@ -324,15 +321,6 @@ impl Epochs {
     /// Whether KMs with tokens of their own share the store.
     pub(super) async fn is_among_tokens(&self) -> Result<bool, EpochError> {
         Ok(!self.others().await?.is_empty())
-    }
-
-    /// The other KMs with tokens of their own.
-    async fn others(&self) -> Result<Vec<(String, KekReceiver)>, EpochError> {
-        let Some(share) = &self.share else { return Ok(Vec::new()) };
-        let own = share.receiver.get().and_then(Option::as_ref);
-        let mut others = receivers(&self.records).await?;
-        others.retain(|(name, at)| *name != share.me && Some(at) != own);
-        Ok(others)
     }
 
     /// Another KM may have changed the epochs.

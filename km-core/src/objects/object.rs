@@ -1,10 +1,14 @@
 //! What an object is: its record, its keys in the store, and the bounds of both.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::{BadObjectStep, ObjectState};
 use crate::{
-    hsm::HsmError, ids::SaeId, provenance::Provenance, random::RandomError, records::RecordError,
+    hsm::{Custody, HsmError},
+    ids::SaeId,
+    provenance::Provenance,
+    random::RandomError,
+    records::{self, RecordError},
     vault::SealedObject,
 };
 
@@ -20,7 +24,8 @@ const MAX_TERM: usize = 512;
 pub const MAX_HOLDERS: usize = crate::run::MAX_SLAVES + 1;
 
 /// An object as stored: sealed bytes and public metadata.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(from = "Stored")]
 pub struct Object {
     /// Unique Identifier.
     pub uid: String,
@@ -38,6 +43,38 @@ pub struct Object {
     pub attributes: Vec<u8>,
     /// Exact-match search terms, such as `name:alpha`.
     pub terms: Vec<String>,
+}
+
+/// Its record: the fields of [`Object`] in their order, and what was added.
+#[derive(Deserialize)]
+struct Stored {
+    uid: String,
+    owner: SaeId,
+    state: ObjectState,
+    sealed: Option<SealedObject>,
+    provenance: Provenance,
+    created_ms: u64,
+    attributes: Vec<u8>,
+    terms: Vec<String>,
+    #[serde(deserialize_with = "records::added")]
+    custody: Option<Custody>,
+}
+
+impl From<Stored> for Object {
+    fn from(stored: Stored) -> Self {
+        let Stored { uid, owner, state, sealed, mut provenance, .. } = stored;
+        provenance.tell_custody(stored.custody);
+        let Stored { created_ms, attributes, terms, .. } = stored;
+        Self { uid, owner, state, sealed, provenance, created_ms, attributes, terms }
+    }
+}
+
+impl Serialize for Object {
+    fn serialize<S: Serializer>(&self, into: S) -> Result<S::Ok, S::Error> {
+        let Self { uid, owner, state, sealed, provenance, created_ms, attributes, terms } = self;
+        let fields = (uid, owner, state, sealed, provenance, created_ms, attributes, terms);
+        records::with_added(&fields, provenance.custody().as_ref(), into)
+    }
 }
 
 /// An object about to be made.
@@ -189,5 +226,44 @@ pub(super) fn check_terms(terms: &[String]) -> Result<(), ObjectError> {
     } else {
         let text = "an object has at most 48 search terms of 1 to 512 bytes without NUL";
         Err(ObjectError::TooLarge(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        ids::LinkId,
+        provenance::{Combination, CombineMethod},
+        usage::kem::KemSet,
+    };
+
+    /// Of a key combined with ML-KEM, as the version before that of [`Combination::custody`] wrote it.
+    const OLD: &[u8] = b"\x01u\x02n1\x01\x00\x00\x02l1\x00\x00\x01\x00\x00\x09\x01\x2a\x01\x01t";
+
+    #[test]
+    fn an_object_of_before_opens_and_what_was_added_is_at_the_end_of_its_record() {
+        let mut provenance = Provenance::direct(LinkId::parse("l1").unwrap());
+        let (kem, method) = (KemSet::MlKem768, CombineMethod::Xor);
+        provenance.combined = Some(Combination { kem, method, custody: None });
+        let object = Object {
+            uid: "u".into(),
+            owner: SaeId::parse("n1").unwrap(),
+            state: ObjectState::Active,
+            sealed: None,
+            provenance,
+            created_ms: 9,
+            attributes: vec![42],
+            terms: vec!["t".into()],
+        };
+        assert_eq!(postcard::from_bytes::<Object>(OLD).unwrap(), object);
+        assert_eq!(postcard::to_allocvec(&object).unwrap(), OLD);
+        for custody in [Custody::InToken, Custody::HostTransient] {
+            let mut told = object.clone();
+            told.provenance.tell_custody(Some(custody));
+            let new = postcard::to_allocvec(&told).unwrap();
+            assert_eq!(postcard::from_bytes::<Object>(&new).unwrap(), told);
+            assert!(new.starts_with(OLD), "a program of before reads what it knows first");
+        }
     }
 }

@@ -9,9 +9,10 @@ use super::{Pool, keys, tables::Tables, trace::RunTrace};
 use crate::{
     block::BlockHeader,
     clock::now_ms,
+    hsm::Custody,
     journal::Change,
     key_id::Slice,
-    records::RecordError,
+    records::{self, RecordError},
     run::{Bitmap, RunSpec},
     store::{Commit, MAX_OPS, MAX_RANGE, Outcome},
 };
@@ -31,6 +32,10 @@ pub(super) struct Remembered {
 
 /// Which of them.
 type Which = fn(&mut Remembered) -> &mut Option<usize>;
+
+/// The header of a block that came here, and what was added to it.
+#[derive(Deserialize)]
+struct Known(BlockHeader, #[serde(deserialize_with = "records::added")] Option<Custody>);
 
 /// A run that ended here.
 #[derive(Serialize, Deserialize)]
@@ -58,7 +63,10 @@ impl Pool {
         change: &mut Change,
     ) {
         let key = keys::past_block(header.id);
-        let value = self.records.encode(&key, header);
+        let value = match header.provenance.custody() {
+            Some(custody) => self.records.encode(&key, &(header, custody)),
+            None => self.records.encode(&key, header),
+        };
         change.records.push((key, Some(value)));
         tables.past.blocks = tables.past.blocks.map(|count| count + 1);
     }
@@ -76,7 +84,11 @@ impl Pool {
         number: u64,
     ) -> Result<Option<BlockHeader>, RecordError> {
         let id = crate::ids::BlockId { pool: self.tag, number };
-        self.records.get(&keys::past_block(id)).await
+        let known: Option<Known> = self.records.get(&keys::past_block(id)).await?;
+        Ok(known.map(|Known(mut header, custody)| {
+            header.provenance.tell_custody(custody);
+            header
+        }))
     }
 
     /// What became of the run a key was in.

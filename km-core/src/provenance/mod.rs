@@ -6,6 +6,7 @@ pub mod told;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    hsm::Custody,
     ids::{ClusterId, LinkId},
     usage::kem::KemSet,
 };
@@ -70,6 +71,11 @@ pub struct Combination {
     pub kem: KemSet,
     /// How.
     pub method: CombineMethod,
+    /// Where this end did its part of the exchange: worked with the private key, or made the secret for
+    /// the other end's. `None` of what earlier versions stored. No header or message has it: each record
+    /// adds it at its end ([`Provenance::tell_custody`]).
+    #[serde(skip)]
+    pub custody: Option<Custody>,
 }
 
 /// Most shares beside the first.
@@ -229,6 +235,16 @@ impl Provenance {
         }
         carried
     }
+    /// Where this end did its part of the exchange that the bits were combined with.
+    pub fn custody(&self) -> Option<Custody> {
+        self.combined?.custody
+    }
+    /// Puts back what [`Provenance::custody`] said where this was written.
+    pub fn tell_custody(&mut self, custody: Option<Custody>) {
+        if let Some(combined) = &mut self.combined {
+            combined.custody = custody;
+        }
+    }
     /// Every hop of every way.
     pub fn hops(&self) -> impl Iterator<Item = &Hop> {
         self.path.iter().chain(self.split.iter().flat_map(|share| &share.path))
@@ -292,7 +308,8 @@ mod tests {
             Provenance::relayed(origin, hops.collect())
         };
         let ciphers = |way: &Provenance| way.path.iter().map(|hop| hop.cipher).collect::<Vec<_>>();
-        let derived = Combination { kem: KemSet::MlKem768, method: CombineMethod::CatKdf };
+        let (kem, method) = (KemSet::MlKem768, CombineMethod::CatKdf);
+        let derived = Combination { kem, method, custody: None };
         for (value, pad, grade, expected) in [
             (way(link(), &[]), way(link(), &[Shared, Otp]), Grade::ItsRelay, vec![Shared, Otp]),
             (

@@ -12,6 +12,8 @@ pub const LINK: &str = "qkm-link";
 pub const PATH: &str = "qkm-path";
 /// What it was combined with on its way.
 pub const COMBINED: &str = "qkm-combined";
+/// Where this end did its part of that exchange.
+pub const COMBINED_CUSTODY: &str = "qkm-combined-custody";
 
 impl Provenance {
     /// Name and text of each that there is something to say of; nothing of a key made here.
@@ -38,6 +40,7 @@ impl Provenance {
                 KemSet::MlKem1024 => "ml-kem-1024",
             };
             told.push((COMBINED, format!("{kem} by {method}")));
+            told.extend(with.custody.map(|at| (COMBINED_CUSTODY, at.name().to_owned())));
         }
         told
     }
@@ -81,13 +84,33 @@ fn path(hops: &[Hop]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hsm::Custody;
     use crate::ids::{ClusterId, LinkId};
+    use crate::provenance::Combination;
 
     #[test]
     fn a_way_is_told_hop_by_hop() {
         let hop = |to: &str, cipher| Hop { to: ClusterId::parse(to).unwrap(), cipher };
         let way = [hop("west", HopCipher::Shared), hop("south", HopCipher::Aes256Gcm)];
         assert_eq!(path(&way), "west (shared), south (aes-256-gcm)");
+    }
+
+    #[test]
+    fn where_the_ml_kem_exchange_of_a_combined_key_was_is_told_where_it_is_known() {
+        let mut way = Provenance::direct(LinkId::parse("l1").unwrap());
+        way.tell_custody(Some(Custody::InToken));
+        assert_eq!(way.told().last().unwrap().0, LINK, "nothing was combined");
+        let (kem, method) = (KemSet::MlKem1024, CombineMethod::Xor);
+        way.combined = Some(Combination { kem, method, custody: None });
+        let combined = (COMBINED, "ml-kem-1024 by xor".to_owned());
+        assert_eq!(way.told().last(), Some(&combined));
+        for (custody, text) in
+            [(Custody::InToken, "in-token"), (Custody::HostTransient, "host-transient")]
+        {
+            way.tell_custody(Some(custody));
+            let expected = [combined.clone(), (COMBINED_CUSTODY, text.to_owned())];
+            assert!(way.told().ends_with(&expected), "{:?}", way.told());
+        }
     }
 
     #[test]

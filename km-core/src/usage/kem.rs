@@ -1,5 +1,6 @@
-//! Key encapsulation: ML-KEM (FIPS 203), by aws-lc-rs where the token does not have it. Enter
-//! through [`Vault::kem_key_pair`](crate::vault::Vault::kem_key_pair).
+//! Key encapsulation: ML-KEM (FIPS 203), where the token does not have it by aws-lc-rs, and by RustCrypto where
+//! secrets are made of random numbers that are given. Enter through
+//! [`Vault::kem_key_pair`](crate::vault::Vault::kem_key_pair).
 //!
 //! Keys and ciphertexts have the encoding of FIPS 203. Decapsulation of a ciphertext that was changed
 //! gives another secret, not an error: whoever uses the secret must prove that both ends have it.
@@ -7,7 +8,9 @@
 use aws_lc_rs::kem::{
     self, Algorithm, AlgorithmId, Ciphertext, DecapsulationKey, EncapsulationKey,
 };
+use ml_kem::{B32, EncapsulationKey768, EncapsulationKey1024, Key};
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroize;
 
 use crate::{
     hsm::{Custody, HsmError},
@@ -91,6 +94,17 @@ impl KemPair {
     }
 }
 
+/// A fresh secret for the holder of a private key.
+#[derive(Debug)]
+pub struct Encapsulated {
+    /// Brings it there.
+    pub ciphertext: Vec<u8>,
+    /// The secret.
+    pub secret: ClearBytes,
+    /// Where it was made.
+    pub custody: Custody,
+}
+
 /// A fresh secret and the ciphertext that brings it to the holder of the private key to `public`,
 /// in this process.
 ///
@@ -101,6 +115,41 @@ pub fn encapsulate(set: KemSet, public: &[u8]) -> Result<(Vec<u8>, ClearBytes), 
     let key = EncapsulationKey::new(set.algorithm(), public).map_err(|_| misfit())?;
     let (ciphertext, secret) = key.encapsulate().map_err(|_| misfit())?;
     Ok((ciphertext.as_ref().to_vec(), ClearBytes::copy_from(secret.as_ref())))
+}
+
+/// The secret and the ciphertext that `seed` makes for the holder of the private key to `public`, in this
+/// process (FIPS 203, algorithm 17). The library of [`encapsulate`] takes no seed, so it is RustCrypto's that
+/// does it.
+///
+/// # Errors
+/// [`HsmError::Input`] when `public` is no key of this set, and [`HsmError::Unsupported`] when `seed` does not
+/// have [`SECRET_BYTES`].
+pub fn encapsulate_of(
+    set: KemSet,
+    public: &[u8],
+    seed: &ClearBytes,
+) -> Result<(Vec<u8>, ClearBytes), HsmError> {
+    let misfit = || HsmError::Input("the ML-KEM public key cannot be read".to_owned());
+    let short = |_| HsmError::Unsupported(format!("ML-KEM takes {SECRET_BYTES} bytes of a seed"));
+    let mut m = seed.expose(|seed| B32::try_from(seed).map_err(short))?;
+    let (ciphertext, mut secret) = match set {
+        KemSet::MlKem768 => {
+            let key = Key::<EncapsulationKey768>::try_from(public).map_err(|_| misfit())?;
+            let key = EncapsulationKey768::new(&key).map_err(|_| misfit())?;
+            let (ciphertext, secret) = key.encapsulate_deterministic(&m);
+            (ciphertext.to_vec(), secret)
+        }
+        KemSet::MlKem1024 => {
+            let key = Key::<EncapsulationKey1024>::try_from(public).map_err(|_| misfit())?;
+            let key = EncapsulationKey1024::new(&key).map_err(|_| misfit())?;
+            let (ciphertext, secret) = key.encapsulate_deterministic(&m);
+            (ciphertext.to_vec(), secret)
+        }
+    };
+    let clear = ClearBytes::copy_from(&secret);
+    m.zeroize();
+    secret.zeroize();
+    Ok((ciphertext, clear))
 }
 
 /// Refuses what is no public key of this set, before a token sees it: a token need not tell a bad key
@@ -136,6 +185,30 @@ pub(crate) fn check_len(what: &str, has: usize, wanted: usize) -> Result<(), Hsm
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_secret_is_made_of_its_seed_and_of_nothing_else() {
+        for set in [KemSet::MlKem768, KemSet::MlKem1024] {
+            let pair = KemPair::make(set).unwrap();
+            let KemPrivate::Here(private) = &pair.private else { panic!() };
+            let made = |byte| {
+                encapsulate_of(set, &pair.public, &ClearBytes::from_vec(vec![byte; SECRET_BYTES]))
+            };
+            let (ciphertext, secret) = made(3).unwrap();
+            assert_eq!(decapsulate(set, private, &ciphertext).unwrap(), secret);
+            assert_eq!(made(3).unwrap(), (ciphertext.clone(), secret));
+            assert_ne!(made(4).unwrap().0, ciphertext);
+            let short = ClearBytes::from_vec(vec![3; SECRET_BYTES - 1]);
+            let refused = encapsulate_of(set, &pair.public, &short);
+            assert!(matches!(refused, Err(HsmError::Unsupported(_))), "{refused:?}");
+            let wrong = vec![0xFF; set.public_bytes()];
+            let seed = ClearBytes::from_vec(vec![3; SECRET_BYTES]);
+            for wrong in [&wrong[..], &pair.public[1..]] {
+                let refused = encapsulate_of(set, wrong, &seed);
+                assert!(matches!(refused, Err(HsmError::Input(_))), "{refused:?}");
+            }
+        }
+    }
 
     #[test]
     fn both_ends_get_one_secret_and_a_changed_ciphertext_another() {

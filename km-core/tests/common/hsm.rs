@@ -101,6 +101,7 @@ impl Hsm for SoftHsm {
         &self,
         from: u64,
         receivers: &[KekReceiver],
+        _seed: &ClearBytes,
     ) -> Result<(KekInfo, Vec<KekParcel>), HsmError> {
         let made = self.make_from(from);
         let bytes = self.keks.lock().unwrap()[&made.number].bytes.clone();

@@ -3,11 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use km_core::{
-    epoch::{self, EpochError, EpochPolicy, EpochState, Epochs, Keeper},
-    hsm::{Hsm, HsmError},
+    epoch::{self, Epoch, EpochError, EpochPolicy, EpochState, Epochs, Keeper},
+    hsm::{Hsm, HsmError, KEK_SEED_BYTES, KekParcel, KekReceiver},
     journal::Fence,
     material::ClearBytes,
     objects::Objects,
+    random::{QrngConfig, Random},
     records::Records,
     registry::Registry,
     store::{Commit, Outcome, Store},
@@ -59,13 +60,25 @@ async fn create(km: &Km, uid: &str) {
     km.objects.create(object(uid), &ClearBytes::copy_from(&[7; 32])).await.unwrap();
 }
 
+/// The KM `name`, whose only token that is, joins; what it gets of the epoch that begins.
+async fn admitted(
+    km: &Km,
+    name: &str,
+    receiver: &KekReceiver,
+) -> Result<(Epoch, KekParcel), EpochError> {
+    let made = km.epochs.admit(name, &[(String::new(), receiver.clone())]).await?;
+    let mut waiting = km.epochs.waiting_for(name).await?.into_iter();
+    let parcel = waiting.find(|(token, parcel)| token.is_empty() && parcel.number == made.number);
+    Ok((made, parcel.expect("the epoch brings its keys").1))
+}
+
 /// The KM `n2` joins with an empty token and has the keys of epoch 2.
 async fn joined() -> (Machine, Km, Arc<SoftHsm>) {
     let (machine, joining) = (Machine::new(), SoftHsm::empty());
     let n1 = start(&machine, &machine.hsm, "n1").await.unwrap();
     create(&n1, "before").await;
     let receiver = joining.kek_receiver().await.unwrap();
-    let (made, parcel) = n1.epochs.admit("n2", &receiver).await.unwrap();
+    let (made, parcel) = admitted(&n1, "n2", &receiver).await.unwrap();
     assert_eq!((made.number, parcel.number), (2, 2));
     joining.take_kek(&parcel).await.unwrap();
     (machine, n1, joining)
@@ -134,7 +147,7 @@ async fn two_tokens_never_have_different_keks_of_one_number() {
     // Two more join at the same moment, each by another KM.
     let more = [SoftHsm::empty(), SoftHsm::empty()];
     let receivers = [more[0].kek_receiver().await.unwrap(), more[1].kek_receiver().await.unwrap()];
-    let joining = (n1.epochs.admit("n3", &receivers[0]), n2.epochs.admit("n4", &receivers[1]));
+    let joining = (admitted(&n1, "n3", &receivers[0]), admitted(&n2, "n4", &receivers[1]));
     let (one, two) = tokio::join!(joining.0, joining.1);
     assert!(one.is_ok() && two.is_ok(), "{one:?} {two:?}");
     for km in [&n1, &n2] {
@@ -142,7 +155,7 @@ async fn two_tokens_never_have_different_keks_of_one_number() {
         km.keeper.move_record_key().await.unwrap();
     }
     for (token, name) in more.iter().zip(["n3", "n4"]) {
-        for parcel in n1.epochs.waiting_for(name).await.unwrap() {
+        for (_, parcel) in n1.epochs.waiting_for(name).await.unwrap() {
             token.take_kek(&parcel).await.unwrap();
         }
     }
@@ -189,7 +202,7 @@ async fn who_was_removed_has_the_keys_of_no_later_epoch() {
 
     // It joins again, with the token it had.
     let receiver = joining.kek_receiver().await.unwrap();
-    let (_, parcel) = n1.epochs.admit("n2", &receiver).await.unwrap();
+    let (_, parcel) = admitted(&n1, "n2", &receiver).await.unwrap();
     joining.take_kek(&parcel).await.unwrap();
     n1.keeper.pass().await.unwrap();
     let n2 = start(&machine, &joining, "n2").await.unwrap();
@@ -210,13 +223,32 @@ async fn a_parcel_of_an_intruder_is_not_taken() {
     let own = SoftHsm::new();
     own.make();
     let receiver = joining.kek_receiver().await.unwrap();
-    let (_, parcels) = own.create_kek_for(0, &[receiver]).await.unwrap();
+    let (_, parcels) = own
+        .create_kek_for(0, &[receiver], &ClearBytes::copy_from(&[7; KEK_SEED_BYTES]))
+        .await
+        .unwrap();
     let other = Records::new(machine.disk.clone(), &ClearBytes::copy_from(&[1; 32]));
     let forged = other.encode(&row.key, &parcels[0]);
     machine.disk.commit(Commit::new().put(row.key, forged)).await.unwrap();
     let refused = start(&machine, &joining, "n2").await.err().unwrap();
     assert!(refused.contains("authentication tag"), "{refused}");
     assert_eq!(joining.keks().await.unwrap().len(), 1);
+}
+
+/// Not by the token's numbers either, nor by a library's: a KEK that nobody can wrap soundly is not made.
+#[tokio::test]
+async fn no_kek_is_made_for_others_while_a_random_source_is_away() {
+    let (machine, folder) = (Machine::new(), tempfile::tempdir().unwrap());
+    let n1 = start(&machine, &machine.hsm, "n1").await.unwrap();
+    let path = folder.path().join("qrng");
+    let away = QrngConfig { path, min_entropy: 8.0, deadline: Duration::from_secs(1) };
+    n1.epochs.draw_from(Arc::new(Random::with_qrng(Some(machine.hsm.clone()), away).unwrap()));
+    let before = machine.hsm.keks().await.unwrap();
+    let receiver = SoftHsm::empty().kek_receiver().await.unwrap();
+    let refused = admitted(&n1, "n2", &receiver).await.map(drop);
+    assert!(matches!(refused, Err(EpochError::Hsm(HsmError::Unavailable(_)))), "{refused:?}");
+    assert_eq!(machine.hsm.keks().await.unwrap(), before);
+    assert!(rows(&machine, b"share/receiver/n2").await.is_empty());
 }
 
 /// A crash between the KEK and its epoch loses the parcels: another one is begun.
@@ -293,7 +325,7 @@ async fn a_name_is_a_part_of_a_key() {
     let (_machine, n1, joining) = joined().await;
     let receiver = joining.kek_receiver().await.unwrap();
     for name in ["", "a/b", &"n".repeat(65)] {
-        let refused = n1.epochs.admit(name, &receiver).await;
+        let refused = admitted(&n1, name, &receiver).await;
         assert!(matches!(refused, Err(EpochError::Hsm(HsmError::Unsupported(_)))), "{name:?}");
     }
 }

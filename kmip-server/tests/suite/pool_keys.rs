@@ -2,7 +2,12 @@
 
 use std::sync::Arc;
 
-use km_core::key_id::KeyId;
+use km_core::{
+    hsm::Custody,
+    key_id::KeyId,
+    provenance::{Combination, CombineMethod},
+    usage::kem::KemSet,
+};
 use kmip::{
     DateTime, Version,
     attribute::{
@@ -67,6 +72,27 @@ async fn a_key_drawn_at_one_end_is_the_same_at_the_other() {
         assert_eq!(state, Some(Attribute::State(State::PreActive)), "each end has its own");
     }
     network.assert_balanced().await;
+}
+
+/// Beside what is told of every pool key.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_combined_key_tells_where_the_ml_kem_exchange_was() {
+    let network = Network::start().await;
+    let (kem, method, custody) = (KemSet::MlKem768, CombineMethod::Xor, Some(Custody::InToken));
+    network.admit("north", 4096, Some(Combination { kem, method, custody })).await;
+    let mut master = network.client("n1", Version::V2_1).await;
+    let id = draw(&mut master).await;
+    for name in ["n1", "s1"] {
+        let mut client = network.client(name, Version::V1_4).await;
+        client.key(&id).await.unwrap();
+        let all = client.get_attributes(client::get_attributes(&id, [])).await.unwrap();
+        for expected in [
+            vendor("qkm-combined", "ml-kem-768 by xor"),
+            vendor("qkm-combined-custody", "in-token"),
+        ] {
+            assert!(all.attributes.iter().any(|a| *a == expected), "{name} {expected:?}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -89,6 +89,9 @@ fn provenance(of: &Provenance) -> Value {
         "end_tag": of.end_tag().as_str() });
     if let Some(combined) = of.combined {
         shown["combined"] = json!(combined);
+        if let Some(custody) = combined.custody {
+            shown["combined"]["custody"] = json!(custody);
+        }
     }
     if !of.split.is_empty() {
         shown["split"] = json!(of.split);

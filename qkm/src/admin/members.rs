@@ -1,7 +1,7 @@
 //! `/v1/nodes`: KMs join a cluster that shares a store, rest, and are taken out. Any of them lets others in
 //! and takes others out; custodians invite and decide.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use authority::{Authority, BadRequest, Leaf, Span, Uses};
 use cluster::roster;
@@ -49,8 +49,11 @@ struct Invitation {
 struct Joining {
     /// PKCS #10 in PEM, for the certificate it will have.
     request: String,
-    /// How its token takes KEKs; absent when it has the cluster's.
+    /// How its token, the first of several, takes KEKs; absent when it has the cluster's.
     receiver: Option<KekReceiver>,
+    /// How further tokens do, by name.
+    #[serde(default)]
+    members: BTreeMap<String, KekReceiver>,
 }
 
 /// The parts of a KM that shares a store.
@@ -101,7 +104,7 @@ impl<'a> Room<'a> {
     /// `POST /v1/nodes` of a KM that was invited: its certificate, and the keys of a new epoch. What it was
     /// invited with is used up before anything is made, whatever becomes of it then.
     pub(super) async fn join(&self, body: &[u8], peer: &PeerIdentity) -> Result<Value, Problem> {
-        let Joining { request, receiver } = read(body)?;
+        let Joining { request, receiver, members } = read(body)?;
         let (leaf, rule) = (leaf(&request)?, self.members_rule()?);
         let authority = self.authority().await?;
         let ca = std::fs::read_to_string(&self.shared.desk.ca);
@@ -120,23 +123,33 @@ impl<'a> Room<'a> {
         let span = Span { from: now_ms() / 1000 - SKEW, ..Span::days(now_ms() / 1000, DAYS) };
         let certificate = authority.issue(&leaf.map_err(of_request)?, span).await?;
         self.membership.members.add(&name, fingerprint(&certificate)?).await?;
-        let parcels = match receiver {
-            Some(receiver) => self.share_with(&name, receiver).await?,
-            None => Vec::new(),
+        let first = receiver.map(|receiver| (String::new(), receiver));
+        let tokens: Vec<_> = first.into_iter().chain(members).collect();
+        let all = match tokens.is_empty() {
+            false => self.share_with(&name, tokens).await?,
+            true => Vec::new(),
         };
+        let (mut parcels, mut members) = (Vec::new(), BTreeMap::<_, Vec<_>>::new());
+        for (token, parcel) in all {
+            match token.as_str() {
+                "" => parcels.push(parcel),
+                _ => members.entry(token).or_default().push(parcel),
+            }
+        }
         let chain = [authority::pem(&certificate), authority.pem()].concat();
-        Ok(json!({ "name": name, "certificate": chain, "ca": ca, "parcels": parcels }))
+        Ok(json!({ "name": name, "certificate": chain, "ca": ca, "parcels": parcels,
+            "members": members }))
     }
 
-    /// A new epoch, whose keys the token of `name` gets.
+    /// A new epoch, whose keys the tokens of `name` get.
     async fn share_with(
         &self,
         name: &str,
-        receiver: KekReceiver,
-    ) -> Result<Vec<KekParcel>, Problem> {
+        tokens: Vec<(String, KekReceiver)>,
+    ) -> Result<Vec<(String, KekParcel)>, Problem> {
         let (keeper, name) = (self.inside.node.keeper.clone(), name.to_owned());
         let parcels = through(async move {
-            keeper.epochs().admit(&name, &receiver).await?;
+            keeper.epochs().admit(&name, &tokens).await?;
             // Nothing can be read without it.
             keeper.move_record_key().await?;
             keeper.epochs().waiting_for(&name).await

@@ -79,7 +79,9 @@ fn provenance(way: &Value, steps: &mut Vec<Step>) {
         }
     }
     if way["combined"].is_object() {
-        let with = [&way["combined"]["kem"], &way["combined"]["method"]].map(text).join(", ");
+        let with = ["kem", "method", "custody"].map(|name| text(&way["combined"][name]));
+        let with: Vec<String> = with.into_iter().filter(|text| !text.is_empty()).collect();
+        let with = with.join(", ");
         steps.push(step("", "combined by both ends", with));
     }
     let ends = format!("grade {}", text(&way["grade"]));

@@ -110,6 +110,7 @@ impl Node {
             Some(shared) => Epochs::open_shared(hsm, kept, config.epochs, &shared.seat.node).await,
         };
         let epochs = epochs.map_err(|e| of_epochs(&path, &e))?;
+        epochs.draw_from(random.clone());
         if let Some(membership) = &membership {
             membership.look(&epochs).await;
         }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use km_core::{
+    hsm::Custody,
     copies::{CopyError, Placed},
     ids::ClusterId,
     ledger::Ledger,
@@ -218,6 +219,8 @@ pub enum Event {
         ciphertext: Vec<u8>,
         /// The secret.
         secret: ClearBytes,
+        /// Where it was made.
+        custody: Custody,
     },
     /// Leader: the secret is open.
     KemOpened {
@@ -225,6 +228,8 @@ pub enum Event {
         id: u64,
         /// The secret.
         secret: ClearBytes,
+        /// Where the private key worked.
+        custody: Custody,
     },
     /// A span the peer lends is durable and open here, or cannot be.
     Lent {

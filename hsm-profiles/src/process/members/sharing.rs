@@ -7,6 +7,7 @@ use std::sync::{MutexGuard, PoisonError};
 use std::time::Instant;
 
 use km_core::hsm::{HsmError, KekInfo, KekParcel, KekReceiver};
+use km_core::material::ClearBytes;
 use tracing::{error, info, warn};
 
 use super::Members;
@@ -57,6 +58,7 @@ impl Members {
         &self,
         from: u64,
         receivers: &[KekReceiver],
+        seed: &ClearBytes,
     ) -> Result<(KekInfo, Vec<KekParcel>), HsmError> {
         let usable = self.all.iter().position(|member| member.usable(None).is_some());
         let maker = usable.ok_or_else(|| HsmError::Unavailable(self.troubles()))?;
@@ -64,11 +66,11 @@ impl Members {
         let theirs = takers.iter().filter_map(|(_, receiver)| receiver.clone());
         let all: Vec<KekReceiver> = receivers.iter().cloned().chain(theirs).collect();
         let alone = receivers.is_empty() && from == 0;
-        let (kek, mut parcels) = match self.make_kek(maker, from, all).await {
+        let (kek, mut parcels) = match self.make_kek(maker, from, all, seed).await {
             // Its tokens may come to it by the HSM's own means, as they did before.
             Err(HsmError::Unsupported(why)) if alone => {
                 warn!(why, "a new KEK is made for one token alone");
-                self.make_kek(maker, from, Vec::new()).await?
+                self.make_kek(maker, from, Vec::new(), seed).await?
             }
             made => made?,
         };
@@ -85,18 +87,88 @@ impl Members {
         Ok((kek, parcels))
     }
 
+    /// How each token takes KEKs that another KM made; see [`Hsm::kek_receivers`](km_core::hsm::Hsm).
+    pub(crate) async fn kek_receivers(
+        &self,
+    ) -> Result<Vec<(String, Option<KekReceiver>)>, HsmError> {
+        let mut all = Vec::new();
+        for (n, member) in self.all.iter().enumerate() {
+            let until = Instant::now() + self.deadline;
+            let answer = match member.check_takes_keks() {
+                Err(none) => Err(none),
+                Ok(()) => self.ask_one(n, &Request::KekReceiver, until).await,
+            };
+            match answer.and_then(Response::receiver) {
+                Ok(receiver) => all.push((self.name_of(n), Some(receiver))),
+                Err(HsmError::Unsupported(why)) => {
+                    info!(token = member.name, why, "it takes no KEK of another token");
+                }
+                Err(HsmError::Unavailable(why)) => {
+                    info!(token = member.name, why, "it is asked later how it takes KEKs");
+                    all.push((self.name_of(n), None));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(all)
+    }
+
+    /// Takes a KEK that another KM made, in the token of this name.
+    pub(crate) async fn take_kek_in(
+        &self,
+        token: &str,
+        parcel: &KekParcel,
+    ) -> Result<KekInfo, HsmError> {
+        let unknown =
+            || HsmError::Unsupported(format!("a KEK waits for {token:?}, which is no token here"));
+        let n = (0..self.all.len()).find(|n| self.name_of(*n) == token).ok_or_else(unknown)?;
+        let request = Request::TakeKek { parcel: parcel.clone() };
+        self.ask_one(n, &request, Instant::now() + self.deadline).await?.kek()
+    }
+
+    /// By what other KMs know a token: the first one has no name, whatever else there is.
+    fn name_of(&self, n: usize) -> String {
+        match self.all.get(n) {
+            Some(member) if n > 0 => member.name.clone(),
+            _ => String::new(),
+        }
+    }
+
+    /// Destroys a KEK in every token; none takes it afterwards. Not while one is away: whoever asks a token
+    /// that has destroyed it could not tell that another holds it still.
+    pub(crate) async fn destroy_kek(&self, kek: &KekInfo) -> Result<(), HsmError> {
+        if let Some(away) = self.all.iter().find(|member| member.running().is_none()) {
+            return Err(HsmError::Unavailable(format!(
+                "no token destroys it, as {} is away ({}): try again when all work",
+                away.name,
+                away.status().status.detail
+            )));
+        }
+        self.waiting().retain(|(_, number), _| *number != kek.number);
+        self.ask(Request::DestroyKek { kek: kek.clone() }).await?.done()
+    }
+
+    /// What tokens did not take when it was made.
+    pub(crate) fn keks_waiting(&self) -> Vec<(String, KekParcel)> {
+        let waiting = self.waiting();
+        waiting.iter().map(|((n, _), one)| (self.name_of(*n), one.parcel.clone())).collect()
+    }
+
     async fn make_kek(
         &self,
         maker: usize,
         from: u64,
         receivers: Vec<KekReceiver>,
+        seed: &ClearBytes,
     ) -> Result<(KekInfo, Vec<KekParcel>), HsmError> {
         let until = Instant::now() + self.deadline;
         if receivers.is_empty() && from == 0 {
             let made = self.ask_one(maker, &Request::CreateKek, until).await?;
             return Ok((made.kek()?, Vec::new()));
         }
-        self.ask_one(maker, &Request::CreateKekFor { from, receivers }, until).await?.kek_made()
+        let request =
+            Request::CreateKekFor { from, receivers, seed: seed.expose(ClearBytes::copy_from) };
+        self.ask_one(maker, &request, until).await?.kek_made()
     }
 
     /// The other tokens, each with how it takes KEKs; none where it takes none.
@@ -162,7 +234,7 @@ impl Members {
                     let Some(one) = waiting.get_mut(&place).filter(|one| !one.told) else { return };
                     one.told = true;
                     error!(token = member.name, number = place.1, %error, alarm = "kek-not-shared",
-                        "it did not take the new KEK; it is tried again, until this KM ends");
+                        "it did not take the new KEK; it is tried again");
                     return;
                 }
             }

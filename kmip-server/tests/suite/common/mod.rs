@@ -23,7 +23,7 @@ use km_core::{
     objects::{Objects, Quota},
     payload::Storage,
     pool::{NewBlock, Pool, PoolConfig},
-    provenance::Provenance,
+    provenance::{Combination, Provenance},
     records::Records,
     registry::Registry,
     run::MAX_SLAVES,
@@ -118,19 +118,21 @@ impl Network {
     /// Fills the pool: two blocks to assign from for each end.
     pub(crate) async fn stock(&self) {
         for owner in ["north", "south", "north", "south"] {
-            self.admit(owner, 4096).await;
+            self.admit(owner, 4096, None).await;
         }
     }
 
-    /// The same fresh block at both ends; `owner` assigns from it.
-    async fn admit(&self, owner: &str, len: usize) {
+    /// The same fresh block at both ends, combined so; `owner` assigns from it.
+    pub(crate) async fn admit(&self, owner: &str, len: usize, combined: Option<Combination>) {
         let number = self.last_block.fetch_add(1, Relaxed) + 1;
         let bytes = random(len);
         for end in [&self.north, &self.south] {
+            let mut provenance = Provenance::direct(LinkId::parse("link-1").unwrap());
+            provenance.combined = combined;
             let block = NewBlock {
                 number,
                 owner: cluster(owner),
-                provenance: Provenance::direct(LinkId::parse("link-1").unwrap()),
+                provenance,
                 module: "module".into(),
                 clear: ClearBytes::copy_from(&bytes),
                 confirmed: true,

@@ -1,12 +1,14 @@
 //! `qkm node join`: this machine's key manager becomes one of a cluster. It does not run yet.
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::ToSocketAddrs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
+use hsm_profiles::TokenConfig;
 use km_core::hsm::{KekParcel, KekReceiver, wrapping};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -33,8 +35,11 @@ struct Joined {
     certificate: String,
     /// The authorities of the others, in PEM.
     ca: String,
-    /// For the token; none when it has the KEKs.
+    /// For the token, the first of several; none when it has the KEKs.
     parcels: Vec<KekParcel>,
+    /// For further tokens, by name.
+    #[serde(default)]
+    members: BTreeMap<String, Vec<KekParcel>>,
 }
 
 pub(super) fn join(token: &Path, config_file: &Path, has_keks: bool) -> Result<Exit, Failure> {
@@ -42,16 +47,17 @@ pub(super) fn join(token: &Path, config_file: &Path, has_keks: bool) -> Result<E
     let shared = config.shared.as_ref().ok_or_else(|| {
         Failure::new(Code::C003, "the configuration has no [node]: it shares its store with none")
     })?;
+    let tokens = tokens(&config.hsm);
     let kept = beside(&shared.desk.certificate, ".joined");
     let joined = match kept.exists() {
         true => parse(&read(&kept)?, &kept.display().to_string())?,
         false => {
-            let joined = asked(token, config_file, shared, has_keks)?;
+            let joined = asked(token, config_file, shared, &tokens, has_keks)?;
             write_new(&kept, 0o600, &serde_json::to_vec(&joined).unwrap_or_default())?;
             joined
         }
     };
-    finish(&joined, shared, config_file)?;
+    finish(&joined, shared, config_file, &tokens)?;
     fs::remove_file(&kept).map_err(|e| of(&kept, &e))?;
     if let Some(parcel) = joined.parcels.last() {
         print(&format!("the KEK came by {}", wrapping(parcel.kem.is_some())));
@@ -70,6 +76,7 @@ fn asked(
     token: &Path,
     config_file: &Path,
     shared: &Shared,
+    tokens: &[Option<String>],
     has_keks: bool,
 ) -> Result<Joined, Failure> {
     let token: Token = parse(&read_secret(token)?, "the token")?;
@@ -83,13 +90,20 @@ fn asked(
         let text = format!("{} is there already, and joining makes it", there.display());
         return Err(Failure::new(Code::C003, text).help("move it away, or name another in [node]"));
     }
-    let receiver = match has_keks {
-        true => None,
-        false => Some(receiver(config_file, key)?),
-    };
+    let (mut first, mut members) = (None, BTreeMap::new());
+    for token in tokens.iter().filter(|_| !has_keks) {
+        let receiver = receiver(config_file, key, token)?;
+        match token {
+            Some(name) if first.is_some() => drop(members.insert(name, receiver)),
+            _ => first = Some(receiver),
+        }
+    }
     let request = pki::request(&token.name, &hosts(shared), key);
     let request = request.map_err(|e| Failure::new(Code::C001, e))?;
-    let body = json!({ "request": request, "receiver": receiver });
+    let mut body = json!({ "request": request, "receiver": first });
+    if !members.is_empty() {
+        body["members"] = json!(members);
+    }
     let joined = sent(&token, key, &body);
     joined.inspect_err(|_| drop(fs::remove_file(key)))
 }
@@ -115,7 +129,12 @@ fn sent(token: &Token, key: &Path, body: &serde_json::Value) -> Result<Joined, F
 }
 
 /// Puts all of it in its place; what is there already is left, so it may be done again.
-fn finish(joined: &Joined, shared: &Shared, config_file: &Path) -> Result<(), Failure> {
+fn finish(
+    joined: &Joined,
+    shared: &Shared,
+    config_file: &Path,
+    tokens: &[Option<String>],
+) -> Result<(), Failure> {
     let (certificate, ca) = (&shared.desk.certificate, &shared.desk.ca);
     for (file, text) in [(ca, &joined.ca), (certificate, &joined.certificate)] {
         if !file.exists() {
@@ -123,28 +142,49 @@ fn finish(joined: &Joined, shared: &Shared, config_file: &Path) -> Result<(), Fa
         }
     }
     let room = tempfile::tempdir().map_err(|e| of(certificate, &e))?;
-    for parcel in &joined.parcels {
-        let file = room.path().join(parcel.number.to_string());
-        write_new(&file, 0o600, &serde_json::to_vec(parcel).unwrap_or_default())?;
-        let fingerprint = kek_fingerprint(parcel);
-        kek(&[Path::new("take"), &file], &["--fingerprint", &fingerprint], config_file)?;
+    for (token, n) in tokens.iter().zip(0..) {
+        let further = token.as_ref().and_then(|name| joined.members.get(name));
+        let parcels = if n == 0 { Some(&joined.parcels) } else { further };
+        for parcel in parcels.into_iter().flatten() {
+            let file = room.path().join(format!("{n}-{}", parcel.number));
+            write_new(&file, 0o600, &serde_json::to_vec(parcel).unwrap_or_default())?;
+            let fingerprint = kek_fingerprint(parcel);
+            let more = ["--fingerprint", &fingerprint];
+            kek(&[Path::new("take"), &file], &more, config_file, token)?;
+        }
     }
     Ok(())
 }
 
-/// How the token takes KEKs. The vendor's library runs in a process of its own.
-fn receiver(config: &Path, key: &Path) -> Result<KekReceiver, Failure> {
+/// The tokens of a configuration by their names there, of which the only one needs none.
+fn tokens(hsm: &TokenConfig) -> Vec<Option<String>> {
+    match hsm.member.is_empty() {
+        true => vec![None],
+        false => hsm.members().into_iter().map(|(name, _)| Some(name)).collect(),
+    }
+}
+
+/// How a token takes KEKs. The vendor's library runs in a process of its own.
+fn receiver(config: &Path, key: &Path, token: &Option<String>) -> Result<KekReceiver, Failure> {
     let room = tempfile::tempdir().map_err(|e| of(key, &e))?;
     let file = room.path().join("receiver");
-    kek(&[Path::new("request"), &file], &[], config)?;
+    kek(&[Path::new("request"), &file], &[], config, token)?;
     parse(&read(&file)?, "the request of the token")
 }
 
 /// `qkm hsm kek` of this program.
-fn kek(what: &[&Path], more: &[&str], config: &Path) -> Result<(), Failure> {
+fn kek(
+    what: &[&Path],
+    more: &[&str],
+    config: &Path,
+    token: &Option<String>,
+) -> Result<(), Failure> {
     let failed = |error: std::io::Error| Failure::new(Code::P001, error);
     let mut command = Command::new(std::env::current_exe().map_err(failed)?);
     command.args(["hsm", "kek"]).args(what).args(more).arg("--config").arg(config);
+    if let Some(token) = token {
+        command.arg("--member").arg(token);
+    }
     match command.stdout(Stdio::null()).status().map_err(failed)?.success() {
         true => Ok(()),
         false => Err(Failure::new(Code::H003, "the HSM did not do it; the lines above say why")),

@@ -2,6 +2,8 @@
 //! command line.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod tokens;
+
 use std::{
     path::{Path, PathBuf},
     process::Command,
