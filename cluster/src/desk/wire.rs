@@ -85,8 +85,10 @@ impl Request {
 /// What follows the bytes of keys: where their combinations were made ready, if there are any.
 fn added(keys: &[SuppliedKey]) -> Vec<u8> {
     let custodies: Vec<_> = keys.iter().map(|key| key.provenance.custody()).collect();
-    let said = custodies.iter().any(Option::is_some);
-    said.then(|| bytes(&custodies)).unwrap_or_default()
+    match custodies.iter().any(Option::is_some) {
+        true => bytes(&custodies),
+        false => Vec::new(),
+    }
 }
 
 /// The bytes of an answer; with what was [`added`], for who knows of it.

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use km_core::{
-    hsm::Custody,
     copies::{CopyError, Placed},
+    hsm::Custody,
     ids::ClusterId,
     ledger::Ledger,
     material::ClearBytes,
