@@ -2,7 +2,7 @@
 //!
 //! Processes are real: a simulator, two KMs on SoftHSM, the echo, and this load generator, all on
 //! the same cores. Every figure of a server comes with the CPU it used for one operation, which is
-//! the steadiest on a noisy machine. Results also go to `target/bench/results.json`.
+//! the steadiest on a noisy machine; that of the HSM worker alone (`seal`) with that of its callers too. Results also go to `target/bench/results.json`.
 //!
 //! `QKM_BENCH_SECONDS` sets the time of each measurement (default 4);
 //! `QKM_BENCH_ONLY` names parts (`etsi014`, `kmip`, `usage`, `seal`, `connections`, `locate`, `ingest`,
@@ -169,11 +169,7 @@ impl Bench {
     {
         for connections in CONNECTIONS {
             let scripts = scripts(connections).await;
-            let before = cpu::used_us(pid);
-            let since = Instant::now();
-            let figures = closed_loop(scripts, self.time).await;
-            let share = self.time.as_secs_f64() / since.elapsed().as_secs_f64();
-            let used = (cpu::used_us(pid) - before) as f64 * share;
+            let (figures, used) = loaded(scripts, pid, self.time).await;
             self.rows(name, connections, &figures, used);
         }
     }
@@ -351,6 +347,14 @@ impl Bench {
         let half = create(64).await;
         self.half_load("kmip_create_per_s", half).await;
     }
+}
+
+/// Scripts as fast as they get answers, and the CPU that `pid` used for what is counted, in microseconds.
+async fn loaded<S: Script>(scripts: Vec<S>, pid: u32, time: Duration) -> (Figures, f64) {
+    let (before, since) = (cpu::used_us(pid), Instant::now());
+    let figures = closed_loop(scripts, time).await;
+    let share = time.as_secs_f64() / since.elapsed().as_secs_f64();
+    (figures, (cpu::used_us(pid) - before) as f64 * share)
 }
 
 /// Killed when dropped.

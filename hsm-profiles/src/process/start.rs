@@ -54,12 +54,12 @@ pub(crate) struct Opened {
 const TUNABLES: &str = "GLIBC_TUNABLES";
 /// Freed pieces of memory of each size that a thread keeps for itself. PKCS#11 libraries make and free dozens
 /// in each call; the C library's usual 7 are not enough for them, and what is left over costs a tenth of
-/// SoftHSM's time.
-const KEPT_PIECES: &str = "glibc.malloc.tcache_count=200";
+/// SoftHSM's time. More than 127 is too much for versions before 2.30.
+const KEPT_PIECES: &str = "glibc.malloc.tcache_count=127";
 
 /// What the C library of a worker is told; what the administrator tells it comes last, and wins.
-fn tunables(told: Option<String>) -> String {
-    [Some(KEPT_PIECES.to_owned()), told].into_iter().flatten().collect::<Vec<_>>().join(":")
+fn tunables(told: Option<OsString>) -> OsString {
+    [Some(KEPT_PIECES.into()), told].into_iter().flatten().collect::<Vec<_>>().join(":".as_ref())
 }
 
 /// Starts the process. It must be waited for by the thread that calls this, and that thread must
@@ -69,7 +69,7 @@ pub(crate) fn spawn(program: &Program, config: &TokenConfig) -> io::Result<(Chil
     let (answers, to_write) = UnixStream::pair()?;
     let child = Command::new(&program.path)
         .args(&program.arguments)
-        .env(TUNABLES, tunables(std::env::var(TUNABLES).ok()))
+        .env(TUNABLES, tunables(std::env::var_os(TUNABLES)))
         .envs(&config.env)
         .stdin(OwnedFd::from(to_read))
         .stdout(OwnedFd::from(to_write))

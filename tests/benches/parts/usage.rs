@@ -2,42 +2,43 @@
 
 use qkm_tests::{
     load::{
-        Framing, Target, closed_loop,
+        Figures, Framing, Target, closed_loop,
         direct::{self, Direct},
         scripts::{Echo, Kmip, encrypt_request, sign_request},
     },
     network::{End, Network},
 };
 
-use super::{Bench, CONNECTIONS, spawn_echo};
+use super::{Bench, CONNECTIONS, loaded, spawn_echo};
 
 /// Items of a KMIP request that asks for many at once.
 const BATCH: usize = 32;
+
+/// A measurement and what it is measured against take turns, so that both see the same machine.
+const TURNS: u32 = 4;
 
 impl Bench {
     /// Keys in use in the token through KMIP, against the same calls in a plain loop with as many
     /// threads as there are connections.
     pub(crate) async fn usage(&mut self, network: &Network) {
         let target = Target::new(&network.kmip(End::North), &network.tls("sae-n1"), Framing::Kmip);
-        let pid = network.pid(End::North);
         let mut first = target.connect().await;
-        let site = network.site(End::North);
         let plain = [("kmip_encrypt_1k", Direct::Encrypt), ("kmip_sign_p256", Direct::Sign)];
         for (base, plain) in plain {
-            for count in CONNECTIONS {
-                let alone = plain.per_second(&site.softhsm_conf, &site.pin_file, count, self.time);
-                self.report.add(&format!("{base}_direct_per_s@{count}"), alone, "1/s");
-            }
             for items in [1, BATCH] {
                 let request = match plain {
                     Direct::Sign => sign_request(&mut first, items).await,
                     _ => encrypt_request(&mut first, direct::BYTES, items).await,
                 };
                 let name = if items == 1 { base.to_owned() } else { format!("{base}_x{items}") };
-                self.used(&name, base, pid, &target, (&request, items)).await;
-                if items > 1 {
+                for count in CONNECTIONS {
+                    let asked = (&target, &request[..], items);
+                    self.used(network, &name, plain, asked, count).await;
+                }
+                // Signatures are made in several sessions at once, so there it is no bound.
+                if items > 1 && plain == Direct::Encrypt {
                     let answer = first.ask(&request).await.expect("the server answers").body.len();
-                    self.possible(network, (&name, base), items, (request.len(), answer)).await;
+                    self.possible(network, &name, items, (request.len(), answer)).await;
                 }
             }
         }
@@ -46,24 +47,28 @@ impl Bench {
     /// One request over and over, `items` items each; its items are what is compared.
     async fn used(
         &mut self,
+        network: &Network,
         name: &str,
-        base: &str,
-        pid: u32,
-        target: &Target,
-        (request, items): (&[u8], usize),
+        plain: Direct,
+        (target, request, items): (&Target, &[u8], usize),
+        count: usize,
     ) {
-        let scripts = async |count| {
-            let connections = target.connect_many(count).await;
-            let again = |c| Kmip::batch(c, request.to_vec(), items);
-            connections.into_iter().map(again).collect::<Vec<_>>()
-        };
-        self.sweep(&format!("{name}_per_s"), pid, scripts).await;
-        for count in CONNECTIONS {
-            let of = |name: String| self.report.get(&name).unwrap_or(0.0);
-            let done = of(format!("{name}_per_s@{count}")) * items as f64;
-            let alone = of(format!("{base}_direct_per_s@{count}"));
-            self.report.against(&format!("{name}_of_direct@{count}"), done, "1/s", alone);
+        let (site, pid, time) =
+            (network.site(End::North), network.pid(End::North), self.time / TURNS);
+        let (mut figures, mut used_us, mut alone) = (Figures::default(), 0.0, 0.0);
+        for _ in 0..TURNS {
+            alone += plain.per_second(&site.softhsm_conf, &site.pin_file, count, time)
+                / f64::from(TURNS);
+            let connections = target.connect_many(count).await.into_iter();
+            let again = connections.map(|c| Kmip::batch(c, request.to_vec(), items));
+            let (turn, used) = loaded(again.collect(), pid, time).await;
+            figures.add(turn);
+            used_us += used;
         }
+        self.rows(&format!("{name}_per_s"), count, &figures, used_us);
+        self.report.add(&format!("{name}_direct_per_s@{count}"), alone, "1/s");
+        let done = figures.per_second() * items as f64;
+        self.report.against(&format!("{name}_of_direct@{count}"), done, "1/s", alone);
     }
 
     /// What one client that waits for each answer could get at most: the same bytes through the bare TLS echo,
@@ -71,7 +76,7 @@ impl Bench {
     async fn possible(
         &mut self,
         network: &Network,
-        (name, base): (&str, &str),
+        name: &str,
         items: usize,
         (request, response): (usize, usize),
     ) {
@@ -79,10 +84,9 @@ impl Bench {
         let target = Target::new(&address, &network.tls("sae-n1"), Framing::Fixed(response));
         let echo = vec![Echo::new(target.connect().await, request)];
         let echoes = closed_loop(echo, self.time).await.per_second();
-        let of = |name: String| self.report.get(&name).unwrap_or(0.0);
-        let calls = of(format!("{base}_direct_per_s@1"));
-        let done = of(format!("{name}_of_direct@1"));
-        let possible = 1.0 / (1.0 / (echoes * items as f64) + 1.0 / calls);
+        let of = |what: &str| self.report.get(&format!("{name}_{what}@1")).unwrap_or(0.0);
+        let possible = 1.0 / (1.0 / (echoes * items as f64) + 1.0 / of("direct_per_s"));
+        let done = of("of_direct");
         self.report.against(&format!("{name}_of_possible@1"), done, "1/s", possible);
     }
 }

@@ -33,14 +33,22 @@ pub struct Figures {
     pub first_failure: Option<String>,
 }
 
-impl Figures {
-    fn empty() -> Self {
+impl Default for Figures {
+    fn default() -> Self {
         let latency = Histogram::new_with_bounds(1, 60_000_000, 3).expect("fixed bounds");
         let (units, operations, failures) = (0, 0, 0);
         Self { units, operations, elapsed: Duration::ZERO, latency, failures, first_failure: None }
     }
+}
 
-    fn add(&mut self, other: Figures) {
+impl Figures {
+    /// Adds what another run measured, after this one.
+    pub fn add(&mut self, other: Figures) {
+        self.elapsed += other.elapsed;
+        self.merge(other);
+    }
+
+    fn merge(&mut self, other: Figures) {
         self.units += other.units;
         self.operations += other.operations;
         self.failures += other.failures;
@@ -90,7 +98,7 @@ pub async fn closed_loop<S: Script>(scripts: Vec<S>, time: Duration) -> Figures 
     let start = Instant::now() + time / 5;
     let until = start + time;
     let step = move |mut script: S| async move {
-        let mut figures = Figures::empty();
+        let mut figures = Figures::default();
         while Instant::now() < until && figures.failures < GIVE_UP {
             let since = Instant::now();
             let result = script.step().await;
@@ -116,7 +124,7 @@ pub async fn paced<S: Script>(scripts: Vec<S>, rate: f64, time: Duration) -> Fig
     let step = move |mut script: S| {
         let lane = next_lane.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         async move {
-            let mut figures = Figures::empty();
+            let mut figures = Figures::default();
             let mut due = start + gap * lane / lanes.max(1);
             while due < start + time && figures.failures < GIVE_UP {
                 tokio::time::sleep_until(due.into()).await;
@@ -141,9 +149,9 @@ where
     for script in scripts {
         running.spawn(run(script));
     }
-    let mut all = Figures::empty();
+    let mut all = Figures::default();
     while let Some(figures) = running.join_next().await {
-        all.add(figures.expect("a script does not panic"));
+        all.merge(figures.expect("a script does not panic"));
     }
     all.elapsed = time;
     all
