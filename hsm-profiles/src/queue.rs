@@ -7,8 +7,8 @@
 //! nothing to do reads the socket itself, one at a time.
 //!
 //! Short work is done by so many sessions at a time as the profile says, where the library's locks
-//! make more of them slower; long work (signatures, new key pairs) by all. As long as there is only
-//! short work, the other threads sleep.
+//! make more of them slower; long work (signatures, new key pairs, whole blocks) by all. As long as
+//! there is only short work, the other threads sleep.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

@@ -21,6 +21,8 @@ use crate::wire;
 
 /// What a request occupies while it waits, besides its message.
 const REQUEST_BYTES: usize = 256;
+/// Bytes that take a cipher as long as a signature takes.
+const MUCH: usize = 16 << 10;
 
 /// What a session thread can be asked to do.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -186,22 +188,27 @@ impl Request {
         message + REQUEST_BYTES
     }
 
-    /// How long it takes the token.
+    /// How long it keeps its session.
     pub(crate) fn work(&self) -> Work {
+        let ciphers = matches!(self, Self::Seal { .. } | Self::Open { .. } | Self::UseKey { .. });
+        let much = ciphers && self.bytes() / self.operations().max(1) >= MUCH;
+        if much || self.takes_long() { Work::Long } else { Work::Short }
+    }
+
+    /// Whether it takes the token long, however little it is about.
+    pub(crate) fn takes_long(&self) -> bool {
         match self {
-            Self::UseKey { key, uses } if key.kind.is_pair() || uses.iter().any(takes_long) => {
-                Work::Long
-            }
-            Self::MakeKey { kind, .. } if kind.is_pair() => Work::Long,
+            Self::UseKey { key, uses } => key.kind.is_pair() || uses.iter().any(takes_long),
+            Self::MakeKey { kind, .. } => kind.is_pair(),
             // A pair that takes KEKs is made at the first of them, and meanwhile nobody finds KEKs.
             Self::KekReceiver | Self::CreateKekFor { .. } | Self::TakeKek { .. } | Self::Keks => {
-                Work::Long
+                true
             }
-            Self::AgreeKey { .. } => Work::Long,
+            Self::AgreeKey { .. } => true,
             Self::KemKeyPair { .. } | Self::KemEncapsulate { .. } | Self::KemDecapsulate { .. } => {
-                Work::Long
+                true
             }
-            _ => Work::Short,
+            _ => false,
         }
     }
 
@@ -482,6 +489,16 @@ mod tests {
         }
         let none = Request::Random { len: 0 };
         assert!(matches!(none.check(&profile), Err(HsmError::Unsupported(_))));
+    }
+
+    #[test]
+    fn blocks_are_sealed_by_all_sessions_and_hang_no_later_for_it() {
+        let seal = |len| Request::Seal { aad: vec![], clear: ClearBytes::from_vec(vec![0; len]) };
+        assert_eq!([32, 4096, 65_536].map(|len| seal(len).work()), {
+            [Work::Short, Work::Short, Work::Long]
+        });
+        assert!(!seal(65_536).takes_long());
+        assert_eq!(Request::Random { len: 65_536 }.work(), Work::Short);
     }
 
     #[test]

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::queue::Work;
 use crate::request::Request;
 
 /// Deadlines that long work may take: nobody waits for it any more after one, but it comes to be.
@@ -53,7 +52,7 @@ impl Watch {
     /// How long a request may take. Half a deadline beyond the one that was promised is for a token that is
     /// merely busy; each further operation of one request has an eighth of its own.
     fn patience(&self, request: Option<&Request>) -> Duration {
-        let long = request.is_some_and(|request| request.work() == Work::Long);
+        let long = request.is_some_and(Request::takes_long);
         let one = if long { self.deadline * LONG } else { self.deadline + self.deadline / 2 };
         let more = request.map_or(0, |request| request.operations().saturating_sub(1));
         let all = one + self.deadline / 8 * u32::try_from(more).unwrap_or(u32::MAX);
