@@ -9,6 +9,7 @@ use km_core::{
     material::ClearBytes,
     objects::{
         MAX_TERMS, NewObject, Object, ObjectError, ObjectState, ObjectStep, Objects, Quota, Walk,
+        WalkError,
     },
     provenance::{Origin, Provenance},
     records::{RecordError, Records},
@@ -163,6 +164,47 @@ async fn a_walk_meets_each_object_once_while_others_change_them() {
             assert_eq!(found, all.map(uid));
         }
     }
+}
+
+#[tokio::test]
+async fn what_replaces_a_destroyed_object_is_not_met_in_its_place() {
+    let room = room().await;
+    let owner = sae("n1");
+    for uid in ["u1", "u2"] {
+        room.objects.create(new(uid, "n1", &["live"]), &clear()).await.unwrap();
+    }
+    let change = |object: &mut Object| object.terms = vec!["gone".to_owned()];
+    room.objects.step(&owner, "u1", ObjectStep::Destroy, change).await.unwrap();
+    let mut under_way = walk(&["live", "gone"], 10);
+    assert_eq!(met(&mut under_way, &room, 1).await, ["u2"]);
+    // Of one millisecond the identifiers would decide.
+    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    let (old, version) = room.objects.get(&owner, "u1").await.unwrap();
+    room.objects.replace(new("u1", "n1", &["live"]), &clear(), (&old, version)).await.unwrap();
+    assert_eq!(met(&mut under_way, &room, 10).await, [""; 0]);
+    assert_eq!(met(&mut walk(&["live", "gone"], 10), &room, 10).await, ["u1", "u2"]);
+}
+
+/// The walk goes on behind it; a page that was not read is tried again.
+#[tokio::test]
+async fn an_object_that_cannot_be_read_ends_no_walk() {
+    let room = room().await;
+    for uid in ["u1", "u2", "u3"] {
+        room.objects.create(new(uid, "n1", &["live"]), &clear()).await.unwrap();
+    }
+    let rot = Commit::new().put(b"object/u2\0n1".to_vec(), b"rot".to_vec());
+    room.machine.disk.commit(rot).await.unwrap();
+    let mut walk = walk(&["live"], 3);
+    room.machine.disk.set_down(true);
+    let refused = walk.next(&room.objects).await;
+    assert!(matches!(refused, Err(WalkError::Page(_))), "{refused:?}");
+    room.machine.disk.set_down(false);
+    assert_eq!(met(&mut walk, &room, 1).await, ["u3"]);
+    match walk.next(&room.objects).await {
+        Err(WalkError::Object { uid, error: ObjectError::Record(_) }) => assert_eq!(uid, "u2"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(met(&mut walk, &room, 10).await, ["u1"]);
 }
 
 #[tokio::test]

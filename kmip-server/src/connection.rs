@@ -20,7 +20,7 @@ use crate::{
     caller::Client,
 };
 
-/// Room for what comes, at first.
+/// Room for what comes, once it is more than [`WAITING`].
 const ROOM: usize = 16 * 1024;
 /// Most room that is kept for what comes, and as much for answers, while requests follow one another.
 const KEPT: usize = 64 * 1024;

@@ -11,8 +11,8 @@ use kmip::{
     client,
     enums::{
         BlockCipherMode, CryptographicAlgorithm as Algorithm, DerivationMethod, EncodingOption,
-        HashingAlgorithm, KeyFormatType, KeyWrapType, ObjectType, RevocationReasonCode,
-        SplitKeyMethod, ValidityIndicator, WrappingMethod,
+        HashingAlgorithm, KeyFormatType, KeyWrapType, ObjectType, QueryFunction,
+        RevocationReasonCode, SplitKeyMethod, ValidityIndicator, WrappingMethod,
     },
     object::{KeyBlock, KeyInformation, KeyWrappingSpecification, Object},
     op,
@@ -367,6 +367,14 @@ async fn place(app: &Kmip, id: &str) -> Vec<Attribute> {
     found.attributes.iter().cloned().collect()
 }
 
+/// Where Query says that new objects may be kept, the usual place first.
+async fn offered(app: &Kmip) -> Vec<i32> {
+    let query = client::query([QueryFunction::QueryStorageProtectionMasks]);
+    let answer = app.ask(query).await.unwrap();
+    let Answer::Query(told) = answer else { panic!("{answer:?}") };
+    told.protection_storage_masks.unwrap().masks
+}
+
 async fn destroyed(app: &Kmip, id: &str) {
     // What was not active yet may be destroyed as it is.
     let _ = app.ask(client::revoke(id, RevocationReasonCode::CessationOfOperation)).await;
@@ -380,8 +388,10 @@ async fn single_objects_are_kept_where_clients_ask() {
     let app = network.kmip_client(North, "sae-n1").of(Version::V2_1);
     let why = refusal(&app, stored(HARDWARE, [])).await;
     assert!(why.contains("ProtectionStorageUnavailable"), "the operator did not say so: {why}");
+    assert_eq!(offered(&app).await, [SOFTWARE]);
     keep(&mut network, "either").await;
     let app = network.kmip_client(North, "sae-n1").of(Version::V2_1);
+    assert_eq!(offered(&app).await, [SOFTWARE, HARDWARE]);
     for (mask, objects) in [(SOFTWARE, 0.0), (HARDWARE, 1.0)] {
         let answer = app.ask(stored(mask, [active()])).await.unwrap();
         let Answer::Create(made) = answer else { panic!("{answer:?}") };
@@ -402,6 +412,8 @@ async fn single_objects_are_kept_where_clients_ask() {
     app.ask(stored(SOFTWARE, [Attribute::Sensitive(true)])).await.unwrap();
     keep(&mut network, "token").await;
     let app = network.kmip_client(North, "sae-n1").of(Version::V2_1);
+    // Software for what the token wraps, and for nothing else.
+    assert_eq!(offered(&app).await, [HARDWARE, SOFTWARE]);
     let why = refusal(&app, stored(SOFTWARE, [])).await;
     assert!(why.contains("ProtectionStorageUnavailable"), "{why}");
     app.ask(stored(SOFTWARE, [Attribute::Sensitive(true)])).await.unwrap();

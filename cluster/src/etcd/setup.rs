@@ -163,6 +163,7 @@ impl Engine {
     pub(super) async fn check_format(&self, until: Instant) -> Result<(), StoreError> {
         let key = self.keys.format();
         let path = String::from_utf8_lossy(&key).into_owned();
+        let mut told = false;
         let value = loop {
             match self.format_there(&key).await {
                 Ok(value) => break value,
@@ -170,7 +171,9 @@ impl Engine {
                     return Err(refused(error));
                 }
                 Err(error) => {
-                    tracing::info!(?error, wait = ?START_WAIT, "etcd cannot be read yet");
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::info!(?error, wait = ?START_WAIT, "etcd cannot be read yet");
+                    }
                     tokio::time::sleep(LOOK_AGAIN).await;
                 }
             }

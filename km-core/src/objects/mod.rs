@@ -27,7 +27,7 @@ use object::{copies_prefix, index_prefix, is_uid, missing, object_key, placed_ui
 use quota::Quotas;
 pub use quota::{Place, Quota};
 pub use state::{BadObjectStep, ObjectState, ObjectStep};
-pub use walk::Walk;
+pub use walk::{Walk, WalkError};
 
 use crate::{
     epoch::Pin,

@@ -186,11 +186,13 @@ pub(super) fn placed_uid(place: &[u8]) -> String {
 
 impl Object {
     pub(super) fn index_keys(&self) -> impl Iterator<Item = Vec<u8>> + '_ {
-        self.terms.iter().map(|term| {
-            let mut key = index_prefix(&self.owner, term);
-            key.extend(index_place(self.created_ms, &self.uid));
-            key
-        })
+        let place = self.place();
+        self.terms.iter().map(move |term| [&index_prefix(&self.owner, term)[..], &place].concat())
+    }
+
+    /// Its place among those that have a term.
+    pub(super) fn place(&self) -> Vec<u8> {
+        index_place(self.created_ms, &self.uid).collect()
     }
 }
 

@@ -1,14 +1,39 @@
 //! Going through the objects that have a term, while they change. Enter through [`Walk::of`].
 //!
 //! An object that has the term from before the first step until after the last is met exactly once. Pages go on
-//! from a place in the index, not from an object, which may be gone or stand elsewhere by then.
+//! from a place in the index, not from an object, which may be gone or stand elsewhere by then. What replaces
+//! a destroyed object is another one, with a place of its own, and is not met at the place of the old.
 
 use std::collections::VecDeque;
 
 use super::{Object, ObjectError, Objects, object::placed_uid};
 use crate::{ids::SaeId, store::MAX_RANGE};
 
-/// The objects of an owner that have one of some terms, the newest first.
+/// Why a walk did not come to its next object.
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
+pub enum WalkError {
+    /// The index was not read: the next step tries the same page again.
+    #[error("the index of objects was not read: {0}")]
+    Page(ObjectError),
+    /// One object was not read: the next step goes on to the one after it.
+    #[error("object {uid} was not read: {error}")]
+    Object {
+        /// Which.
+        uid: String,
+        /// Why.
+        error: ObjectError,
+    },
+}
+
+impl From<WalkError> for ObjectError {
+    fn from(error: WalkError) -> Self {
+        match error {
+            WalkError::Page(error) | WalkError::Object { error, .. } => error,
+        }
+    }
+}
+
+/// The objects of an owner that had one of some terms when their page was read, the newest first.
 pub struct Walk {
     owner: SaeId,
     terms: Vec<String>,
@@ -29,19 +54,23 @@ impl Walk {
     }
 
     /// The next object, as it is now; `None` when there are no more.
-    pub async fn next(&mut self, objects: &Objects) -> Result<Option<Object>, ObjectError> {
+    ///
+    /// # Errors
+    /// [`WalkError`] says whether the walk can go on.
+    pub async fn next(&mut self, objects: &Objects) -> Result<Option<Object>, WalkError> {
         loop {
             let Some(place) = self.page.pop_front() else {
                 if self.is_over {
                     return Ok(None);
                 }
-                self.turn(objects).await?;
+                self.turn(objects).await.map_err(WalkError::Page)?;
                 continue;
             };
-            match objects.get(&self.owner, &placed_uid(&place)).await {
-                Ok((object, _)) => return Ok(Some(object)),
-                Err(ObjectError::NotFound(_)) => {}
-                Err(error) => return Err(error),
+            let uid = placed_uid(&place);
+            match objects.get(&self.owner, &uid).await {
+                Ok((object, _)) if object.place() == place => return Ok(Some(object)),
+                Ok(_) | Err(ObjectError::NotFound(_)) => {}
+                Err(error) => return Err(WalkError::Object { uid, error }),
             }
         }
     }

@@ -10,7 +10,7 @@ use std::{
 use km_core::{
     clock::now_ms,
     ids::SaeId,
-    objects::{Object, ObjectState, Walk},
+    objects::{Object, ObjectState, Walk, WalkError},
 };
 use tokio::sync::Notify;
 
@@ -122,7 +122,10 @@ async fn look(server: &Server) {
                 match walk.next(&server.objects).await {
                     Ok(Some(object)) => server.notices.due.expect(&object),
                     Ok(None) => break,
-                    Err(error) => {
+                    Err(error @ WalkError::Object { .. }) => {
+                        tracing::warn!(%tenant, %error, "its dates are not told");
+                    }
+                    Err(error @ WalkError::Page(_)) => {
                         tracing::warn!(%tenant, %error, "dates of its objects could not be looked for");
                         break;
                     }

@@ -3,13 +3,13 @@
 
 use km_core::{
     key_id::KeyId,
-    objects::{NewObject, ObjectError, ObjectState},
+    objects::{NewObject, Object, ObjectError, ObjectState},
     provenance::{Origin, Provenance},
 };
 use kmip::{
     DateTime,
     attribute::{Attribute, AttributeKind, Attributes},
-    enums::{KeyWrapType, OperationCode, State},
+    enums::{KeyWrapType, ObjectType, OperationCode, State},
     op::import::{Request, Response},
 };
 
@@ -64,6 +64,7 @@ pub(crate) async fn import(cx: &mut Context<'_>, request: Request) -> Result<Res
         request.replace_existing,
     ) {
         (Some((old, version)), Some(true)) => {
+            keeps_type(&old, kind)?;
             cx.objects().replace(new, &clear, (&old, version)).await
         }
         (Some(_), _) => Err(ObjectError::Exists(id.clone())),
@@ -75,6 +76,16 @@ pub(crate) async fn import(cx: &mut Context<'_>, request: Request) -> Result<Res
     };
     cx.remember(OperationCode::Import, vec![id.clone()]);
     Ok(Response { id })
+}
+
+/// The Object Type is not changed before the object is destroyed (KMIP 1.4, 3.3); searches rely on it.
+fn keeps_type(old: &Object, kind: ObjectType) -> Result<(), OpError> {
+    if old.state.is_destroyed() || Meta::of(old)?.kind() == kind {
+        return Ok(());
+    }
+    let text = "the object that is there has another Object Type; destroy it first, or import under \
+                another identifier";
+    Err(OpError::ObjectType(text.to_owned()))
 }
 
 /// Attributes that elsewhere only the server sets, and the others.

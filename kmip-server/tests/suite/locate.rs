@@ -1,5 +1,9 @@
 //! Locate: filters, pages, storage status, group members.
 
+use km_core::{
+    material::ClearBytes,
+    objects::{NewObject, Object},
+};
 use kmip::{
     DateTime, Version,
     attribute::{
@@ -8,12 +12,12 @@ use kmip::{
     },
     client,
     enums::*,
-    op::locate::Request,
+    op::{self, locate::Request},
     tag::Tag,
     ttlv::Value,
 };
 
-use crate::common::{Client, Network, refusal};
+use crate::common::{Client, Network, refusal, sae_id};
 
 fn group(name: &str) -> Attribute {
     Attribute::ObjectGroup(name.into())
@@ -231,4 +235,83 @@ async fn a_digest_is_compared_also_where_it_is_not_kept() {
     let digest = client.attribute(&id, AttributeKind::Digest).await.unwrap();
     let too_many = client.locate(client::locate([digest])).await;
     assert_eq!(refusal(too_many), ResultReason::InvalidField, "101 secrets to open");
+}
+
+fn password(bytes: &[u8]) -> op::register::Request {
+    let bytes = kmip::SecretBytes::copy_from(bytes);
+    client::register_secret(SecretDataType::Password, bytes, [])
+}
+
+/// What is read next, and the mask of the search. Keys (type 2) are read before secrets (type 7), and of each
+/// what lives before what is destroyed.
+const MOMENTS: [(&str, i32); 6] = [
+    ("\0type:2\0", 1),
+    ("\0type:7\0", 1),
+    ("\0type:2\0", 5),
+    ("\0gone:type:2\0", 5),
+    ("\0type:7\0", 5),
+    ("\0gone:type:7\0", 5),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn objects_of_all_types_are_found_once_while_others_change_them() {
+    let network = Network::start().await;
+    let mut client = network.client("n1", Version::V2_1).await;
+    for (moment, mask) in MOMENTS {
+        let mut made = Vec::new();
+        for round in 0..3 {
+            made.insert(0, client.aes([]).await.unwrap());
+            made.insert(0, client.register(password(&[round; 8])).await.unwrap().id);
+        }
+        let (gone, replaced) = ([made[2].clone(), made[3].clone()], made[1].clone());
+        let mut other = network.client("n1", Version::V2_1).await;
+        let destroyed = gone.clone();
+        network.north.store.before_page(moment, async move {
+            for id in &destroyed {
+                other.destroy(client::destroy(id)).await.unwrap();
+            }
+            other.aes([]).await.unwrap();
+            other.register(password(b"new")).await.unwrap();
+            let bag = op::export::Request { id: Some(replaced.as_str().into()), ..<_>::default() };
+            let bag = other.export(bag).await.unwrap();
+            let again = op::import::Request {
+                id: replaced,
+                object_type: ObjectType::SymmetricKey,
+                replace_existing: Some(true),
+                key_wrap_type: None,
+                attributes: bag.attributes,
+                object: bag.object,
+            };
+            other.import(again).await.unwrap();
+        });
+        let all = Request { storage_status_mask: Some(mask), ..client::locate([]) };
+        let mut found = client.locate(all).await.unwrap().ids;
+        assert!(network.north.store.is_over(), "{moment:?} came");
+        // Of what fits not all the while nothing is asked.
+        let stays = |id: &String| mask == 5 || !gone.contains(id);
+        found.retain(|id| made.contains(id) && stays(id));
+        made.retain(stays);
+        assert_eq!(found, made, "{moment:?}, {mask}");
+    }
+}
+
+/// As a key manager of an older version may do in the same store.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_becomes_another_type_meanwhile_is_told_once() {
+    let network = Network::start().await;
+    let mut client = network.client("n1", Version::V2_1).await;
+    let secret = client.register(password(b"hunter2")).await.unwrap().id;
+    let key = client.aes([]).await.unwrap();
+    let (objects, owner) = (network.north.objects.clone(), sae_id("n1"));
+    let (uid, like) = (key.clone(), secret.clone());
+    network.north.store.before_page("\0type:7\0", async move {
+        let (like, _) = objects.get(&owner, &like).await.unwrap();
+        let old = objects.get(&owner, &uid).await.unwrap();
+        let Object { state, provenance, attributes, terms, .. } = like;
+        let new = NewObject { uid, owner, state, provenance, attributes, terms };
+        let clear = ClearBytes::copy_from(b"hunter2");
+        objects.replace(new, &clear, (&old.0, old.1)).await.unwrap();
+    });
+    assert_eq!(find(&mut client, []).await, [key, secret]);
+    assert!(network.north.store.is_over());
 }

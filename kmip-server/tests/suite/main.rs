@@ -9,6 +9,7 @@ mod certificates;
 mod ciphers;
 mod clients;
 mod common;
+mod dates;
 mod hostile;
 mod house;
 mod later;

@@ -32,26 +32,30 @@ use crate::{
 const WAIT: Duration = Duration::from_secs(20);
 
 /// n1 and n2 are of one tenant, and n2 is told at `address`.
-fn policies(address: SocketAddr, version: Version, sent: Sent) -> Policies {
+pub(crate) fn policies(address: SocketAddr, version: Version, sent: Sent) -> Policies {
     let bank = Policy { tenant: Some(sae_id("bank")), ..Policy::default() };
     let endpoint = Some(Endpoint { address: Some(address.to_string()), version, sent });
     let told = Policy { endpoint, ..bank.clone() };
     [("n1", bank), ("n2", told)].into_iter().map(|(sae, policy)| (sae_id(sae), policy)).collect()
 }
 
-async fn bind() -> (TcpListener, SocketAddr) {
+pub(crate) async fn bind() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     (listener, address)
 }
 
-async fn network(address: SocketAddr, version: Version, sent: Sent) -> Network {
+pub(crate) async fn network(address: SocketAddr, version: Version, sent: Sent) -> Network {
     let policies = policies(address, version, sent);
     Network::start_as(Limits::default(), policies, Default::default()).await
 }
 
 /// An endpoint of an application's: what it is sent. The first so many messages it refuses.
-fn listen(listener: TcpListener, files: &TlsFiles, refused: usize) -> mpsc::Receiver<Operation> {
+pub(crate) fn listen(
+    listener: TcpListener,
+    files: &TlsFiles,
+    refused: usize,
+) -> mpsc::Receiver<Operation> {
     let (heard, inbox) = mpsc::channel(64);
     let (stop, shutdown) = Shutdown::pair();
     std::mem::forget(stop); // it listens as long as the test runs
@@ -111,7 +115,7 @@ async fn notify(inbox: &mut mpsc::Receiver<Operation>) -> (String, Attributes) {
 }
 
 /// The object of a Notify, and the state it tells.
-async fn state(inbox: &mut mpsc::Receiver<Operation>) -> (String, State) {
+pub(crate) async fn state(inbox: &mut mpsc::Receiver<Operation>) -> (String, State) {
     let (id, attributes) = notify(inbox).await;
     let changed = |a: &Attribute| matches!(a, Attribute::LastChangeDate(_));
     assert!(attributes.iter().any(changed), "{attributes:?}");
@@ -187,29 +191,6 @@ async fn an_application_is_told_what_others_did_and_sent_what_they_made() {
         other.activate(client::activate(&inside)).await.unwrap();
         assert_eq!(state(&mut inbox).await, (inside, State::Active));
     }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_date_brings_is_told_to_everybody() {
-    let (listener, address) = bind().await;
-    let network = network(address, Version::V1_4, Sent::Nothing).await;
-    let mut inbox = listen(listener, &network.certificate_of_endpoint("n2"), 0);
-    let mut own = network.client("n2", Version::V2_1).await;
-    let now = i64::try_from(km_core::clock::now_ms() / 1000).unwrap();
-    let dates = |from: i64, until: i64| {
-        [
-            Attribute::ActivationDate(DateTime(now + from)),
-            Attribute::DeactivationDate(DateTime(now + until)),
-        ]
-    };
-    let before = own.aes(dates(4, 1000)).await.unwrap();
-    network.tell();
-    let after = own.aes(dates(6, 8)).await.unwrap();
-    assert_eq!(state(&mut inbox).await, (before, State::Active));
-    assert_eq!(state(&mut inbox).await, (after.clone(), State::Active));
-    assert_eq!(state(&mut inbox).await, (after, State::Deactivated));
-    let told = network.north.server.counters().told.load(std::sync::atomic::Ordering::Relaxed);
-    assert!(told >= 2, "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

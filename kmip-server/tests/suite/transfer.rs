@@ -5,7 +5,7 @@ use kmip::{
     attribute::{Attribute, AttributeKind, Attributes, Name, UsageLimits},
     client,
     enums::*,
-    object::{CertificateRequest, KeyBlock, Object, PgpKey},
+    object::{CertificateRequest, KeyBlock, Object, PgpKey, SecretData},
     op,
 };
 
@@ -100,6 +100,43 @@ async fn export_keeps_the_rules_of_get_and_import_takes_no_identifier_of_a_pool_
     };
     let mut there = network.client("s1", Version::V2_1).await;
     assert_eq!(refusal(there.import(request).await), ResultReason::PermissionDenied);
+}
+
+/// KMIP 1.4, 3.3.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_a_destroyed_object_is_replaced_by_one_of_another_type() {
+    let network = Network::start().await;
+    for (version, reason) in [
+        (Version::V1_4, ResultReason::InvalidField),
+        (Version::V2_1, ResultReason::InvalidObjectType),
+    ] {
+        let mut client = network.client("n1", version).await;
+        let id = client.aes([]).await.unwrap();
+        let key = client.key(&id).await.unwrap();
+        let secret = || op::import::Request {
+            id: id.clone(),
+            object_type: ObjectType::SecretData,
+            replace_existing: Some(true),
+            key_wrap_type: None,
+            attributes: Attributes::default(),
+            object: Object::SecretData(SecretData {
+                kind: SecretDataType::Password,
+                block: KeyBlock {
+                    format: KeyFormatType::Opaque,
+                    ..KeyBlock::raw(SecretBytes::copy_from(b"hunter2"), None, None)
+                },
+            }),
+        };
+        assert_eq!(refusal(client.import(secret()).await), reason);
+        assert_eq!(client.key(&id).await.unwrap(), key, "nothing changed");
+        client.destroy(client::destroy(&id)).await.unwrap();
+        client.import(secret()).await.unwrap();
+        let of_type = |kind| client::locate([Attribute::ObjectType(kind)]);
+        let keys = client.locate(of_type(ObjectType::SymmetricKey)).await.unwrap().ids;
+        let secrets = client.locate(of_type(ObjectType::SecretData)).await.unwrap().ids;
+        assert_eq!((keys, secrets), (vec![], vec![id.clone()]), "it is there again, and new");
+        client.destroy(client::destroy(&id)).await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

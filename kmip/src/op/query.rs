@@ -50,7 +50,8 @@ wire_struct! {
             ClientRegistrationMethod @ V1_3,
         /// Default attributes by object type.
         defaults: opt DefaultsInformation = DefaultsInformation @ V2_0,
-        /// Places an object may be kept in, one by one, as PyKMIP reads 2.0.
+        /// Places an object may be kept in, one by one. This form of 2.0 rests on PyKMIP alone, which reads no
+        /// other; the client library of s390-tools has that of 2.1 there too, and passes over this one.
         protection_storage_mask: many i32 = ProtectionStorageMask @ V2_0 ..= V2_0,
         /// The same in 2.1.
         protection_storage_masks: opt ProtectionStorageMasks = ProtectionStorageMasks @ V2_1,

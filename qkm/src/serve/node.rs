@@ -77,6 +77,8 @@ impl Node {
         }
         let path = config.store_file();
         let (store, etcd) = tokio::select! {
+            // What is open already is used, or closed in order.
+            biased;
             opened = open_store(config) => opened.map_err(|e| of_store(&path, &e))?,
             // A file is open at once, and what else is wrong with the start is told then.
             () = shutdown.requested(), if config.shared.is_some() => {

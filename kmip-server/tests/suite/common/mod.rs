@@ -4,6 +4,7 @@
 mod client;
 #[path = "../../../../testkit/hsm.rs"]
 mod hsm;
+mod moments;
 #[path = "../../../../testkit/wire.rs"]
 mod wire;
 
@@ -27,7 +28,7 @@ use km_core::{
     records::Records,
     registry::Registry,
     run::MAX_SLAVES,
-    store::{SqliteStore, Store},
+    store::SqliteStore,
     supply::{Supply, SupplyLimits},
     vault::Vault,
 };
@@ -43,6 +44,7 @@ use transport::{
 
 pub(crate) use client::{Client, attribute, refusal};
 use hsm::{SoftwareHsm, random};
+use moments::Moments;
 use wire::Wire;
 
 /// Registered applications and where they connect.
@@ -65,6 +67,7 @@ pub(crate) struct End {
     pub(crate) supply: Arc<Supply>,
     pub(crate) pool: Arc<Pool>,
     pub(crate) objects: Objects,
+    pub(crate) store: Arc<Moments>,
     pub(crate) hsm: Arc<SoftwareHsm>,
     pub(crate) server: Arc<Server>,
     pub(crate) address: String,
@@ -172,6 +175,16 @@ impl Network {
         self.client_elsewhere(name, version, self.north.objects.clone(), policies).await
     }
 
+    /// Another server over the store of north, as after a restart, tells applications of changes as long as it
+    /// is held.
+    pub(crate) fn tell_after_restart(&self, policies: &Policies) -> Arc<Server> {
+        let (supply, objects) = (self.north.supply.clone(), self.north.objects.clone());
+        let server = Server::new(supply, objects, directory(), Limits::default(), policies);
+        let files = self.ca.issue("restarted", &San::loopback(), Validity::days(1)).unwrap();
+        server.tell_over(&client_config(&files, Profile::Front).unwrap());
+        server
+    }
+
     async fn client_elsewhere(
         &self,
         name: &str,
@@ -244,11 +257,11 @@ impl End {
         (limits, policies, quotas): &(Limits, Policies, BTreeMap<SaeId, Quota>),
     ) -> Self {
         let path = dir.path().join(format!("{here}.db"));
-        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(path).unwrap());
+        let store = Arc::new(Moments::of(SqliteStore::open(path).unwrap()));
         let hsm = Arc::new(SoftwareHsm::new());
         let vault = Vault::new(hsm.clone());
         let record_key = vault.record_key(store.as_ref()).await.unwrap();
-        let records = Records::new(store, &record_key);
+        let records = Records::new(store.clone(), &record_key);
         let key_ttl = Duration::from_secs(3600);
         let config = PoolConfig {
             here: cluster(here),
@@ -267,7 +280,7 @@ impl End {
         let server =
             Server::new(supply.clone(), objects.clone(), directory(), limits.clone(), policies);
         let (address, stop, _listening) = listen(server.clone(), files).await;
-        Self { supply, pool, objects, hsm, server, address, wire, stop, _listening }
+        Self { supply, pool, objects, store, hsm, server, address, wire, stop, _listening }
     }
 
     /// Gives the server an authority whose certificates these applications may have.
