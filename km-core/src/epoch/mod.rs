@@ -13,7 +13,8 @@
 //! - `keeper`: rotation when it is due, sealing anew, the scan. `moved`: what became of a record.
 //!
 //! The token is the truth about which KEKs exist, the store about what they are for. A KEK the
-//! store does not know (the KM died before it could write that down) becomes the active epoch.
+//! store does not know (the KM died before it could write that down) becomes the active epoch, unless another
+//! token lacks it: what it would have taken it by is lost, so a newer one is made.
 
 mod closing;
 mod destroy;
@@ -261,7 +262,7 @@ impl Epochs {
     /// retires.
     ///
     /// # Errors
-    /// Those of token and store. A KEK that was made in vain is found and used later.
+    /// Those of token and store. A KEK that was made in vain is found later, and used if no token lacks it.
     pub async fn rotate(&self, who: &str) -> Result<Epoch, EpochError> {
         let _changing = self.changing.lock().await;
         let (epoch, _) = self.begin(who, &[]).await?;
