@@ -12,7 +12,7 @@ use std::{
 
 use km_core::{
     clock::now_ms,
-    epoch,
+    epoch::{self, OUT},
     peer::Fingerprint,
     records::{RecordError, Records},
     store::{Commit, MAX_RANGE, Outcome, Store, StoreError},
@@ -25,7 +25,6 @@ use crate::lead;
 pub const ALL: &[u8] = b"member/";
 const INVITE: &[u8] = b"member/invite/";
 const MEMBER: &[u8] = b"member/km/";
-const OUT: &[u8] = b"member/out/";
 const GONE: &[u8] = b"member/gone/";
 const DUE: &[u8] = b"member/due/";
 /// Invitations that were not used, at most.
@@ -185,8 +184,8 @@ impl Members {
         let known = self.get(name).await?.certificate;
         let all = shown.iter().copied().chain(known).collect::<BTreeSet<_>>();
         let commit = all.into_iter().fold(Commit::new(), |commit, one| self.without(commit, one));
-        // From here on nobody wraps a KEK for it.
-        let commit = commit.delete(epoch::receiver_key(name));
+        // From here on nobody wraps a KEK for any of its tokens.
+        let commit = epoch::expelled(&self.0, name, commit).await?;
         let commit = lead::depose(&self.0, name, commit).await?;
         let due = of(DUE, name.as_bytes());
         let value = self.0.encode(&due, &());

@@ -7,6 +7,7 @@ mod etcd;
 
 use std::{
     collections::BTreeSet,
+    ops::Bound,
     path::Path,
     sync::{
         Arc,
@@ -201,7 +202,13 @@ async fn a_key_manager_works_with_rights_to_its_prefix_alone() {
     two.rest("n2", true).await.unwrap();
     assert!(one.all().await.unwrap().members["n2"].rests);
 
+    let places = ["n2", "n2/standby", "n20"].map(|place| format!("share/receiver/{place}"));
+    let commit = places.iter().fold(Commit::new(), |c, place| c.put(place.as_str(), "a receiver"));
+    one.store().commit(commit).await.unwrap();
     one.revoke("n2", &[[8; 32], [9; 32]]).await.unwrap();
+    let left = one.store().range(b"share/receiver/", Bound::Unbounded, 10).await.unwrap();
+    let left: Vec<Vec<u8>> = left.into_iter().map(|record| record.key).collect();
+    assert_eq!(left, [places[2].clone().into_bytes()], "of all its tokens, and of no other KM");
     let decided = two.all().await.unwrap();
     assert_eq!(decided.gone, BTreeSet::from([[8; 32], [9; 32]]));
     assert_eq!((decided.out.len(), decided.due), (1, BTreeSet::from(["n2".to_owned()])));

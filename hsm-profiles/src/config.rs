@@ -13,6 +13,9 @@ use zeroize::Zeroizing;
 
 /// No PKCS#11 token takes a longer PIN than this.
 const MAX_PIN_BYTES: usize = 255;
+/// Most tokens of one KM, and bytes of their names: KEKs wait for each in the store, under its name.
+const MOST_TOKENS: usize = 64;
+const MAX_NAME_BYTES: usize = 64;
 
 /// One token, as an operator writes it down.
 ///
@@ -178,6 +181,17 @@ impl TokenConfig {
             return fail("memory_mib must be 64 to 1048576");
         }
         let members = self.members();
+        if members.len() > MOST_TOKENS {
+            return fail(&format!(
+                "member names too many: at most {MOST_TOKENS} tokens share KEKs"
+            ));
+        }
+        if let Some(long) = self.member.iter().find(|member| member.name.len() > MAX_NAME_BYTES) {
+            return fail(&format!(
+                "{:?} is too long: the name of a member has at most {MAX_NAME_BYTES} bytes",
+                long.name
+            ));
+        }
         for (n, (name, member)) in members.iter().enumerate() {
             if name.is_empty() || members.iter().take(n).any(|(other, _)| other == name) {
                 return fail(&format!("{name:?} names two tokens, or none: set name"));
@@ -354,6 +368,18 @@ mod tests {
         for (from, to) in [("'b'", "'n'"), ("A = '2'", "'A=' = '2'"), ("'b'", "''")] {
             let config: TokenConfig = toml::from_str(&text.replace(from, to)).unwrap();
             assert!(config.check().is_err(), "{to}");
+        }
+        // Each has a place in the store, under its name.
+        let member = config.member[0].clone();
+        let named = |name: String| MemberConfig { name, ..member.clone() };
+        for (length, fits) in [(64, true), (65, false)] {
+            let long = TokenConfig { member: vec![named("n".repeat(length))], ..config.clone() };
+            assert_eq!(long.check().is_ok(), fits, "{length} bytes");
+        }
+        for (count, fits) in [(63, true), (64, false)] {
+            let member = (0..count).map(|n| named(format!("m{n}"))).collect();
+            let many = TokenConfig { member, ..config.clone() };
+            assert_eq!(many.check().is_ok(), fits, "{count} members");
         }
     }
 

@@ -92,14 +92,15 @@ fn decapsulate(
 }
 
 /// Puts the layer around what is wrapped for this receiver, where its token opens it. Its secret is made of
-/// the seed that all receivers of one KEK have in common.
+/// the seed that all receivers of one KEK have in common, and of its place among them: two of them may have one
+/// key, as tokens do that are copies of each other, and no key of a layer is used twice.
 pub(crate) fn close(
-    receiver: &KekReceiver,
+    (at, receiver): (usize, &KekReceiver),
     seed: &ClearBytes,
     parcel: &mut KekParcel,
 ) -> Result<(), HsmError> {
     let Some(public) = &receiver.kem else { return Ok(()) };
-    let (ciphertext, secret) = kem::encapsulate_of(SET, public, &own_seed(seed, public)?)?;
+    let (ciphertext, secret) = kem::encapsulate_of(SET, public, &own_seed(seed, at, public)?)?;
     for key in &mut parcel.keys {
         let (layer, said) = (layer(&secret, parcel.number, &key.id)?, key.usage as u8);
         let nonce = Nonce::assume_unique_for_key([0; 12]);
@@ -148,13 +149,14 @@ pub(crate) fn open(place: &Place<'_>, parcel: &KekParcel) -> Result<KekParcel, O
 }
 
 /// The seed of one receiver's secret: no other is known by it.
-fn own_seed(seed: &ClearBytes, public: &[u8]) -> Result<ClearBytes, HsmError> {
+fn own_seed(seed: &ClearBytes, at: usize, public: &[u8]) -> Result<ClearBytes, HsmError> {
     if seed.len() != KEK_SEED_BYTES {
         let text = format!("the seed of a KEK's wrapping has {} bytes", seed.len());
         return Err(HsmError::Unsupported(text));
     }
     let mut own = Wiped::zeros(SECRET_BYTES);
-    let info: [&[u8]; 2] = [b"qkm kek parcel seed 1", public];
+    let at = (at as u64).to_be_bytes();
+    let info: [&[u8]; 3] = [b"qkm kek parcel seed 2", &at, public];
     let filled = seed.expose(|seed| {
         let extracted = Salt::new(HKDF_SHA256, &[]).extract(seed);
         extracted.expand(&info, HKDF_SHA256).and_then(|made| made.fill(&mut own))
@@ -195,13 +197,14 @@ mod tests {
     #[test]
     fn the_layers_around_a_kek_are_made_of_its_seed_and_each_is_its_receivers_own() {
         let (one, other) = (receiver(), receiver());
-        let closed = |receiver: &KekReceiver, seed: u8| {
-            let key = WrappedKek { id: vec![5; 16], usage: KekUse::Keys, key: vec![6; 384] };
+        let of = |at: usize, receiver: &KekReceiver, seed: u8, byte: u8| {
+            let key = WrappedKek { id: vec![5; 16], usage: KekUse::Keys, key: vec![byte; 384] };
             let mut parcel = KekParcel { number: 9, keys: vec![key], kem: None };
             let seed = ClearBytes::from_vec(vec![seed; KEK_SEED_BYTES]);
-            close(receiver, &seed, &mut parcel).unwrap();
+            close((at, receiver), &seed, &mut parcel).unwrap();
             parcel
         };
+        let closed = |receiver: &KekReceiver, seed: u8| of(0, receiver, seed, 6);
         assert_eq!(closed(&one, 1), closed(&one, 1), "something else is in it");
         let all = [closed(&one, 1), closed(&one, 2), closed(&other, 1), closed(&other, 2)];
         for (n, parcel) in all.iter().enumerate() {
@@ -209,8 +212,14 @@ mod tests {
             assert!(others.clone().all(|other| other.kem != parcel.kem));
             assert!(others.clone().all(|other| other.keys[0].key != parcel.keys[0].key));
         }
+        // Two tokens with one key: what differs in the clear must not show.
+        let twice = [of(0, &one, 1, 6), of(1, &one, 1, 7)];
+        assert_ne!(twice[0].kem, twice[1].kem);
+        let [first, second] = twice.map(|parcel| parcel.keys[0].key.clone());
+        let shown = first.iter().zip(&second).take(384).filter(|(a, b)| **a ^ **b == 6 ^ 7).count();
+        assert!(shown < 64, "{shown} bytes of 384 tell what they are to each other");
         let public = one.kem.as_ref().unwrap();
-        let own = |seed: &[u8]| own_seed(&ClearBytes::copy_from(seed), public);
+        let own = |seed: &[u8]| own_seed(&ClearBytes::copy_from(seed), 0, public);
         assert!(own(&[1; KEK_SEED_BYTES]).is_ok() && own(&[1; 31]).is_err());
     }
 }

@@ -238,7 +238,7 @@ pub(crate) fn give(
     let gift = Gift { session, profile, prefix, number, receivers, publics: &publics };
     let made = gift.make(begun).and_then(|mut made| {
         publics.iter().try_for_each(|public| session.destroy_object(*public))?;
-        let layers = receivers.iter().zip(&mut made.1);
+        let layers = receivers.iter().enumerate().zip(&mut made.1);
         let closed = layers.map(|(receiver, parcel)| hybrid::close(receiver, seed, parcel));
         closed.collect::<Result<(), _>>().map_err(OpError::Answer)?;
         Ok(made)

@@ -132,7 +132,9 @@ impl Hsm for Token {
         match self.several() {
             Some(members) => {
                 let seed = self.random(KEK_SEED_BYTES).await?;
-                Ok(members.create_kek_for(0, &[], &seed).await?.0)
+                let (kek, _) = members.create_kek_for(0, &[], &seed).await?;
+                members.bring_kek(&kek).await;
+                Ok(kek)
             }
             None => self.ask(Request::CreateKek).await?.kek(),
         }
@@ -157,6 +159,30 @@ impl Hsm for Token {
 
     async fn take_kek(&self, parcel: &KekParcel) -> Result<KekInfo, HsmError> {
         self.ask(Request::TakeKek { parcel: parcel.clone() }).await?.kek()
+    }
+
+    fn tokens(&self) -> Vec<String> {
+        self.several().map_or_else(|| vec![String::new()], Members::names_of_all)
+    }
+
+    async fn keks_anywhere(&self) -> Result<Vec<KekInfo>, HsmError> {
+        match self.several() {
+            Some(members) => members.keks_anywhere().await,
+            None => self.keks().await,
+        }
+    }
+
+    async fn lacks_kek(&self, kek: &KekInfo) -> bool {
+        match self.several() {
+            Some(members) => members.lacks_kek(kek).await,
+            None => false,
+        }
+    }
+
+    async fn bring_kek(&self, kek: &KekInfo) {
+        if let Some(members) = self.several() {
+            members.bring_kek(kek).await;
+        }
     }
 
     fn is_several(&self) -> bool {

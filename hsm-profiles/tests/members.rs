@@ -14,7 +14,7 @@ use common::{Room, runtime, with_token, worker_program};
 use cryptoki::object::Attribute;
 use hsm_profiles::soft::SoftToken;
 use hsm_profiles::{Breaker, MemberConfig, Token, TokenConfig, take_no_keks};
-use km_core::hsm::{Hsm, HsmError, MadeKey, TokenKey};
+use km_core::hsm::{Hsm, HsmError, KEK_SEED_BYTES, MadeKey, TokenKey};
 use km_core::material::ClearBytes;
 use km_core::usage::{Action, Cipher, KeyKind};
 use p11_shim::Shim;
@@ -86,6 +86,55 @@ fn no_kek_is_made_while_a_token_is_away() {
             token.probe().await;
             all_are(&token, Breaker::Closed).await;
             token.create_kek().await.unwrap();
+            all_are(&token, Breaker::Closed).await;
+        });
+    });
+}
+
+/// One whose worker lives may be away all the same: another one would have destroyed it alone.
+#[test]
+fn no_token_destroys_a_kek_while_another_is_away() {
+    with_token("no_token_destroys_a_kek_while_another_is_away", |room| {
+        runtime().block_on(async {
+            let token = Token::start(two_tokens(&room), worker_program()).await.unwrap();
+            all_are(&token, Breaker::Closed).await;
+            let old = token.keks().await.unwrap().remove(0);
+            let kek = token.create_kek().await.unwrap();
+            all_are(&token, Breaker::Closed).await;
+            let (here, away) = (room.dir.join("copy/softhsm"), room.dir.join("away"));
+            std::fs::rename(&here, &away).unwrap();
+            token.probe().await;
+            assert_eq!(token.members()[1].restarts, 0, "its worker lives");
+            let refused = token.destroy_kek(&old).await;
+            let Err(HsmError::Unavailable(why)) = &refused else { panic!("{refused:?}") };
+            assert!(why.contains("south is away"), "{why}");
+            assert_eq!(token.keks().await.unwrap(), [old.clone(), kek.clone()], "of the first");
+            std::fs::rename(&away, &here).unwrap();
+            token.probe().await;
+            all_are(&token, Breaker::Closed).await;
+            assert_eq!(token.keks_anywhere().await.unwrap(), [old.clone(), kek.clone()]);
+            token.destroy_kek(&old).await.unwrap();
+            assert_eq!(token.keks_anywhere().await.unwrap(), [kek]);
+        });
+    });
+}
+
+/// It can be wrapped only while it is made: until what waits is safe no token is waited for.
+#[test]
+fn a_kek_is_brought_to_the_other_tokens_when_that_is_asked_for() {
+    with_token("a_kek_is_brought_to_the_other_tokens_when_that_is_asked_for", |room| {
+        runtime().block_on(async {
+            let token = Token::start(two_tokens(&room), worker_program()).await.unwrap();
+            all_are(&token, Breaker::Closed).await;
+            let seed = ClearBytes::copy_from(&[7; KEK_SEED_BYTES]);
+            let (kek, _) = token.create_kek_for(0, &[], &seed).await.unwrap();
+            assert!(token.lacks_kek(&kek).await);
+            let waiting = token.keks_waiting();
+            assert_eq!(waiting.len(), 1);
+            assert_eq!((waiting[0].0.as_str(), waiting[0].1.number), ("south", kek.number));
+            assert_eq!(token.tokens(), ["", "south"]);
+            token.bring_kek(&kek).await;
+            assert!(!token.lacks_kek(&kek).await && token.keks_waiting().is_empty());
             all_are(&token, Breaker::Closed).await;
         });
     });

@@ -248,7 +248,6 @@ async fn signs(token: &Token, key: &TokenKey, scheme: Scheme, public: &[u8]) {
     assert!(!fits(b"what is not"), "{:?} {scheme:?}", key.kind);
 }
 
-/// Private keys that applications brought are used in the token, those it does not have are not.
 /// How keys from outside go into the token.
 #[derive(Clone, Copy, PartialEq)]
 enum Way {
@@ -256,6 +255,7 @@ enum Way {
     Unwrapped,
 }
 
+/// Private keys that applications brought are used in the token, those it does not have are not.
 fn brought_pairs(room: &Room, way: Way) {
     let token = room.open();
     // Kryoptic 1.5.4 takes ML-DSA keys in clear, and unwraps none: see what it says below.

@@ -422,7 +422,8 @@ pub trait Hsm: Send + Sync + 'static {
 
     /// As [`Hsm::create_kek`], with a number not below `from`; the keys of the new epoch come wrapped for
     /// each receiver, in order. What is random of the wrapping outside the token is made of `seed`,
-    /// [`KEK_SEED_BYTES`] that are used for nothing else.
+    /// [`KEK_SEED_BYTES`] that are used for nothing else. Of several tokens only one has it afterwards: what
+    /// the others are to take is in [`Hsm::keks_waiting`], and [`Hsm::bring_kek`] brings it.
     async fn create_kek_for(
         &self,
         from: u64,
@@ -436,6 +437,28 @@ pub trait Hsm: Send + Sync + 'static {
     /// Whether there are several tokens, so that each KEK is wrapped for the others.
     fn is_several(&self) -> bool {
         false
+    }
+
+    /// The names of its tokens, as KEKs are brought to them: that of the first is empty.
+    fn tokens(&self) -> Vec<String> {
+        vec![String::new()]
+    }
+
+    /// The KEKs that any of its tokens holds, of those that answer.
+    async fn keks_anywhere(&self) -> Result<Vec<KekInfo>, HsmError> {
+        self.keks().await
+    }
+
+    /// Whether a token that takes KEKs answers and lacks this one.
+    async fn lacks_kek(&self, kek: &KekInfo) -> bool {
+        let _ = kek;
+        false
+    }
+
+    /// Brings a KEK of [`Hsm::create_kek_for`] to the other tokens, once what waits for them is safe. What one
+    /// does not take is tried again by itself.
+    async fn bring_kek(&self, kek: &KekInfo) {
+        let _ = kek;
     }
 
     /// What other tokens need to wrap a KEK for this one; the same every time.

@@ -33,7 +33,9 @@ use crate::{
     config::{Config, Shared},
     fault::{Code, Failure},
     migrate::{refuse_marked, refuse_replacing},
-    serve::{of_anchor, of_epochs, of_record, of_store, of_vault, open_store, open_token},
+    serve::{
+        of_anchor, of_epochs, of_record, of_store, of_vault, open_random, open_store, open_token,
+    },
 };
 
 /// Longest wait for the draft to be closed.
@@ -175,7 +177,8 @@ async fn burn_pools(
     vault: Vault,
     fence: Option<Fence>,
 ) -> Result<u64, Failure> {
-    let epochs = Epochs::open(hsm, records.clone(), config.epochs).await;
+    let random = open_random(config, hsm.clone())?;
+    let epochs = Epochs::open(hsm, records.clone(), config.epochs, random).await;
     let epochs = epochs.map_err(|e| of_epochs(path, &e))?;
     let vault = vault.with_epochs(epochs.clone());
     all_known(config, path, records).await?;

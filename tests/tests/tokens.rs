@@ -237,6 +237,7 @@ async fn an_epoch_is_destroyed_in_every_token_and_not_while_one_is_away() {
     assert_eq!(code, 0, "{said}");
     let (code, said) = epochs::epoch(&pair.network, Some(1), &["destroy", "1"]);
     assert!(code != 0 && said.contains("standby"), "{said}");
+    assert_eq!(objects(&pair.first), before[0], "the first token holds it still");
     std::fs::rename(&away, &pair.second).unwrap();
     pair.both_ready().await;
     let (code, said) = epochs::epoch(&pair.network, Some(1), &["destroy", "1"]);

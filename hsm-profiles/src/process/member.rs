@@ -349,6 +349,12 @@ impl Member {
         }
     }
 
+    /// Whether its worker runs and its token works, and no probe of it is unanswered.
+    pub(super) fn answers(&self) -> bool {
+        let view = self.view();
+        matches!(view.phase, Phase::Running(_)) && view.answers()
+    }
+
     pub(super) fn is_starting(&self) -> bool {
         matches!(self.view().phase, Phase::Starting)
     }

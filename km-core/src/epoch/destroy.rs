@@ -1,10 +1,15 @@
-//! The end of an epoch: two operators approve, then its KEK is destroyed in the token.
+//! The end of an epoch: two operators approve, then its KEK is destroyed in the token. Of several KMs one decides,
+//! and the others follow in their tokens.
 
-use super::{Approval, Epoch, EpochError, EpochState, EpochStep, Epochs, Keeper, locked};
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    Approval, Epoch, EpochError, EpochState, EpochStep, Epochs, Keeper, locked, receivers::forget,
+};
 use crate::{
     audit::{self, Deed},
     clock::now_ms,
-    hsm::{HsmError, KekInfo},
+    hsm::{HsmError, KekId, KekInfo},
 };
 
 /// How far the destruction of an epoch is.
@@ -103,9 +108,10 @@ impl Epochs {
         };
         for epoch in decided {
             let kek = KekInfo { id: epoch.kek.clone(), number: epoch.number };
-            self.forget_waiting(kek.number).await?;
+            // Before a token is told, which else took it anew; none of another KM finds it any more either.
+            forget(&self.records, kek.number).await?;
             self.hsm.destroy_kek(&kek).await?;
-            if self.hsm.keks().await?.iter().any(|kek| kek.id == epoch.kek) {
+            if self.hsm.keks_anywhere().await?.iter().any(|kek| kek.id == epoch.kek) {
                 let why = "the HSM says the KEK is destroyed, and still holds it".to_owned();
                 return Err(HsmError::Unavailable(why).into());
             }
@@ -118,5 +124,57 @@ impl Epochs {
             self.save(vec![gone], vec![deed]).await?;
         }
         Ok(())
+    }
+
+    /// Whether the token has a KEK of an epoch that was destroyed elsewhere, as far as is known.
+    pub(super) fn has_destroyed(&self) -> bool {
+        let Some(share) = &self.share else { return false };
+        let (table, held) = (locked(&self.table), locked(&share.held));
+        let mut rows = table.values().map(|(epoch, _)| epoch);
+        rows.any(|epoch| epoch.state == EpochState::Destroyed && held.contains(&epoch.kek))
+            || !locked(&share.undone).is_empty()
+    }
+
+    /// Whether tokens of this KM are still to destroy its KEK.
+    pub(super) fn is_undone(&self, epoch: &Epoch) -> bool {
+        let share = self.share.as_ref();
+        share.is_some_and(|share| locked(&share.undone).contains_key(&epoch.number))
+    }
+
+    /// Destroys KEKs of this KM's tokens whose epochs two operators had destroyed at another KM; whether there
+    /// were any. Of a KM with a store of its own they are for its operator to see.
+    pub(super) async fn destroy_own(&self) -> Result<bool, EpochError> {
+        let Some(share) = &self.share else { return Ok(false) };
+        let destroyed: BTreeSet<KekId> = {
+            let table = locked(&self.table);
+            let rows = table.values().map(|(epoch, _)| epoch);
+            let rows = rows.filter(|epoch| epoch.state == EpochState::Destroyed);
+            rows.map(|epoch| epoch.kek.clone()).collect()
+        };
+        if destroyed.is_empty() {
+            return Ok(false);
+        }
+        let undone: Vec<KekInfo> = locked(&share.undone).values().cloned().collect();
+        let known = undone.into_iter().chain(self.hsm.keks_anywhere().await?);
+        let left = known.filter(|kek| destroyed.contains(&kek.id)).map(|kek| (kek.number, kek));
+        let left: BTreeMap<u64, KekInfo> = left.collect();
+        let mut any = false;
+        for (number, kek) in left {
+            match self.hsm.destroy_kek(&kek).await {
+                Ok(()) => drop(locked(&share.undone).remove(&number)),
+                // A token of several is away. This KM works meanwhile, and tries again.
+                Err(HsmError::Unavailable(why)) => {
+                    if locked(&share.undone).insert(number, kek).is_none() {
+                        let what = "destroyed elsewhere, and not yet here; it is tried again";
+                        tracing::warn!(epoch = number, why, "{what}");
+                    }
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            }
+            tracing::warn!(epoch = number, kek = %kek.id.0, "destroyed in this KM's tokens as well");
+            any = true;
+        }
+        Ok(any)
     }
 }

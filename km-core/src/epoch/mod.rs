@@ -13,7 +13,8 @@
 //! - `keeper`: rotation when it is due, sealing anew, the scan. `moved`: what became of a record.
 //!
 //! The token is the truth about which KEKs exist, the store about what they are for. A KEK the
-//! store does not know (the KM died before it could write that down) becomes the active epoch.
+//! store does not know (the KM died before it could write that down) becomes the active epoch, unless another
+//! token lacks it: what it would have taken it by is lost, so a newer one is made.
 
 mod closing;
 mod destroy;
@@ -28,14 +29,14 @@ mod tokens;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak, atomic::AtomicBool},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak, atomic::AtomicBool},
     time::Duration,
 };
 
 pub use destroy::Destruction;
 pub use keeper::{Keeper, Tally};
 pub(crate) use moved::Moved;
-pub use receivers::receiver_key;
+pub use receivers::{OUT, expelled};
 pub use seals::MOST_SEALS;
 pub(crate) use seals::{Pin, Sealing};
 pub use sharing::catch_up;
@@ -170,8 +171,8 @@ pub struct Epochs {
     seen: Mutex<BTreeMap<u64, Seen>>,
     /// Where several KMs share the store.
     share: Option<Share>,
-    /// What the wrapping of KEKs for other tokens is made of; the token's numbers where nothing else is said.
-    random: OnceLock<Arc<Random>>,
+    /// What the wrapping of KEKs for other tokens is made of.
+    random: Arc<Random>,
     /// Whether KEKs may wait in the store for a token of this KM; it is looked once after a start.
     waits: AtomicBool,
     /// One change of the epochs at a time.
@@ -184,7 +185,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Epochs {
     /// Reads the epochs, takes in a KEK the store does not know yet, and ends a destruction that
-    /// a crash interrupted.
+    /// a crash interrupted. The wrapping of KEKs for other tokens is made of the numbers of `random`.
     ///
     /// # Errors
     /// [`EpochError::Missing`] when the store needs a KEK that is gone.
@@ -192,14 +193,16 @@ impl Epochs {
         hsm: Arc<dyn Hsm>,
         records: Records,
         policy: EpochPolicy,
+        random: Arc<Random>,
     ) -> Result<Arc<Self>, EpochError> {
-        Self::open_as(hsm, records, policy, None).await
+        Self::open_as(hsm, records, policy, random, None).await
     }
 
     async fn open_as(
         hsm: Arc<dyn Hsm>,
         records: Records,
         policy: EpochPolicy,
+        random: Arc<Random>,
         share: Option<Share>,
     ) -> Result<Arc<Self>, EpochError> {
         let table = table::read(&records).await?;
@@ -212,7 +215,7 @@ impl Epochs {
             before: Mutex::default(),
             seen: Mutex::default(),
             share,
-            random: OnceLock::new(),
+            random,
             waits: AtomicBool::new(true),
             changing: tokio::sync::Mutex::default(),
         });
@@ -231,11 +234,6 @@ impl Epochs {
         }
         drop(changing);
         Ok(epochs)
-    }
-
-    /// Has the wrapping of KEKs for other tokens made of these numbers. Once, before any is wrapped.
-    pub fn draw_from(&self, random: Arc<Random>) {
-        let _ = self.random.set(random);
     }
 
     /// The rules it was opened with.
@@ -264,7 +262,7 @@ impl Epochs {
     /// retires.
     ///
     /// # Errors
-    /// Those of token and store. A KEK that was made in vain is found and used later.
+    /// Those of token and store. A KEK that was made in vain is found later, and used if no token lacks it.
     pub async fn rotate(&self, who: &str) -> Result<Epoch, EpochError> {
         let _changing = self.changing.lock().await;
         let (epoch, _) = self.begin(who, &[]).await?;

@@ -21,8 +21,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     Epoch, EpochError, EpochPolicy, EpochState, Epochs, locked,
     receivers::{
-        check_name, check_tokens, km, parcel_key, place, put_receiver, receive, receivers,
-        remove_receiver, set_as_it_is, waiting,
+        MOST_TOKENS, check_name, check_tokens, km, parcel_key, receive, receivers, remove_receiver,
+        replace_receivers, set_as_it_is, waiting,
     },
     table,
     tokens::Own,
@@ -38,8 +38,6 @@ use crate::{
 
 const OLD_RECORD_KEY: &[u8] = b"share/record-key/";
 const NEXT: &[u8] = b"share/next";
-/// Most tokens that share KEKs: their parcels fit into one commit.
-const MOST_TOKENS: usize = 64;
 /// How long nothing must be found under an epoch before a token may do without its KEK: longer than
 /// anybody takes to store what it sealed.
 pub(super) const SETTLED: Duration = Duration::from_secs(20);
@@ -55,8 +53,11 @@ struct Next(u64);
 pub(super) struct Brings {
     /// Records: keys and values.
     pub(super) puts: Vec<(Vec<u8>, Vec<u8>)>,
-    /// That no token more takes KEKs since they were wrapped: it would lack this one for ever.
+    /// That no token more takes KEKs since they were wrapped, which would lack this one for ever, and that no
+    /// KM was taken out.
     pub(super) set: Option<Check>,
+    /// The KEK, if this KM made it: its other tokens get it once the commit is done.
+    pub(super) made: Option<KekInfo>,
 }
 
 /// A KEK that was made, and what the commit of its epoch has to bring.
@@ -76,7 +77,9 @@ pub(super) struct Share {
     /// Retiring epochs whose KEK the token lacks, and under which there may be something.
     lacks: Mutex<BTreeSet<u64>>,
     /// The KEKs of the token.
-    held: Mutex<BTreeSet<KekId>>,
+    pub(super) held: Mutex<BTreeSet<KekId>>,
+    /// Of destroyed epochs, by number: those a token may hold that was away when they were to go here.
+    pub(super) undone: Mutex<BTreeMap<u64, KekInfo>>,
     /// Since when nothing was found under a retiring epoch.
     empty_since: Mutex<BTreeMap<u64, Instant>>,
 }
@@ -91,6 +94,7 @@ impl Epochs {
         hsm: Arc<dyn Hsm>,
         records: Records,
         policy: EpochPolicy,
+        random: Arc<Random>,
         me: &str,
     ) -> Result<Arc<Self>, EpochError> {
         receive(hsm.as_ref(), &records, me).await?;
@@ -99,9 +103,10 @@ impl Epochs {
             own: tokio::sync::Mutex::default(),
             lacks: Mutex::default(),
             held: Mutex::default(),
+            undone: Mutex::default(),
             empty_since: Mutex::default(),
         };
-        Self::open_as(hsm, records, policy, Some(share)).await
+        Self::open_as(hsm, records, policy, random, Some(share)).await
     }
 
     /// Epochs of before this KM joined, under which something may still be that its token cannot open: as
@@ -119,10 +124,10 @@ impl Epochs {
     /// nobody wrapped its keys for this one.
     pub async fn receive(&self) -> Result<(), EpochError> {
         let Some(share) = &self.share else { return Ok(()) };
-        let _changing = self.changing.lock().await;
         if !receivers(&self.records).await?.is_empty() {
             self.register().await?;
         }
+        let _changing = self.changing.lock().await;
         let took = self.take_waiting().await?;
         let waits = !locked(&share.lacks).is_empty();
         self.read_again().await?;
@@ -130,46 +135,6 @@ impl Epochs {
             true => self.take_in("another key manager").await,
             false => Ok(()),
         }
-    }
-
-    /// Whether the token has a KEK of an epoch that was destroyed elsewhere, as far as is known.
-    fn has_destroyed(&self) -> bool {
-        let Some(share) = &self.share else { return false };
-        let (table, held) = (locked(&self.table), locked(&share.held));
-        let mut rows = table.values().map(|(epoch, _)| epoch);
-        rows.any(|epoch| epoch.state == EpochState::Destroyed && held.contains(&epoch.kek))
-    }
-
-    /// Destroys KEKs of the token whose epochs two operators had destroyed at another KM; whether there were
-    /// any. Of a KM with a store of its own they are for its operator to see.
-    pub(super) async fn destroy_own(&self, keks: &[KekInfo]) -> Result<bool, EpochError> {
-        if self.share.is_none() {
-            return Ok(false);
-        }
-        let destroyed: Vec<Epoch> = {
-            let table = locked(&self.table);
-            let rows = table.values().map(|(epoch, _)| epoch);
-            rows.filter(|epoch| epoch.state == EpochState::Destroyed).cloned().collect()
-        };
-        let mut any = false;
-        for kek in keks.iter().filter(|kek| destroyed.iter().any(|epoch| epoch.kek == kek.id)) {
-            match self.hsm.destroy_kek(kek).await {
-                Ok(()) => {}
-                // A token of several is away. This KM works meanwhile, and tries again.
-                Err(HsmError::Unavailable(why)) => {
-                    tracing::warn!(
-                        epoch = kek.number,
-                        why,
-                        "destroyed elsewhere, and not yet here"
-                    );
-                    continue;
-                }
-                Err(error) => return Err(error.into()),
-            }
-            tracing::warn!(epoch = kek.number, kek = %kek.id.0, "destroyed in this token as well");
-            any = true;
-        }
-        Ok(any)
     }
 
     /// Whether the token has `kek` after what waits for it was taken, and had not before.
@@ -199,7 +164,7 @@ impl Epochs {
         tokens: &[(String, KekReceiver)],
     ) -> Result<Epoch, EpochError> {
         check_name(name)?;
-        check_tokens(tokens)?;
+        check_tokens(tokens.iter().map(|(token, receiver)| (token.as_str(), receiver)))?;
         let _changing = self.changing.lock().await;
         if !self.register().await? {
             let text = "this key manager's own token takes no KEKs, and so gives none".to_owned();
@@ -212,9 +177,7 @@ impl Epochs {
             return Err(HsmError::Unsupported(text).into());
         }
         let begun = async {
-            for (token, receiver) in tokens {
-                put_receiver(&self.records, &place(name, token), receiver).await?;
-            }
+            replace_receivers(&self.records, name, tokens).await?;
             self.begin(&format!("{name} joins"), &[]).await
         };
         match begun.await {
@@ -267,7 +230,7 @@ impl Epochs {
         let others = self.others().await?;
         if others.is_empty() && more.is_empty() && !self.hsm.is_several() {
             let kek = self.hsm.create_kek().await?;
-            let brings = Brings { puts: Vec::new(), set };
+            let brings = Brings { puts: Vec::new(), set, made: Some(kek.clone()) };
             return Ok(Made { kek, brings, parcels: Vec::new() });
         }
         let from = match others.is_empty() {
@@ -276,8 +239,7 @@ impl Epochs {
         };
         let all: Vec<KekReceiver> =
             more.iter().chain(others.iter().map(|(_, r)| r)).cloned().collect();
-        let random = self.random.get_or_init(|| Arc::new(Random::of_token(self.hsm.clone())));
-        let seed = random.bytes(KEK_SEED_BYTES).await.map_err(HsmError::from)?;
+        let seed = self.random.bytes(KEK_SEED_BYTES).await.map_err(HsmError::from)?;
         let (kek, mut parcels) = self.hsm.create_kek_for(from, &all, &seed).await?;
         let for_others = parcels.split_off(more.len().min(parcels.len()));
         let mut puts = self.untaken(&kek);
@@ -292,7 +254,8 @@ impl Epochs {
             let stored = self.records.store().get(RECORD_KEY).await.map_err(RecordError::from)?;
             puts.extend(stored.map(|record| (old_key(kek.number), record.value)));
         }
-        Ok(Made { kek, brings: Brings { puts, set }, parcels })
+        let brings = Brings { puts, set, made: Some(kek.clone()) };
+        Ok(Made { kek, brings, parcels })
     }
 
     /// A number that no other KM makes a KEK of.

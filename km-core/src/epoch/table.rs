@@ -53,35 +53,19 @@ impl Epochs {
         self.read_again().await?;
         let mut keks = self.hsm.keks().await?;
         let among_tokens = self.is_among_tokens().await?;
-        // Under a profile that seals in another way an older KEK may seal: the newest must. And one that
-        // was made and not told of is in no other token.
-        let seals = keks.last().is_none_or(|last| last.id == self.hsm.current_kek());
-        let untold = among_tokens && brings.puts.is_empty() && self.is_untold(&keks);
-        if !seals || untold {
-            brings = self.make_kek(&[]).await?.brings;
+        if let Some(instead) = self.instead_of_newest(&keks, among_tokens, &brings).await? {
+            brings = instead;
             keks = self.hsm.keks().await?;
         }
-        if self.destroy_own(&keks).await? {
+        if self.destroy_own().await? {
             keks = self.hsm.keks().await?;
         }
         self.note_held(&keks);
         let mut table: BTreeMap<u64, Epoch> =
             locked(&self.table).iter().map(|(n, (epoch, _))| (*n, epoch.clone())).collect();
         needed_are_there(table.values(), &keks, self.share.is_some())?;
-        if among_tokens {
-            let newest = keks.last().map(|kek| kek.number);
-            keks.retain(|kek| table.contains_key(&kek.number) || Some(kek.number) == newest);
-        }
-        for epoch in table.values() {
-            let back = keks.iter().any(|kek| kek.id == epoch.kek);
-            if epoch.state == EpochState::Destroyed && back {
-                tracing::error!(
-                    epoch = epoch.number,
-                    alarm = "kek-back",
-                    "the HSM holds the KEK of a destroyed epoch again"
-                );
-            }
-        }
+        self.tell_of_destroyed(&keks);
+        drop_passed_over(&mut keks, &table, among_tokens || self.hsm.is_several());
         let (mut changed, mut deeds) = (BTreeMap::new(), Vec::new());
         for kek in &keks {
             match table.get(&kek.number) {
@@ -106,10 +90,67 @@ impl Epochs {
         if !changed.is_empty() {
             tracing::info!(epoch = active.number, kek = %active.kek.0, %who, "KEK epoch begins");
             deeds.extend(brings.puts);
-            self.save_if(changed.into_values().collect(), deeds, brings.set).await?;
+            self.save_if(changed.values().cloned().collect(), deeds, brings.set).await?;
         }
         self.activate(&active, fresh);
+        // What its parcels are in the store for; until now a crash would have lost them.
+        if let Some(kek) = brings.made.filter(|kek| changed.contains_key(&kek.number)) {
+            self.hsm.bring_kek(&kek).await;
+        }
         Ok(())
+    }
+
+    fn tell_of_destroyed(&self, keks: &[KekInfo]) {
+        for (epoch, _) in locked(&self.table).values() {
+            let back = keks.iter().any(|kek| kek.id == epoch.kek);
+            if epoch.state == EpochState::Destroyed && back && !self.is_undone(epoch) {
+                tracing::error!(
+                    epoch = epoch.number,
+                    alarm = "kek-back",
+                    "the HSM holds the KEK of a destroyed epoch again"
+                );
+            }
+        }
+    }
+
+    /// What the next epoch begins with, where the newest KEK is not to begin one without more: it does not
+    /// seal, or was made and never told of, so that other tokens lack it.
+    async fn instead_of_newest(
+        &self,
+        keks: &[KekInfo],
+        among_tokens: bool,
+        brings: &Brings,
+    ) -> Result<Option<Brings>, EpochError> {
+        let Some(newest) = keks.last() else { return Ok(None) };
+        // Under a profile that seals in another way an older KEK may seal: the newest must.
+        if newest.id != self.hsm.current_kek() {
+            return Ok(Some(self.make_kek(&[]).await?.brings));
+        }
+        if brings.made.is_some() || !self.is_untold(keks) {
+            return Ok(None);
+        }
+        if among_tokens {
+            return Ok(Some(self.make_kek(&[]).await?.brings));
+        }
+        let puts = self.untaken(newest);
+        if !puts.is_empty() {
+            return Ok(Some(Brings { puts, set: None, made: Some(newest.clone()) }));
+        }
+        if !self.hsm.lacks_kek(newest).await {
+            return Ok(None);
+        }
+        match self.make_kek(&[]).await {
+            Ok(made) => Ok(Some(made.brings)),
+            Err(EpochError::Hsm(HsmError::Unavailable(why))) => {
+                tracing::warn!(
+                    epoch = newest.number,
+                    why,
+                    "a token lacks the newest KEK and no other is made now: begin an epoch when all work"
+                );
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Whether the newest KEK is of an epoch that is not written down.
@@ -186,6 +227,18 @@ pub async fn inspect(hsm: &dyn Hsm, records: &Records) -> Result<Vec<Epoch>, Epo
     let epochs: Vec<Epoch> = table.into_values().map(|(epoch, _)| epoch).collect();
     needed_are_there(&epochs, &keks, false)?;
     Ok(epochs)
+}
+
+/// Leaves those of known epochs, and what may begin one: the newest alone where tokens may lack the
+/// others. Of a store without epochs all do.
+fn drop_passed_over(keks: &mut Vec<KekInfo>, table: &BTreeMap<u64, Epoch>, newest_only: bool) {
+    let newest = keks.last().map(|kek| kek.number);
+    let Some(last) = table.keys().next_back().copied() else { return };
+    keks.retain(|KekInfo { number, .. }| {
+        // Below an epoch none begins any more: it was passed over.
+        let begins = *number > last && (!newest_only || Some(*number) == newest);
+        begins || table.contains_key(number)
+    });
 }
 
 fn needed_are_there<'a>(

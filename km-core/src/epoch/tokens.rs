@@ -1,8 +1,9 @@
 //! The tokens of this KM as KEKs come to them: how each takes those of others, and what waits for it in the
 //! store. Enter through [`Epochs::take_waiting`].
 //!
-//! A KEK that this KM made, and that one of its own tokens did not take at once, waits in the store as well: it
-//! can be wrapped only while it is made, so what the process alone knew would be lost with it.
+//! A KEK that this KM made waits in the store for its own other tokens as well, from the commit of its epoch on: it
+//! can be wrapped only while it is made, so what the process alone knew would be lost with it. One whose epoch
+//! was not committed is passed over when a token lacks it.
 
 use std::{
     sync::atomic::Ordering::Relaxed,
@@ -11,7 +12,9 @@ use std::{
 
 use super::{
     EpochError, Epochs,
-    receivers::{forget, km, parcel_key, place, put_receiver, receive, receivers, waiting},
+    receivers::{
+        check_tokens, keep_places, km, parcel_key, place, put_receiver, receive, receivers, waiting,
+    },
 };
 use crate::hsm::{HsmError, KekInfo, KekReceiver};
 
@@ -51,17 +54,21 @@ impl Epochs {
     /// Tells the others how the tokens of this KM take KEKs; whether any does.
     pub(super) async fn register(&self) -> Result<bool, EpochError> {
         let Some(share) = &self.share else { return Ok(false) };
-        let mut own = share.own.lock().await;
-        if own.is_due() {
-            match self.hsm.kek_receivers().await {
-                Ok(told) => own.learn(told),
+        if share.own.lock().await.is_due() {
+            // Nobody waits for a token that takes its time.
+            let told = match self.hsm.kek_receivers().await {
+                Ok(told) => told,
                 Err(HsmError::Unsupported(why)) => {
                     tracing::warn!(%why, "this key manager takes no KEK of another");
-                    own.learn(Vec::new());
+                    Vec::new()
                 }
                 Err(error) => return Err(error.into()),
-            }
+            };
+            share.own.lock().await.learn(told);
+            keep_places(&self.records, &share.me, &self.hsm.tokens()).await?;
         }
+        let own = share.own.lock().await;
+        check_tokens(own.known())?;
         for (token, receiver) in own.known() {
             put_receiver(&self.records, &place(&share.me, token), receiver).await?;
         }
@@ -105,7 +112,7 @@ impl Epochs {
         }
     }
 
-    /// Records of `kek` for the tokens of this KM that did not take it when it was made.
+    /// Records of `kek` for the tokens of this KM that are to take it.
     pub(super) fn untaken(&self, kek: &KekInfo) -> Vec<(Vec<u8>, Vec<u8>)> {
         let mut puts = Vec::new();
         for (token, parcel) in self.hsm.keks_waiting() {
@@ -117,10 +124,5 @@ impl Epochs {
             }
         }
         puts
-    }
-
-    /// No token of this KM takes the KEK of this number any more.
-    pub(super) async fn forget_waiting(&self, number: u64) -> Result<(), EpochError> {
-        forget(&self.records, self.me(), number).await
     }
 }

@@ -50,6 +50,20 @@ impl SoftHsm {
         Arc::new(Self { keks, pair: super::random(32), objects, opened, keeps_all })
     }
 
+    /// Another token with the same KEKs, as they are now.
+    pub fn copy_of(other: &Self) -> Arc<Self> {
+        let copy = Self::empty();
+        copy.copy_from(other);
+        copy
+    }
+
+    /// Has all KEKs of the other as well.
+    pub fn copy_from(&self, other: &Self) {
+        let theirs = other.keks.lock().unwrap();
+        let copies = theirs.iter().map(|(n, one)| (*n, kek(one.id.clone(), one.bytes.clone())));
+        self.keks.lock().unwrap().extend(copies);
+    }
+
     /// A new KEK, which seals from now on.
     pub fn make(&self) -> KekInfo {
         self.make_from(1)

@@ -4,6 +4,7 @@
 
 pub mod hsm;
 pub mod life;
+pub mod two;
 pub mod wire;
 
 use std::{sync::Arc, time::Duration};
@@ -20,6 +21,7 @@ use km_core::{
     payload::Storage,
     pool::{self, NewBlock, Pool, PoolConfig, PoolError, SuppliedKey},
     provenance::Provenance,
+    random::Random,
     records::{RecordError, Records},
     registry::Registry,
     run::{RunId, RunSpec},
@@ -102,7 +104,8 @@ impl Machine {
         let vault = Vault::new(self.hsm.clone());
         let key = vault.record_key(self.disk.as_ref()).await.unwrap();
         let records = Records::new(through, &key);
-        let epochs = Epochs::open(self.hsm.clone(), records.clone(), policy).await?;
+        let random = Arc::new(Random::of_token(self.hsm.clone()));
+        let epochs = Epochs::open(self.hsm.clone(), records.clone(), policy, random).await?;
         let cabinet = Arc::new(Cabinet::new(cluster("here"), MOST_OBJECTS));
         let vault = vault.with_epochs(epochs.clone()).with_cabinet(cabinet);
         Ok((records, vault, epochs))

@@ -10,6 +10,7 @@ mod beginning;
 mod crashing;
 mod destroying;
 mod moving;
+mod places;
 mod sharing;
 mod tampering;
 

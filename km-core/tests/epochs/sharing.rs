@@ -8,7 +8,7 @@ use km_core::{
     journal::Fence,
     material::ClearBytes,
     objects::Objects,
-    random::{QrngConfig, Random},
+    random::Random,
     records::Records,
     registry::Registry,
     store::{Commit, Outcome, Store},
@@ -18,34 +18,59 @@ use km_core::{
 
 use super::{common::hsm::SoftHsm, *};
 
-const POLICY: EpochPolicy =
+pub(super) const POLICY: EpochPolicy =
     EpochPolicy { max_age: None, max_seals: 1 << 20, reseal_per_s: 1000, approval_window: WINDOW };
 const WINDOW: Duration = Duration::from_secs(60);
+/// How long after a look the next one is due.
+const AGAIN: Duration = Duration::from_secs(300);
 
-struct Km {
-    records: Records,
-    objects: Objects,
-    epochs: Arc<Epochs>,
-    keeper: Arc<Keeper>,
+pub(super) struct Km {
+    pub(super) records: Records,
+    pub(super) objects: Objects,
+    pub(super) epochs: Arc<Epochs>,
+    pub(super) keeper: Arc<Keeper>,
 }
 
 /// Starts the KM `me` with its token on the store of `machine`.
-async fn start(machine: &Machine, hsm: &Arc<SoftHsm>, me: &str) -> Result<Km, String> {
-    start_with(machine, hsm, me, Duration::from_secs(300)).await
+pub(super) async fn start<H: Hsm + 'static>(
+    machine: &Machine,
+    hsm: &Arc<H>,
+    me: &str,
+) -> Result<Km, String> {
+    start_with(machine, hsm, me, AGAIN).await
 }
 
 /// The same, which looks again so soon.
-async fn start_with(
+pub(super) async fn start_with<H: Hsm + 'static>(
     machine: &Machine,
-    hsm: &Arc<SoftHsm>,
+    hsm: &Arc<H>,
     me: &str,
     again: Duration,
+) -> Result<Km, String> {
+    start_as(machine, hsm, me, (again, Arc::new(Random::of_token(hsm.clone())))).await
+}
+
+/// As [`start`]; it makes the wrapping of KEKs of these numbers.
+pub(super) async fn start_drawing<H: Hsm + 'static>(
+    machine: &Machine,
+    hsm: &Arc<H>,
+    me: &str,
+    random: Arc<Random>,
+) -> Result<Km, String> {
+    start_as(machine, hsm, me, (AGAIN, random)).await
+}
+
+async fn start_as<H: Hsm + 'static>(
+    machine: &Machine,
+    hsm: &Arc<H>,
+    me: &str,
+    (again, random): (Duration, Arc<Random>),
 ) -> Result<Km, String> {
     let store: Arc<dyn Store> = machine.disk.clone();
     let vault = Vault::new(hsm.clone());
     let key = epoch::catch_up(&vault, hsm.as_ref(), &store, me).await.map_err(|e| e.to_string())?;
     let records = Records::new(store, &key);
-    let epochs = Epochs::open_shared(hsm.clone(), records.clone(), POLICY, me).await;
+    let epochs = Epochs::open_shared(hsm.clone(), records.clone(), POLICY, random, me).await;
     let epochs = epochs.map_err(|e| e.to_string())?;
     let vault = vault.with_epochs(epochs.clone());
     let objects = Objects::new(records.clone(), vault.clone());
@@ -56,7 +81,7 @@ async fn start_with(
     Ok(Km { records, objects, epochs, keeper: Arc::new(keeper) })
 }
 
-async fn create(km: &Km, uid: &str) {
+pub(super) async fn create(km: &Km, uid: &str) {
     km.objects.create(object(uid), &ClearBytes::copy_from(&[7; 32])).await.unwrap();
 }
 
@@ -73,7 +98,7 @@ async fn admitted(
 }
 
 /// The KM `n2` joins with an empty token and has the keys of epoch 2.
-async fn joined() -> (Machine, Km, Arc<SoftHsm>) {
+pub(super) async fn joined() -> (Machine, Km, Arc<SoftHsm>) {
     let (machine, joining) = (Machine::new(), SoftHsm::empty());
     let n1 = start(&machine, &machine.hsm, "n1").await.unwrap();
     create(&n1, "before").await;
@@ -235,22 +260,6 @@ async fn a_parcel_of_an_intruder_is_not_taken() {
     assert_eq!(joining.keks().await.unwrap().len(), 1);
 }
 
-/// Not by the token's numbers either, nor by a library's: a KEK that nobody can wrap soundly is not made.
-#[tokio::test]
-async fn no_kek_is_made_for_others_while_a_random_source_is_away() {
-    let (machine, folder) = (Machine::new(), tempfile::tempdir().unwrap());
-    let n1 = start(&machine, &machine.hsm, "n1").await.unwrap();
-    let path = folder.path().join("qrng");
-    let away = QrngConfig { path, min_entropy: 8.0, deadline: Duration::from_secs(1) };
-    n1.epochs.draw_from(Arc::new(Random::with_qrng(Some(machine.hsm.clone()), away).unwrap()));
-    let before = machine.hsm.keks().await.unwrap();
-    let receiver = SoftHsm::empty().kek_receiver().await.unwrap();
-    let refused = admitted(&n1, "n2", &receiver).await.map(drop);
-    assert!(matches!(refused, Err(EpochError::Hsm(HsmError::Unavailable(_)))), "{refused:?}");
-    assert_eq!(machine.hsm.keks().await.unwrap(), before);
-    assert!(rows(&machine, b"share/receiver/n2").await.is_empty());
-}
-
 /// A crash between the KEK and its epoch loses the parcels: another one is begun.
 #[tokio::test]
 async fn a_kek_that_came_without_parcels_is_passed_over() {
@@ -271,7 +280,7 @@ async fn a_kek_that_came_without_parcels_is_passed_over() {
 }
 
 /// Somebody leads, whoever did before.
-async fn lead(machine: &Machine) -> Fence {
+pub(super) async fn lead(machine: &Machine) -> Fence {
     let commit = Commit::new().put(b"lead".to_vec(), b"who".to_vec());
     let Outcome::Committed(version) = machine.disk.commit(commit).await.unwrap() else { panic!() };
     Fence { key: b"lead".to_vec(), version }

@@ -106,13 +106,13 @@ impl Node {
         let keeper = config.keeper_of_generations();
         let anchor = Anchor::open(token.clone(), records.clone(), &keeper, is_new).await;
         let anchor = Arc::new(anchor.map_err(|e| of_anchor(config, &e))?);
-        let (hsm, kept) = (token.clone(), records.clone());
+        let (hsm, kept, policy, drawn) =
+            (token.clone(), records.clone(), config.epochs, random.clone());
         let epochs = match &config.shared {
-            None => Epochs::open(hsm, kept, config.epochs).await,
-            Some(shared) => Epochs::open_shared(hsm, kept, config.epochs, &shared.seat.node).await,
+            None => Epochs::open(hsm, kept, policy, drawn).await,
+            Some(shared) => Epochs::open_shared(hsm, kept, policy, drawn, &shared.seat.node).await,
         };
         let epochs = epochs.map_err(|e| of_epochs(&path, &e))?;
-        epochs.draw_from(random.clone());
         if let Some(membership) = &membership {
             membership.look(&epochs).await;
         }

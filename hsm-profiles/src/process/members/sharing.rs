@@ -51,9 +51,9 @@ pub fn take_no_keks(config: &TokenConfig) -> Result<Vec<(String, String)>, HsmEr
 }
 
 impl Members {
-    /// Makes the keys of a new epoch, of a number not below `from`, in one token, and has the others take
-    /// them; wrapped for `receivers` as well. Only while all tokens work that take KEKs at all: one that
-    /// is away would lack them for good.
+    /// Makes the keys of a new epoch, of a number not below `from`, in one token; wrapped for `receivers` as
+    /// well. What the other tokens are to take waits for [`Members::bring_kek`]. Only while all tokens work
+    /// that take KEKs at all: one that is away would lack them for good.
     pub(crate) async fn create_kek_for(
         &self,
         from: u64,
@@ -81,10 +81,14 @@ impl Members {
                 self.waiting().insert((*n, parcel.number), Parcel { parcel, told: false });
             }
         }
-        for (n, _) in takers {
-            self.bring(n, &kek).await;
-        }
         Ok((kek, parcels))
+    }
+
+    /// Has the other tokens take a KEK that was made in one; none of them knows of it before.
+    pub(crate) async fn bring_kek(&self, kek: &KekInfo) {
+        for n in 0..self.all.len() {
+            self.bring(n, kek).await;
+        }
     }
 
     /// How each token takes KEKs that another KM made; see [`Hsm::kek_receivers`](km_core::hsm::Hsm).
@@ -126,6 +130,36 @@ impl Members {
         self.ask_one(n, &request, Instant::now() + self.deadline).await?.kek()
     }
 
+    /// The names of all tokens, as [`Members::take_kek_in`] knows them.
+    pub(crate) fn names_of_all(&self) -> Vec<String> {
+        (0..self.all.len()).map(|n| self.name_of(n)).collect()
+    }
+
+    /// The KEKs that any token holds, of those that answer.
+    pub(crate) async fn keks_anywhere(&self) -> Result<Vec<KekInfo>, HsmError> {
+        let (mut all, mut failed) = (None, None);
+        for answer in self.ask_each(&Request::Keks).await {
+            match answer.and_then(Response::keks) {
+                Ok(keks) => all.get_or_insert_with(Vec::new).extend(keks),
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        let away = || failed.unwrap_or_else(|| HsmError::Unavailable(self.troubles()));
+        let mut all: Vec<KekInfo> = all.ok_or_else(away)?;
+        all.sort_by(|one, other| (one.number, &one.id.0).cmp(&(other.number, &other.id.0)));
+        all.dedup();
+        Ok(all)
+    }
+
+    /// Whether a token that takes KEKs answers and lacks this one.
+    pub(crate) async fn lacks_kek(&self, kek: &KekInfo) -> bool {
+        let answers = self.ask_each(&Request::Keks).await;
+        self.all.iter().zip(answers).any(|(member, answer)| {
+            let lacks = answer.and_then(Response::keks).is_ok_and(|keks| !keks.contains(kek));
+            lacks && member.check_takes_keks().is_ok()
+        })
+    }
+
     /// By what other KMs know a token: the first one has no name, whatever else there is.
     fn name_of(&self, n: usize) -> String {
         match self.all.get(n) {
@@ -137,7 +171,8 @@ impl Members {
     /// Destroys a KEK in every token; none takes it afterwards. Not while one is away: whoever asks a token
     /// that has destroyed it could not tell that another holds it still.
     pub(crate) async fn destroy_kek(&self, kek: &KekInfo) -> Result<(), HsmError> {
-        if let Some(away) = self.all.iter().find(|member| member.running().is_none()) {
+        // One whose worker lives may be away all the same.
+        if let Some(away) = self.all.iter().find(|member| !member.answers()) {
             return Err(HsmError::Unavailable(format!(
                 "no token destroys it, as {} is away ({}): try again when all work",
                 away.name,
@@ -202,7 +237,7 @@ impl Members {
         Ok(takers)
     }
 
-    /// Sees to it that a token holds the KEK that was just made.
+    /// Sees to it that a token holds the KEK that was made.
     async fn bring(&self, n: usize, kek: &KekInfo) {
         let Some(member) = self.all.get(n) else { return };
         let looked = Instant::now() + self.deadline;
@@ -222,10 +257,12 @@ impl Members {
     pub(super) async fn bring_waiting(&self, n: usize) {
         let Some(member) = self.all.get(n) else { return };
         let of_token = (n, 0)..=(n, u64::MAX);
-        let parcels: Vec<KekParcel> =
-            self.waiting().range(of_token).map(|(_, one)| one.parcel.clone()).collect();
-        for parcel in parcels {
-            let place = (n, parcel.number);
+        let places: Vec<(usize, u64)> =
+            self.waiting().range(of_token).map(|(place, _)| *place).collect();
+        for place in places {
+            // Its KEK may have been destroyed while another was brought.
+            let parcel = self.waiting().get(&place).map(|one| one.parcel.clone());
+            let Some(parcel) = parcel else { continue };
             let request = Request::TakeKek { parcel };
             match self.ask_one(n, &request, Instant::now() + self.deadline).await {
                 Ok(_) => drop(self.waiting().remove(&place)),
