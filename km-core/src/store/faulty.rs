@@ -1,10 +1,11 @@
-//! A store that fails on command, around any real one. For the tests of what stands above
+//! A store that fails, and lets a test act, on command, around any real one. For the tests of what stands above
 //! [`Store`]: pools and vaults must survive every outcome. Enter through [`FaultyStore::new`].
 
 use std::{
     collections::VecDeque,
     ops::Bound,
     path::Path,
+    pin::Pin,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -36,17 +37,27 @@ pub enum Fault {
     Barred,
 }
 
+/// What a test does at a moment of its choice.
+type Act = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// Wraps a store; passes everything through until told otherwise.
 pub struct FaultyStore<S> {
     inner: S,
     faults: Mutex<VecDeque<Fault>>,
     down: AtomicBool,
+    /// With the end of the prefix whose page is waited for.
+    act: Mutex<Option<(Vec<u8>, Act)>>,
 }
 
 impl<S> FaultyStore<S> {
     /// Wraps `inner`, without faults.
     pub fn new(inner: S) -> Self {
-        Self { inner, faults: Mutex::default(), down: AtomicBool::new(false) }
+        Self {
+            inner,
+            faults: Mutex::default(),
+            down: AtomicBool::new(false),
+            act: Mutex::default(),
+        }
     }
 
     /// The next commits meet these faults, one each, after those already waiting.
@@ -64,6 +75,16 @@ impl<S> FaultyStore<S> {
         self.down.store(down, Ordering::SeqCst);
     }
 
+    /// Before the next page of records is read whose prefix ends with `end`, `act` is done.
+    pub fn before_page(&self, end: &str, act: impl Future<Output = ()> + Send + 'static) {
+        *self.act() = Some((end.as_bytes().to_vec(), Box::pin(act)));
+    }
+
+    /// Whether what was to be done before a page still waits for its moment.
+    pub fn is_waited_for(&self) -> bool {
+        self.act().is_some()
+    }
+
     /// The store inside, to look at what really happened.
     pub fn inner(&self) -> &S {
         &self.inner
@@ -76,6 +97,14 @@ impl<S> FaultyStore<S> {
 
     fn faults(&self) -> MutexGuard<'_, VecDeque<Fault>> {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn act(&self) -> MutexGuard<'_, Option<(Vec<u8>, Act)>> {
+        self.act.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn due(&self, prefix: &[u8]) -> Option<Act> {
+        self.act().take_if(|(end, _)| prefix.ends_with(end)).map(|(_, act)| act)
     }
 
     fn up(&self) -> Result<&S, StoreError> {
@@ -102,6 +131,9 @@ impl<S: Store> Store for FaultyStore<S> {
         after: Bound<Vec<u8>>,
         limit: usize,
     ) -> Result<Vec<Record>, StoreError> {
+        if let Some(act) = self.due(prefix) {
+            act.await;
+        }
         self.up()?.range(prefix, after, limit).await
     }
 

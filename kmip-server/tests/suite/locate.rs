@@ -286,7 +286,7 @@ async fn objects_of_all_types_are_found_once_while_others_change_them() {
         });
         let all = Request { storage_status_mask: Some(mask), ..client::locate([]) };
         let mut found = client.locate(all).await.unwrap().ids;
-        assert!(network.north.store.is_over(), "{moment:?} came");
+        assert!(!network.north.store.is_waited_for(), "{moment:?} came");
         // Of what fits not all the while nothing is asked.
         let stays = |id: &String| mask == 5 || !gone.contains(id);
         found.retain(|id| made.contains(id) && stays(id));
@@ -313,5 +313,5 @@ async fn what_becomes_another_type_meanwhile_is_told_once() {
         objects.replace(new, &clear, (&old.0, old.1)).await.unwrap();
     });
     assert_eq!(find(&mut client, []).await, [key, secret]);
-    assert!(network.north.store.is_over());
+    assert!(!network.north.store.is_waited_for());
 }

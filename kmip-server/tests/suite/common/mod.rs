@@ -4,7 +4,6 @@
 mod client;
 #[path = "../../../../testkit/hsm.rs"]
 mod hsm;
-mod moments;
 #[path = "../../../../testkit/wire.rs"]
 mod wire;
 
@@ -28,7 +27,7 @@ use km_core::{
     records::Records,
     registry::Registry,
     run::MAX_SLAVES,
-    store::SqliteStore,
+    store::{SqliteStore, faulty::FaultyStore},
     supply::{Supply, SupplyLimits},
     vault::Vault,
 };
@@ -44,7 +43,6 @@ use transport::{
 
 pub(crate) use client::{Client, attribute, refusal};
 use hsm::{SoftwareHsm, random};
-use moments::Moments;
 use wire::Wire;
 
 /// Registered applications and where they connect.
@@ -67,7 +65,7 @@ pub(crate) struct End {
     pub(crate) supply: Arc<Supply>,
     pub(crate) pool: Arc<Pool>,
     pub(crate) objects: Objects,
-    pub(crate) store: Arc<Moments>,
+    pub(crate) store: Arc<FaultyStore<SqliteStore>>,
     pub(crate) hsm: Arc<SoftwareHsm>,
     pub(crate) server: Arc<Server>,
     pub(crate) address: String,
@@ -257,7 +255,7 @@ impl End {
         (limits, policies, quotas): &(Limits, Policies, BTreeMap<SaeId, Quota>),
     ) -> Self {
         let path = dir.path().join(format!("{here}.db"));
-        let store = Arc::new(Moments::of(SqliteStore::open(path).unwrap()));
+        let store = Arc::new(FaultyStore::new(SqliteStore::open(path).unwrap()));
         let hsm = Arc::new(SoftwareHsm::new());
         let vault = Vault::new(hsm.clone());
         let record_key = vault.record_key(store.as_ref()).await.unwrap();
