@@ -14,7 +14,8 @@ use crate::link::Link;
 use crate::process::inside::Incoming;
 use crate::profile::Profile;
 use crate::queue::{Job, Queue, Reply};
-use crate::request::{Request, Response};
+use crate::request::Request;
+use crate::response::Response;
 use crate::watch::Watch;
 use crate::worker;
 

@@ -41,6 +41,7 @@ mod process;
 mod profile;
 mod queue;
 mod request;
+mod response;
 mod slot;
 pub mod soft;
 pub mod suite;

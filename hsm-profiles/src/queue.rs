@@ -18,7 +18,8 @@ use km_core::hsm::HsmError;
 use tokio::sync::oneshot;
 
 use crate::process::inside::{Back, Fetched, Incoming};
-use crate::request::{Request, Response};
+use crate::request::Request;
+use crate::response::Response;
 
 const MAX_JOBS: usize = 1024;
 /// Bounds the memory of waiting messages.

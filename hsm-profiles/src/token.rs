@@ -14,7 +14,8 @@ use km_core::usage::{KeyKind, KeyUse};
 use crate::config::TokenConfig;
 use crate::here::Here;
 use crate::process::{MemberStatus, Members, Program};
-use crate::request::{Request, Response};
+use crate::request::Request;
+use crate::response::Response;
 
 /// One PKCS#11 token with its sessions and KEKs. Dropping it closes them.
 pub struct Token {

@@ -239,7 +239,8 @@ mod tests {
     use km_core::usage::{Action, Cipher, KeyKind, KeyUse};
 
     use super::*;
-    use crate::request::{Request, Response};
+    use crate::request::Request;
+    use crate::response::Response;
 
     fn requests() -> Vec<Request> {
         let sealed =

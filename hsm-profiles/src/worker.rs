@@ -15,7 +15,8 @@ use crate::fault::{Fault, classify};
 use crate::lane::{Lane, OpError};
 use crate::link::{Connection, Link, code};
 use crate::queue::{Job, Queue, Reply, Taken, deliver};
-use crate::request::{Request, Response};
+use crate::request::Request;
+use crate::response::Response;
 use crate::watch::Watched;
 
 /// New session, new login, one more: no error needs a fourth try.

@@ -24,7 +24,7 @@ use crate::config::TokenConfig;
 use crate::here::Ready;
 use crate::link::Link;
 use crate::queue::{Job, Reply};
-use crate::request::Response;
+use crate::response::Response;
 use crate::wire::{Inbox, Outbox};
 
 /// How soon the KM hears of a change that comes without an answer, and of a call that hangs.

@@ -17,7 +17,8 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::{Notify, oneshot};
 
 use super::{Ask, Seen, Told, now_us};
-use crate::request::{Request, Response};
+use crate::request::Request;
+use crate::response::Response;
 use crate::wire::{Inbox, Outbox};
 
 const MAX_WAITING: usize = 1024;

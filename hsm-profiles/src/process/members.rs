@@ -28,7 +28,8 @@ use crate::clock::Clock;
 use crate::config::{Spread, TokenConfig};
 use crate::here::wanted_sessions;
 use crate::profile::Profile;
-use crate::request::{Request, Response};
+use crate::request::Request;
+use crate::response::Response;
 
 pub use sharing::take_no_keks;
 

@@ -26,7 +26,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::TokenConfig;
 use crate::link::Known;
-use crate::request::{Request, Response};
+use crate::request::Request;
+use crate::response::Response;
 
 pub(crate) use members::Members;
 pub use members::take_no_keks;

@@ -6,7 +6,8 @@ use std::time::Instant;
 use km_core::hsm::HsmError;
 
 use super::line::{Coming, Line, NotSent};
-use crate::request::{Request, Response};
+use crate::request::Request;
+use crate::response::Response;
 
 pub(super) struct Sent {
     /// Which token.

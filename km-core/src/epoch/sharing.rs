@@ -189,8 +189,9 @@ impl Epochs {
         }
     }
 
-    /// All that waits for the tokens of `name`, each with the name of the token. Whoever joins needs it: another may have joined at the same
-    /// time, and the record key be under the epoch that began for that one.
+    /// All that waits for the tokens of `name`, each with the name of the token. Whoever joins needs it:
+    /// another may have joined at the same time, and the record key be under the epoch that began for that
+    /// one.
     ///
     /// # Errors
     /// Those of the store.

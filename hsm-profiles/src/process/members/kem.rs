@@ -8,7 +8,8 @@ use km_core::material::ClearBytes;
 use km_core::usage::kem::KemSet;
 
 use super::Members;
-use crate::request::{Request, Response};
+use crate::request::Request;
+use crate::response::Response;
 
 impl Members {
     pub(crate) fn are_several(&self) -> bool {

@@ -14,7 +14,8 @@ use super::Members;
 use crate::config::TokenConfig;
 use crate::parcels;
 use crate::profile::Profile;
-use crate::request::{Request, Response};
+use crate::request::Request;
+use crate::response::Response;
 
 /// Tokens of one configuration open what the others sealed, and take their KEKs.
 pub(super) fn check_alike(config: &TokenConfig) -> Result<(), HsmError> {
