@@ -10,7 +10,7 @@ use aws_lc_rs::kem::{
 };
 use ml_kem::{B32, EncapsulationKey768, EncapsulationKey1024, Key};
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroize;
+use zeroize::Zeroizing;
 
 use crate::{
     hsm::{Custody, HsmError},
@@ -131,25 +131,23 @@ pub fn encapsulate_of(
 ) -> Result<(Vec<u8>, ClearBytes), HsmError> {
     let misfit = || HsmError::Input("the ML-KEM public key cannot be read".to_owned());
     let short = |_| HsmError::Unsupported(format!("ML-KEM takes {SECRET_BYTES} bytes of a seed"));
-    let mut m = seed.expose(|seed| B32::try_from(seed).map_err(short))?;
-    let (ciphertext, mut secret) = match set {
+    // Overwritten on every way out.
+    let m = Zeroizing::new(seed.expose(|seed| B32::try_from(seed).map_err(short))?);
+    let (ciphertext, secret) = match set {
         KemSet::MlKem768 => {
             let key = Key::<EncapsulationKey768>::try_from(public).map_err(|_| misfit())?;
             let key = EncapsulationKey768::new(&key).map_err(|_| misfit())?;
             let (ciphertext, secret) = key.encapsulate_deterministic(&m);
-            (ciphertext.to_vec(), secret)
+            (ciphertext.to_vec(), Zeroizing::new(secret))
         }
         KemSet::MlKem1024 => {
             let key = Key::<EncapsulationKey1024>::try_from(public).map_err(|_| misfit())?;
             let key = EncapsulationKey1024::new(&key).map_err(|_| misfit())?;
             let (ciphertext, secret) = key.encapsulate_deterministic(&m);
-            (ciphertext.to_vec(), secret)
+            (ciphertext.to_vec(), Zeroizing::new(secret))
         }
     };
-    let clear = ClearBytes::copy_from(&secret);
-    m.zeroize();
-    secret.zeroize();
-    Ok((ciphertext, clear))
+    Ok((ciphertext, ClearBytes::copy_from(&secret)))
 }
 
 /// Refuses what is no public key of this set, before a token sees it: a token need not tell a bad key
