@@ -288,20 +288,29 @@ impl Script for Kmip {
     }
 }
 
-/// Result Status (tag 42007F, Enumeration) of each of `items` batch items is Success (0).
+/// Whether the answer has `items` batch items, and Result Status (tag 42007F, Enumeration) of each is
+/// Success (0).
 fn kmip_ok(frame: &[u8], items: usize) -> Result<(), String> {
-    const STATUS: [u8; 8] = [0x42, 0x00, 0x7F, 0x05, 0, 0, 0, 4];
-    let mut rest = frame;
-    for _ in 0..items {
-        let Some(at) = rest.windows(8).position(|w| w == STATUS) else {
-            return Err(refusal(frame));
-        };
-        rest = rest.get(at + 8..).unwrap_or_default();
-        if rest.get(..4) != Some(&[0; 4]) {
-            return Err(refusal(frame));
-        }
-    }
-    Ok(())
+    const ITEM: [u8; 4] = [0x42, 0x00, 0x0F, 0x01];
+    const STATUS: [u8; 4] = [0x42, 0x00, 0x7F, 0x05];
+    let message = parts(frame).next().map(|(_, message)| message).unwrap_or_default();
+    let answered = parts(message).filter(|(tag, _)| *tag == ITEM);
+    let done = answered.filter(|(_, item)| {
+        parts(item).find(|(tag, _)| *tag == STATUS).is_some_and(|(_, status)| status == [0; 4])
+    });
+    if done.count() == items { Ok(()) } else { Err(refusal(frame)) }
+}
+
+/// The values that follow each other in `bytes` (TTLV), each with its tag and type.
+fn parts(mut bytes: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    std::iter::from_fn(move || {
+        let (head, rest) = bytes.split_first_chunk::<8>()?;
+        let len = u32::from_be_bytes([head[4], head[5], head[6], head[7]]) as usize;
+        let value = rest.get(..len)?;
+        let tag = bytes.get(..4)?;
+        bytes = rest.get(len.next_multiple_of(8)..).unwrap_or_default();
+        Some((tag, value))
+    })
 }
 
 /// What the server says of the first item it refused.
