@@ -1,7 +1,7 @@
 //! Clear key material. Enter through [`ClearBytes`].
 //!
 //! Invariant: clear bytes live only here. The type has no `Clone`, no `Serialize`, its `Debug`
-//! says only the length, its memory is overwritten on drop, and every reader is named
+//! says only the length, its memory is overwritten on drop, and every reader's name begins as
 //! [`ClearBytes::expose`], so `grep expose` is the audit.
 
 use std::{fmt, ops::Range};
@@ -45,9 +45,15 @@ impl ClearBytes {
         self.0.append(&other.0);
     }
 
-    /// The one door to the bytes. They must not outlive the closure.
+    /// The door to the bytes. They must not outlive the closure.
     pub fn expose<R>(&self, read: impl FnOnce(&[u8]) -> R) -> R {
         read(&self.0)
+    }
+
+    /// The buffer itself, for an answer that says what is in it, and for what is no secret any more (a
+    /// ciphertext, a signature).
+    pub fn expose_whole(self) -> Wiped {
+        self.0
     }
 
     /// Length in bytes.

@@ -43,6 +43,8 @@ use qkm_tests::{
 use transport::TlsFiles;
 
 const CONNECTIONS: [usize; 3] = [1, 8, 64];
+/// A measurement and what it is measured against take turns, so that both see the same machine.
+const TURNS: u32 = 4;
 /// About the sizes of an `enc_keys` exchange for one key.
 const ECHO_REQUEST: usize = 96;
 const ECHO_RESPONSE: usize = 320;
@@ -95,15 +97,16 @@ async fn measure() {
     let wanted = |part: &str| parts.contains(&part);
     let time = Duration::from_secs(number("QKM_BENCH_SECONDS", 4));
     let stored_keys = number("QKM_BENCH_KEYS", 10_000_000);
-    let mut bench = Bench { report: Report::default(), time };
     let options =
         Options { rate: Some("\"max\"".into()), max_stored_mib: 1024, ..Options::default() };
     let network = Network::start(options).await;
     // Nothing is taken in while something else is measured.
     network.set_sim_paused(true).await;
+    let echo = Ceiling::start(&network);
+    let mut bench = Bench { report: Report::default(), time, echo };
 
     bench.report.add("fsync_median", cpu::fsync_median_us(network.dir(), 300) as f64, "us");
-    bench.echo(&network).await;
+    bench.ceiling().await;
     bench.fill(&network, 400_000).await;
     if wanted("etsi014") {
         bench.etsi014(&network).await;
@@ -158,28 +161,62 @@ fn echo_role() -> Option<(TlsFiles, usize, usize)> {
 struct Bench {
     report: Report,
     time: Duration,
+    echo: Ceiling,
+}
+
+/// The bare TLS echo.
+struct Ceiling {
+    server: Server,
+    target: Target,
+}
+
+impl Ceiling {
+    fn start(network: &Network) -> Self {
+        let (server, address) = spawn_echo(&network.tls("km-north"), ECHO_REQUEST, ECHO_RESPONSE);
+        let framing = Framing::Fixed(ECHO_RESPONSE);
+        Self { server, target: Target::new(&address, &network.tls("sae-n1"), framing) }
+    }
+
+    async fn scripts(&self, connections: usize) -> Vec<Echo> {
+        let open = self.target.connect_many(connections).await;
+        open.into_iter().map(|c| Echo::new(c, ECHO_REQUEST)).collect()
+    }
 }
 
 impl Bench {
-    /// Runs scripts made for each number of connections; reports rates, latencies and CPU.
+    /// Runs scripts made for each number of connections, in turn with the echo; reports rates, latencies
+    /// and CPU.
     async fn sweep<S, F>(&mut self, name: &str, pid: u32, mut scripts: F)
     where
         S: Script,
         F: AsyncFnMut(usize) -> Vec<S>,
     {
+        let time = self.time / TURNS;
         for connections in CONNECTIONS {
-            let scripts = scripts(connections).await;
-            let (figures, used) = loaded(scripts, pid, self.time).await;
-            self.rows(name, connections, &figures, used);
+            let (mut figures, mut used, mut echoed) = (Figures::default(), 0.0, 0.0);
+            for _ in 0..TURNS {
+                let echo = closed_loop(self.echo.scripts(connections).await, time).await;
+                echoed += echo.per_second() / f64::from(TURNS);
+                let (turn, turn_used) = loaded(scripts(connections).await, pid, time).await;
+                figures.add(turn);
+                used += turn_used;
+            }
+            self.rows(name, connections, &figures, used, Some(echoed));
         }
     }
 
-    fn rows(&mut self, name: &str, connections: usize, figures: &Figures, used_us: f64) {
+    fn rows(
+        &mut self,
+        name: &str,
+        connections: usize,
+        figures: &Figures,
+        used_us: f64,
+        ceiling: Option<f64>,
+    ) {
         if let Some(failure) = &figures.first_failure {
             println!("{name}: {} failures, the first: {failure}", figures.failures);
         }
         let name = format!("{name}@{connections}");
-        let ceiling = self.report.get(&format!("tls_echo_per_s@{connections}"));
         match ceiling {
             Some(ceiling) => self.report.against(&name, figures.per_second(), "1/s", ceiling),
             None => self.report.add(&name, figures.per_second(), "1/s"),
@@ -205,16 +242,15 @@ impl Bench {
         }
     }
 
-    async fn echo(&mut self, network: &Network) {
-        let (server, address) = spawn_echo(&network.tls("km-north"), ECHO_REQUEST, ECHO_RESPONSE);
-        let client = network.tls("sae-n1");
-        let target = Target::new(&address, &client, Framing::Fixed(ECHO_RESPONSE));
-        let scripts = async |count| {
-            let connections = target.connect_many(count).await;
-            connections.into_iter().map(|c| Echo::new(c, ECHO_REQUEST)).collect()
-        };
-        self.sweep("tls_echo_per_s", server.0.id(), scripts).await;
-        let half = scripts(64).await;
+    /// The echo alone.
+    async fn ceiling(&mut self) {
+        let pid = self.echo.server.0.id();
+        for connections in CONNECTIONS {
+            let scripts = self.echo.scripts(connections).await;
+            let (figures, used) = loaded(scripts, pid, self.time).await;
+            self.rows("tls_echo_per_s", connections, &figures, used, None);
+        }
+        let half = self.echo.scripts(64).await;
         self.half_load("tls_echo_per_s", half).await;
     }
 

@@ -52,10 +52,11 @@ pub(crate) struct Opened {
 }
 
 const TUNABLES: &str = "GLIBC_TUNABLES";
-/// Freed pieces of memory of each size that a thread keeps for itself. PKCS#11 libraries make and free dozens
-/// in each call; the C library's usual 7 are not enough for them, and what is left over costs a tenth of
-/// SoftHSM's time. More than 127 is too much for versions before 2.30.
-const KEPT_PIECES: &str = "glibc.malloc.tcache_count=127";
+/// Freed pieces of memory of each size that a thread keeps for itself, and the largest of them in bytes (of a
+/// size there is one for every 16 bytes). PKCS#11 libraries make and free dozens in each call; the C library's
+/// usual 7 of up to 1 KiB are not enough for them, and what is left over costs a tenth of SoftHSM's time. More
+/// than 127 is too much for versions before 2.30.
+const KEPT_PIECES: &str = "glibc.malloc.tcache_count=127:glibc.malloc.tcache_max=4096";
 
 /// What the C library of a worker is told; what the administrator tells it comes last, and wins.
 fn tunables(told: Option<OsString>) -> OsString {

@@ -57,7 +57,10 @@ impl OneUse for Request {
         };
         Ok(Step::asks(kind, Action::Decrypt(cipher), sealed, move |cx, clear| {
             let rest = |clear: &[u8]| SecretBytes::copy_from(clear.get(before..).unwrap_or(&[]));
-            let data = Some(clear.expose(rest));
+            let data = Some(match before {
+                0 => SecretBytes::new(clear.expose_whole()),
+                _ => clear.expose(rest),
+            });
             Response { id, data, correlation_value: input.keep(cx, len) }
         }))
     }

@@ -68,7 +68,7 @@ impl OneUse for Request {
                 return Err(subject.unusable("a private key encrypts nothing"));
             }
             _ => Step::asks(kind, Action::Encrypt(cipher), data, |cx, bytes| {
-                sealed.answer(cx, bytes.expose(<[u8]>::to_vec))
+                sealed.answer(cx, bytes.expose_whole().into_vec())
             }),
         })
     }
@@ -91,7 +91,7 @@ impl Sealed {
         let mut tag = tag
             .map(|tag| sealed.split_off(sealed.len().saturating_sub(tag)))
             .filter(|_| input.ends());
-        let mut sealed = sealed.split_off(input.given.min(sealed.len()));
+        drop(sealed.drain(..input.given.min(sealed.len())));
         if cx.version < Version::V1_4 {
             // There is no field for it, and it stays at the end of the data.
             sealed.extend(tag.take().unwrap_or_default());

@@ -45,7 +45,7 @@ impl OneUse for Request {
         let hash = hash(subject)?;
         Ok(Step::asks(KeyKind::Hmac, Action::Mac(hash), input.whole(), |_, mac| Response {
             id,
-            mac: Some(mac.expose(<[u8]>::to_vec)),
+            mac: Some(mac.expose_whole().into_vec()),
             correlation_value: None,
         }))
     }

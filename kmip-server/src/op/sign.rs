@@ -51,7 +51,7 @@ impl OneUse for Request {
         }
         let message = usage::message(scheme, input.whole(), digested)?;
         Ok(Step::asks(kind, Action::Sign(scheme), message, |_, signature| {
-            let signature = Some(signature.expose(<[u8]>::to_vec));
+            let signature = Some(signature.expose_whole().into_vec());
             Response { id, signature, correlation_value: None }
         }))
     }

@@ -9,13 +9,10 @@ use qkm_tests::{
     network::{End, Network},
 };
 
-use super::{Bench, CONNECTIONS, loaded, spawn_echo};
+use super::{Bench, CONNECTIONS, TURNS, loaded, spawn_echo};
 
 /// Items of a KMIP request that asks for many at once.
 const BATCH: usize = 32;
-
-/// A measurement and what it is measured against take turns, so that both see the same machine.
-const TURNS: u32 = 4;
 
 impl Bench {
     /// Keys in use in the token through KMIP, against the same calls in a plain loop with as many
@@ -65,7 +62,8 @@ impl Bench {
             figures.add(turn);
             used_us += used;
         }
-        self.rows(&format!("{name}_per_s"), count, &figures, used_us);
+        let echo = self.report.get(&format!("tls_echo_per_s@{count}"));
+        self.rows(&format!("{name}_per_s"), count, &figures, used_us, echo);
         self.report.add(&format!("{name}_direct_per_s@{count}"), alone, "1/s");
         let done = figures.per_second() * items as f64;
         self.report.against(&format!("{name}_of_direct@{count}"), done, "1/s", alone);
