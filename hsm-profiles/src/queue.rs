@@ -24,10 +24,13 @@ use crate::response::Response;
 const MAX_JOBS: usize = 1024;
 /// Bounds the memory of waiting messages.
 const MAX_BYTES: usize = 32 << 20;
-/// What one worker takes at a time: operations and bytes after which it takes no more. Their answers
-/// leave together, so this is also what an answer may wait for others: about 1 ms of signatures.
+/// Jobs that one worker takes at a time.
 const MAX_BATCH: usize = 16;
-const MAX_BATCH_BYTES: usize = 32 << 10;
+/// Operations and bytes after which it takes no more. Their answers leave together, so this is also what an
+/// answer may wait for others: about 1 ms. Each batch of answers costs the KM a wake-up, and under load
+/// it waits for a processor.
+const MOST_SHORT: Most = Most { operations: 64, bytes: 128 << 10 };
+const MOST_LONG: Most = Most { operations: 16, bytes: 32 << 10 };
 
 /// Where the answer to a request goes.
 pub(crate) enum Reply {
@@ -67,6 +70,11 @@ impl Job {
         let left = matches!(&self.reply, Reply::Caller(caller) if caller.is_closed());
         left || Instant::now() >= self.deadline
     }
+}
+
+struct Most {
+    operations: usize,
+    bytes: usize,
 }
 
 /// How long a job keeps its session.
@@ -114,13 +122,13 @@ impl State {
     }
 
     fn share(&mut self, work: Work, batch: &mut Vec<Job>, workers: usize) {
-        let jobs = match work {
-            Work::Short => &mut self.short,
-            Work::Long => &mut self.long,
+        let (jobs, most) = match work {
+            Work::Short => (&mut self.short, MOST_SHORT),
+            Work::Long => (&mut self.long, MOST_LONG),
         };
         let share = (jobs.len() / workers).clamp(1, MAX_BATCH);
         let (mut operations, mut bytes) = (0, 0);
-        while batch.len() < share && operations < MAX_BATCH && bytes < MAX_BATCH_BYTES {
+        while batch.len() < share && operations < most.operations && bytes < most.bytes {
             let Some(job) = jobs.pop_front() else { break };
             let size = job.request.bytes();
             self.bytes -= size;
@@ -310,7 +318,7 @@ mod tests {
         assert_eq!(batch.len(), 3);
         let queue = Queue::new(1, None, None);
         for _ in 0..12 {
-            queue.push(job(MAX_BATCH_BYTES / 2)).unwrap();
+            queue.push(job(MOST_SHORT.bytes / 2)).unwrap();
         }
         batch.clear();
         queue.take(&mut batch, None, None);

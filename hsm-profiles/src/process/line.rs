@@ -1,9 +1,9 @@
 //! The KM's end of one running worker: many requests under way at once. Enter through
 //! [`Line::send`].
 //!
-//! A request that finds none before it is written at once, and so is one that asks for several things. The
-//! others add frames to one buffer; a task writes all that came together, another reads all answers that
-//! came together: under load few system calls are spent on hand-over.
+//! A request that finds none before it is written at once. The others add frames to one buffer; a task
+//! writes all that came together, another reads all answers that came together: under load few system
+//! calls are spent on hand-over.
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -109,10 +109,8 @@ impl Line {
             drop(self.delist(id));
             return Err(NotSent::Refused(HsmError::Unsupported(error.to_string())));
         }
-        // The task that writes does not run before the caller lets go of its thread: of a batch in parts, the
-        // token would begin the first only when the last is ready too.
-        if (alone || request.operations() > 1) && !out.task_writes {
-            // What goes wrong, the task finds as well.
+        if alone && !out.task_writes {
+            // Nothing to share the system call with. What goes wrong, the task finds as well.
             let count = write_now(&self.socket, out.frames.waiting()).unwrap_or(0);
             out.frames.sent(count);
         }
