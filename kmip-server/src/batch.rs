@@ -175,14 +175,16 @@ async fn run(
     let mut cx = context(undo.is_some());
     cx.roles = roles;
     let start = response.checkpoint();
-    let mut together = Together::new(until);
     let mut items = VecDeque::from(items);
-    let several = undo.is_none() && items.len() > 1;
+    let mut together = (undo.is_none() && items.len() > 1).then(|| Together::new(until));
     loop {
-        if several {
-            Box::pin(together.begin(|| context(false), &mut items)).await;
-        }
-        let next = together.next().await;
+        let next = match &mut together {
+            Some(together) => {
+                Box::pin(together.begin(|| context(false), &mut items)).await;
+                together.next().await
+            }
+            None => None,
+        };
         let was_together = next.is_some();
         let (code, id, mut done) = match next {
             Some(done) => done,
@@ -216,7 +218,7 @@ async fn run(
         if failed && !go_on {
             break;
         }
-        if was_together {
+        if let Some(together) = together.as_ref().filter(|_| was_together) {
             together.answered();
         }
     }

@@ -35,9 +35,15 @@ pub(crate) async fn on_line(
     id: Option<UniqueIdentifier>,
 ) -> Result<(Object, Version), OpError> {
     let found = object(cx, id).await?;
-    match Meta::of(&found.0)?.dates.archived {
-        None => Ok(found),
-        Some(_) => Err(OpError::Archived(found.0.uid)),
+    on_line_head(&found.0).map(|_| found)
+}
+
+/// The head of an object, when it is not in archival storage.
+pub(crate) fn on_line_head(object: &Object) -> Result<Meta, OpError> {
+    let meta = Meta::of(object)?;
+    match meta.dates.archived {
+        None => Ok(meta),
+        Some(_) => Err(OpError::Archived(object.uid.clone())),
     }
 }
 

@@ -146,7 +146,8 @@ async fn given(
     let (object, version) = cx.objects().get(cx.caller.tenant(), &object.uid).await?;
     let (id, attributes) = (object.uid.clone(), told_of(cx, &object, |_| true)?);
     let wish = Wish { format: None, compression: None, wrap_type: None, wrapping: None };
-    let carried = give(cx, object, version, wish).await?;
+    let meta = Meta::of(&object)?;
+    let carried = give(cx, (object, &meta), version, wish).await?;
     let function = if replaced.is_some() { PutFunction::Replace } else { PutFunction::New };
     tracing::debug!(key = %id, application = %cx.caller.application(), "put");
     Ok(op::put::Request { id, function, replaced, object: carried, attributes })

@@ -6,7 +6,8 @@ use super::get::{Wish, give};
 use crate::{context::Context, error::OpError, find, shown};
 
 pub(crate) async fn export(cx: &mut Context<'_>, request: Request) -> Result<Response, OpError> {
-    let (object, version) = find::on_line(cx, request.id).await?;
+    let (object, version) = find::object(cx, request.id).await?;
+    let meta = find::on_line_head(&object)?;
     let id = object.uid.clone();
     let attributes = shown::listed(shown::with_digest(cx, &object).await?);
     let wish = Wish {
@@ -15,7 +16,7 @@ pub(crate) async fn export(cx: &mut Context<'_>, request: Request) -> Result<Res
         wrap_type: request.key_wrap_type,
         wrapping: request.key_wrapping_specification,
     };
-    let object = give(cx, object, version, wish).await?;
+    let object = give(cx, (object, &meta), version, wish).await?;
     tracing::debug!(key = %id, caller = %cx.caller.application(), "exported");
     Ok(Response { id, attributes, object })
 }

@@ -34,7 +34,8 @@ pub(crate) struct Wish {
 }
 
 pub(crate) async fn get(cx: &mut Context<'_>, request: Request) -> Result<Response, OpError> {
-    let (object, version) = find::on_line(cx, request.id).await?;
+    let (object, version) = find::object(cx, request.id).await?;
+    let meta = find::on_line_head(&object)?;
     let id = object.uid.clone();
     let wish = Wish {
         format: request.key_format_type,
@@ -42,7 +43,7 @@ pub(crate) async fn get(cx: &mut Context<'_>, request: Request) -> Result<Respon
         wrap_type: request.key_wrap_type,
         wrapping: request.key_wrapping_specification,
     };
-    let object = give(cx, object, version, wish).await?;
+    let object = give(cx, (object, &meta), version, wish).await?;
     tracing::debug!(key = %id, caller = %cx.caller.application(), "given");
     Ok(Response { id, object })
 }
@@ -50,19 +51,18 @@ pub(crate) async fn get(cx: &mut Context<'_>, request: Request) -> Result<Respon
 /// The object as wanted; from now on it counts as given.
 pub(crate) async fn give(
     cx: &Context<'_>,
-    object: Object,
+    (object, meta): (Object, &Meta),
     version: Version,
     wish: Wish,
 ) -> Result<Carried, OpError> {
-    let meta = Meta::of(&object)?;
-    check(&object, &meta, &wish)?;
+    check(&object, meta, &wish)?;
     let clear = cx.objects().open(&object).await?;
     if !material::has_block(meta.kind()) {
-        let carried = material::without_block(&meta, &clear)?;
-        mark(cx, object, version, &meta).await?;
+        let carried = material::without_block(meta, &clear)?;
+        mark(cx, object, version, meta).await?;
         return Ok(carried);
     }
-    let mut given = Given::stored(&meta, &clear);
+    let mut given = Given::stored(meta, &clear);
     if let (Some(data), Some(KeyWrapType::NotWrapped)) = (&given.wrapping, wish.wrap_type) {
         given = Box::pin(wrap::unwrap(cx, &data.clone(), given)).await?;
     }
@@ -81,7 +81,7 @@ pub(crate) async fn give(
             let text = "a key that was registered wrapped is not converted";
             return Err(OpError::KeyFormat(text.to_owned()));
         }
-        given.value = material::plain(formats::convert(&meta, &clear, wanted)?);
+        given.value = material::plain(formats::convert(meta, &clear, wanted)?);
         given.format = wanted;
     }
     if let Some(wanted) = wish.wrapping {
@@ -94,8 +94,8 @@ pub(crate) async fn give(
         };
         given = Box::pin(wrap::wrap(cx, wanted, given, &attributes)).await?;
     }
-    mark(cx, object, version, &meta).await?;
-    material::with_block(&meta, given)
+    mark(cx, object, version, meta).await?;
+    material::with_block(meta, given)
 }
 
 fn check(object: &Object, meta: &Meta, wish: &Wish) -> Result<(), OpError> {
