@@ -162,7 +162,7 @@ fn own_seed(seed: &ClearBytes, at: usize, public: &[u8]) -> Result<ClearBytes, H
         extracted.expand(&info, HKDF_SHA256).and_then(|made| made.fill(&mut own))
     });
     filled.map_err(|_| refused("the library derives no seed"))?;
-    Ok(ClearBytes::copy_from(&own))
+    Ok(own.into())
 }
 
 /// The key of one message: an identifier is random, and used once.
