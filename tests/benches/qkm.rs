@@ -2,7 +2,9 @@
 //!
 //! Processes are real: a simulator, two KMs on SoftHSM, the echo, and this load generator, all on
 //! the same cores. Every figure of a server comes with the CPU it used for one operation, which is
-//! the steadiest on a noisy machine; that of the HSM worker alone (`seal`) with that of its callers too. Results also go to `target/bench/results.json`.
+//! the steadiest on a noisy machine; that of the HSM worker alone (`seal`) with that of its callers too. What
+//! is measured and what it is measured against take turns. Results also go to
+//! `target/bench/results.json`.
 //!
 //! `QKM_BENCH_SECONDS` sets the time of each measurement (default 4);
 //! `QKM_BENCH_ONLY` names parts (`etsi014`, `kmip`, `usage`, `seal`, `connections`, `locate`, `ingest`,

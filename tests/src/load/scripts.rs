@@ -1,6 +1,8 @@
 //! What the benchmark's connections do.
 
-use kmip::{Operation, Version, client, op, op::Answer as KmipAnswer};
+use kmip::{
+    Operation, Version, client, enums::ResultStatus, op, op::Answer as KmipAnswer, tag::Tag, ttlv,
+};
 
 use super::{Connection, Script, Target};
 
@@ -288,29 +290,18 @@ impl Script for Kmip {
     }
 }
 
-/// Whether the answer has `items` batch items, and Result Status (tag 42007F, Enumeration) of each is
-/// Success (0).
+/// Whether the answer has `items` batch items, and each is a success.
 fn kmip_ok(frame: &[u8], items: usize) -> Result<(), String> {
-    const ITEM: [u8; 4] = [0x42, 0x00, 0x0F, 0x01];
-    const STATUS: [u8; 4] = [0x42, 0x00, 0x7F, 0x05];
-    let message = parts(frame).next().map(|(_, message)| message).unwrap_or_default();
-    let answered = parts(message).filter(|(tag, _)| *tag == ITEM);
-    let done = answered.filter(|(_, item)| {
-        parts(item).find(|(tag, _)| *tag == STATUS).is_some_and(|(_, status)| status == [0; 4])
-    });
-    if done.count() == items { Ok(()) } else { Err(refusal(frame)) }
-}
-
-/// The values that follow each other in `bytes` (TTLV), each with its tag and type.
-fn parts(mut bytes: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
-    std::iter::from_fn(move || {
-        let (head, rest) = bytes.split_first_chunk::<8>()?;
-        let len = u32::from_be_bytes([head[4], head[5], head[6], head[7]]) as usize;
-        let value = rest.get(..len)?;
-        let tag = bytes.get(..4)?;
-        bytes = rest.get(len.next_multiple_of(8)..).unwrap_or_default();
-        Some((tag, value))
-    })
+    let done = || -> ttlv::Result<usize> {
+        let message = ttlv::parse(frame, &ttlv::Limits::default())?;
+        let mut done = 0;
+        for item in message.children()?.filter(|item| item.tag() == Tag::BatchItem) {
+            let status = item.required(Tag::ResultStatus)?.enumeration()?;
+            done += usize::from(status == ResultStatus::Success.number());
+        }
+        Ok(done)
+    };
+    if done() == Ok(items) { Ok(()) } else { Err(refusal(frame)) }
 }
 
 /// What the server says of the first item it refused.
