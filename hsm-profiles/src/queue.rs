@@ -283,7 +283,10 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
+    use km_core::hsm::{KekId, SealMethod, Sealed, TokenKey};
+    use km_core::material::ClearBytes;
     use km_core::usage::kem::KemSet;
+    use km_core::usage::{Action, Cipher, Curve, Hash, KeyKind, KeyUse, Scheme};
 
     use super::*;
 
@@ -323,6 +326,31 @@ mod tests {
         batch.clear();
         queue.take(&mut batch, None, None);
         assert_eq!(batch.len(), 2);
+    }
+
+    /// A part of a KMIP batch: eight uses of one key.
+    fn part(kind: KeyKind, action: &Action) -> Job {
+        let sealed = Sealed::new(KekId("aa".into()), SealMethod::TokenGcm, vec![], vec![]);
+        let key = Box::new(TokenKey { name: vec![], kind, wrapped: true, aad: vec![], sealed });
+        let one = || KeyUse { action: action.clone(), input: ClearBytes::copy_from(&[1; 1024]) };
+        Job { request: Request::UseKey { key, uses: (0..8).map(|_| one()).collect() }, ..job(1) }
+    }
+
+    #[test]
+    fn answers_wait_for_many_short_uses_and_few_long_ones() {
+        let encrypt = Action::Encrypt(Cipher::Ecb { padded: false });
+        let sign = Action::Sign(Scheme::Ecdsa(Hash::Sha256));
+        let cases = [
+            (KeyKind::Aes, encrypt, Work::Short, 8),
+            (KeyKind::Ec(Curve::P256), sign, Work::Long, 2),
+        ];
+        for (kind, action, work, most) in cases {
+            let queue = Queue::new(1, None, None);
+            (0..12).for_each(|_| queue.push(part(kind, &action)).unwrap());
+            let mut batch = Vec::new();
+            assert_eq!(queue.take(&mut batch, None, None), Taken::Jobs(work));
+            assert_eq!(batch.len(), most);
+        }
     }
 
     #[test]
