@@ -160,7 +160,7 @@ impl Health {
         reasons.extend(self.store_trouble().map(|trouble| format!("store: {trouble}")));
         let older = self.older.lock().unwrap_or_else(PoisonError::into_inner).clone();
         reasons.extend(older.map(|older| format!("store: {older}")));
-        reasons.extend(node.membership.as_ref().and_then(|membership| membership.idle()));
+        reasons.extend(node.membership.as_ref().and_then(|membership| membership.unserved()));
         let followed = |candidate: &Candidate| candidate.leader().borrow().is_some();
         if node.candidate.as_ref().is_some_and(|candidate| !followed(candidate)) {
             reasons.push("no key manager of the cluster leads".to_owned());

@@ -80,6 +80,11 @@ impl Membership {
         self.idle.borrow().clone()
     }
 
+    /// Why nobody is served here: it is not to work, or its fronts are not open yet.
+    pub(crate) fn unserved(&self) -> Option<String> {
+        self.idle().or_else(|| (!*self.open.borrow()).then(|| "its fronts are closed".to_owned()))
+    }
+
     /// What is decided of all.
     pub(crate) fn decided(&self) -> Decisions {
         self.decided.borrow().clone()

@@ -252,8 +252,12 @@ async fn drained(cluster: &mut Cluster) {
     cluster.stop(leader);
     cluster.run(leader);
     cluster.troubled(leader, "drained").await;
+    // It is ready when applications can connect, not before.
+    let taken = std::net::TcpListener::bind(cluster.site(leader).kmip).unwrap();
     let (code, said) = by_custodian(cluster, other, &["node", "drain", "--undo", &name]);
     assert_eq!(code, 0, "{said}");
+    cluster.troubled(leader, "its fronts are closed").await;
+    drop(taken);
     cluster.ready(leader).await;
 }
 
