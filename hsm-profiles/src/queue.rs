@@ -262,6 +262,7 @@ impl Queue {
         nap: Option<Duration>,
     ) -> (MutexGuard<'a, State>, bool) {
         state.sleeping += 1;
+        wiped::clear_registers();
         let (mut state, over) = match nap {
             None => (self.wake.wait(state).unwrap_or_else(PoisonError::into_inner), false),
             Some(nap) => {

@@ -4,12 +4,16 @@
 //! `Zeroizing<Vec<u8>>` of the crate `zeroize` does the same one byte at a time (about 0.35 us for each
 //! KiB, every time a buffer changes hands), and leaves a copy behind when it grows. The compiler is kept
 //! from leaving the writes out by that crate's [`zeroize::optimization_barrier`].
+//! [`clear_registers`] overwrites what the processor keeps of them.
+
+mod registers;
 
 use std::{
     fmt,
     ops::{Deref, DerefMut},
 };
 
+pub use registers::clear_registers;
 use subtle::ConstantTimeEq;
 
 /// Bytes on the heap that are overwritten before their memory is given back. No `Clone`; `Debug` says only

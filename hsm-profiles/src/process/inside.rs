@@ -92,6 +92,8 @@ fn converse(
 
 /// Returns when the KM closed the socket, or [`Incoming`] did.
 fn wait_for_end(socket: &UnixStream) -> io::Result<()> {
+    // This thread has read the PIN.
+    wiped::clear_registers();
     loop {
         match poll(&mut [PollFd::new(socket, PollFlags::RDHUP)], None) {
             Ok(0) | Err(Errno::INTR) => {}
@@ -148,7 +150,10 @@ impl Incoming {
                 self.socket.set_read_timeout(nap)?;
                 self.timeout = nap;
             }
-            match self.socket.read(self.inbox.room().map_err(wrong)?) {
+            let room = self.inbox.room().map_err(wrong)?;
+            // Nothing is kept of what this thread did last while it waits: a core dump shows its registers.
+            wiped::clear_registers();
+            match self.socket.read(room) {
                 Ok(0) => return Ok(Fetched::End),
                 Ok(count) => self.inbox.filled(count),
                 Err(error) => match error.kind() {

@@ -82,6 +82,7 @@ fn serve(path: &Path, asks: &Receiver<Ask>) {
             device = None;
         }
         drop(reply.send(read));
+        wiped::clear_registers();
     }
 }
 

@@ -392,7 +392,10 @@ fn demo_command(args: DemoArgs, log: &str) -> Result<Exit, Failure> {
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| {
+    let mut threads = tokio::runtime::Builder::new_multi_thread();
+    // A thread that sleeps keeps nothing of what it did: a core dump shows its registers.
+    threads.on_thread_park(wiped::clear_registers);
+    threads.enable_all().build().map_err(|error| {
         Failure::new(crate::fault::Code::P001, format!("cannot start threads: {error}"))
             .help("raise the limit of processes and threads of this user")
     })
