@@ -214,7 +214,7 @@ impl Guard {
         let hash = of.map_or(&self.nobody, |(_, login)| &login.password).clone();
         let most = self.nobody.iterations;
         let checked = tokio::task::spawn_blocking(move || {
-            let fits = hash.fits_as_slowly(&password, most);
+            let fits = wiped::leaving_none(|| hash.fits_as_slowly(&password, most));
             drop(place);
             (fits, at_gate)
         });

@@ -13,7 +13,7 @@ use std::{
     ops::{Deref, DerefMut},
 };
 
-pub use registers::clear_registers;
+pub use registers::{clear_registers, leaving_none};
 use subtle::ConstantTimeEq;
 
 /// Bytes on the heap that are overwritten before their memory is given back. No `Clone`; `Debug` says only

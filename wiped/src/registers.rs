@@ -1,4 +1,5 @@
-//! What the processor itself keeps of bytes that were copied. Enter through [`clear_registers`].
+//! What the processor itself keeps of bytes that were copied. Enter through [`clear_registers`] and
+//! [`leaving_none`].
 #![allow(unsafe_code)]
 
 /// Overwrites the vector registers of this thread: for one that goes to sleep after it may have handled
@@ -13,6 +14,13 @@
 pub fn clear_registers() {
     #[cfg(target_arch = "x86_64")]
     x86_64::clear();
+}
+
+/// Does `work` and overwrites the vector registers after it, for work with secrets on a thread of a pool.
+pub fn leaving_none<T>(work: impl FnOnce() -> T) -> T {
+    let done = work();
+    clear_registers();
+    done
 }
 
 #[cfg(target_arch = "x86_64")]

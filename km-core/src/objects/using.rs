@@ -245,5 +245,5 @@ async fn off_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, HsmError> + Send + 'static,
 ) -> Result<T, ObjectError> {
     let stopped = |_| HsmError::Unavailable("this KM is shutting down".to_owned());
-    Ok(tokio::task::spawn_blocking(work).await.map_err(stopped)??)
+    Ok(tokio::task::spawn_blocking(|| wiped::leaving_none(work)).await.map_err(stopped)??)
 }
