@@ -38,16 +38,47 @@ pub(crate) enum Reply {
     Close,
 }
 
-/// Answers the request in `frame`, in the memory of `buffer`.
-pub(crate) async fn answer(server: &Server, client: &Client, frame: &[u8], buffer: Wiped) -> Reply {
-    Counters::add(&server.counters.requests);
-    let limits = Limits { frame: server.limits.frame, ..Limits::default() };
-    let request = match RequestMessage::decode_within(frame, &limits) {
-        Ok(message) => Unchecked::new(message),
-        Err(error) => return unreadable(server, &error),
-    };
-    let version = request.version();
-    let request = match request.authorize(server, client).await {
+/// A request as it came.
+pub(crate) struct Request {
+    message: Unchecked,
+    /// That it took.
+    bytes: usize,
+}
+
+impl Request {
+    /// Reads the request in `frame`, or gives what is said of it.
+    pub(crate) fn read(server: &Server, frame: &[u8]) -> Result<Self, Reply> {
+        Counters::add(&server.counters.requests);
+        let limits = Limits { frame: server.limits.frame, ..Limits::default() };
+        match RequestMessage::decode_within(frame, &limits) {
+            Ok(message) => Ok(Self { message: Unchecked::new(message), bytes: frame.len() }),
+            Err(error) => Err(unreadable(server, &error)),
+        }
+    }
+
+    /// Whether it may be under way together with others of its connection of which that is true as well.
+    pub(crate) fn only_uses(&self) -> bool {
+        self.message.only_uses()
+    }
+}
+
+/// Answers the request in `frame`.
+pub(crate) async fn answer_frame(server: &Server, client: &Client, frame: &[u8]) -> Reply {
+    match Request::read(server, frame) {
+        Ok(request) => answer(server, client, request, Wiped::default()).await,
+        Err(reply) => reply,
+    }
+}
+
+/// Answers a request in the memory of `buffer`.
+pub(crate) async fn answer(
+    server: &Server,
+    client: &Client,
+    Request { message, bytes }: Request,
+    buffer: Wiped,
+) -> Reply {
+    let version = message.version();
+    let request = match message.authorize(server, client).await {
         Ok(request) => request,
         Err(nobody) => {
             Counters::add(&server.counters.unauthenticated);
@@ -75,14 +106,14 @@ pub(crate) async fn answer(server: &Server, client: &Client, frame: &[u8], buffe
         1 if client.has_roles() => Roles::Open,
         _ => Roles::Fixed,
     };
-    match run(server, (request, frame.len()), roles, buffer).await {
+    match run(server, (request, bytes), roles, buffer).await {
         (bytes, Roles::Turned) => Reply::Turn(bytes, turned),
         (bytes, _) => Reply::Send(bytes),
     }
 }
 
 /// The answer to a frame that is no request. Closes when even the version is not readable.
-pub(crate) fn unreadable(server: &Server, error: &DecodeError) -> Reply {
+fn unreadable(server: &Server, error: &DecodeError) -> Reply {
     Counters::add(&server.counters.malformed);
     tracing::debug!(%error, "unreadable request");
     if matches!(error, DecodeError::Frame { version: None, .. }) {

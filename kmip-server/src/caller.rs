@@ -14,7 +14,7 @@ use std::{
 use km_core::ids::SaeId;
 use kmip::{
     RequestMessage, Version,
-    enums::OperationCode,
+    enums::{BatchErrorContinuationOption, OperationCode},
     message::{Credential, RequestHeader, RequestItem, UsernameAndPassword},
 };
 use transport::PeerIdentity;
@@ -26,6 +26,7 @@ use crate::{
     places::Places,
     policy::{Endpoint, Policies, Policy},
     tickets::{Rights, Shown},
+    together,
 };
 
 /// An application that is registered at this cluster.
@@ -350,6 +351,16 @@ impl Unchecked {
 
     pub(crate) fn version(&self) -> Version {
         self.0.version
+    }
+
+    /// Whether it only uses keys, so that it may begin while another such request is under way: neither sees
+    /// what the other does. Who shows credentials has each request judged before the next.
+    pub(crate) fn only_uses(&self) -> bool {
+        let RequestMessage { header, items, .. } = &self.0;
+        header.authentication.is_none()
+            && header.asynchronous.is_none()
+            && header.batch_error_continuation != Some(BatchErrorContinuationOption::Undo)
+            && items.iter().all(together::may)
     }
 
     /// The one way to the items.

@@ -1,8 +1,9 @@
 //! The socket loop: frames in, answers out, in order, each step under its deadline.
 //!
-//! Requests may be pipelined; they wait in the receive buffer until it is their turn. Both
-//! directions go through buffers that are overwritten after use.
+//! Requests may be pipelined: each waits until those before it are answered, but for those that only use keys,
+//! which are under way two [`abreast`]. Both directions go through buffers that are overwritten after use.
 
+mod abreast;
 mod turned;
 
 use std::{io, pin::Pin};
@@ -16,9 +17,10 @@ pub(crate) use turned::Turned;
 
 use crate::{
     Limits, Server,
-    batch::{self, Reply},
+    batch::{self, Reply, Request},
     caller::Client,
 };
+use abreast::Over;
 
 /// Room for what comes, once it is more than [`WAITING`].
 const ROOM: usize = 16 * 1024;
@@ -40,64 +42,159 @@ enum End {
     Refused(ttlv::Error),
 }
 
+/// A request, or what is said of what came in its place.
+type Came = Result<Request, Reply>;
+
+/// One end of a connection and what is kept for it.
+struct Line<'a, S> {
+    server: &'a Server,
+    client: &'a Client,
+    stream: S,
+    inbox: Inbox,
+    outbox: Outbox,
+    deadline: Deadline,
+    shutdown: &'a Shutdown,
+}
+
 /// Serves one connection until it ends.
-pub(crate) async fn serve<S>(server: &Server, mut stream: S, client: Client, shutdown: Shutdown)
+pub(crate) async fn serve<S>(server: &Server, stream: S, client: Client, shutdown: Shutdown)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut deadline = Deadline::new();
     let stop = shutdown.requested();
     tokio::pin!(stop);
-    let mut inbox = Inbox::new();
-    let limits = &server.limits;
-    // Who will be refused anyway gets no big buffer.
-    let cap = if client.is_stranger() { limits.frame.min(ROOM) } else { limits.frame };
-    let mut outbox = Outbox::default();
+    let mut line = Line {
+        server,
+        client: &client,
+        stream,
+        inbox: Inbox::new(),
+        outbox: Outbox::default(),
+        deadline: Deadline::new(),
+        shutdown: &shutdown,
+    };
+    let mut held: Option<Box<Came>> = None;
     loop {
-        let waited = tokio::select! {
-            biased;
-            waited = inbox.next_frame(&mut stream, &mut deadline, limits, cap, &mut outbox) => waited,
-            () = &mut stop => return close(&mut stream, &mut deadline).await,
+        let came = match held.take() {
+            Some(came) => *came,
+            None => tokio::select! {
+                biased;
+                came = line.next() => came,
+                () = &mut stop => return line.close().await,
+            },
         };
-        let reply = match waited {
-            Ok(len) => {
-                // In a box: a connection that waits must not hold the room of all operations.
-                let (frame, buffer) = (inbox.frame(len), outbox.take());
-                let reply = boxed(|| batch::answer(server, &client, frame, buffer)).await;
-                inbox.done(len);
-                reply
+        let reply = match came {
+            // In boxes: a connection that waits must not hold the room of all operations.
+            Ok(request) if request.only_uses() => {
+                match boxed(|| abreast::answer(&mut line, request)).await {
+                    Ok(then) => held = then,
+                    Err(Over) => return line.close().await,
+                }
+                continue;
             }
-            Err(End::Refused(error)) => batch::too_long(server, inbox.received(), &error),
-            Err(End::Gone) => Reply::Close,
+            Ok(request) => {
+                let buffer = line.outbox.take();
+                boxed(|| batch::answer(server, &client, request, buffer)).await
+            }
+            Err(reply) => reply,
         };
         let (bytes, last, turned) = match reply {
             Reply::Send(bytes) => (bytes, shutdown.is_requested(), None),
             Reply::Turn(bytes, turned) => (bytes, shutdown.is_requested(), Some(turned)),
             Reply::Last(bytes) => (bytes, true, None),
-            Reply::Close => return close(&mut stream, &mut deadline).await,
+            Reply::Close => return line.close().await,
         };
-        let sent = async {
-            stream.write_all(&bytes).await?;
-            stream.flush().await
-        };
-        if !matches!(deadline.run(limits.answer_time, sent).await, Some(Ok(()))) {
+        if !line.send(bytes).await {
             return;
         }
-        outbox.put_back(bytes);
         if last {
-            return close(&mut stream, &mut deadline).await;
+            return line.close().await;
         }
         let Some(turned) = turned else { continue };
-        let bounds = (limits, &mut deadline);
-        let asking = turned::run(&server.notices, &turned, &mut stream, &mut inbox, bounds);
+        let bounds = (&server.limits, &mut line.deadline);
+        let asking =
+            turned::run(&server.notices, &turned, &mut line.stream, &mut line.inbox, bounds);
         let goes_on = tokio::select! {
             biased;
             () = &mut stop => false,
             goes_on = Box::pin(asking) => goes_on,
         };
         if !goes_on {
-            return close(&mut stream, &mut deadline).await;
+            return line.close().await;
         }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
+    /// Most that is taken for one frame. Who will be refused anyway gets no big buffer.
+    fn cap(&self) -> usize {
+        let most = self.server.limits.frame;
+        if self.client.is_stranger() { most.min(ROOM) } else { most }
+    }
+
+    /// The next request, for as long as a connection may wait. Nothing is lost when dropped.
+    async fn next(&mut self) -> Came {
+        let (limits, cap) = (&self.server.limits, self.cap());
+        let Self { inbox, stream, deadline, outbox, .. } = self;
+        let waited = inbox.next_frame(stream, deadline, limits, cap, outbox).await;
+        self.read(waited)
+    }
+
+    /// The same while another request is under way, however long that takes.
+    async fn next_beside(&mut self) -> Came {
+        let (limits, cap) = (&self.server.limits, self.cap());
+        let Self { inbox, stream, deadline, .. } = self;
+        let waited = async {
+            if inbox.filled == 0 {
+                inbox.receive(stream).await.map_err(|_| End::Gone)?;
+            }
+            let whole = inbox.complete(stream, cap);
+            deadline.run(limits.frame_time, whole).await.unwrap_or(Err(End::Gone))
+        };
+        let waited = waited.await;
+        self.read(waited)
+    }
+
+    fn read(&mut self, waited: Result<usize, End>) -> Came {
+        match waited {
+            Ok(len) => {
+                let request = Request::read(self.server, self.inbox.frame(len));
+                self.inbox.done(len);
+                request
+            }
+            Err(End::Refused(error)) => {
+                Err(batch::too_long(self.server, self.inbox.received(), &error))
+            }
+            Err(End::Gone) => Err(Reply::Close),
+        }
+    }
+
+    /// Sends an answer in time; `false` when the connection is over.
+    async fn send(&mut self, bytes: Wiped) -> bool {
+        let sent = async {
+            self.stream.write_all(&bytes).await?;
+            self.stream.flush().await
+        };
+        let sent = self.deadline.run(self.server.limits.answer_time, sent).await;
+        self.outbox.put_back(bytes);
+        matches!(sent, Some(Ok(())))
+    }
+
+    /// Ends the connection so that the last answer arrives: closing with unread bytes would reset it.
+    async fn close(&mut self) {
+        let ending = async {
+            self.stream.shutdown().await?;
+            let mut sink = Wiped::zeros(4096);
+            let mut left = DRAIN;
+            while left > 0 {
+                match self.stream.read(&mut sink).await? {
+                    0 => break,
+                    n => left = left.saturating_sub(n),
+                }
+            }
+            io::Result::Ok(())
+        };
+        // Whatever comes of it, the connection is over.
+        let _ = self.deadline.run(DRAIN_TIME, ending).await;
     }
 }
 
@@ -106,24 +203,6 @@ where
 #[inline(always)]
 fn boxed<F: Future>(make: impl FnOnce() -> F) -> Pin<Box<F>> {
     Box::into_pin(Box::write(Box::new_uninit(), make()))
-}
-
-/// Ends the connection so that the last answer arrives: closing with unread bytes would reset it.
-async fn close<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, deadline: &mut Deadline) {
-    let ending = async {
-        stream.shutdown().await?;
-        let mut sink = Wiped::zeros(4096);
-        let mut left = DRAIN;
-        while left > 0 {
-            match stream.read(&mut sink).await? {
-                0 => break,
-                n => left = left.saturating_sub(n),
-            }
-        }
-        io::Result::Ok(())
-    };
-    // Whatever comes of it, the connection is over.
-    let _ = deadline.run(DRAIN_TIME, ending).await;
 }
 
 /// The buffer answers are written into, empty and overwritten between answers.

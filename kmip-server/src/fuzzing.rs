@@ -13,7 +13,7 @@ use crate::{
 /// connection would end without one, or nobody is called so.
 pub async fn answer(server: &Server, application: &SaeId, frame: &[u8]) -> Option<Wiped> {
     let client = Client::of(server, application)?;
-    match batch::answer(server, &client, frame, Wiped::default()).await {
+    match batch::answer_frame(server, &client, frame).await {
         Reply::Send(answer) | Reply::Last(answer) | Reply::Turn(answer, _) => Some(answer),
         Reply::Close => None,
     }

@@ -138,7 +138,7 @@ async fn answer(
     // Many words take a while to read: not on the threads that serve.
     let read = match body.len() {
         0..=OF_STRANGERS => Ok(form.read(body)),
-        _ => tokio::task::spawn_blocking(move || form.read(body)).await,
+        _ => tokio::task::spawn_blocking(move || wiped::leaving_none(|| form.read(body))).await,
     };
     let frame = match read {
         Ok(Ok(frame)) => frame,
@@ -150,10 +150,7 @@ async fn answer(
     };
     let limits = ttlv::Limits { frame: server.limits.frame, ..ttlv::Limits::default() };
     // What has begun is finished, whether the client waits or not.
-    let done =
-        tokio::spawn(
-            async move { batch::answer(&server, &client, &frame, Wiped::default()).await },
-        );
+    let done = tokio::spawn(async move { batch::answer_frame(&server, &client, &frame).await });
     let in_words = |frame| match form.write(frame, &limits) {
         Ok(body) => said(StatusCode::OK, form.name(), body),
         Err(error) => {

@@ -1,6 +1,7 @@
 //! The server through real TLS: with the client of crate `kmip`, with raw bytes, with PyKMIP.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod abreast;
 mod agreement;
 mod appliances;
 mod attributes;

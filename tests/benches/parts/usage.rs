@@ -13,6 +13,8 @@ use super::{Bench, CONNECTIONS, TURNS, loaded, spawn_echo};
 
 /// Items of a KMIP request that asks for many at once.
 const BATCH: usize = 32;
+/// Requests that a client which does not wait for answers has under way.
+const AHEAD: usize = 4;
 
 impl Bench {
     /// Keys in use in the token through KMIP, against the same calls in a plain loop with as many
@@ -32,6 +34,8 @@ impl Bench {
                     let asked = (&target, &request[..], items);
                     self.used(network, &name, plain, asked, count).await;
                 }
+                let asked = (&target, &request[..], items);
+                self.pipelined(network, &name, plain, asked).await;
                 // Signatures are made in several sessions at once, so there it is no bound.
                 if items > 1 && plain == Direct::Encrypt {
                     let answer = first.ask(&request).await.expect("the server answers").body.len();
@@ -67,6 +71,29 @@ impl Bench {
         self.report.add(&format!("{name}_direct_per_s@{count}"), alone, "1/s");
         let done = figures.per_second() * items as f64;
         self.report.against(&format!("{name}_of_direct@{count}"), done, "1/s", alone);
+    }
+
+    /// One connection whose client does not wait for an answer before it sends the next request.
+    async fn pipelined(
+        &mut self,
+        network: &Network,
+        name: &str,
+        plain: Direct,
+        (target, request, items): (&Target, &[u8], usize),
+    ) {
+        let (site, time) = (network.site(End::North), self.time / TURNS);
+        let (mut figures, mut alone) = (Figures::default(), 0.0);
+        for _ in 0..TURNS {
+            alone +=
+                plain.per_second(&site.softhsm_conf, &site.pin_file, 1, time) / f64::from(TURNS);
+            let script = Kmip::batch(target.connect().await, request.to_vec(), items);
+            figures.add(closed_loop(vec![script.pipelined(AHEAD)], time).await);
+        }
+        if let Some(failure) = &figures.first_failure {
+            println!("{name}, pipelined: {} failures, the first: {failure}", figures.failures);
+        }
+        let done = figures.per_second() * items as f64;
+        self.report.against(&format!("{name}_pipelined_of_direct@1"), done, "1/s", alone);
     }
 
     /// What one client that waits for each answer could get at most: the same bytes through the bare TLS echo,

@@ -55,7 +55,7 @@ impl Target {
     /// A connection, if the server gives one.
     pub async fn try_connect(&self) -> Result<Connection, String> {
         let (stream, _) = self.client.connect(CONNECT).await.map_err(|e| e.to_string())?;
-        Ok(Connection { stream, framing: self.framing, buffer: Vec::new() })
+        Ok(Connection { stream, framing: self.framing, buffer: Vec::new(), taken: 0 })
     }
 
     pub async fn connect_many(&self, count: usize) -> Vec<Connection> {
@@ -71,6 +71,8 @@ pub struct Connection {
     stream: TlsClientStream,
     framing: Framing,
     buffer: Vec<u8>,
+    /// Bytes of the answer that was given last.
+    taken: usize,
 }
 
 /// An answer, borrowed from the connection's buffer.
@@ -83,26 +85,43 @@ pub struct Answer<'a> {
 impl Connection {
     /// Sends one request and reads its answer, both in time.
     pub async fn ask(&mut self, request: &[u8]) -> Result<Answer<'_>, String> {
-        let whole = tokio::time::timeout(ANSWER, self.exchange(request));
-        let (status, start, end) = whole.await.map_err(|_| "no answer in time".to_owned())??;
+        self.send(request).await?;
+        self.receive().await
+    }
+
+    /// Sends a request, whether those before it are answered or not.
+    pub async fn send(&mut self, request: &[u8]) -> Result<(), String> {
+        let sent = async {
+            self.stream.write_all(request).await?;
+            self.stream.flush().await
+        };
+        in_time(sent).await?.map_err(|error| format!("write: {error}"))
+    }
+
+    /// Reads the next answer.
+    pub async fn receive(&mut self) -> Result<Answer<'_>, String> {
+        self.buffer.drain(..self.taken);
+        self.taken = 0;
+        let (status, start, end) = in_time(self.whole()).await??;
+        self.taken = end;
         Ok(Answer { status, body: &self.buffer[start..end] })
     }
 
-    async fn exchange(&mut self, request: &[u8]) -> Result<(u16, usize, usize), String> {
-        let io = |what: &str, error: std::io::Error| format!("{what}: {error}");
-        self.stream.write_all(request).await.map_err(|e| io("write", e))?;
-        self.stream.flush().await.map_err(|e| io("flush", e))?;
-        self.buffer.clear();
+    async fn whole(&mut self) -> Result<(u16, usize, usize), String> {
         loop {
             if let Some(answer) = end_of(self.framing, &self.buffer)? {
                 return Ok(answer);
             }
             let count = self.stream.read_buf(&mut self.buffer).await;
-            if count.map_err(|e| io("read", e))? == 0 {
+            if count.map_err(|error| format!("read: {error}"))? == 0 {
                 return Err("the server closed the connection".to_owned());
             }
         }
     }
+}
+
+async fn in_time<T>(step: impl Future<Output = T>) -> Result<T, String> {
+    tokio::time::timeout(ANSWER, step).await.map_err(|_| "no answer in time".to_owned())
 }
 
 /// Status, and where the body starts and ends, once all of it is there.

@@ -110,18 +110,20 @@ pub struct Kmip {
     next: usize,
     /// Batch items of each request.
     items: usize,
+    /// Requests that are sent and not answered, at most and now.
+    ahead: usize,
+    waiting: usize,
 }
 
 impl Kmip {
     /// `Get` of each of these objects in turn.
     pub fn get<S: AsRef<str>>(connection: Connection, uids: &[S]) -> Self {
-        let requests = uids.iter().map(|uid| get_request(uid.as_ref())).collect();
-        Self { connection, requests, next: 0, items: 1 }
+        Self::each(connection, uids.iter().map(|uid| get_request(uid.as_ref())).collect())
     }
 
     /// Each of `requests` in turn.
     pub fn each(connection: Connection, requests: Vec<Vec<u8>>) -> Self {
-        Self { connection, requests, next: 0, items: 1 }
+        Self { connection, requests, next: 0, items: 1, ahead: 1, waiting: 0 }
     }
 
     /// `request` over and over.
@@ -131,7 +133,12 @@ impl Kmip {
 
     /// `request`, a batch of `items` items, over and over.
     pub fn batch(connection: Connection, request: Vec<u8>, items: usize) -> Self {
-        Self { connection, requests: vec![request], next: 0, items }
+        Self { items, ..Self::each(connection, vec![request]) }
+    }
+
+    /// The same, with so many requests on their way before the first of them is answered.
+    pub fn pipelined(self, ahead: usize) -> Self {
+        Self { ahead, ..self }
     }
 
     /// `Create` of an AES-256 key.
@@ -282,9 +289,14 @@ pub async fn sign_request(connection: &mut Connection, items: usize) -> Vec<u8> 
 
 impl Script for Kmip {
     async fn step(&mut self) -> Result<u64, String> {
-        let request = &self.requests[self.next % self.requests.len()];
-        self.next += 1;
-        let answer = self.connection.ask(request).await?;
+        while self.waiting < self.ahead {
+            let request = &self.requests[self.next % self.requests.len()];
+            self.connection.send(request).await?;
+            self.next += 1;
+            self.waiting += 1;
+        }
+        self.waiting -= 1;
+        let answer = self.connection.receive().await?;
         kmip_ok(answer.body, self.items)?;
         Ok(self.items as u64)
     }

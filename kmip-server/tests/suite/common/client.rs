@@ -72,6 +72,11 @@ impl Client {
         self.stream.write_all(bytes).await.is_ok() && self.stream.flush().await.is_ok()
     }
 
+    /// Ends what this client sends; it goes on to read.
+    pub(crate) async fn say_no_more(&mut self) {
+        self.stream.shutdown().await.unwrap();
+    }
+
     /// The next frame; `None` when the server closed.
     pub(crate) async fn receive(&mut self) -> Option<Vec<u8>> {
         tokio::time::timeout(PATIENCE, self.read_frame()).await.expect("a bounded time")
