@@ -254,6 +254,12 @@ impl Client {
         self.may_be.is_empty()
     }
 
+    /// Whether its requests may have to wait for their turn: one after the other, so that a second does not
+    /// wait for the turn of the first as well.
+    pub(crate) fn is_paced(&self) -> bool {
+        self.may_be.iter().any(|caller| caller.pace.is_some())
+    }
+
     /// Counts the connection among those of `caller`; `false` when it has too many.
     fn counts_as(&self, caller: &Arc<Caller>) -> bool {
         let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
@@ -353,8 +359,9 @@ impl Unchecked {
         self.0.version
     }
 
-    /// Whether it only uses keys, so that it may begin while another such request is under way: neither sees
-    /// what the other does. Who shows credentials has each request judged before the next.
+    /// Whether it only uses keys, so that it may begin while another such request is under way: neither changes
+    /// what the other sees but for what is left of Usage Limits. Who shows credentials has each request judged
+    /// before the next.
     pub(crate) fn only_uses(&self) -> bool {
         let RequestMessage { header, items, .. } = &self.0;
         header.authentication.is_none()

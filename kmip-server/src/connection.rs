@@ -84,10 +84,11 @@ where
         };
         let reply = match came {
             // In boxes: a connection that waits must not hold the room of all operations.
-            Ok(request) if request.only_uses() => {
+            Ok(request) if line.takes_abreast(&request) => {
                 match boxed(|| abreast::answer(&mut line, request)).await {
                     Ok(then) => held = then,
-                    Err(Over) => return line.close().await,
+                    Err(Over::Close) => return line.close().await,
+                    Err(Over::Gone) => return,
                 }
                 continue;
             }
@@ -129,6 +130,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
     fn cap(&self) -> usize {
         let most = self.server.limits.frame;
         if self.client.is_stranger() { most.min(ROOM) } else { most }
+    }
+
+    /// Whether a request may be under way together with another one. None begins so once the server stops.
+    fn takes_abreast(&self, request: &Request) -> bool {
+        request.only_uses() && !self.client.is_paced() && !self.shutdown.is_requested()
     }
 
     /// The next request, for as long as a connection may wait. Nothing is lost when dropped.
@@ -223,7 +229,7 @@ impl Outbox {
     }
 }
 
-/// Bytes received and not answered yet. Invariant: `filled <= bytes.len()`.
+/// Bytes received and not read as requests yet. Invariant: `filled <= bytes.len()`.
 struct Inbox {
     bytes: Wiped,
     filled: usize,
@@ -315,7 +321,7 @@ impl Inbox {
         self.bytes = other;
     }
 
-    /// Overwrites a frame that was answered and moves what follows it to the front.
+    /// Overwrites a frame that was read and moves what follows it to the front.
     fn done(&mut self, len: usize) {
         let len = len.min(self.filled);
         self.bytes.copy_within(len..self.filled, 0);

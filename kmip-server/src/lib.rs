@@ -133,7 +133,8 @@ pub struct Limits {
     pub idle: Duration,
     /// Time for a frame to arrive, from its first byte on.
     pub frame_time: Duration,
-    /// Time to do a request: batch items not begun by then are refused. What has begun is finished.
+    /// Time to do a request: batch items not begun by then are refused. What has begun is finished. Of two
+    /// requests that a connection has under way at once, each has its own.
     pub request_time: Duration,
     /// Time for the client to take an answer.
     pub answer_time: Duration,

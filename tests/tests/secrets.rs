@@ -70,8 +70,8 @@ async fn delivered(network: &Network) -> Vec<Vec<u8>> {
     keys
 }
 
-/// Every key as it could stand somewhere: raw, hexadecimal, base64. Its first 24 bytes are looked
-/// for, so that a partly overwritten copy counts too.
+/// Every key as it could stand somewhere: raw, hexadecimal, base64. The first 16 bytes of that are looked for,
+/// so that a partly overwritten copy counts too; of raw keys also the next 16.
 struct Needles {
     starts: HashSet<[u8; 16]>,
     /// By the first two bytes, so that most places need no lookup.
@@ -86,7 +86,8 @@ impl Needles {
             let head = &key[..24];
             let hex = hex::encode(head);
             let base64 = base64ct::Base64::encode_string(head);
-            for form in [head, hex.as_bytes(), hex.to_uppercase().as_bytes(), base64.as_bytes()] {
+            let upper = hex.to_uppercase();
+            for form in [head, &key[16..], hex.as_bytes(), upper.as_bytes(), base64.as_bytes()] {
                 starts.insert(form[..16].try_into().unwrap());
             }
         }

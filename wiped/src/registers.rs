@@ -5,12 +5,9 @@
 /// Overwrites the vector registers of this thread: for one that goes to sleep after it may have handled
 /// secrets.
 ///
-/// Whatever copies bytes does so through these registers and leaves the last 16 to 64 bytes there. They stay
-/// for as long as the thread sleeps, and a core dump shows them. On other processors than x86-64 this does
-/// nothing.
-// Never inlined: to its callers it is a function like any other, of which they expect that it changes all
-// these registers, also those that the code below cannot name as changed.
-#[inline(never)]
+/// What copies more than a few bytes does so through these registers and leaves the last 16 to 64 of them
+/// there. They stay for as long as the thread sleeps, and a core dump shows them. On other processors than
+/// x86-64 this does nothing.
 pub fn clear_registers() {
     #[cfg(target_arch = "x86_64")]
     x86_64::clear();
@@ -27,28 +24,14 @@ pub fn leaving_none<T>(work: impl FnOnce() -> T) -> T {
 mod x86_64 {
     use std::arch::asm;
 
-    /// Runs instructions that change nothing but the first 16 vector registers.
-    macro_rules! change_vectors {
-        ($($instruction:literal),*) => {
-            asm!(
-                $($instruction,)*
-                out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
-                out("xmm4") _, out("xmm5") _, out("xmm6") _, out("xmm7") _,
-                out("xmm8") _, out("xmm9") _, out("xmm10") _, out("xmm11") _,
-                out("xmm12") _, out("xmm13") _, out("xmm14") _, out("xmm15") _,
-                options(nomem, nostack, preserves_flags)
-            )
-        };
-    }
-
     pub(super) fn clear() {
         if is_x86_feature_detected!("avx") {
-            // SAFETY: the processor has the instruction, which writes the registers named as changed.
-            unsafe { change_vectors!("vzeroall") };
+            // SAFETY: the processor has it. It writes vector registers, which a call may change.
+            unsafe { asm!("vzeroall", clobber_abi("C"), options(nostack, preserves_flags)) };
         } else {
-            // SAFETY: every x86-64 processor has them, and they write the registers named as changed.
+            // SAFETY: every x86-64 processor has them. They write vector registers, which a call may change.
             unsafe {
-                change_vectors!(
+                asm!(
                     "xorps xmm0, xmm0",
                     "xorps xmm1, xmm1",
                     "xorps xmm2, xmm2",
@@ -64,32 +47,35 @@ mod x86_64 {
                     "xorps xmm12, xmm12",
                     "xorps xmm13, xmm13",
                     "xorps xmm14, xmm14",
-                    "xorps xmm15, xmm15"
+                    "xorps xmm15, xmm15",
+                    clobber_abi("C"),
+                    options(nostack, preserves_flags)
                 )
             };
         }
-        if is_x86_feature_detected!("avx512f") {
-            // SAFETY: the processor has them. They write registers that no caller keeps over a call (System V
-            // ABI) and that code compiled without AVX-512, as this function is, does not use.
+        // These 16 are there with AVX-512 only; the short form clears all of each.
+        if is_x86_feature_detected!("avx512vl") {
+            // SAFETY: the processor has them. They write vector registers, which a call may change.
             unsafe {
                 asm!(
-                    "vpxord zmm16, zmm16, zmm16",
-                    "vpxord zmm17, zmm17, zmm17",
-                    "vpxord zmm18, zmm18, zmm18",
-                    "vpxord zmm19, zmm19, zmm19",
-                    "vpxord zmm20, zmm20, zmm20",
-                    "vpxord zmm21, zmm21, zmm21",
-                    "vpxord zmm22, zmm22, zmm22",
-                    "vpxord zmm23, zmm23, zmm23",
-                    "vpxord zmm24, zmm24, zmm24",
-                    "vpxord zmm25, zmm25, zmm25",
-                    "vpxord zmm26, zmm26, zmm26",
-                    "vpxord zmm27, zmm27, zmm27",
-                    "vpxord zmm28, zmm28, zmm28",
-                    "vpxord zmm29, zmm29, zmm29",
-                    "vpxord zmm30, zmm30, zmm30",
-                    "vpxord zmm31, zmm31, zmm31",
-                    options(nomem, nostack, preserves_flags)
+                    "vpxord xmm16, xmm16, xmm16",
+                    "vpxord xmm17, xmm17, xmm17",
+                    "vpxord xmm18, xmm18, xmm18",
+                    "vpxord xmm19, xmm19, xmm19",
+                    "vpxord xmm20, xmm20, xmm20",
+                    "vpxord xmm21, xmm21, xmm21",
+                    "vpxord xmm22, xmm22, xmm22",
+                    "vpxord xmm23, xmm23, xmm23",
+                    "vpxord xmm24, xmm24, xmm24",
+                    "vpxord xmm25, xmm25, xmm25",
+                    "vpxord xmm26, xmm26, xmm26",
+                    "vpxord xmm27, xmm27, xmm27",
+                    "vpxord xmm28, xmm28, xmm28",
+                    "vpxord xmm29, xmm29, xmm29",
+                    "vpxord xmm30, xmm30, xmm30",
+                    "vpxord xmm31, xmm31, xmm31",
+                    clobber_abi("C"),
+                    options(nostack, preserves_flags)
                 )
             };
         }
@@ -104,22 +90,49 @@ mod tests {
 
     const SECRET: [u8; 16] = *b"sixteen of a key";
 
-    /// The secret in the first and the last register of those that every processor has, and what is in them
-    /// after `then`.
-    fn after(then: extern "C" fn()) -> [[u8; 16]; 2] {
-        let mut left = [[1; 16]; 2];
-        // SAFETY: the buffers have the 16 bytes that are read and written; a function is called as the ABI
-        // says, on a stack that this block aligns, and what such a call changes is named.
+    /// The secret in each of the registers that every processor has, and what is in them after `then`.
+    fn after(then: extern "C" fn()) -> [[u8; 16]; 16] {
+        let mut left = [[1; 16]; 16];
+        // SAFETY: the buffers have the bytes that are read and written; a function is called as the ABI says,
+        // on a stack that this block aligns, and what such a call changes is named.
         unsafe {
             asm!(
                 "movups xmm0, [{secret}]",
+                "movups xmm1, [{secret}]",
+                "movups xmm2, [{secret}]",
+                "movups xmm3, [{secret}]",
+                "movups xmm4, [{secret}]",
+                "movups xmm5, [{secret}]",
+                "movups xmm6, [{secret}]",
+                "movups xmm7, [{secret}]",
+                "movups xmm8, [{secret}]",
+                "movups xmm9, [{secret}]",
+                "movups xmm10, [{secret}]",
+                "movups xmm11, [{secret}]",
+                "movups xmm12, [{secret}]",
+                "movups xmm13, [{secret}]",
+                "movups xmm14, [{secret}]",
                 "movups xmm15, [{secret}]",
                 "mov r12, rsp",
                 "and rsp, -16",
                 "call r14",
                 "mov rsp, r12",
-                "movups [r13], xmm0",
-                "movups [r13 + 16], xmm15",
+                "movups [r13 + 0], xmm0",
+                "movups [r13 + 16], xmm1",
+                "movups [r13 + 32], xmm2",
+                "movups [r13 + 48], xmm3",
+                "movups [r13 + 64], xmm4",
+                "movups [r13 + 80], xmm5",
+                "movups [r13 + 96], xmm6",
+                "movups [r13 + 112], xmm7",
+                "movups [r13 + 128], xmm8",
+                "movups [r13 + 144], xmm9",
+                "movups [r13 + 160], xmm10",
+                "movups [r13 + 176], xmm11",
+                "movups [r13 + 192], xmm12",
+                "movups [r13 + 208], xmm13",
+                "movups [r13 + 224], xmm14",
+                "movups [r13 + 240], xmm15",
                 secret = in(reg) SECRET.as_ptr(),
                 // Those that the function keeps.
                 out("r12") _,
@@ -139,7 +152,7 @@ mod tests {
 
     #[test]
     fn nothing_is_left_of_what_was_copied() {
-        assert_eq!(after(nothing), [SECRET; 2], "the test sees what is left");
-        assert_eq!(after(cleared), [[0; 16]; 2]);
+        assert_eq!(after(nothing), [SECRET; 16], "the test sees what is left");
+        assert_eq!(after(cleared), [[0; 16]; 16]);
     }
 }

@@ -79,6 +79,7 @@ fn converse(
                 back.tell_hang();
             }
             back.flush();
+            wiped::clear_registers();
             sleep(LOOK);
         }
     })?;

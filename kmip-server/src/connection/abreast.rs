@@ -1,6 +1,6 @@
 //! Requests of one connection that only use keys, two under way at a time: while the token works for one, the
-//! next is read and made ready. Answers go out in the order of the requests. What has begun is finished,
-//! whether its answer can be sent or not.
+//! next is read and made ready. Answers go out in the order of the requests. What has begun is finished
+//! though its answer cannot be sent.
 
 use std::{
     future::poll_fn,
@@ -14,8 +14,13 @@ use wiped::Wiped;
 use super::{Came, Line, boxed};
 use crate::batch::{self, Reply, Request};
 
-/// The connection is to be closed.
-pub(super) struct Over;
+/// Why nothing more is answered.
+pub(super) enum Over {
+    /// That was the last answer.
+    Close,
+    /// The client did not take one.
+    Gone,
+}
 
 /// Answers `first`, and what follows it for as long as that only uses keys too. Gives what came then and has
 /// to wait until now.
@@ -33,7 +38,7 @@ pub(super) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
                 biased;
                 () = first.finish() => break,
                 came = line.next_beside() => match came {
-                    Ok(request) if request.only_uses() => {
+                    Ok(request) if line.takes_abreast(&request) => {
                         second = Some(begin(request, line.outbox.take()));
                     }
                     other => held = Some(other),
@@ -46,15 +51,19 @@ pub(super) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
             Some(Reply::Last(bytes)) => (bytes, true),
             Some(Reply::Close) | None => (Wiped::default(), true),
         };
-        let over = !beside(&mut second, line.send(bytes)).await || last;
-        match second.take() {
-            Some(mut next) if over => {
+        let over = match beside(&mut second, line.send(bytes)).await {
+            false => Some(Over::Gone),
+            true => last.then_some(Over::Close),
+        };
+        match (second.take(), over) {
+            (Some(mut next), Some(over)) => {
                 next.finish().await;
-                return Err(Over);
+                return Err(over);
             }
-            Some(next) => first = next,
-            None if over || shutdown.is_requested() => return Err(Over),
-            None => return Ok(held.map(Box::new)),
+            (Some(next), None) => first = next,
+            (None, Some(over)) => return Err(over),
+            (None, None) if shutdown.is_requested() => return Err(Over::Close),
+            (None, None) => return Ok(held.map(Box::new)),
         }
     }
 }
@@ -83,17 +92,20 @@ impl<F: Future<Output = Reply>> Begun<F> {
     }
 }
 
-/// Runs `step`, and what is under way beside it.
+/// Runs `step`, and what is under way beside it while `step` waits.
 async fn beside<F: Future<Output = Reply>, T>(
     other: &mut Option<Begun<F>>,
     step: impl Future<Output = T>,
 ) -> T {
     let mut step = pin!(step);
     poll_fn(|cx| {
-        if let Some(other) = other {
+        let done = step.as_mut().poll(cx);
+        if done.is_pending()
+            && let Some(other) = other
+        {
             let _ = other.poll(cx);
         }
-        step.as_mut().poll(cx)
+        done
     })
     .await
 }

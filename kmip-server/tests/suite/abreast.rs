@@ -1,13 +1,21 @@
 //! Requests that are sent before those in front of them are answered.
 
-use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{
+    collections::BTreeMap, num::NonZeroU32, sync::atomic::Ordering::Relaxed, time::Duration,
+};
 
+use km_core::ids::SaeId;
 use kmip::{
     Answer, DateTime, Operation, SecretBytes, Version,
     attribute::{Attribute, CryptographicParameters},
     client::{self, ClientError},
     enums::{BlockCipherMode, ResultReason, RevocationReasonCode},
     op,
+};
+
+use kmip_server::{
+    Limits,
+    policy::{Policies, Policy},
 };
 
 use crate::common::{Client, Network};
@@ -88,11 +96,17 @@ async fn what_changes_a_key_is_overtaken_by_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frame_that_makes_no_sense_is_told_of_in_its_turn() {
     let (_network, mut client, [id]) = slow().await;
+    let mut bad = client.kmip.request(encrypt(&id, 3)).unwrap().to_vec();
+    // The length of its last value, which is less than a block of 8 bytes.
+    *bad.last_chunk_mut::<32>().unwrap() = [0xFF; 32];
     send(&mut client, [encrypt(&id, 1), encrypt(&id, 2)]).await;
-    client.send(b"this is no frame").await;
-    for expected in [Ok(1), Ok(2)] {
+    client.send(&bad).await;
+    send(&mut client, [encrypt(&id, 4)]).await;
+    let sense = Err(ResultReason::InvalidMessage);
+    for expected in [Ok(1), Ok(2), sense, Ok(4)] {
         assert_eq!(answered(&mut client).await, expected);
     }
+    client.send(b"this is no frame").await;
     assert!(client.receive().await.is_none(), "nobody could read an answer");
 }
 
@@ -130,8 +144,17 @@ async fn who_leaves_takes_nothing_along() {
         drop(client);
         network.north.hsm.most_at_once.store(0, Relaxed);
     }
-    send(&mut other, [encrypt(&id, 4)]).await;
-    assert_eq!(answered(&mut other).await, Ok(4));
+    // Until nothing of theirs is under way any more: then one use is one at a time.
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    loop {
+        network.north.hsm.most_at_once.store(0, Relaxed);
+        send(&mut other, [encrypt(&id, 4)]).await;
+        assert_eq!(answered(&mut other).await, Ok(4));
+        if network.north.hsm.most_at_once.load(Relaxed) == 1 {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "something is under way for ever");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -142,4 +165,20 @@ async fn a_stranger_is_refused_once() {
     assert_eq!(answered(&mut ghost).await, Err(ResultReason::AuthenticationNotSuccessful));
     assert!(ghost.receive().await.is_none());
     assert_eq!(network.north.hsm.most_at_once.load(Relaxed), 0);
+}
+
+/// Were both to wait for their turn at once, the second would be refused for the time the first takes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_with_a_pace_is_slowed_and_not_refused() {
+    let slow = Policy { operations_per_s: NonZeroU32::new(10), ..Policy::default() };
+    let policies = Policies::from([(SaeId::parse("n1").unwrap(), slow)]);
+    let network = Network::start_as(Limits::default(), policies, BTreeMap::new()).await;
+    let mut client = network.client("n1", Version::V2_1).await;
+    let id = client.aes([Attribute::ActivationDate(DateTime(1))]).await.unwrap();
+    let batch = client.kmip.batch((0..32).map(|_| encrypt(&id, 1))).unwrap().to_vec();
+    client.send(&[&batch[..], &batch].concat()).await;
+    for _ in 0..2 {
+        let answer = client.receive().await.unwrap();
+        assert_eq!(client.kmip.answers(&answer).unwrap().len(), 32);
+    }
 }

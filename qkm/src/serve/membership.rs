@@ -3,7 +3,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -47,8 +50,10 @@ pub(crate) struct Membership {
     gone: watch::Sender<BTreeSet<Fingerprint>>,
     /// Why it is not to work.
     idle: watch::Sender<Option<String>>,
-    /// Whether its fronts are open.
+    /// Whether its fronts are open, or closing with connections still at work.
     open: watch::Sender<bool>,
+    /// Whether its fronts take new connections.
+    served: AtomicBool,
 }
 
 impl Membership {
@@ -72,7 +77,8 @@ impl Membership {
         let (certificate, open) = (certificate("[node]", &shared.desk)?, watch::Sender::new(false));
         let link = config.km_link.as_ref();
         let link_certificate = link.map(|link| self::certificate("[km_link]", link)).transpose()?;
-        Ok(Self { members, name, certificate, link_certificate, decided, gone, idle, open })
+        let served = AtomicBool::new(false);
+        Ok(Self { members, name, certificate, link_certificate, decided, gone, idle, open, served })
     }
 
     /// Why this KM is not to work.
@@ -82,7 +88,13 @@ impl Membership {
 
     /// Why nobody is served here: it is not to work, or its fronts are not open yet.
     pub(crate) fn unserved(&self) -> Option<String> {
-        self.idle().or_else(|| (!*self.open.borrow()).then(|| "its fronts are closed".to_owned()))
+        let closed = || (!self.served.load(Relaxed)).then(|| "its fronts are closed".to_owned());
+        self.idle().or_else(closed)
+    }
+
+    fn opened(&self) {
+        self.open.send_replace(true);
+        self.served.store(true, Relaxed);
     }
 
     /// What is decided of all.
@@ -251,7 +263,7 @@ pub(super) async fn serve_fronts(
     let (mut open, mut end) = (JoinSet::new(), Shutdown::pair());
     if membership.idle().is_none() {
         inside.fronts.start(config, &mut open, &end.1).await?;
-        membership.open.send_replace(true);
+        membership.opened();
     }
     let (inside, config, shutdown) = (inside.clone(), config.clone(), shutdown.clone());
     tasks.spawn(async move {
@@ -263,6 +275,7 @@ pub(super) async fn serve_fronts(
                     () = shutdown.requested() => {}
                 }
             }
+            membership.served.store(false, Relaxed);
             end.0.start();
             while open.join_next().await.is_some() {}
             membership.open.send_replace(false);
@@ -275,7 +288,7 @@ pub(super) async fn serve_fronts(
             }
             end = Shutdown::pair();
             match inside.fronts.start(&config, &mut open, &end.1).await {
-                Ok(()) => drop(membership.open.send_replace(true)),
+                Ok(()) => membership.opened(),
                 Err(failure) => {
                     error!(%failure, alarm = "fronts-closed", "the fronts do not open");
                     tokio::time::sleep(PAUSE).await;

@@ -94,6 +94,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
     health.started();
     info!(cluster = %config.cluster, "key manager runs");
 
+    // This thread, which is none of the runtime's, had the keys of certificates and records in hand.
+    wiped::clear_registers();
     let end = tokio::select! {
         () = shutdown.requested() => Ok(()),
         Ok(failure) = given_up => Err(failure),
