@@ -360,13 +360,15 @@ impl Unchecked {
     }
 
     /// Whether it only uses keys, so that it may begin while another such request is under way: neither changes
-    /// what the other sees but for what is left of Usage Limits. Who shows credentials has each request judged
-    /// before the next.
+    /// what the other sees, but for what is left of Usage Limits and whether a pool key was collected. Who shows
+    /// credentials has each request judged before the next. More items than these keep the token busy alone, and
+    /// the time a request may take is meant for one at a time.
     pub(crate) fn only_uses(&self) -> bool {
         let RequestMessage { header, items, .. } = &self.0;
         header.authentication.is_none()
             && header.asynchronous.is_none()
             && header.batch_error_continuation != Some(BatchErrorContinuationOption::Undo)
+            && items.len() <= together::MOST
             && items.iter().all(together::may)
     }
 

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `connection` | the socket loop: frames in, answers out, deadlines |
 //! | `web` | the same over HTTPS, in TTLV, JSON or XML |
-//! | `batch` | one frame to one answer; the `match` over operations |
+//! | `batch`, `item` | one frame to one answer; the `match` over operations |
 //! | `undo`, `unit` | batches, and single operations on several objects, done as a whole or not at all |
 //! | `caller`, `login` | who asks; without it there is no way to a request's items |
 //! | `policy`, `pace` | what an application may do, and how fast |
@@ -54,6 +54,7 @@ mod formats;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod house;
+mod item;
 mod later;
 mod locks;
 mod login;
@@ -131,10 +132,10 @@ pub struct Limits {
     pub scanned: usize,
     /// How long a connection may wait between requests.
     pub idle: Duration,
-    /// Time for a frame to arrive, from its first byte on.
+    /// Time for a frame to arrive, from its first byte on; once more if another request was under way then.
     pub frame_time: Duration,
-    /// Time to do a request: batch items not begun by then are refused. What has begun is finished. Of two
-    /// requests that a connection has under way at once, each has its own.
+    /// Time to do a request: batch items not begun by then are refused. What has begun is finished. Two
+    /// requests that a connection has under way at once have it each.
     pub request_time: Duration,
     /// Time for the client to take an answer.
     pub answer_time: Duration,

@@ -4,7 +4,8 @@
 //! Items that ask the same of one key look it up once, and the token is asked once for several of them.
 //! Nothing else tells it from one after the other. Answers keep the order of the items. A use that
 //! counts against Usage Limits waits until all before it are answered, and so does one that collects a
-//! pool key, so that nothing is used up for an item that is not answered.
+//! pool key, so that nothing is used up for an item that is not answered. (Of another request of the connection
+//! it does not know.)
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -18,16 +19,16 @@ use kmip::{
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    batch::{Done, allowed},
     context::Context,
     error::OpError,
+    item::{Done, allowed},
     op,
     usage::{self, Subject, Use},
     uses,
 };
 
 /// Items under way at a time.
-const MOST: usize = 32;
+pub(crate) const MOST: usize = 32;
 /// Items the token is asked for at once, at most. While it does these, the next are made ready and the
 /// answers before are written.
 const PART: usize = 8;

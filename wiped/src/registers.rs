@@ -13,11 +13,19 @@ pub fn clear_registers() {
     x86_64::clear();
 }
 
-/// Does `work` and overwrites the vector registers after it, for work with secrets on a thread of a pool.
+/// Does `work` and overwrites the vector registers after it, also when it panics: for work with secrets on a
+/// thread of a pool. What it gives must not have them inside: it is moved afterwards.
 pub fn leaving_none<T>(work: impl FnOnce() -> T) -> T {
-    let done = work();
-    clear_registers();
-    done
+    let _cleared = Clear;
+    work()
+}
+
+struct Clear;
+
+impl Drop for Clear {
+    fn drop(&mut self) {
+        clear_registers();
+    }
 }
 
 #[cfg(target_arch = "x86_64")]

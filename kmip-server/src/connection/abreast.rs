@@ -5,9 +5,9 @@
 use std::{
     future::poll_fn,
     pin::{Pin, pin},
-    task::{Context, Poll},
 };
 
+use futures_util::future::maybe_done;
 use tokio::io::{AsyncRead, AsyncWrite};
 use wiped::Wiped;
 
@@ -29,14 +29,16 @@ pub(super) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
     first: Request,
 ) -> Result<Option<Box<Came>>, Over> {
     let (server, client, shutdown) = (line.server, line.client, line.shutdown);
-    let begin = |request, buffer| Begun::new(|| batch::answer(server, client, request, buffer));
+    // In a box: a connection that waits must not hold the room of all operations.
+    let begin =
+        |request, buffer| maybe_done(boxed(|| batch::answer(server, client, request, buffer)));
     let mut first = begin(first, line.outbox.take());
     let (mut second, mut held) = (None, None);
     loop {
         while second.is_none() && held.is_none() && !shutdown.is_requested() {
             tokio::select! {
                 biased;
-                () = first.finish() => break,
+                () = &mut first => break,
                 came = line.next_beside() => match came {
                     Ok(request) if line.takes_abreast(&request) => {
                         second = Some(begin(request, line.outbox.take()));
@@ -45,8 +47,8 @@ pub(super) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
                 },
             }
         }
-        beside(&mut second, first.finish()).await;
-        let (bytes, last) = match first.reply {
+        beside(&mut second, &mut first).await;
+        let (bytes, last) = match Pin::new(&mut first).take_output() {
             Some(Reply::Send(bytes) | Reply::Turn(bytes, _)) => (bytes, false),
             Some(Reply::Last(bytes)) => (bytes, true),
             Some(Reply::Close) | None => (Wiped::default(), true),
@@ -56,8 +58,8 @@ pub(super) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
             true => last.then_some(Over::Close),
         };
         match (second.take(), over) {
-            (Some(mut next), Some(over)) => {
-                next.finish().await;
+            (Some(next), Some(over)) => {
+                next.await;
                 return Err(over);
             }
             (Some(next), None) => first = next,
@@ -68,33 +70,9 @@ pub(super) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// A request under way, which keeps its answer until that is its turn.
-struct Begun<F> {
-    // In a box: a connection that waits must not hold the room of all operations.
-    running: Pin<Box<F>>,
-    reply: Option<Reply>,
-}
-
-impl<F: Future<Output = Reply>> Begun<F> {
-    fn new(make: impl FnOnce() -> F) -> Self {
-        Self { running: boxed(make), reply: None }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.reply.is_none() {
-            self.reply = Some(std::task::ready!(self.running.as_mut().poll(cx)));
-        }
-        Poll::Ready(())
-    }
-
-    async fn finish(&mut self) {
-        poll_fn(|cx| self.poll(cx)).await
-    }
-}
-
 /// Runs `step`, and what is under way beside it while `step` waits.
-async fn beside<F: Future<Output = Reply>, T>(
-    other: &mut Option<Begun<F>>,
+async fn beside<T>(
+    other: &mut Option<impl Future<Output = ()> + Unpin>,
     step: impl Future<Output = T>,
 ) -> T {
     let mut step = pin!(step);
@@ -103,7 +81,7 @@ async fn beside<F: Future<Output = Reply>, T>(
         if done.is_pending()
             && let Some(other) = other
         {
-            let _ = other.poll(cx);
+            let _ = Pin::new(other).poll(cx);
         }
         done
     })

@@ -26,10 +26,10 @@ use tokio::sync::Notify;
 
 use crate::{
     Server,
-    batch::{self, Done},
     caller::{Caller, Delegate},
     context::Context,
     error::OpError,
+    item::{self, Done},
 };
 use kept::{Entry, Id, Kept, Stage};
 pub(crate) use kept::{Later, Place};
@@ -152,8 +152,8 @@ async fn work(
             server.later.finish(&entry, canceled(entry.code), version);
             continue;
         }
-        let done = batch::do_item(&mut cx, item).await;
-        let item = batch::outcome(&cx, entry.code, None, done);
+        let done = item::do_item(&mut cx, item).await;
+        let item = item::outcome(&cx, entry.code, None, done);
         stopped = matches!(item.outcome, Outcome::Failed(_)) && !go_on;
         server.later.finish(&entry, item, version);
     }

@@ -133,6 +133,18 @@ async fn a_server_that_stops_answers_what_is_under_way() {
     assert!(client.receive().await.is_none(), "the third had not begun");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_stops_begins_nothing_beside_what_is_under_way() {
+    let (network, mut client, [id]) = slow().await;
+    send(&mut client, [encrypt(&id, 1)]).await;
+    until_in_use(&network, 1).await;
+    network.north.stop();
+    send(&mut client, [encrypt(&id, 2)]).await;
+    assert_eq!(answered(&mut client).await, Ok(1));
+    assert!(client.receive().await.is_none());
+    assert_eq!(network.north.hsm.most_at_once.load(Relaxed), 1);
+}
+
 /// What is under way when its connection ends is finished, and gives back what it holds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_leaves_takes_nothing_along() {

@@ -3,10 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -38,6 +35,15 @@ const OWED: Duration = Duration::from_secs(5);
 /// Pause before the fronts are tried again.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// What becomes of who connects.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fronts {
+    Open,
+    /// Nobody new is let in; connections are still at work.
+    Closing,
+    Closed,
+}
+
 /// This KM as a member of its cluster.
 pub(crate) struct Membership {
     pub(crate) members: Members,
@@ -50,10 +56,7 @@ pub(crate) struct Membership {
     gone: watch::Sender<BTreeSet<Fingerprint>>,
     /// Why it is not to work.
     idle: watch::Sender<Option<String>>,
-    /// Whether its fronts are open, or closing with connections still at work.
-    open: watch::Sender<bool>,
-    /// Whether its fronts take new connections.
-    served: AtomicBool,
+    fronts: watch::Sender<Fronts>,
 }
 
 impl Membership {
@@ -74,11 +77,11 @@ impl Membership {
         }
         let gone = watch::Sender::new(decided.gone.clone());
         let (decided, idle) = (watch::Sender::new(decided), watch::Sender::new(None));
-        let (certificate, open) = (certificate("[node]", &shared.desk)?, watch::Sender::new(false));
+        let fronts = watch::Sender::new(Fronts::Closed);
+        let certificate = certificate("[node]", &shared.desk)?;
         let link = config.km_link.as_ref();
         let link_certificate = link.map(|link| self::certificate("[km_link]", link)).transpose()?;
-        let served = AtomicBool::new(false);
-        Ok(Self { members, name, certificate, link_certificate, decided, gone, idle, open, served })
+        Ok(Self { members, name, certificate, link_certificate, decided, gone, idle, fronts })
     }
 
     /// Why this KM is not to work.
@@ -88,13 +91,8 @@ impl Membership {
 
     /// Why nobody is served here: it is not to work, or its fronts are not open yet.
     pub(crate) fn unserved(&self) -> Option<String> {
-        let closed = || (!self.served.load(Relaxed)).then(|| "its fronts are closed".to_owned());
-        self.idle().or_else(closed)
-    }
-
-    fn opened(&self) {
-        self.open.send_replace(true);
-        self.served.store(true, Relaxed);
+        let closed = *self.fronts.borrow() != Fronts::Open;
+        self.idle().or_else(|| closed.then(|| "its fronts are closed".to_owned()))
     }
 
     /// What is decided of all.
@@ -114,7 +112,7 @@ impl Membership {
 
     /// Whether it was drained and has nothing left to do.
     pub(super) fn is_drained(&self, leads: bool) -> bool {
-        self.rests() && !leads && !*self.open.borrow()
+        self.rests() && !leads && *self.fronts.borrow() == Fronts::Closed
     }
 
     /// Ends when the KM may work.
@@ -129,7 +127,7 @@ impl Membership {
 
     /// Ends when the fronts are closed.
     pub(super) async fn fronts_closed(&self) {
-        let _ = self.open.subscribe().wait_for(|open| !open).await;
+        let _ = self.fronts.subscribe().wait_for(|now| *now == Fronts::Closed).await;
     }
 
     /// Ends when the KM was taken out.
@@ -263,22 +261,22 @@ pub(super) async fn serve_fronts(
     let (mut open, mut end) = (JoinSet::new(), Shutdown::pair());
     if membership.idle().is_none() {
         inside.fronts.start(config, &mut open, &end.1).await?;
-        membership.opened();
+        membership.fronts.send_replace(Fronts::Open);
     }
     let (inside, config, shutdown) = (inside.clone(), config.clone(), shutdown.clone());
     tasks.spawn(async move {
         let Some(membership) = &inside.node.membership else { return };
         loop {
-            if *membership.open.borrow() {
+            if *membership.fronts.borrow() == Fronts::Open {
                 tokio::select! {
                     () = membership.is_to_rest() => info!("the fronts close"),
                     () = shutdown.requested() => {}
                 }
             }
-            membership.served.store(false, Relaxed);
+            membership.fronts.send_replace(Fronts::Closing);
             end.0.start();
             while open.join_next().await.is_some() {}
-            membership.open.send_replace(false);
+            membership.fronts.send_replace(Fronts::Closed);
             tokio::select! {
                 () = membership.may_work() => {}
                 () = shutdown.requested() => return,
@@ -288,7 +286,7 @@ pub(super) async fn serve_fronts(
             }
             end = Shutdown::pair();
             match inside.fronts.start(&config, &mut open, &end.1).await {
-                Ok(()) => membership.opened(),
+                Ok(()) => drop(membership.fronts.send_replace(Fronts::Open)),
                 Err(failure) => {
                     error!(%failure, alarm = "fronts-closed", "the fronts do not open");
                     tokio::time::sleep(PAUSE).await;

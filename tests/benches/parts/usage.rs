@@ -51,25 +51,14 @@ impl Bench {
         network: &Network,
         name: &str,
         plain: Direct,
-        (target, request, items): (&Target, &[u8], usize),
+        asked: (&Target, &[u8], usize),
         count: usize,
     ) {
-        let (site, pid, time) =
-            (network.site(End::North), network.pid(End::North), self.time / TURNS);
-        let (mut figures, mut used_us, mut alone) = (Figures::default(), 0.0, 0.0);
-        for _ in 0..TURNS {
-            alone += plain.per_second(&site.softhsm_conf, &site.pin_file, count, time)
-                / f64::from(TURNS);
-            let connections = target.connect_many(count).await.into_iter();
-            let again = connections.map(|c| Kmip::batch(c, request.to_vec(), items));
-            let (turn, used) = loaded(again.collect(), pid, time).await;
-            figures.add(turn);
-            used_us += used;
-        }
+        let (figures, used_us, alone) = self.turns(network, plain, asked, (count, 1)).await;
         let echo = self.report.get(&format!("tls_echo_per_s@{count}"));
         self.rows(&format!("{name}_per_s"), count, &figures, used_us, echo);
         self.report.add(&format!("{name}_direct_per_s@{count}"), alone, "1/s");
-        let done = figures.per_second() * items as f64;
+        let done = figures.per_second() * asked.2 as f64;
         self.report.against(&format!("{name}_of_direct@{count}"), done, "1/s", alone);
     }
 
@@ -79,21 +68,39 @@ impl Bench {
         network: &Network,
         name: &str,
         plain: Direct,
-        (target, request, items): (&Target, &[u8], usize),
+        asked: (&Target, &[u8], usize),
     ) {
-        let (site, time) = (network.site(End::North), self.time / TURNS);
-        let (mut figures, mut alone) = (Figures::default(), 0.0);
-        for _ in 0..TURNS {
-            alone +=
-                plain.per_second(&site.softhsm_conf, &site.pin_file, 1, time) / f64::from(TURNS);
-            let script = Kmip::batch(target.connect().await, request.to_vec(), items);
-            figures.add(closed_loop(vec![script.pipelined(AHEAD)], time).await);
-        }
+        let (figures, _, alone) = self.turns(network, plain, asked, (1, AHEAD)).await;
         if let Some(failure) = &figures.first_failure {
             println!("{name}, pipelined: {} failures, the first: {failure}", figures.failures);
         }
-        let done = figures.per_second() * items as f64;
+        let done = figures.per_second() * asked.2 as f64;
         self.report.against(&format!("{name}_pipelined_of_direct@1"), done, "1/s", alone);
+    }
+
+    /// `count` connections with `ahead` requests on their way each, in turn with the plain loop; the CPU that
+    /// the KM used in microseconds, and what the loop does in a second.
+    async fn turns(
+        &self,
+        network: &Network,
+        plain: Direct,
+        (target, request, items): (&Target, &[u8], usize),
+        (count, ahead): (usize, usize),
+    ) -> (Figures, f64, f64) {
+        let (site, pid, time) =
+            (network.site(End::North), network.pid(End::North), self.time / TURNS);
+        let (mut figures, mut used_us, mut alone) = (Figures::default(), 0.0, 0.0);
+        for _ in 0..TURNS {
+            alone += plain.per_second(&site.softhsm_conf, &site.pin_file, count, time)
+                / f64::from(TURNS);
+            let connections = target.connect_many(count).await.into_iter();
+            let again =
+                connections.map(|c| Kmip::batch(c, request.to_vec(), items).pipelined(ahead));
+            let (turn, used) = loaded(again.collect(), pid, time).await;
+            figures.add(turn);
+            used_us += used;
+        }
+        (figures, used_us, alone)
     }
 
     /// What one client that waits for each answer could get at most: the same bytes through the bare TLS echo,
