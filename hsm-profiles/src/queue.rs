@@ -28,9 +28,10 @@ const MAX_BYTES: usize = 32 << 20;
 const MAX_BATCH: usize = 16;
 /// Operations and bytes after which it takes no more. Their answers leave together, so this is also what an
 /// answer may wait for others: about 1 ms. Each batch of answers costs the KM a wake-up, and under load
-/// it waits for a processor.
-const MOST_SHORT: Most = Most { operations: 64, bytes: 128 << 10 };
-const MOST_LONG: Most = Most { operations: 16, bytes: 32 << 10 };
+/// it waits for a processor. Yet of many operations it leaves half: whoever asked for the first has its
+/// answers, and can ask for more, while the worker is at the rest.
+const MOST_SHORT: Most = Most { operations: (32, 64), bytes: 128 << 10 };
+const MOST_LONG: Most = Most { operations: (16, 16), bytes: 32 << 10 };
 
 /// Where the answer to a request goes.
 pub(crate) enum Reply {
@@ -73,7 +74,8 @@ impl Job {
 }
 
 struct Most {
-    operations: usize,
+    /// However few wait, and however many.
+    operations: (usize, usize),
     bytes: usize,
 }
 
@@ -89,6 +91,8 @@ struct State {
     short: VecDeque<Job>,
     long: VecDeque<Job>,
     bytes: usize,
+    /// Of the short jobs.
+    operations: usize,
     /// Workers at short work.
     at_short: usize,
     sleeping: usize,
@@ -100,7 +104,10 @@ impl State {
         for job in jobs {
             self.bytes += job.request.bytes();
             match job.request.work() {
-                Work::Short => self.short.push_back(job),
+                Work::Short => {
+                    self.operations += job.request.operations();
+                    self.short.push_back(job);
+                }
                 Work::Long => self.long.push_back(job),
             }
         }
@@ -127,14 +134,17 @@ impl State {
             Work::Long => (&mut self.long, MOST_LONG),
         };
         let share = (jobs.len() / workers).clamp(1, MAX_BATCH);
+        let most_operations = (self.operations / 2).clamp(most.operations.0, most.operations.1);
         let (mut operations, mut bytes) = (0, 0);
-        while batch.len() < share && operations < most.operations && bytes < most.bytes {
+        while batch.len() < share && operations < most_operations && bytes < most.bytes {
             let Some(job) = jobs.pop_front() else { break };
-            let size = job.request.bytes();
-            self.bytes -= size;
-            bytes += size;
+            bytes += job.request.bytes();
             operations += job.request.operations();
             batch.push(job);
+        }
+        self.bytes -= bytes;
+        if work == Work::Short {
+            self.operations -= operations;
         }
     }
 }
@@ -341,16 +351,22 @@ mod tests {
     fn answers_wait_for_many_short_uses_and_few_long_ones() {
         let encrypt = Action::Encrypt(Cipher::Ecb { padded: false });
         let sign = Action::Sign(Scheme::Ecdsa(Hash::Sha256));
-        let cases = [
-            (KeyKind::Aes, encrypt, Work::Short, 8),
-            (KeyKind::Ec(Curve::P256), sign, Work::Long, 2),
-        ];
-        for (kind, action, work, most) in cases {
+        let sign = (KeyKind::Ec(Curve::P256), sign, Work::Long);
+        let encrypt = (KeyKind::Aes, encrypt, Work::Short);
+        // Of many short ones half, however many long ones wait: that many parts wait, so many are taken.
+        let cases = [(&sign, 12, 2), (&encrypt, 3, 3), (&encrypt, 8, 4), (&encrypt, 20, 8)];
+        for ((kind, action, work), waiting, most) in cases {
             let queue = Queue::new(1, None, None);
-            (0..12).for_each(|_| queue.push(part(kind, &action)).unwrap());
+            (0..waiting).for_each(|_| queue.push(part(*kind, action)).unwrap());
+            (0..20).for_each(|_| queue.push(part(sign.0, &sign.1)).unwrap());
             let mut batch = Vec::new();
-            assert_eq!(queue.take(&mut batch, None, None), Taken::Jobs(work));
-            assert_eq!(batch.len(), most);
+            assert_eq!(queue.take(&mut batch, None, None), Taken::Jobs(*work));
+            assert_eq!(batch.len(), most, "of {waiting} parts of {work:?} work");
+            let after = match work {
+                Work::Short => waiting - most,
+                Work::Long => 0,
+            };
+            assert_eq!(queue.lock().operations, after * 8);
         }
     }
 
