@@ -91,8 +91,6 @@ struct State {
     short: VecDeque<Job>,
     long: VecDeque<Job>,
     bytes: usize,
-    /// Of the short jobs.
-    operations: usize,
     /// Workers at short work.
     at_short: usize,
     sleeping: usize,
@@ -104,10 +102,7 @@ impl State {
         for job in jobs {
             self.bytes += job.request.bytes();
             match job.request.work() {
-                Work::Short => {
-                    self.operations += job.request.operations();
-                    self.short.push_back(job);
-                }
+                Work::Short => self.short.push_back(job),
                 Work::Long => self.long.push_back(job),
             }
         }
@@ -134,7 +129,10 @@ impl State {
             Work::Long => (&mut self.long, MOST_LONG),
         };
         let share = (jobs.len() / workers).clamp(1, MAX_BATCH);
-        let most_operations = (self.operations / 2).clamp(most.operations.0, most.operations.1);
+        let (least, most_operations) = most.operations;
+        // No more of them make a difference, since each has an operation at least.
+        let waiting = jobs.iter().take(2 * most_operations).map(|job| job.request.operations());
+        let most_operations = (waiting.sum::<usize>() / 2).clamp(least, most_operations);
         let (mut operations, mut bytes) = (0, 0);
         while batch.len() < share && operations < most_operations && bytes < most.bytes {
             let Some(job) = jobs.pop_front() else { break };
@@ -143,9 +141,6 @@ impl State {
             batch.push(job);
         }
         self.bytes -= bytes;
-        if work == Work::Short {
-            self.operations -= operations;
-        }
     }
 }
 
@@ -362,11 +357,6 @@ mod tests {
             let mut batch = Vec::new();
             assert_eq!(queue.take(&mut batch, None, None), Taken::Jobs(*work));
             assert_eq!(batch.len(), most, "of {waiting} parts of {work:?} work");
-            let after = match work {
-                Work::Short => waiting - most,
-                Work::Long => 0,
-            };
-            assert_eq!(queue.lock().operations, after * 8);
         }
     }
 
